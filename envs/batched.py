@@ -1,0 +1,130 @@
+"""BatchedEnv: the interface that the learner sees, whatever steps the environments."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.errors import UserError
+from envs.spec import EnvSpec
+
+
+@dataclass
+class Step:
+    """What one joint step of all environments returns."""
+
+    obs: Tensor  # [N, E, O] the observation to act on next: already reset where an episode ended
+    final_obs: Tensor  # [N, E, O] the true next observation: the one a TD target uses
+    reward: Tensor  # [N, E]
+    terminated: Tensor  # bool [N, E] the agent's episode ended for good: no bootstrap
+    truncated: Tensor  # bool [N, E] cut by a time limit: bootstrap
+    active: Tensor | None = None  # bool [N, E] the agent was there to act in this step; None: always all
+    mask: Tensor | None = None  # bool [N, E, H, K] choices allowed at `obs`; None: all
+    final_mask: Tensor | None = None  # bool [N, E, H, K] choices allowed at `final_obs`; None: all
+    done: Tensor | None = None  # bool [E] the environment was reset after this step; None: any agent's end of all
+
+
+class BatchedEnv(ABC):
+    """E environments stepped together, each reset by itself when its episode ends."""
+
+    spec: EnvSpec
+    num_envs: int
+    device: torch.device
+    dtype: torch.dtype
+    mask: Tensor | None = None  # bool [N, E, H, K] choices allowed at the observation that `reset` returned
+
+    @abstractmethod
+    def reset(self, seed: int | None = None) -> Tensor:
+        """Start every environment's episode 0 of `seed` (None: of the seed given before, else 0); obs [N, E, O]."""
+
+    @abstractmethod
+    def step(self, actions: Tensor) -> Step:
+        """Play integer actions [N, E, H]; entries of absent heads and absent agents are ignored."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Plain tensors and numbers from which `load_state_dict` continues bit for bit."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def close(self) -> None:  # noqa: B027 - most backends hold nothing to close
+        """Release worker processes and windows; calling it twice is harmless."""
+
+    # ------------------------------------------------------------ conversions
+    def split_obs(self, obs_NEO: Tensor) -> dict[str, Tensor]:
+        """Padded observations [N, E, O] to {agent: [E, that agent's own width]}."""
+        return {agent.name: obs_NEO[n, :, : agent.obs_size] for n, agent in enumerate(self.spec.agents)}
+
+    def encode_actions(self, actions: dict[str, Any]) -> Tensor:
+        """PettingZoo actions {agent: ids [E]} (MultiDiscrete: [E, heads]) to integers [N, E, H]; absent heads 0."""
+        return encode_actions(self.spec, actions, self.device)
+
+    def decode_actions(self, actions: Tensor) -> dict[str, Tensor]:
+        """Integers [N, E, H] to PettingZoo actions {agent: ids [E]} (MultiDiscrete: [E, heads])."""
+        return decode_actions(self.spec, actions)
+
+    def check_actions(self, actions: Tensor) -> None:
+        """Raise `UserError` unless `actions` is an integer [N, E, H] within every agent's range."""
+        expected = (self.spec.num_agents, self.num_envs, self.spec.num_heads)
+        if not isinstance(actions, Tensor) or actions.is_floating_point() or actions.dtype == torch.bool:
+            got = actions.dtype if isinstance(actions, Tensor) else type(actions).__name__
+            raise UserError(f"actions must be an integer tensor {list(expected)} [agents, envs, heads], got {got}.")
+        if tuple(actions.shape) != expected:
+            got = list(actions.shape)
+            raise UserError(f"actions must have shape {list(expected)} [agents, envs, heads], got {got}.")
+        for n, agent in enumerate(self.spec.agents):
+            for h, head in enumerate(agent.heads):
+                low, high = int(actions[n, :, h].min()), int(actions[n, :, h].max())
+                if low < 0 or high >= head.size:
+                    bad = low if low < 0 else high
+                    raise UserError(
+                        f"action of agent {agent.name!r}, head {head.name!r} must lie in "
+                        f"[0, {head.size - 1}], got {bad}."
+                    )
+
+
+def encode_actions(spec: EnvSpec, actions: dict[str, Any], device: torch.device | str = "cpu") -> Tensor:
+    """PettingZoo actions {agent: ids [E]} to integers [N, E, H]. The first head runs fastest: id = h0 + n0 * h1."""
+    missing = [name for name in spec.agent_names if name not in actions]
+    if missing:
+        raise UserError(f"actions for {missing} are missing; expected the agents {list(spec.agent_names)}.")
+    columns = []
+    for agent in spec.agents:
+        given = actions[agent.name]
+        given = given if isinstance(given, Tensor) else np.asarray(given)
+        ids = torch.as_tensor(given, device=device).to(torch.int64)
+        heads = ids.new_zeros(len(ids), spec.num_heads)
+        if agent.multi_discrete:
+            heads[:, : len(agent.heads)] = ids
+        else:
+            rest = ids - agent.start
+            if bool(((rest < 0) | (rest >= agent.num_actions)).any()):
+                raise UserError(
+                    f"action of agent {agent.name!r} must lie in "
+                    f"[{agent.start}, {agent.start + agent.num_actions - 1}], got {ids.tolist()[:8]}."
+                )
+            for h, head in enumerate(agent.heads):
+                heads[:, h] = rest % head.size
+                rest = rest // head.size
+        columns.append(heads)
+    return torch.stack(columns)
+
+
+def decode_actions(spec: EnvSpec, actions_NEH: Tensor) -> dict[str, Tensor]:
+    """Integers [N, E, H] to PettingZoo actions {agent: ids [E]}; the inverse of `encode_actions`."""
+    decoded = {}
+    for n, agent in enumerate(spec.agents):
+        if agent.multi_discrete:
+            decoded[agent.name] = actions_NEH[n, :, : len(agent.heads)]
+            continue
+        ids = torch.zeros_like(actions_NEH[n, :, 0])
+        for h in reversed(range(len(agent.heads))):
+            ids = ids * agent.heads[h].size + actions_NEH[n, :, h]
+        decoded[agent.name] = ids + agent.start
+    return decoded

@@ -1,0 +1,176 @@
+"""What the learner knows of an environment before its first step: agents, heads and who hears whom."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Head:
+    """One categorical choice of an agent."""
+
+    name: str  # "move", "message", or "choice_0", "choice_1", ... for the entries of a MultiDiscrete
+    size: int  # number of choices
+
+    @property
+    def is_message(self) -> bool:
+        return self.name.startswith("message")
+
+
+@dataclass(frozen=True)
+class AgentSpec:
+    """Sizes of one agent, without any padding."""
+
+    name: str
+    obs_size: int  # width of its flattened observation
+    heads: tuple[Head, ...]
+    multi_discrete: bool = False  # PettingZoo action: an array of one choice a head, else one integer
+    start: int = 0  # `start` of a Discrete space: smallest PettingZoo action id
+
+    @property
+    def num_actions(self) -> int:
+        """Number of joint choices of all heads: the `n` of the PettingZoo `Discrete` space."""
+        product = 1
+        for head in self.heads:
+            product *= head.size
+        return product
+
+
+@dataclass(frozen=True)
+class Route:
+    """A message slot: `receiver`'s observation holds the one-hot that `sender` chose one step before.
+
+    Zeros stand in the slot right after a reset.
+    """
+
+    sender: int  # index of the agent that speaks
+    head: int  # index of its message head
+    receiver: int  # index of the agent that hears
+    start: int  # first entry of the slot in the receiver's observation
+    size: int  # number of symbols
+    exact: bool = True  # False where noise, erasure or delay stand between the choice and the slot
+    meaning: tuple[int, int] | None = None  # (start, size) in the *sender's* observation of what there is to tell
+
+    @property
+    def slot(self) -> slice:
+        return slice(self.start, self.start + self.size)
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """Agents in fixed order, their sizes, their channels and the horizon."""
+
+    id: str
+    agents: tuple[AgentSpec, ...]
+    horizon: int | None = None  # steps after which every episode is truncated; None where unknown
+    routes: tuple[Route, ...] = ()
+    teams: tuple[tuple[int, ...], ...] = ()  # agents with a common interest; empty: all agents are one team
+    has_masks: bool = False  # some agent's choices may be forbidden by an action mask
+    fixed_agents: bool = True  # False where agents may leave before the episode ends
+
+    def __post_init__(self) -> None:
+        if not self.teams:
+            object.__setattr__(self, "teams", (tuple(range(len(self.agents))),))
+
+    # ------------------------------------------------------------------ sizes
+    @property
+    def num_agents(self) -> int:
+        return len(self.agents)
+
+    @property
+    def agent_names(self) -> tuple[str, ...]:
+        return tuple(agent.name for agent in self.agents)
+
+    @property
+    def obs_size(self) -> int:
+        """O: the widest agent's observation."""
+        return max(agent.obs_size for agent in self.agents)
+
+    @property
+    def num_heads(self) -> int:
+        """H: the largest number of heads of an agent."""
+        return max(len(agent.heads) for agent in self.agents)
+
+    @property
+    def head_size(self) -> int:
+        """K: the largest head."""
+        return max(head.size for agent in self.agents for head in agent.heads)
+
+    @property
+    def action_size(self) -> int:
+        """A = H * K: one-hots of all heads side by side, each padded to the largest head."""
+        return self.num_heads * self.head_size
+
+    @cached_property
+    def head_mask(self) -> Tensor:
+        """Bool [N, H, K]: True where agent n's head h has a choice k."""
+        mask = torch.zeros(self.num_agents, self.num_heads, self.head_size, dtype=torch.bool)
+        for n, agent in enumerate(self.agents):
+            for h, head in enumerate(agent.heads):
+                mask[n, h, : head.size] = True
+        return mask
+
+    @cached_property
+    def senders(self) -> tuple[int, ...]:
+        """Agents that some route starts from, in order."""
+        return tuple(sorted({route.sender for route in self.routes}))
+
+    @cached_property
+    def kinds(self) -> tuple[int, ...]:
+        """For every agent the index of its kind: interchangeable agents (same team, sizes and heads) share one."""
+        team_of = {agent: t for t, team in enumerate(self.teams) for agent in team}
+        keys: list[tuple[Any, ...]] = []
+        for n, agent in enumerate(self.agents):
+            prefix = agent.name.rsplit("_", 1)[0]
+            keys.append((prefix, team_of.get(n), agent.obs_size, agent.heads))
+        order = list(dict.fromkeys(keys))
+        return tuple(order.index(key) for key in keys)
+
+    # ------------------------------------------------------------- plain data
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, dicts, strings and numbers: what a checkpoint stores."""
+        plain = asdict(self)
+
+        def listed(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: listed(entry) for key, entry in value.items()}
+            return [listed(entry) for entry in value] if isinstance(value, tuple | list) else value
+
+        return listed(plain)
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> EnvSpec:
+        """Inverse of `to_dict`."""
+        agents = tuple(
+            AgentSpec(**{**agent, "heads": tuple(Head(**head) for head in agent["heads"])})
+            for agent in plain["agents"]
+        )
+        routes = tuple(
+            Route(**{**route, "meaning": None if route["meaning"] is None else tuple(route["meaning"])})
+            for route in plain["routes"]
+        )
+        teams = tuple(tuple(team) for team in plain["teams"])
+        return cls(**{**plain, "agents": agents, "routes": routes, "teams": teams})
+
+    def differences(self, other: EnvSpec) -> list[str]:
+        """Lines 'field: expected ..., got ...' for every way in which `other` differs; empty where equal."""
+        lines = []
+        for field in ("id", "horizon", "routes", "teams", "has_masks", "fixed_agents"):
+            mine, theirs = getattr(self, field), getattr(other, field)
+            if mine != theirs:
+                lines.append(f"{field}: expected {mine!r}, got {theirs!r}")
+        if self.agent_names != other.agent_names:
+            lines.append(f"agents: expected {list(self.agent_names)}, got {list(other.agent_names)}")
+        for mine, theirs in zip(self.agents, other.agents, strict=False):
+            if mine != theirs:
+                lines.append(
+                    f"{mine.name}: expected observation width {mine.obs_size} and heads "
+                    f"{[(h.name, h.size) for h in mine.heads]}, got {theirs.obs_size} and "
+                    f"{[(h.name, h.size) for h in theirs.heads]}"
+                )
+        return lines

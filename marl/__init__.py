@@ -1,0 +1,1 @@
+"""MADDPG with Gumbel-softmax actors for discrete actions and discrete messages."""

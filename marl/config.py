@@ -1,0 +1,185 @@
+"""Every setting with its default, its meaning and its range: the only place of defaults.
+
+Values come from: the defaults here < configs/<env>.yaml < --config FILE < the command line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+
+@dataclass(frozen=True)
+class Range:
+    """Closed interval of allowed values; `None` is open. `above` excludes the low end."""
+
+    low: float | None = None
+    high: float | None = None
+    above: bool = False
+
+
+Positive = Annotated[int, Range(1)]
+Count = Annotated[int, Range(0)]
+Rate = Annotated[float, Range(0.0, above=True)]
+Weight = Annotated[float, Range(0.0)]
+Share = Annotated[float, Range(0.0, 1.0)]
+
+Estimator = Literal[
+    "gumbel_soft", "gumbel_st", "straight_through", "rao_blackwell", "gapped", "reinmax", "reinforce", "exact"
+]
+
+
+@dataclass(frozen=True)
+class MADDPGConfig:
+    """The learner. Sources in marl/losses.py and marl/maddpg.py."""
+
+    actor_lr: Rate = 1e-3
+    """Adam step size of the actors at the start of training."""
+    critic_lr: Rate = 1e-3
+    """Adam step size of the critics at the start of training."""
+    lr_final: Share = 0.05
+    """Both step sizes fall linearly over the run to this share of their start; 1 keeps them constant."""
+    gamma: Share = 0.95
+    """Discount per environment step."""
+    tau: Annotated[float, Range(0.0, 1.0, above=True)] = 0.01
+    """Share by which the target networks move to the online ones in an update."""
+    batch_size: Positive = 512
+    """Transitions per replica in one update."""
+    updates_per_step: Rate = 0.0625
+    """Updates per environment step of a replica: 0.0625 is one update every 16 steps."""
+    warmup_steps: Count = 1000
+    """Environment steps of a replica before the first update."""
+    hidden: tuple[Positive, ...] = (64, 64)
+    """Widths of the hidden layers of actors and critics."""
+    layer_norm: bool = True
+    """Normalise every hidden layer before its ReLU, in actors and critics."""
+    max_grad_norm: Rate = 0.5
+    """Gradients of each agent's actor and of each critic are scaled down to this norm."""
+    estimator: Estimator = "gumbel_st"
+    """How the actor loss differentiates through a discrete choice."""
+    message_estimator: Estimator | None = None
+    """The estimator of message heads; unset: the same as `estimator`."""
+    temperature: Rate = 1.0
+    """Temperature of the relaxation at the start of training; sampling itself is always at temperature 1."""
+    temperature_final: Rate | None = None
+    """Temperature at the end of training, reached exponentially; unset: constant."""
+    logit_penalty: Weight = 1e-3
+    """Weight of the mean squared logit in the actor loss."""
+    target_action: Literal["sample", "argmax"] = "sample"
+    """Whether the target actors' next actions are sampled or their argmax."""
+    other_actions: Literal["replay", "current"] = "replay"
+    """Actions of the other agents in the actor loss: those of the replay or fresh ones of their current policies."""
+    twin_critics: bool = False
+    """Two critics per agent, the smaller target of both (MATD3)."""
+    actor_delay: Positive = 1
+    """Critic updates per actor and target update (MATD3 uses 2)."""
+    n_step: Positive = 1
+    """Rewards summed before the bootstrap."""
+    share_actors: bool = False
+    """Interchangeable agents (same name prefix, team and sizes) share one actor."""
+    independent_critics: bool = False
+    """Critics see their own agent's observation and action only (IDDPG): the ablation of the central critic."""
+    team_reward: bool = False
+    """Every agent learns from its team's mean reward."""
+    communication_correction: bool = True
+    """Relabel received messages in replayed observations with the sender's current policy."""
+    signalling_bonus: Weight = 0.0
+    """Weight of the senders' bonus H(mean policy) - k * mean H(policy) on message heads."""
+    signalling_k: Weight = 0.5
+    """k of the signalling bonus: how much a single observation's message should be certain."""
+    signalling_final: Share = 1.0
+    """The signalling bonus falls linearly over the run to this share of its weight."""
+    listening_bonus: Weight = 0.0
+    """Weight of the receivers' bonus for acting differently with and without the message."""
+    diagnostics_every: Count = 0
+    """Updates between measurements of the estimator's bias and variance against the exact gradient; 0: never."""
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Stored transitions."""
+
+    capacity: Positive = 1_000_000
+    """Transitions kept per replica; never more than the run produces."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Greedy evaluation beside the training; it changes nothing in the training trace."""
+
+    every: Count = 10_000
+    """Environment steps of a replica between evaluations; 0: only at the end."""
+    episodes: Positive = 200
+    """Episodes per replica in an evaluation during training."""
+    final_episodes: Positive = 1000
+    """Episodes per replica in the evaluation that ends the run, in the real environment."""
+    seed: Count = 1_000_000
+    """Episode i of the final evaluation is reset with this seed plus i."""
+
+
+@dataclass(frozen=True)
+class LoggingConfig:
+    """TensorBoard, metrics.jsonl and the progress bar."""
+
+    every: Positive = 2000
+    """Environment steps of a replica between two records."""
+    tensorboard: bool = True
+    """Write TensorBoard event files into the run directory."""
+    progress: bool = True
+    """Show a progress bar on the terminal."""
+    report: bool = True
+    """Draw the figures, the GIF and report.html when the run ends."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What is kept on disk."""
+
+    every: Count = 20_000
+    """Environment steps of a replica between checkpoints; 0: only at the end and on a signal."""
+    keep: Annotated[int, Range(2)] = 2
+    """Newest checkpoints kept."""
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """The optional world model (--world-model). Sources in marl/world_model/."""
+
+    kind: Literal["rssm", "mlp", "linear"] = "rssm"
+    """DreamerV2's categorical state-space model, an ensemble of small networks, or its linear part alone."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run."""
+
+    env: str = ""
+    """MPE id with or without version (simple_speaker_listener), or package.module:function of a ParallelEnv."""
+    env_args: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment, as NAME=VALUE ..."""
+    seed: Count = 0
+    """Root seed: the run is a function of it, the configuration and the versions."""
+    num_replicas: Positive = 1
+    """Independent training runs side by side."""
+    num_envs: Positive = 16
+    """Environments per replica."""
+    total_steps: Positive = 100_000
+    """Steps of all environments of one replica."""
+    backend: Literal["torch", "pettingzoo"] = "torch"
+    """What steps the training environments: our batched MPE or the real PettingZoo environment."""
+    workers: Count = 0
+    """Worker processes of the pettingzoo backend; 0: in this process."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:i."""
+    threads: Count = 0
+    """CPU threads of torch; 0: chosen by the size of the work."""
+    run_dir: str | None = None
+    """Where everything is written; unset: runs/<env>/<date-time>_seed<seed>/."""
+    world_model: bool = False
+    """Mix imagined transitions into the replay."""
+    maddpg: MADDPGConfig = field(default_factory=MADDPGConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    wm: WorldModelConfig = field(default_factory=WorldModelConfig)
