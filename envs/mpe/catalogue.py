@@ -1,0 +1,179 @@
+"""What there is in MPE: the twelve ids, the real `mpe2` environments behind them, and their specs.
+
+The spec of a scenario is written once, here, and serves both the real environment and its port in torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from envs.errors import UserError, did_you_mean
+from envs.spec import AgentSpec, EnvSpec, Head, Route
+
+MPE_IDS: tuple[str, ...] = (
+    "simple_v3",
+    "simple_adversary_v3",
+    "simple_crypto_v3",
+    "simple_push_v3",
+    "simple_reference_v3",
+    "simple_speaker_listener_v4",
+    "simple_spread_v3",
+    "simple_tag_v3",
+    "simple_world_comm_v3",
+    "collect_treasure_v1",
+    "simple_formation_v1",
+    "simple_line_v1",
+)
+
+NUM_MOVES = 5  # none, left (-x), right (+x), down (-y), up (+y)
+
+_BY_NAME = {mpe_id.rsplit("_v", 1)[0]: mpe_id for mpe_id in MPE_IDS}
+_ADVERSARY_PREFIXES = ("adversary", "leadadversary", "eve")
+
+# scenario -> (start, size) in the sender's observation of what there is to tell
+_MEANINGS = {
+    "simple_speaker_listener_v4": (0, 3),  # colour of the goal
+    "simple_reference_v3": (8, 3),  # colour of the other agent's target
+    "simple_crypto_v3": (0, 4),  # the secret
+}
+
+
+def canonical_id(name: str) -> str | None:
+    """The id with its version ("simple_spread" and "simple_spread_v3" give "simple_spread_v3"), None if not of MPE."""
+    return name if name in MPE_IDS else _BY_NAME.get(name)
+
+
+def require_id(name: str) -> str:
+    """`canonical_id`, or `UserError` with close matches."""
+    found = canonical_id(name)
+    if found is None:
+        raise UserError(
+            f"unknown environment {name!r}.{did_you_mean(name, [*MPE_IDS, *_BY_NAME])} "
+            f"MPE's ids are {', '.join(MPE_IDS)} (the version may be left out); any other PettingZoo environment "
+            f"is given as package.module:function."
+        )
+    return found
+
+
+# ------------------------------------------------------------------ the real environments
+def _raw_env(name: str) -> tuple[str, Any]:
+    """(canonical id, mpe2's module of it)."""
+    mpe_id = require_id(name)
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on stdout otherwise
+    return mpe_id, importlib.import_module(f"mpe2.{mpe_id}")
+
+
+def allowed_arguments(name: str) -> dict[str, Any]:
+    """Keyword arguments of the scenario with their defaults, as the installed `mpe2` has them."""
+    _, module = _raw_env(name)
+    parameters = list(inspect.signature(module.raw_env.__init__).parameters.values())[1:]
+    return {parameter.name: parameter.default for parameter in parameters}
+
+
+def check_arguments(name: str, given: dict[str, Any], allowed: Sequence[str]) -> None:
+    """Raise `UserError` that names the first argument in `given` that is not in `allowed`."""
+    for key in given:
+        if key not in allowed:
+            raise UserError(
+                f"{require_id(name)} has no argument {key!r}.{did_you_mean(key, allowed)} "
+                f"Its arguments are {', '.join(allowed)}."
+            )
+
+
+def parallel_env(name: str, **kwargs: Any) -> Any:
+    """The real `mpe2` ParallelEnv; imports mpe2 at the first call.
+
+    Args:
+        name: an MPE id with or without its version.
+        kwargs: the scenario's own arguments (N, local_ratio, max_cycles, render_mode, ...).
+
+    Raises:
+        UserError: unknown id or argument (with close matches), or a value that mpe2 refuses.
+    """
+    mpe_id, module = _raw_env(name)
+    check_arguments(mpe_id, kwargs, list(allowed_arguments(mpe_id)))
+    try:
+        return module.parallel_env(**kwargs)
+    except (AssertionError, ValueError, TypeError, IndexError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
+        raise UserError(f"mpe2 refuses {mpe_id}({given}): {error or type(error).__name__}") from error
+
+
+# ------------------------------------------------------------------ specs
+def build_spec(
+    mpe_id: str,
+    names: Sequence[str],
+    obs_sizes: Sequence[int],
+    heads: Sequence[tuple[Head, ...]],
+    horizon: int,
+) -> EnvSpec:
+    """The spec of a scenario from its agents, in order, whatever their number."""
+    agents = tuple(
+        AgentSpec(name=name, obs_size=size, heads=own)
+        for name, size, own in zip(names, obs_sizes, heads, strict=True)
+    )
+    adversaries = tuple(n for n, name in enumerate(names) if name.startswith(_ADVERSARY_PREFIXES))
+    good = tuple(n for n in range(len(names)) if n not in adversaries)
+    return EnvSpec(
+        id=mpe_id,
+        agents=agents,
+        horizon=horizon,
+        routes=_routes(mpe_id, agents),
+        teams=tuple(team for team in (adversaries, good) if team),
+    )
+
+
+def make_heads(movable: bool, silent: bool, num_symbols: int) -> tuple[Head, ...]:
+    """The heads of an MPE agent: a move if it can move, a message if it can speak."""
+    move = (Head("move", NUM_MOVES),) if movable else ()
+    message = () if silent else (Head("message", num_symbols),)
+    return move + message
+
+
+def _routes(mpe_id: str, agents: Sequence[AgentSpec]) -> tuple[Route, ...]:
+    """Who hears whom. A message is always the last entry of its receiver's observation."""
+    count = len(agents)
+    pairs: list[tuple[int, int]] = []
+    if mpe_id == "simple_speaker_listener_v4":
+        pairs = [(0, 1)]
+    elif mpe_id == "simple_reference_v3":
+        pairs = [(0, 1), (1, 0)]
+    elif mpe_id == "simple_crypto_v3":
+        pairs = [(2, 0), (2, 1)]  # alice is heard by eve and by bob
+    elif mpe_id == "simple_world_comm_v3":
+        # the leader's message reaches every adversary, itself included
+        pairs = [(0, n) for n in range(count) if agents[n].name.startswith(_ADVERSARY_PREFIXES)]
+    routes = []
+    for sender, receiver in pairs:
+        head = len(agents[sender].heads) - 1
+        size = agents[sender].heads[head].size
+        start = agents[receiver].obs_size - size
+        routes.append(Route(sender, head, receiver, start, size, meaning=_MEANINGS.get(mpe_id)))
+    return tuple(routes)
+
+
+def describe(name: str, parallel_env: Any) -> EnvSpec:
+    """The spec of a real `mpe2` environment, with whatever arguments it was built.
+
+    Args:
+        name: its id, with or without the version.
+        parallel_env: the environment, discrete actions.
+
+    Raises:
+        UserError: unknown id, or continuous actions.
+    """
+    mpe_id = require_id(name)
+    raw = parallel_env.unwrapped
+    if raw.continuous_actions:
+        raise UserError(f"{mpe_id} was built with continuous_actions=True; expected discrete actions (the default).")
+    names = list(parallel_env.possible_agents)
+    by_name = {agent.name: agent for agent in raw.world.agents}
+    if set(by_name) != set(names):
+        raise UserError(f"expected an mpe2 environment {mpe_id}, got one with agents {names}.")
+    heads = [make_heads(by_name[n].movable, by_name[n].silent, raw.world.dim_c) for n in names]
+    obs_sizes = [parallel_env.observation_space(n).shape[0] for n in names]
+    return build_spec(mpe_id, names, obs_sizes, heads, max(1, int(raw.max_cycles)))
