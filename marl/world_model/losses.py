@@ -1,0 +1,182 @@
+"""The world model's losses as pure functions: likelihoods, KL balancing, free nats, straight-through samples.
+
+Shape suffixes: ... any batch dimensions, L latents, C classes of a latent, X event width. Log-probabilities and KL
+divergences are sums over the event (all latents, all entries); whoever calls averages over batch and time.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LOG_2PI = math.log(2.0 * math.pi)
+
+FreeForm = Literal["step", "average"]
+
+
+# ------------------------------------------------------------------ likelihoods
+def gaussian_log_prob(x: Tensor, mean: Tensor, event_dims: int = 1) -> Tensor:
+    """log N(x; mean, 1), summed over the last `event_dims` dimensions: [..., X] to [...].
+
+    Equals -(squared error) / 2 - X / 2 log(2 pi), so that maximum likelihood is least squares.
+    Source: Hafner et al. 2021 (DreamerV2, arXiv 2010.02193), equation 2, observation and reward predictors.
+    """
+    if x.shape != mean.shape:
+        raise ValueError(f"observation {tuple(x.shape)} and mean {tuple(mean.shape)} do not match")
+    squares = (x - mean).square()
+    return -0.5 * (squares + LOG_2PI).sum(tuple(range(-event_dims, 0)))
+
+
+def categorical_log_prob(onehot: Tensor, log_probs: Tensor) -> Tensor:
+    """log p(z) of one-hots z [..., L, C], summed over classes and latents: [...].
+
+    A dot product, so that a straight-through one-hot receives its gradient, which `OneHotCategorical.log_prob` (an
+    argmax of the value) does not give. Its negative is the cross entropy of z and p.
+    """
+    return (onehot * log_probs).sum((-2, -1))
+
+
+def bernoulli_log_prob(target: Tensor, logits: Tensor) -> Tensor:
+    """log Bern(target; sigmoid(logits)), elementwise; the target in [0, 1] may be soft, as gamma (1 - terminated).
+
+    Source: DreamerV2, equation 2, discount predictor.
+    """
+    return -F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+
+# ------------------------------------------------------------ categorical latents
+def unimix(logits: Tensor, share: float) -> Tensor:
+    """Log-probabilities of (1 - share) softmax(logits) + share / C, over the last dimension.
+
+    The floor share / C bounds every log-probability from below, and so the KL from above. 0 leaves the softmax.
+    Source: Hafner et al. 2023 (DreamerV3, arXiv 2301.04104), "1% unimix".
+    """
+    if share == 0.0:
+        return torch.log_softmax(logits, dim=-1)
+    probs = torch.softmax(logits, dim=-1)
+    return torch.log((1.0 - share) * probs + share / logits.shape[-1])
+
+
+def sample_onehot(probs: Tensor, uniform: Tensor) -> Tensor:
+    """Exact one-hot [..., C] of every categorical, drawn by inverting its cumulative distribution; no gradient.
+
+    Args:
+        probs: [..., C], non-negative, of any positive sum.
+        uniform: noise in (0, 1), [...], one number a categorical.
+    """
+    cumulative = probs.detach().cumsum(-1)
+    threshold = uniform[..., None] * cumulative[..., -1:]
+    index = (cumulative[..., :-1] <= threshold).sum(-1, keepdim=True)
+    return torch.zeros_like(cumulative).scatter_(-1, index, 1.0)
+
+
+def straight_through(probs: Tensor, uniform: Tensor) -> Tensor:
+    """A sample of every categorical, [..., C]: exactly 0 or 1 forward, the gradient of its probabilities backward.
+
+    Source: DreamerV2, algorithm 1; Bengio et al. 2013 (arXiv 1308.3432).
+    """
+    onehot = sample_onehot(probs, uniform)
+    return onehot + (probs - probs.detach())
+
+
+def entropy(log_probs: Tensor) -> Tensor:
+    """Entropy in nats of independent categoricals [..., L, C], summed over the latents: [...]."""
+    return -(log_probs.exp() * log_probs).sum((-2, -1))
+
+
+def kl_divergence(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """KL(q || p) = cross entropy of q and p - entropy of q, in nats, [..., L, C] summed over the latents: [...]."""
+    return (log_q.exp() * (log_q - log_p)).sum((-2, -1))
+
+
+def free_nats(kl: Tensor, floor: float, form: FreeForm) -> Tensor:
+    """The KL with `floor` nats for nothing: the value never falls below it, and below it there is no gradient.
+
+    "step" clips each entry (each step of each sequence), "average" clips the mean over all but the first dimension
+    and returns it broadcast to the shape of `kl`, so that the caller's mean is the clipped mean.
+
+    Args:
+        kl: [S, ...] in nats.
+        floor: nats; 0 changes nothing, as a KL is never negative.
+
+    Source: DreamerV2's code clips the average; DreamerV3, equation 5, clips each step.
+    """
+    if floor == 0.0:
+        return kl
+    if form == "step":
+        return kl.clamp(min=floor)
+    mean = kl.flatten(1).mean(1) if kl.dim() > 1 else kl
+    return mean.clamp(min=floor).view(-1, *([1] * (kl.dim() - 1))).expand_as(kl)
+
+
+def balanced_kl(
+    log_q: Tensor,
+    log_p: Tensor,
+    alpha: float,
+    free_prior: float = 0.0,
+    free_posterior: float = 0.0,
+    form: FreeForm = "step",
+) -> tuple[Tensor, Tensor]:
+    """KL balancing: (loss, KL), both [...] in nats.
+
+    loss = alpha KL(sg q || p) + (1 - alpha) KL(q || sg p). The first term moves the prior towards the posterior, the
+    second the posterior towards the prior; alpha > 1/2 trains the prior faster. Its value is the KL whatever alpha.
+
+    Args:
+        log_q: posterior's log-probabilities [..., L, C].
+        log_p: prior's log-probabilities [..., L, C].
+        alpha: share of the term that trains the prior, in [0, 1].
+        free_prior: free nats of the prior's term.
+        free_posterior: free nats of the posterior's term.
+        form: how the free nats clip, see `free_nats`.
+
+    Source: DreamerV2, algorithm 2.
+    """
+    to_prior = kl_divergence(log_q.detach(), log_p)
+    to_posterior = kl_divergence(log_q, log_p.detach())
+    loss = alpha * free_nats(to_prior, free_prior, form)
+    return loss + (1.0 - alpha) * free_nats(to_posterior, free_posterior, form), to_prior.detach()
+
+
+def sampled_kl(
+    log_q: Tensor,
+    log_p: Tensor,
+    onehot: Tensor,
+    alpha: float,
+    free_prior: float = 0.0,
+    free_posterior: float = 0.0,
+    form: FreeForm = "step",
+) -> tuple[Tensor, Tensor]:
+    """KL balancing estimated from the posterior's sample: (loss, KL), both [...] in nats.
+
+    loss = - alpha log p(sg z) + (1 - alpha) sg(log q - log p) . z with z the straight-through one-hot. The second
+    term is linear in z, where straight-through is exact: the posterior's gradient equals that of `balanced_kl` for
+    every single sample. The first term's gradient is unbiased. Its value differs from the KL by the posterior's
+    entropy and sampling noise, so free nats are decided by the analytic KL.
+
+    Args:
+        log_q: posterior's log-probabilities [..., L, C].
+        log_p: prior's log-probabilities [..., L, C].
+        onehot: straight-through sample of the posterior [..., L, C].
+        alpha, free_prior, free_posterior, form: as in `balanced_kl`.
+
+    Differs from source: the form in circulation, - nt log p(sg z) + nq log q(z), is not this; see
+    docs/world_model.md.
+    """
+    kl = kl_divergence(log_q, log_p).detach()
+    to_prior = -categorical_log_prob(onehot.detach(), log_p)
+    to_posterior = categorical_log_prob(onehot, (log_q - log_p).detach())
+    loss = alpha * _open_above(to_prior, kl, free_prior, form)
+    return loss + (1.0 - alpha) * _open_above(to_posterior, kl, free_posterior, form), kl
+
+
+def _open_above(term: Tensor, kl: Tensor, floor: float, form: FreeForm) -> Tensor:
+    """`term` with its gradient only where the (averaged) KL exceeds the floor."""
+    if floor == 0.0:
+        return term
+    clipped = free_nats(kl, floor, form)
+    return torch.where(clipped > floor, term, term.detach())
