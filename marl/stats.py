@@ -1,0 +1,177 @@
+"""Statistics of a few runs: means, interquartile means, and intervals that say how little a few runs tell.
+
+Source: Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", NeurIPS 2021
+(interquartile mean, stratified bootstrap, probability of improvement).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy import stats as scipy_stats
+
+from envs.streams import Stream
+from marl.errors import UserError
+
+Statistic = Callable[[np.ndarray], np.ndarray]  # float64 [..., runs, tasks] to [...]
+Interval = tuple[float, float]
+
+
+# ------------------------------------------------------------------ of one sample
+def mean_and_se(values: Any, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and its standard error along `axis`: the sample's standard deviation (n - 1) over the root of n.
+
+    The error of a single value is nan: one value does not tell.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    count = array.shape[axis]
+    _require(count > 0, "the mean of no values")
+    mean = array.mean(axis)
+    if count == 1:
+        return mean, np.full_like(mean, np.nan)
+    return mean, array.std(axis, ddof=1) / np.sqrt(count)
+
+
+def mean_interval(values: Any, level: float = 0.95) -> Interval:
+    """Student's t interval of the mean of independent values [n], n >= 2."""
+    array = _sample(values, least=2)
+    mean, error = mean_and_se(array)
+    reach = scipy_stats.t.ppf(0.5 + _level(level) / 2, len(array) - 1) * error
+    return float(mean - reach), float(mean + reach)
+
+
+def median_interval(values: Any, level: float = 0.95) -> Interval:
+    """Interval of the median between two order statistics [n]; infinite values (never reached) are allowed.
+
+    It covers the median with at least `level` for any distribution; with fewer than 6 values not even the smallest
+    and the largest reach 0.95, and the open side is infinite.
+
+    Source: the sign test inverted; Thompson, "On confidence ranges for the median", Annals of Mathematical
+    Statistics 1936.
+    """
+    array = np.sort(_sample(values, least=1, finite=False))
+    tail = (1 - _level(level)) / 2
+    # The k-th smallest value lies above the median with probability P(Binomial(n, 1/2) < k).
+    below = scipy_stats.binom.cdf(np.arange(len(array)), len(array), 0.5)
+    k = int(np.searchsorted(below, tail, side="right"))
+    if k == 0:
+        return float("-inf"), float("inf")
+    return float(array[k - 1]), float(array[len(array) - k])
+
+
+# ------------------------------------------------------------------ of runs on one or more tasks
+def iqm(scores: np.ndarray) -> np.ndarray:
+    """Interquartile mean of [..., runs, tasks] over both: the mean of the middle half of all the scores.
+
+    floor(n / 4) scores are dropped at each end, as scipy's `trim_mean(..., 0.25)` does.
+    """
+    flat = scores.reshape(*scores.shape[:-2], -1)
+    count = flat.shape[-1]
+    cut = count // 4
+    return np.sort(flat, axis=-1)[..., cut : count - cut].mean(-1)
+
+
+def mean(scores: np.ndarray) -> np.ndarray:
+    """Mean of [..., runs, tasks] over both."""
+    return scores.mean((-2, -1))
+
+
+def median(scores: np.ndarray) -> np.ndarray:
+    """Median over the tasks of the mean over the runs, [..., runs, tasks]; of one task: over the runs."""
+    return np.median(scores.mean(-2) if scores.shape[-1] > 1 else scores[..., 0], axis=-1)
+
+
+def aggregate(scores: Any, statistic: Statistic = iqm) -> float:
+    """`statistic` of scores [runs] or [runs, tasks]."""
+    return float(statistic(_table(scores)))
+
+
+def bootstrap_interval(
+    scores: Any, statistic: Statistic = iqm, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """Percentile interval of `statistic` under resampling of the runs; each task is resampled by itself (stratified).
+
+    Args:
+        scores: [runs] or [runs, tasks].
+        statistic: vectorised over leading dimensions: `iqm`, `mean`, `median` or one's own.
+        level: share of resamples inside, in (0, 1).
+        resamples: how many; 2000 leave about 1 % of the width to chance.
+        seed: of the resampling; the same seed gives the same interval.
+    """
+    table = _table(scores)
+    values = statistic(_resample(table, resamples, seed, "bootstrap"))
+    tail = 50 * (1 - _level(level))
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def probability_of_improvement(x: Any, y: Any) -> float:
+    """P(a run of x scores higher than a run of y), ties counting half, averaged over the tasks.
+
+    Args:
+        x: scores [runs] or [runs, tasks].
+        y: scores of the other method, the same number of tasks; the number of runs may differ.
+    """
+    first, second = _pair(x, y)
+    return float(_improvement(first, second))
+
+
+def improvement_interval(x: Any, y: Any, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Stratified percentile bootstrap interval of `probability_of_improvement`; both methods are resampled."""
+    first, second = _pair(x, y)
+    values = _improvement(_resample(first, resamples, seed, "first"), _resample(second, resamples, seed, "second"))
+    tail = 50 * (1 - _level(level))
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+# ------------------------------------------------------------------ parts
+def _improvement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """[..., runs, tasks] against [..., other runs, tasks] to [...]: the Mann-Whitney statistic over runs * runs."""
+    difference = first[..., :, None, :] - second[..., None, :, :]
+    return ((np.sign(difference) + 1) / 2).mean((-3, -2, -1))
+
+
+def _resample(table: np.ndarray, resamples: int, seed: int, name: str) -> np.ndarray:
+    """[resamples, runs, tasks], runs drawn with replacement within each task."""
+    _require(resamples >= 1, f"{resamples} resamples")
+    runs, tasks = table.shape
+    drawn = Stream(seed, f"stats/{name}", [0]).integers(runs, resamples, runs, tasks)[0].numpy()
+    return np.take_along_axis(table[None], drawn, axis=1)
+
+
+def _table(scores: Any) -> np.ndarray:
+    array = np.asarray(scores, dtype=np.float64)
+    array = array[:, None] if array.ndim == 1 else array
+    _require(array.ndim == 2 and array.size > 0, f"scores of shape {list(np.shape(scores))}")
+    _require(bool(np.isfinite(array).all()), "scores that are not finite")
+    return array
+
+
+def _pair(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    first, second = _table(x), _table(y)
+    _require(first.shape[1] == second.shape[1], f"{first.shape[1]} tasks against {second.shape[1]}")
+    return first, second
+
+
+def _sample(values: Any, least: int, finite: bool = True) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    _require(array.ndim == 1 and len(array) >= least, f"values of shape {list(array.shape)}, fewer than {least}")
+    bad = ~np.isfinite(array) if finite else np.isnan(array)
+    _require(not bad.any(), "values that are not finite" if finite else "values that are not numbers")
+    return array
+
+
+def _level(level: float) -> float:
+    _require(0 < level < 1, f"a level of {level}")
+    return level
+
+
+def _require(holds: bool, got: str) -> None:
+    if not holds:
+        raise UserError(
+            f"statistics got {got}; expected finite scores [runs] or [runs, tasks] with as many tasks on both sides, "
+            f"at least one run (two for a mean's interval), one or more resamples and a level in (0, 1)."
+        )

@@ -1,0 +1,142 @@
+"""Statistics against scipy, cases worked by hand and slow references."""
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from marl import stats
+from marl.errors import UserError
+
+RNG = np.random.default_rng(0)
+
+
+def test_mean_and_se_of_a_worked_case():
+    mean, error = stats.mean_and_se([[1.0, 10.0], [3.0, 10.0], [5.0, 10.0]])
+    np.testing.assert_allclose(mean, [3.0, 10.0])
+    np.testing.assert_allclose(error, [2.0 / np.sqrt(3), 0.0])  # standard deviation 2 of 1, 3, 5
+
+
+def test_se_agrees_with_scipy_and_is_unknown_for_one_value():
+    values = RNG.normal(size=(17, 3))
+    np.testing.assert_allclose(stats.mean_and_se(values)[1], scipy_stats.sem(values, axis=0))
+    np.testing.assert_allclose(stats.mean_and_se(values, axis=1)[1], scipy_stats.sem(values, axis=1))
+    assert np.isnan(stats.mean_and_se([4.0])[1])
+
+
+def test_mean_interval_is_students():
+    values = RNG.normal(size=9)
+    expected = scipy_stats.t.interval(0.9, 8, loc=values.mean(), scale=scipy_stats.sem(values))
+    np.testing.assert_allclose(stats.mean_interval(values, 0.9), expected)
+
+
+def test_iqm_of_a_worked_case_ignores_the_outer_quarters():
+    assert stats.aggregate([-100.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 900.0]) == pytest.approx(3.5)  # 2, 3, 4, 5
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (7, 3), (10, 6), (1, 1), (3, 1)])
+def test_iqm_agrees_with_scipys_trimmed_mean(shape):
+    scores = RNG.normal(size=shape)
+    assert stats.aggregate(scores) == pytest.approx(scipy_stats.trim_mean(scores, 0.25, axis=None))
+
+
+def test_median_is_over_tasks_of_the_runs_means():
+    scores = np.array([[0.0, 1.0, 5.0], [2.0, 3.0, 5.0]])  # means 1, 2, 5
+    assert stats.aggregate(scores, stats.median) == 2.0
+    assert stats.aggregate([4.0, 1.0, 9.0], stats.median) == 4.0
+
+
+@pytest.mark.parametrize("statistic", [stats.iqm, stats.mean, stats.median])
+def test_statistics_are_vectorised_over_leading_dimensions(statistic):
+    scores = RNG.normal(size=(4, 6, 3))
+    np.testing.assert_allclose(statistic(scores), [statistic(table) for table in scores])
+
+
+def test_bootstrap_interval_agrees_with_scipys_on_the_mean():
+    values = RNG.exponential(size=30)
+    ours = stats.bootstrap_interval(values, stats.mean, resamples=20_000)
+    theirs = scipy_stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    np.testing.assert_allclose(ours, theirs, atol=0.02)
+
+
+def test_bootstrap_is_stratified():
+    """Two tasks without spread between runs: however the runs are drawn, the mean stays; pooled runs would vary."""
+    scores = np.tile([0.0, 10.0], (5, 1))
+    assert stats.bootstrap_interval(scores, stats.mean) == (5.0, 5.0)
+    pooled = stats.bootstrap_interval(scores.ravel(), stats.mean)
+    assert pooled[0] < 4 and pooled[1] > 6
+
+
+def test_tasks_are_resampled_independently():
+    """x and -x beside each other: with the same draws the sum would always be zero."""
+    column = RNG.normal(size=8)
+    low, high = stats.bootstrap_interval(np.stack([column, -column], 1), stats.mean)
+    assert low < -0.1 < 0.1 < high
+
+
+def test_bootstrap_is_a_function_of_its_seed():
+    values = RNG.normal(size=10)
+    assert stats.bootstrap_interval(values, seed=3) == stats.bootstrap_interval(values, seed=3)
+    assert stats.bootstrap_interval(values, seed=3) != stats.bootstrap_interval(values, seed=4)
+
+
+def test_bootstrap_covers_the_mean_about_as_often_as_it_says():
+    samples = RNG.normal(size=(200, 20))
+    hits = 0
+    for sample in samples:
+        low, high = stats.bootstrap_interval(sample, stats.mean, level=0.9, resamples=400)
+        hits += low <= 0 <= high
+    assert 160 <= hits <= 192  # 0.9 * 200 = 180, a little less for a percentile interval of 20 values
+
+
+def test_median_interval_of_worked_cases():
+    ten = np.arange(1.0, 11.0)
+    # P(Binomial(10, 1/2) <= 1) = 11/1024 <= 0.025 < 56/1024: second and ninth of ten values
+    assert stats.median_interval(ten) == (2.0, 9.0)
+    assert stats.median_interval([3.0, np.inf, 1.0, 2.0, 4.0, 5.0]) == (1.0, np.inf)  # 2/64 outside: 0.969
+    assert stats.median_interval([1.0, 2.0, 3.0, 4.0, 5.0]) == (-np.inf, np.inf)  # 2/32 outside: 0.9375 is too little
+
+
+def test_median_interval_agrees_with_scipys_quantile_test():
+    values = RNG.normal(size=25)
+    theirs = scipy_stats.quantile_test(values, q=0, p=0.5).confidence_interval(0.95)
+    ours = stats.median_interval(values)
+    assert (ours[0], ours[1]) == (pytest.approx(theirs.low), pytest.approx(theirs.high))
+
+
+def test_probability_of_improvement_of_a_worked_case():
+    # pairs: (1,0) (1,1) (1,2) (3,0) (3,1) (3,2): 1 + .5 + 0 + 3 of 6
+    assert stats.probability_of_improvement([1.0, 3.0], [0.0, 1.0, 2.0]) == pytest.approx(4.5 / 6)
+
+
+def test_probability_of_improvement_is_mann_whitneys_statistic_averaged_over_tasks():
+    x, y = RNG.integers(0, 5, size=(6, 3)).astype(float), RNG.integers(0, 5, size=(9, 3)).astype(float)
+    expected = np.mean([scipy_stats.mannwhitneyu(x[:, t], y[:, t]).statistic / 54 for t in range(3)])
+    assert stats.probability_of_improvement(x, y) == pytest.approx(expected)
+    assert stats.probability_of_improvement(y, x) == pytest.approx(1 - expected)
+
+
+def test_improvement_interval_holds_the_estimate_and_is_tight_where_all_is_clear():
+    x, y = RNG.normal(0.5, 1.0, 12), RNG.normal(size=12)
+    low, high = stats.improvement_interval(x, y)
+    assert low < stats.probability_of_improvement(x, y) < high
+    assert stats.improvement_interval([5.0, 6.0, 7.0], [1.0, 2.0]) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: stats.aggregate([]),
+        lambda: stats.aggregate([1.0, np.nan]),
+        lambda: stats.bootstrap_interval([1.0], level=1.0),
+        lambda: stats.bootstrap_interval([1.0], resamples=0),
+        lambda: stats.mean_interval([1.0]),
+        lambda: stats.median_interval([np.nan]),
+        lambda: stats.probability_of_improvement(np.ones((2, 2)), np.ones((2, 3))),
+        lambda: stats.mean_and_se([]),
+    ],
+)
+def test_bad_input_is_named(call):
+    with pytest.raises(UserError, match="statistics got"):
+        call()
