@@ -2,8 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
 from envs.batched import BatchedEnv, Step
-from envs.errors import UserError
+from envs.errors import UserError, did_you_mean
 from envs.spec import AgentSpec, EnvSpec, Head, Route
 
-__all__ = ["AgentSpec", "BatchedEnv", "EnvSpec", "Head", "Route", "Step", "UserError"]
+__all__ = ["BACKENDS", "AgentSpec", "BatchedEnv", "EnvSpec", "Head", "Route", "Step", "UserError", "make"]
+
+BACKENDS = ("torch", "pettingzoo")
+
+
+def make(
+    env_id: str,
+    num_envs: int = 1,
+    device: torch.device | str = "cpu",
+    backend: str = "torch",
+    dtype: torch.dtype = torch.float32,
+    *,
+    rows: Sequence[int] | Tensor | None = None,
+    stagger: bool = False,
+    workers: int = 0,
+    **env_args: Any,
+) -> BatchedEnv:
+    """Environments stepped together.
+
+    Args:
+        env_id: an MPE id with or without its version, or `package.module:function` that returns a PettingZoo
+            ParallelEnv (always played by the pettingzoo backend).
+        num_envs: E, number of environments.
+        device: where observations and rewards live.
+        backend: "torch" (MPE as tensors on `device`) or "pettingzoo" (the real environments).
+        dtype: float type of observations and rewards.
+        rows: global index of every environment, int [E]; default 0 .. E - 1. A row's random numbers depend on it
+            alone, not on the rows beside it.
+        stagger: torch only: shift the phases of the rows, so that not all episodes end in the same step.
+        workers: pettingzoo only: number of worker processes, 0 for none.
+        env_args: the environment's own arguments.
+
+    Raises:
+        UserError: unknown id, backend or argument, or a value that is not supported; with close matches.
+    """
+    if backend not in BACKENDS:
+        close = did_you_mean(backend, BACKENDS)
+        raise UserError(f"unknown backend {backend!r}, expected {' or '.join(BACKENDS)}.{close}")
+    if backend == "pettingzoo":
+        if stagger:
+            raise UserError('stagger=True needs backend="torch".')
+        from envs.pettingzoo import PettingZooEnv
+
+        rows = rows.tolist() if isinstance(rows, Tensor) else rows
+        return PettingZooEnv(
+            env_id, num_envs=num_envs, device=device, dtype=dtype, rows=rows, workers=workers, **env_args
+        )
+    if ":" in env_id:
+        raise UserError(f'{env_id!r} is not an MPE id and needs backend="pettingzoo".')
+    if workers:
+        raise UserError(f'workers={workers} needs backend="pettingzoo"; the torch backend has no worker processes.')
+    from envs import mpe
+
+    return mpe.make(env_id, num_envs, device, dtype, rows, stagger, **env_args)

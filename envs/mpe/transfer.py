@@ -1,0 +1,67 @@
+"""Exchange of single environments with live `mpe2` environments, exact in float64."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from envs.errors import UserError
+from envs.mpe.catalogue import describe
+from envs.mpe.core import World
+
+if TYPE_CHECKING:
+    from envs.mpe.env import MPE
+
+
+def load(row: World, env: MPE, parallel_env: Any) -> int:
+    """Copy a live environment into `row`, a view of one row of `env`; returns the steps it has taken."""
+    raw = _matching(env, parallel_env)
+    scenario, world = env.scenario, raw.world
+    positions = np.stack([entity.state.p_pos for entity in world.entities])
+    velocities = np.stack([agent.state.p_vel for agent in world.agents])
+    if not (np.isfinite(positions).all() and np.isfinite(velocities).all()):
+        raise UserError(f"the {env.spec.id} environment to load holds positions or velocities that are not finite.")
+    row.pos[..., 0].copy_(torch.as_tensor(positions))
+    row.vel[..., 0].copy_(torch.as_tensor(velocities[slice(*row.movers)]))
+    speakers = world.agents[slice(*scenario.speakers())]
+    if speakers:
+        row.said[..., 0].copy_(torch.as_tensor(np.stack([agent.state.c for agent in speakers])))
+    scenario.load(raw, row)
+    return int(raw.steps) if raw.steps < scenario.horizon else 0
+
+
+def store(row: World, env: MPE, parallel_env: Any, steps: int) -> None:
+    """Copy `row`, a view of one row of `env`, into a live environment."""
+    raw = _matching(env, parallel_env)
+    world, scenario = raw.world, env.scenario
+    for entity, position in zip(world.entities, row.pos[..., 0].cpu().double().numpy(), strict=True):
+        entity.state.p_pos = position.copy()
+        entity.state.p_vel = np.zeros(2)
+    moving = world.agents[slice(*row.movers)]
+    for agent, velocity in zip(moving, row.vel[..., 0].cpu().double().numpy(), strict=True):
+        agent.state.p_vel = velocity.copy()
+    for agent in world.agents:
+        agent.state.c = np.zeros(world.dim_c)
+    speakers = world.agents[slice(*scenario.speakers())]
+    for agent, message in zip(speakers, row.said[..., 0].cpu().double().numpy(), strict=True):
+        agent.state.c = message.copy()
+    raw.steps = steps
+    scenario.store(raw, row)
+
+
+def _matching(env: MPE, parallel_env: Any) -> Any:
+    """The raw mpe2 environment, or `UserError` where it is not of the same shape as `env`."""
+    try:
+        raw = parallel_env.unwrapped
+        found = describe(env.spec.id, parallel_env)
+    except AttributeError as error:
+        raise UserError(f"expected a live mpe2 {env.spec.id}, got {type(parallel_env).__name__}.") from error
+    lines = env.spec.differences(found)
+    landmarks, expected = len(raw.world.landmarks), len(env.scenario.landmarks)
+    if landmarks != expected:
+        lines.append(f"landmarks: expected {expected}, got {landmarks}")
+    if lines:
+        raise UserError(f"the {env.spec.id} environment differs from this one: " + "; ".join(lines) + ".")
+    return raw
