@@ -235,8 +235,8 @@ def temperature_at(progress: float | Tensor, start: float, final: float | None) 
     Returns:
         A number for a number, a tensor for a tensor.
 
-    Source: Jang, Gu, Poole, "Categorical reparameterization with Gumbel-softmax", ICLR 2017, section 4 (exponential
-        schedule).
+    Source: Tilbury, Christianos, Albrecht, "Revisiting the Gumbel-softmax in MADDPG", 2023 (TAGS: from 4 to 0.1, or from
+        2.5 to 0.5).
     """
     ratio = 1.0 if final is None else final / start
     if isinstance(progress, Tensor):
@@ -247,10 +247,12 @@ def temperature_at(progress: float | Tensor, start: float, final: float | None) 
 def _rao_blackwell(scores: Tensor, onehot: Tensor, temperature: float | Tensor, conditional: Tensor) -> Tensor:
     """Mean of softmax((t + G) / T) over n draws of G given D; the conditional noise carries no gradient.
 
-    Given D, log pi + G is z_D = -log E_D at the choice and z_k = -log(E_k / pi_k + E_D) elsewhere, E ~ Exp(1). Here with G' = -log E: z_D = G'_D and z_k = -log(exp(-(log pi_k + G'_k)) + exp(-G'_D)), which cannot overflow.
+    Given D, log pi + G is z_D = -log E_D at the choice and z_k = -log(E_k / pi_k + E_D) elsewhere, E ~ Exp(1). Here
+    with G' = -log E: z_D = G'_D and z_k = -log(exp(-(log pi_k + G'_k)) + exp(-G'_D)), which cannot overflow.
 
     Source: Paulus, Maddison, Krause, "Rao-Blackwellizing the straight-through Gumbel-softmax gradient estimator",
-        ICLR 2021, equations 7 to 9.
+        ICLR 2021, section 3.
+    Differs from source: computed from log pi and Gumbel numbers instead of pi and exponential ones.
     """
     scores = scores.clamp(min=_FLOOR)
     log_pi = _log_softmax(scores.detach())
@@ -264,7 +266,7 @@ def _gapped(scores: Tensor, onehot: Tensor, temperature: float | Tensor) -> Tens
     """softmax((t + m1 - m2) / T): m1 lifts the choice to the top, m2 lowers the others to GAP below it; no noise.
 
     Source: Fan, Chi, Rudnicky, Ramadge, "Training discrete deep generative models via gapped straight-through
-        estimator", ICML 2022, section 4.
+        estimator", ICML 2022.
     """
     fixed = scores.detach()
     top = fixed.amax(-1, keepdim=True)
@@ -298,7 +300,7 @@ def _onehot(scores: Tensor, mask: Tensor | None) -> Tensor:
     """One-hot of the first largest entry by argmax and scatter, without gradient."""
     # max's indices are argmax's, faster on CPU where K is small
     index = scores.detach().max(-1, keepdim=True).indices
-    return _hide(torch.zeros_like(scores).scatter_(-1, index, 1.0), mask)
+    return _hide(torch.zeros_like(scores).scatter(-1, index, 1.0), mask)
 
 
 def _softmax(scores: Tensor) -> Tensor:
