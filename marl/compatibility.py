@@ -1,0 +1,75 @@
+"""Whether a checkpoint belongs to the environment at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from envs.spec import EnvSpec
+from marl.errors import UserError
+
+
+def check_spec(saved: Any, spec: EnvSpec, path: Path) -> None:
+    """Refuse a checkpoint of another environment, even one of the same shapes.
+
+    Args:
+        saved: the checkpoint's `manifest["spec"]`.
+        spec: of the environment at hand.
+        path: the checkpoint, for the message.
+
+    Raises:
+        UserError: a table of what the checkpoint and the environment have, a line a difference.
+    """
+    try:
+        theirs, ours = EnvSpec.from_dict(saved), spec
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise UserError(f"checkpoint {path} holds no environment specification that this build can read.") from None
+    if theirs.to_dict() == ours.to_dict():
+        return
+    rows = [("", "checkpoint", "environment")]
+    if theirs.agent_names != ours.agent_names:
+        rows.append(("agents, in order", ", ".join(theirs.agent_names), ", ".join(ours.agent_names)))
+    named = {agent.name: agent for agent in theirs.agents}
+    for now in ours.agents:
+        was = named.get(now.name)
+        if was is not None:
+            rows += _differences(f"{now.name}: ", _agent_row(was), _agent_row(now))
+    rows += _differences("", _env_row(theirs), _env_row(ours))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    table = "\n".join(
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+    raise UserError(
+        f"checkpoint {path} belongs to another environment:\n{table}\n"
+        f"Use the environment that it was trained in, with the same arguments."
+    )
+
+
+def _differences(prefix: str, was: dict[str, str], now: dict[str, str]) -> list[tuple[str, str, str]]:
+    return [(prefix + name, was[name], now[name]) for name in now if was[name] != now[name]]
+
+
+def _agent_row(agent: Any) -> dict[str, str]:
+    heads = " x ".join(f"{head.name}({head.size})" for head in agent.heads)
+    return {
+        "observation size": str(agent.obs_size),
+        "action heads": heads,
+        "multi-discrete": str(agent.multi_discrete),
+        "first action id": str(agent.start),
+    }
+
+
+def _env_row(spec: EnvSpec) -> dict[str, str]:
+    routes = "; ".join(
+        f"{route.sender}->{route.receiver} head {route.head} at {route.start}+{route.size}"
+        f"{'' if route.exact else ' noisy'}{'' if route.meaning is None else f' of {list(route.meaning)}'}"
+        for route in spec.routes
+    )
+    return {
+        "environment": spec.id,
+        "horizon": str(spec.horizon),
+        "channels": routes or "none",
+        "teams": str([list(team) for team in spec.teams]),
+        "action masks": str(spec.has_masks),
+        "agents stay": str(spec.fixed_agents),
+    }
