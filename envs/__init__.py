@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,10 +10,22 @@ import torch
 from torch import Tensor
 
 from envs.batched import BatchedEnv, Step
-from envs.errors import UserError, did_you_mean
+from envs.errors import EnvFailure, UserError, did_you_mean
 from envs.spec import AgentSpec, EnvSpec, Head, Route
 
-__all__ = ["BACKENDS", "AgentSpec", "BatchedEnv", "EnvSpec", "Head", "Route", "Step", "UserError", "make"]
+__all__ = [
+    "BACKENDS",
+    "AgentSpec",
+    "BatchedEnv",
+    "EnvFailure",
+    "EnvSpec",
+    "Head",
+    "Route",
+    "Step",
+    "UserError",
+    "check",
+    "make",
+]
 
 BACKENDS = ("torch", "pettingzoo")
 
@@ -66,3 +79,10 @@ def make(
     from envs import mpe
 
     return mpe.make(env_id, num_envs, device, dtype, rows, stagger, **env_args)
+
+
+def __getattr__(name: str) -> Any:
+    """`envs.check`, imported when it is first asked for: `python -m envs.check` must find it not yet imported."""
+    if name == "check":
+        return importlib.import_module("envs.check")
+    raise AttributeError(f"module 'envs' has no attribute {name!r}")

@@ -76,8 +76,8 @@ class BatchedEnv(ABC):
             got = actions.dtype if isinstance(actions, Tensor) else type(actions).__name__
             raise UserError(f"actions must be an integer tensor {list(expected)} [agents, envs, heads], got {got}.")
         if tuple(actions.shape) != expected:
-            got = list(actions.shape)
-            raise UserError(f"actions must have shape {list(expected)} [agents, envs, heads], got {got}.")
+            shape = list(actions.shape)
+            raise UserError(f"actions must have shape {list(expected)} [agents, envs, heads], got {shape}.")
         for n, agent in enumerate(self.spec.agents):
             for h, head in enumerate(agent.heads):
                 low, high = int(actions[n, :, h].min()), int(actions[n, :, h].max())

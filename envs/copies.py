@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from pettingzoo import ParallelEnv
 
+from envs.arrays import Arrays
 from envs.errors import EnvFailure
 from envs.flatten import BadValue, ObservationReader, read_mask
 from envs.spec import EnvSpec
@@ -26,58 +25,6 @@ def episode_seed(seed: int, row: int, episode: int) -> int:
     return name_key(seed, f"episode/{row}/{episode}") & 0x7FFFFFFF
 
 
-@dataclass
-class Arrays:
-    """What goes to and comes from E copies; the arrays may lie in memory that processes share."""
-
-    actions: np.ndarray  # int64 [N, E, H] to play
-    obs: np.ndarray  # [N, E, O] to act on next, reset where an episode ended; zeros for absent agents
-    final_obs: np.ndarray  # [N, E, O] the true next observation
-    reward: np.ndarray  # [N, E]
-    terminated: np.ndarray  # bool [N, E]; True for absent agents
-    truncated: np.ndarray  # bool [N, E]
-    active: np.ndarray  # bool [N, E] was there to act in this step
-    alive: np.ndarray  # bool [N, E] is there to act on `obs`
-    mask: np.ndarray  # bool [N, E, H, K] choices allowed at `obs`; without masks E entries of size 0
-    final_mask: np.ndarray  # bool [N, E, H, K] choices allowed at `final_obs`
-    done: np.ndarray  # bool [1, E] the episode ended in this step
-    episode: np.ndarray  # int64 [1, E] number of the running episode
-    steps: np.ndarray  # int64 [1, E] steps played in the running episode
-    busy: np.ndarray  # int64 [1, E] 1 while this copy is computing: tells who hangs
-
-    @classmethod
-    def allocate(cls, spec: EnvSpec, num_envs: int, dtype: Any, memory: Callable[[int], Any] = bytearray) -> Arrays:
-        """Zeroed arrays in one block that `memory(bytes)` provides."""
-        N, E, O = spec.num_agents, num_envs, spec.obs_size  # noqa: E741 - the tensor legend's letters
-        H, K = spec.num_heads, spec.head_size if spec.has_masks else 0
-        wide, flag, real = np.dtype(np.int64), np.dtype(np.bool_), np.dtype(dtype)
-        shapes = {
-            "actions": ((N, E, H), wide),
-            "obs": ((N, E, O), real),
-            "final_obs": ((N, E, O), real),
-            "reward": ((N, E), real),
-            **dict.fromkeys(("terminated", "truncated", "active", "alive"), ((N, E), flag)),
-            **dict.fromkeys(("mask", "final_mask"), ((N, E, H, K), flag)),
-            "done": ((1, E), flag),
-            **dict.fromkeys(("episode", "steps", "busy"), ((1, E), wide)),
-        }
-        offsets, total = {}, 0
-        for name, (shape, kind) in shapes.items():
-            offsets[name] = total
-            total += -(-math.prod(shape) * kind.itemsize // 64) * 64  # each starts a cache line of its own
-        block = memory(max(total, 1))
-        return cls(
-            **{
-                name: np.ndarray(shape, kind, buffer=block, offset=offsets[name])
-                for name, (shape, kind) in shapes.items()
-            }
-        )
-
-    def part(self, start: int, stop: int) -> Arrays:
-        """Views of the copies start to stop - 1."""
-        return Arrays(**{name: array[:, start:stop] for name, array in vars(self).items()})
-
-
 class Copies:
     """Copies of one environment, played in this process.
 
@@ -87,7 +34,8 @@ class Copies:
         rows: the global index of every copy.
         arrays: where actions are read and results are written.
         first: an environment that was made already, for the first copy.
-        close_envs: whether `close` closes the environments.
+        close_envs: whether environments are closed when they are no longer needed.
+        rebuild: make the environment anew for every episode.
     """
 
     def __init__(
@@ -98,12 +46,13 @@ class Copies:
         arrays: Arrays,
         first: ParallelEnv | None = None,
         close_envs: bool = True,
+        rebuild: bool = False,
     ) -> None:
         self.spec = spec
         self.rows = list(rows)
         self.arrays = arrays
         self._envs = [first if k == 0 and first is not None else make() for k in range(len(self.rows))]
-        self._close_envs = close_envs
+        self._make, self._close_envs, self._rebuild = make, close_envs, rebuild
         self._seed = 0
         self._names = spec.agent_names
         self._index = {name: n for n, name in enumerate(self._names)}
@@ -165,8 +114,13 @@ class Copies:
 
     # ------------------------------------------------------------ one copy
     def _reset(self, e: int, episode: int) -> None:
-        arrays, env = self.arrays, self._envs[e]
+        arrays = self.arrays
         arrays.episode[0, e], arrays.steps[0, e], arrays.busy[0, e] = episode, 0, 1
+        if self._rebuild:
+            if self._close_envs:
+                self._envs[e].close()
+            self._envs[e] = self._make()
+        env = self._envs[e]
         seed = episode_seed(self._seed, self.rows[e], episode)
         try:
             result = env.reset(seed=seed)

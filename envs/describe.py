@@ -132,6 +132,13 @@ def describe(
     )
 
 
+def describe_known(env_id: str, env: ParallelEnv) -> EnvSpec:
+    """The description of MPE's catalogue where `env_id` is an MPE id, else our own."""
+    from envs.mpe import catalogue
+
+    return describe(env_id, env) if catalogue.canonical_id(env_id) is None else catalogue.describe(env_id, env)
+
+
 def horizon(env: ParallelEnv) -> int | None:
     """`max_cycles` of the innermost environment or of its metadata, where there is one."""
     inner = env.unwrapped

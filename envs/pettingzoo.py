@@ -12,8 +12,9 @@ import torch
 from pettingzoo import ParallelEnv
 from torch import Tensor
 
+from envs.arrays import Arrays
 from envs.batched import BatchedEnv, Step
-from envs.copies import Arrays, Copies
+from envs.copies import Copies
 from envs.describe import Heads, callable_id, describe, from_callable, parallel_env
 from envs.errors import UserError
 from envs.routes import check_routes
@@ -31,6 +32,7 @@ class _Recipe:
     make: Callable[..., ParallelEnv] | None
     env_args: dict[str, Any] = field(default_factory=dict)
     is_mpe: bool = False
+    rebuild: bool = False
 
     def __call__(self) -> ParallelEnv:
         if self.make is not None:
@@ -39,7 +41,7 @@ class _Recipe:
 
     def copies(self, spec: EnvSpec, rows: Sequence[int], arrays: Arrays, first: ParallelEnv | None = None) -> Copies:
         # mpe2's close() shuts the whole of pygame down: rendering of every other environment here would break
-        return Copies(self, spec, rows, arrays, first, close_envs=not self.is_mpe)
+        return Copies(self, spec, rows, arrays, first, not self.is_mpe, self.rebuild)
 
 
 class PettingZooEnv(BatchedEnv):
@@ -74,6 +76,9 @@ class PettingZooEnv(BatchedEnv):
             environment is tried at once whether it does so; "exact": False for noisy or delayed channels skips that.
         teams: [[agent, ...], ...] agents with a common interest; None: all are one team.
         fixed_agents: declares that no agent leaves before the others; None: as described above.
+        rebuild: make the environment anew for every episode. For environments that carry something over from one
+            episode to the next although they are reset with a seed (knights_archers_zombies_v11 does): without it a
+            run with them cannot be resumed exactly.
         worker_timeout: seconds that a worker may take for one step of all its copies before it counts as hung.
         **env_args: keyword arguments of the environment.
 
@@ -97,6 +102,7 @@ class PettingZooEnv(BatchedEnv):
         routes: Sequence[Mapping[str, Any]] | None = None,
         teams: Sequence[Sequence[str]] | None = None,
         fixed_agents: bool | None = None,
+        rebuild: bool = False,
         worker_timeout: float = 60.0,
         **env_args: Any,
     ) -> None:
@@ -109,7 +115,7 @@ class PettingZooEnv(BatchedEnv):
             raise UserError(
                 f"workers must be at least 0 and worker_timeout above 0, got {workers} and {worker_timeout}."
             )
-        recipe = _recipe(env_id, make, env_args)
+        recipe = replace(_recipe(env_id, make, env_args), rebuild=rebuild)
         declared = {"heads": heads, "routes": routes, "teams": teams, "fixed_agents": fixed_agents}
         template = recipe()
         self.spec = _describe(recipe, template, spec, declared)
@@ -264,7 +270,7 @@ class PettingZooEnv(BatchedEnv):
                 f"environment {self.spec.id!r} is not deterministic given its seed: replaying the running episodes "
                 "led to other observations than the stored ones, so the run cannot be resumed exactly. Draw every "
                 "random number of the environment from the seed given to reset(seed=...); python -m envs.check finds "
-                "out whether it does."
+                "out whether it does. If only earlier episodes leave something behind, rebuild=True helps."
             )
         longest = max(lengths)
         history = np.zeros((longest, N, self.num_envs, H), self._small)

@@ -17,8 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from envs.arrays import Arrays
 from envs.batched import decode_actions
-from envs.copies import Arrays, Copies, episode_seed
+from envs.copies import Copies, episode_seed
 from envs.errors import EnvFailure, UserError
 from envs.spec import EnvSpec
 
