@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import envs
-from envs.batched import BatchedEnv, decode_actions, encode_actions
+from envs.batched import BatchedEnv, encode_actions
 from envs.mpe import catalogue
 from envs.spec import EnvSpec
 from marl.errors import RunFailed, UserError
@@ -309,31 +309,3 @@ class _Batched:
 
     def close(self) -> None:
         self.env.close()
-
-
-class RandomPlayer:
-    """Every choice of every head equally likely; forbidden choices never.
-
-    Args:
-        spec: the environment's spec.
-        seed: of its own generator.
-    """
-
-    def __init__(self, spec: EnvSpec, seed: int = 0) -> None:
-        self.spec = spec
-        self._generator = np.random.default_rng(seed)
-
-    def reset(self, num_envs: int) -> None:
-        """Nothing to forget; the generator goes on."""
-
-    def act(self, observations: Observations, masks: Masks | None = None) -> Actions:
-        count = len(next(iter(observations.values())))
-        allowed = np.broadcast_to(
-            self.spec.head_mask.numpy()[:, None],
-            (self.spec.num_agents, count, self.spec.num_heads, self.spec.head_size),
-        )
-        if masks is not None:
-            allowed = allowed & np.stack([masks[name] for name in self.spec.agent_names])
-        scores = np.where(allowed, self._generator.random(allowed.shape), -1.0)
-        decoded = decode_actions(self.spec, torch.from_numpy(scores.argmax(-1)))
-        return {name: ids.numpy() for name, ids in decoded.items()}
