@@ -140,6 +140,8 @@ def test_context_independence_by_hand():
     assert info.context_independence(np.array([[4, 0], [4, 0], [0, 4]])) == pytest.approx(2 / 3)
     # Two synonyms for goal 0: p(m|g) = 1/2 and p(g|m) = 1: synonyms are punished.
     assert info.context_independence(np.array([[2, 2, 0], [0, 0, 4]])) == pytest.approx(0.75)
+    # The symbol is chosen by p(g|m): goal 0 is best told by symbol 1 (1/4 * 1), goal 1 by symbol 0 (1 * 5/8).
+    assert info.context_independence(np.array([[3, 1], [5, 0]])) == pytest.approx(0.4375)
     # A goal that never occurred does not count.
     assert info.context_independence(np.array([[4, 0], [0, 0]])) == pytest.approx(1.0)
 
