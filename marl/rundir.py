@@ -40,6 +40,15 @@ def default_name(env: str, seed: int, now: time.struct_time | None = None) -> Pa
     return Path("runs") / (re.sub(r"[^\w.-]+", "_", env) or "run") / f"{moment}_seed{seed}"
 
 
+def fresh_default(env: str, seed: int) -> Path:
+    """`default_name`, with a number behind it where a run of the same second has taken it."""
+    path, count = default_name(env, seed), 1
+    while path.exists():
+        count += 1
+        path = path.with_name(f"{default_name(env, seed).name}_{count}")
+    return path
+
+
 class RunDir:
     """One run's directory, held under a lock while the context is open.
 
