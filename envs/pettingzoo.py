@@ -55,6 +55,8 @@ class PettingZooEnv(BatchedEnv):
     PettingZoo tells beforehand whether agents can leave, so `spec.fixed_agents` is False (agents may leave) for every
     environment that is not of MPE, unless it is declared.
 
+    `heads`, `routes`, `teams` and `fixed_agents` may also stand in the environment's `metadata`, under these names.
+
     Args:
         env_id: an MPE id with or without its version, or `package.module:function` that returns a ParallelEnv (the
             current directory is importable).
@@ -296,15 +298,15 @@ def _recipe(env_id: str | None, make: Callable[..., ParallelEnv] | None, env_arg
 def _describe(recipe: _Recipe, env: ParallelEnv, given: EnvSpec | None, declared: dict[str, Any]) -> EnvSpec:
     """The spec of MPE's catalogue, the one that was given, or our own description with what was declared."""
     if given is not None or recipe.is_mpe:
-        told = [name for name, value in declared.items() if value is not None]
-        if told:
+        extra = [name for name, value in declared.items() if value is not None]
+        if extra:
             why = "spec= is given" if given is not None else f"{recipe.env_id} is known already"
-            raise UserError(f"{told} cannot be declared: {why}.")
+            raise UserError(f"{extra} cannot be declared: {why}.")
     if recipe.is_mpe and given is None:
         from envs.mpe import catalogue
 
         return catalogue.describe(recipe.env_id, env)
-    masks = _masks_in_info(recipe.env_id, env)
+    masks = _has_masks(recipe.env_id, env)
     if given is not None:
         own = describe(recipe.env_id, env)
         sizes = [(agent.name, agent.obs_size, agent.num_actions, agent.multi_discrete) for agent in own.agents]
@@ -315,13 +317,15 @@ def _describe(recipe: _Recipe, env: ParallelEnv, given: EnvSpec | None, declared
                 f"multi-discrete) {sizes}, got {wanted}."
             )
         return replace(given, has_masks=masks)
+    told = getattr(env, "metadata", None) or {}
+    declared = {name: told.get(name) if value is None else value for name, value in declared.items()}
     fixed = bool(declared.pop("fixed_agents"))
     spec = describe(recipe.env_id, env, has_masks=masks, fixed_agents=fixed, **declared)
     check_routes(spec, env)
     return spec
 
 
-def _masks_in_info(env_id: str, env: ParallelEnv) -> bool:
+def _has_masks(env_id: str, env: ParallelEnv) -> bool:
     """Whether observations, or the infos of a reset, hold action masks."""
     for name in getattr(env, "possible_agents", None) or ():
         if "action_mask" in (getattr(env.observation_space(name), "spaces", None) or {}):
