@@ -11,17 +11,39 @@ from torch import Tensor
 
 from envs.errors import UserError
 from envs.mpe.catalogue import MPE_IDS, canonical_id, check_arguments, describe, parallel_env, require_id
+from envs.mpe.collect_treasure import CollectTreasure
 from envs.mpe.env import MPE
 from envs.mpe.scenario import Scenario
 from envs.mpe.simple import Simple
+from envs.mpe.simple_adversary import SimpleAdversary
+from envs.mpe.simple_crypto import SimpleCrypto
+from envs.mpe.simple_formation import SimpleFormation
+from envs.mpe.simple_line import SimpleLine
+from envs.mpe.simple_push import SimplePush
 from envs.mpe.simple_reference import SimpleReference
 from envs.mpe.simple_speaker_listener import SimpleSpeakerListener
 from envs.mpe.simple_spread import SimpleSpread
+from envs.mpe.simple_tag import SimpleTag
+from envs.mpe.simple_world_comm import SimpleWorldComm
 
 __all__ = ["MPE", "MPE_IDS", "SCENARIOS", "canonical_id", "describe", "make", "make_scenario", "parallel_env"]
 
 SCENARIOS: dict[str, type[Scenario]] = {
-    scenario.id: scenario for scenario in (Simple, SimpleSpeakerListener, SimpleReference, SimpleSpread)
+    scenario.id: scenario
+    for scenario in (
+        Simple,
+        SimpleAdversary,
+        SimpleCrypto,
+        SimplePush,
+        SimpleReference,
+        SimpleSpeakerListener,
+        SimpleSpread,
+        SimpleTag,
+        SimpleWorldComm,
+        CollectTreasure,
+        SimpleFormation,
+        SimpleLine,
+    )
 }
 
 # arguments of every mpe2 scenario that are not about the task -> the only value that the port takes

@@ -238,7 +238,7 @@ class MPE(BatchedEnv):
     def set_curriculum_stage(self, stage: int) -> None:
         """Jump to a stage, clamped to the range that there is. In simple_tag it takes effect at a row's next reset."""
         if not self.scenario.curriculum:
-            raise UserError(f"{self.spec.id} has no curriculum: simple_spread and simple_tag have, with curriculum=True.")
+            raise UserError(f"{self.spec.id} has no stages: simple_spread and simple_tag have, with curriculum=True.")
         self.scenario.set_curriculum_stage(stage)
 
     # -------------------------------------------------------------- exchange

@@ -44,7 +44,8 @@ class Scenario(ABC):
 
     def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
         """Make the constants that the scenario computes with, where it computes."""
-        self.eye = torch.eye(max(1, self.num_symbols), device=device, dtype=dtype)
+        self.eye = torch.eye(self.num_symbols, device=device, dtype=dtype)
+        self.others = torch.tensor(others(len(self.agents)), dtype=torch.int64, device=device).view(-1)
 
     # -------------------------------------------------------------- episode
     @abstractmethod
@@ -71,6 +72,15 @@ class Scenario(ABC):
     @abstractmethod
     def observe(self, world: World, seen: Any) -> list[Tensor]:
         """Observations of groups of agents, in order: each [agents of the group, width, e]."""
+
+    def of_others(self, values: Tensor) -> Tensor:
+        """For every agent the entries of all other agents, in order: [A, ..., e] to [A, A - 1, ..., e]."""
+        count = len(self.agents)
+        return values.index_select(0, self.others).view(count, count - 1, *values.shape[1:])
+
+    def to_others(self, agents: Tensor) -> Tensor:
+        """Vectors from every agent to all others, in order: positions [A, 2, e] to [A, A - 1, 2, e]."""
+        return self.of_others(agents) - agents.unsqueeze(1)
 
     def terminal(self, world: World, seen: Any) -> Tensor:
         """Bool [e]: the episode has reached its goal. Only asked where `can_terminate`."""

@@ -16,7 +16,6 @@ from envs.mpe.scenario import (
     check_neighbors,
     check_ratio,
     landmarks_named,
-    others,
     place,
 )
 
@@ -72,18 +71,14 @@ class SimpleSpread(Scenario):
 
     def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
         super().prepare(device, dtype)
-        count = len(self.agents)
-        self.others = torch.tensor(others(count), dtype=torch.int64, device=device).view(-1)
-        self.silence = torch.zeros(count, _CHANNEL * self.seen_agents, 1, device=device, dtype=dtype)
+        self.silence = torch.zeros(len(self.agents), _CHANNEL * self.seen_agents, 1, device=device, dtype=dtype)
 
     def reset(self, world: World, u: Tensor) -> None:
         place(world.pos, u)
 
     def relate(self, world: World) -> Seen:
-        agents, count = world.agents, len(self.agents)
-        to_landmarks = relative(world.landmarks, agents)
-        to_others = agents.index_select(0, self.others).view(count, count - 1, 2, -1) - agents.unsqueeze(1)
-        return Seen(to_landmarks, to_others, length(to_landmarks))
+        to_landmarks = relative(world.landmarks, world.agents)
+        return Seen(to_landmarks, self.to_others(world.agents), length(to_landmarks))
 
     def reward(self, world: World, seen: Seen) -> Tensor:
         team = seen.landmark_distance.amin(0).sum(0, keepdim=True).mul_(self.local_ratio - 1)
