@@ -39,7 +39,7 @@ class Information:
     low: float  # 95 % bootstrap interval over episodes, centred at the corrected estimate
     high: float
     p: float  # probability that independent X and Y give at least this plug-in value: permutation over episodes
-    entropy: float  # plug-in H(X)
+    entropy: float  # H(X), Miller-Madow
     share: float  # corrected / H(X), in [0, 1]; 0 where H(X) = 0
     episodes: int
 
@@ -170,7 +170,7 @@ def mutual_information(
     again = contingency(x[picks], y[picks], sizes, None if z is None else z[picks], num_z)
     spread_R = information_bits(again) + 2 * information_correction(again)
     low, high = np.clip(np.quantile(spread_R, [0.025, 0.975]), 0.0, math.log2(min(sizes)))
-    entropy = float(entropy_bits(table.sum(axis=(-3, -1))))
+    entropy = float(entropy_corrected(table.sum(axis=(-3, -1))))
     share = min(max(corrected / entropy, 0.0), 1.0) if entropy > 0 else 0.0
     return Information(plug_in, corrected, float(low), float(high), p, entropy, share, len(x))
 
