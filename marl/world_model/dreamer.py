@@ -1,0 +1,207 @@
+"""DreamerV2's world model over the joint observation: encoder, state space, decoders, losses and training.
+
+Shape suffixes: S replicas, T frames, B sequences, n rows, J predicted observation entries, F all observation entries,
+U joint action, N agents, L latents, C classes, M prior heads.
+
+Source: Hafner et al. 2021 (DreamerV2, arXiv 2010.02193), equation 2 and algorithms 1 and 2.
+Differs from source: one reward and one discount per agent; observations and rewards are standardised; the reward of
+an episode's first frame, which no action led to, has no loss.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from envs.streams import Stream
+from marl.world_model import losses
+from marl.world_model.layers import MLP, activate
+from marl.world_model.layout import Layout
+from marl.world_model.model import Prediction, raise_on_faults
+from marl.world_model.optimiser import ReplicaAdam
+from marl.world_model.rssm import RSSM, Observed, Sizes, State
+from marl.world_model.sequences import Normaliser, Sequences, StepRows
+from marl.world_model.settings import WorldModelConfig
+
+
+class Networks(nn.Module):
+    """All parameters of the model."""
+
+    def __init__(
+        self, obs_size: int, action_size: int, num_agents: int, config: WorldModelConfig, stream: Stream
+    ) -> None:
+        super().__init__()
+        width = config.size("hidden")
+        hidden = [width] * config.layers
+        sizes = Sizes(
+            encoded=width,
+            action=action_size,
+            deter=config.size("deter"),
+            latents=config.latents,
+            classes=config.size("classes"),
+            hidden=width,
+            ensemble=config.ensemble,
+        )
+        self.encoder = MLP((obs_size, *hidden), stream)
+        self.rssm = RSSM(sizes, stream, config.posterior)
+        self.decoder = MLP((sizes.features, *hidden, obs_size), stream)
+        self.reward = MLP((sizes.features, *hidden, num_agents), stream)
+        self.discount = MLP((sizes.features, *hidden, num_agents), stream)
+
+    def encode(self, obs_SnJ: Tensor) -> Tensor:
+        """Standardised observations to [S, n, W]."""
+        return activate(self.encoder(obs_SnJ))
+
+
+class DreamerModel:
+    """The networks with their statistics and optimiser.
+
+    Args:
+        layout: how the environment's joint observation is laid out.
+        config: settings.
+        gamma: the learner's discount, in the discount head's label gamma (1 - terminated).
+        stream: noise of the initial weights; its rows are the replicas.
+    """
+
+    def __init__(self, layout: Layout, config: WorldModelConfig, gamma: float, stream: Stream) -> None:
+        self.layout, self.config, self.gamma = layout, config, gamma
+        replicas, device = len(stream.key_R), stream.key_R.device
+        num_agents = layout.spec.num_agents
+        self.networks = Networks(layout.obs_size, layout.action_size, num_agents, config, stream)
+        self.optimiser = ReplicaAdam(
+            self.networks, replicas, config.lr, config.max_grad_norm, config.lr_warmup
+        )
+        self.obs_scale = Normaliser(replicas, layout.obs_size, device)
+        self.reward_scale = Normaliser(replicas, num_agents, device)
+        self.noise_size = config.latents
+        self._metrics: dict[str, Tensor] = {}
+
+    def absorb(self, step: StepRows, mask_SE: Tensor) -> None:
+        """Update means and deviations."""
+        self.obs_scale.add(step.next_obs[..., self.layout.dynamic_J], mask_SE)
+        self.reward_scale.add(step.reward, mask_SE)
+
+    # --------------------------------------------------------------- training
+    def update(self, seq: Sequences, stream: Stream) -> None:
+        """One Adam step on the loss of `seq`."""
+        self.optimiser.zero_grad()
+        loss_S, metrics = self.loss(seq, stream)
+        loss_S.sum().backward()
+        self._metrics = {name: value.detach() for name, value in metrics.items()}
+        self._metrics["grad_norm"] = self.optimiser.step()
+
+    def read(self, seq: Sequences, stream: Stream) -> tuple[Tensor, Observed]:
+        """Standardised observations [S, T, B, J] and what the state space makes of them."""
+        frames = seq.first.shape[1:]
+        obs_SnJ = self.obs_scale.apply(seq.obs[..., self.layout.dynamic_J].flatten(1, 2))
+        encoded = self.networks.encode(obs_SnJ).unflatten(1, frames)
+        uniform = stream.uniform(*frames, self.config.latents)
+        observed = self.networks.rssm.observe(encoded, seq.action, seq.first, uniform)
+        return obs_SnJ.unflatten(1, frames), observed
+
+    def loss(self, seq: Sequences, stream: Stream) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of every replica [S], and its terms and diagnostics, each [S].
+
+        Terms are log-likelihoods and KL per frame: sums over their entries, means over valid frames.
+        """
+        config = self.config
+        obs, observed = self.read(seq, stream)
+        features = observed.state.flatten().features
+        frames = seq.first.shape[1:]
+        reward = self.reward_scale.apply(seq.reward.flatten(1, 2))
+        networks = self.networks
+        valid, follows = seq.valid.float(), seq.follows.float()
+        log_x = losses.gaussian_log_prob(obs.flatten(1, 2), networks.decoder(features)).unflatten(1, frames)
+        log_r = losses.gaussian_log_prob(reward, networks.reward(features)).unflatten(1, frames)
+        label = self.gamma * seq.alive.flatten(1, 2)
+        log_g = losses.bernoulli_log_prob(label, networks.discount(features)).sum(-1).unflatten(1, frames)
+        kl_loss, kl, log_q = self._kl(observed)
+        terms = {
+            "observation": (-config.nx, mean_over(log_x, valid)),
+            "reward": (-config.nr, mean_over(log_r, follows)),
+            "discount": (-config.ng, mean_over(log_g, follows)),
+            "kl": (config.beta, mean_over(kl_loss, valid)),
+        }
+        members = self._ensemble_kl(observed).unflatten(1, frames)
+        terms["ensemble"] = (config.beta, mean_over(members, valid))
+        loss_S = torch.stack([weight * value for weight, value in terms.values()]).sum(0)
+        metrics = {f"log_{name}": value for name, (weight, value) in terms.items() if weight < 0}
+        metrics |= {"loss": loss_S, "kl": mean_over(kl, valid)}
+        metrics["posterior_entropy"] = mean_over(losses.entropy(log_q), valid)
+        # unit-variance likelihoods hold half the squared error, the rest is (X / 2) log(2 pi)
+        width = obs.shape[-1]
+        metrics["observation_r2"] = 1 + (2 * metrics["log_observation"] / width + losses.LOG_2PI)
+        return loss_S, metrics
+
+    def _kl(self, observed: Observed) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss and KL [S, T, B], and the posterior's log-probabilities."""
+        config = self.config
+        log_q = losses.unimix(observed.posterior, config.unimix)
+        log_p = losses.unimix(observed.prior, config.unimix)
+        nats = (config.free_prior, config.free_posterior, config.free_form)
+        if config.kl == "balanced":
+            return *losses.balanced_kl(log_q, log_p, config.alpha, *nats), log_q
+        z = observed.state.z.unflatten(-1, log_q.shape[-2:])
+        return *losses.sampled_kl(log_q, log_p, z, config.alpha, *nats), log_q
+
+    def _ensemble_kl(self, observed: Observed) -> Tensor:
+        """KL of the posterior and every small prior head, summed over the heads, [S, n]; trains these alone."""
+        log_q = losses.unimix(observed.posterior.detach(), self.config.unimix).flatten(1, 2)
+        log_p = losses.unimix(self.networks.rssm.ensemble_logits(observed.state.h.flatten(1, 2)), self.config.unimix)
+        return losses.kl_divergence(log_q[:, None], log_p).sum(1)
+
+    # -------------------------------------------------------------- imagining
+    @torch.no_grad()
+    def observe(self, seq: Sequences, stream: Stream) -> State:
+        """Posterior states after every frame, rows [S, T * B, ·]."""
+        return self.read(seq, stream)[1].state.flatten()
+
+    def step(self, state: State, action_SnU: Tensor, uniform_SnR: Tensor) -> tuple[State, Prediction]:
+        """One step of the prior, decoded; uncertainty is the disagreement of the ensemble."""
+        state = self.networks.rssm.imagine_step(state, action_SnU, uniform_SnR)
+        features = state.features
+        obs = self.obs_scale.invert(self.networks.decoder(features))
+        reward = self.reward_scale.invert(self.networks.reward(features))
+        discount = torch.sigmoid(self.networks.discount(features))
+        with torch.no_grad():
+            uncertainty = disagreement(self.networks.rssm.ensemble_logits(state.h))
+        return state, Prediction(obs, reward, discount, uncertainty)
+
+    # ------------------------------------------------------------------ state
+    def check(self) -> None:
+        raise_on_faults(self.optimiser, self._metrics)
+
+    def metrics(self) -> dict[str, Tensor]:
+        return self._metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "optimiser": self.optimiser.state_dict(),
+            "obs_scale": self.obs_scale.state_dict(),
+            "reward_scale": self.reward_scale.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.obs_scale.load_state_dict(state["obs_scale"])
+        self.reward_scale.load_state_dict(state["reward_scale"])
+
+
+def mean_over(x_STB: Tensor, weight_STB: Tensor) -> Tensor:
+    """Mean over frames with weight 0 or 1, [S]; 0 where no frame counts."""
+    return (x_STB * weight_STB).sum((1, 2)) / weight_STB.sum((1, 2)).clamp(min=1.0)
+
+
+def disagreement(logits_SMnCL: Tensor) -> Tensor:
+    """Jensen-Shannon divergence of M heads in nats, summed over the latents, [S, n].
+
+    Source: Plan2Explore (Sekar et al. 2020, arXiv 2005.05960) measures an ensemble's variance; for categoricals its
+    place is taken by the divergence of the members from their mean, the mutual information of sample and member.
+    """
+    log_p = torch.log_softmax(logits_SMnCL, dim=losses.CLASSES)
+    p = log_p.exp()
+    mean = p.mean(1)
+    joint = -(mean * mean.clamp(min=1e-12).log()).sum((-2, -1))
+    return joint - losses.entropy(log_p).mean(1)

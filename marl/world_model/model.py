@@ -1,0 +1,92 @@
+"""What every world model offers to imagination and evaluation.
+
+Shape suffixes: S replicas, T frames, B sequences, n rows, F entries of the joint observation, J those that are
+predicted (all but exact message slots), U joint action, N agents, R noise numbers a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from envs.streams import Stream
+from marl.errors import RunFailed
+from marl.world_model.optimiser import ReplicaAdam
+from marl.world_model.sequences import Sequences, StepRows
+
+
+class ModelState(Protocol):
+    """Where a model believes that the environments are: rows [S, n, ·] of some kind."""
+
+    def pick(self, index_Sn: Tensor) -> ModelState: ...
+
+
+@dataclass
+class Prediction:
+    """What a model expects to see."""
+
+    obs: Tensor  # [S, n, J] in the environment's units
+    reward: Tensor  # [S, n, N]
+    discount: Tensor  # [S, n, N] gamma (1 - terminated)
+    uncertainty: Tensor  # [S, n] disagreement of the ensemble about the step that led here; 0 where not known
+
+
+class WorldModel(Protocol):
+    """A model of all agents' joint observation; every tensor has the replicas first."""
+
+    noise_size: int  # R, numbers in (0, 1) that a step takes per row
+
+    def absorb(self, step: StepRows, mask_SE: Tensor) -> None:
+        """Take the statistics of one joint step of the environments in `mask_SE`."""
+
+    def update(self, seq: Sequences, stream: Stream) -> None:
+        """One update from sequences."""
+
+    def observe(self, seq: Sequences, stream: Stream) -> Any:
+        """The state after every frame, given all frames up to it; rows [S, T * B, ·]."""
+
+    def step(self, state: Any, action_SnU: Tensor, uniform_SnR: Tensor) -> tuple[Any, Prediction]:
+        """Imagine one step; differentiable in state and action."""
+
+    def check(self) -> None:
+        """Raise `RunFailed` where an update was not finite."""
+
+    def metrics(self) -> dict[str, Tensor]:
+        """The last update's losses and diagnostics, each [S]."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@torch.no_grad()
+def open_loop(model: WorldModel, seq: Sequences, context: int, stream: Stream) -> Prediction:
+    """Predict the frames behind the first `context` + 1 from those and the actions alone.
+
+    Returns:
+        Predictions [S, T - context - 1, B, ·]; `uncertainty` [S, T - context - 1, B].
+    """
+    replicas, length, rows = seq.first.shape
+    state = model.observe(seq.select(slice(0, context + 1)), stream)
+    last_B = torch.arange(context * rows, (context + 1) * rows, device=seq.obs.device)
+    state = state.pick(last_B.expand(replicas, -1))
+    steps = []
+    for t in range(context + 1, length):
+        state, prediction = model.step(state, seq.action[:, t], stream.uniform(rows, model.noise_size))
+        steps.append(prediction)
+    return Prediction(*(torch.stack([vars(p)[name] for p in steps], 1) for name in vars(steps[0])))
+
+
+def raise_on_faults(optimiser: ReplicaAdam, metrics: dict[str, Tensor]) -> None:
+    """Raise `RunFailed` where a replica's gradient was not finite; names the replicas and the terms."""
+    if not bool(optimiser.faults_S.any()):
+        return
+    replicas = optimiser.faults_S.nonzero()[:, 0].tolist()
+    terms = [name for name, value in metrics.items() if not bool(value.isfinite().all())]
+    raise RunFailed(
+        f"The world model's gradient is not finite in replicas {replicas} by update {int(optimiser.updates)} (terms "
+        f"that are not finite now: {terms or 'none'}); its parameters were left as they were. Check the environment's "
+        "observations and rewards for inf and nan, or lower --wm.lr or --wm.max-grad-norm."
+    )

@@ -1,0 +1,94 @@
+"""Adam over all parameters of all replicas, each replica clipped and guarded on its own.
+
+Shape suffixes: S replicas, P parameters of all replicas in one row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class ReplicaAdam:
+    """Adam whose state is one row of numbers; parameters and their gradients become views of such rows.
+
+    The gradient of a replica that is not finite counts as zero and is counted in `faults_S`.
+
+    Args:
+        module: all its parameters have leading dimension S * G, G members of a replica.
+        replicas: S.
+        lr: step size, reached after `warmup` updates.
+        max_grad_norm: a replica's gradient is scaled down to this norm.
+        warmup: updates over which the step size rises linearly.
+        decay: weight decay per update as a share of the step size, apart from the moments.
+
+    Source: Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1; decay as in Loshchilov and Hutter 2019 (1711.05101).
+    """
+
+    BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
+
+    def __init__(
+        self,
+        module: nn.Module,
+        replicas: int,
+        lr: float,
+        max_grad_norm: float,
+        warmup: int = 0,
+        decay: float = 0.0,
+    ) -> None:
+        parameters = list(module.parameters())
+        self._lr, self._max_norm, self._warmup, self._decay = lr, max_grad_norm, max(warmup, 1), decay
+        self.flat_P = torch.cat([p.detach().flatten() for p in parameters])
+        self._grad_P = torch.zeros_like(self.flat_P)
+        self.first_P, self.second_P = torch.zeros_like(self.flat_P), torch.zeros_like(self.flat_P)
+        self.updates = torch.zeros((), dtype=torch.int64, device=self.flat_P.device)
+        self.faults_S = torch.zeros(replicas, dtype=torch.int64, device=self.flat_P.device)
+        self._grads = []  # every parameter's gradient as [S, ...], a view
+        offset = 0
+        for p in parameters:
+            part = slice(offset, offset + p.numel())
+            p.data, p.grad = self.flat_P[part].view_as(p), self._grad_P[part].view_as(p)
+            self._grads.append(self._grad_P[part].view(replicas, -1))
+            offset = part.stop
+
+    def zero_grad(self) -> None:
+        self._grad_P.zero_()
+
+    @torch.no_grad()
+    def step(self) -> Tensor:
+        """One update from the gradients accumulated since `zero_grad`; their norms before clipping, [S]."""
+        norm_S = torch.stack([grad.square().sum(1) for grad in self._grads]).sum(0).sqrt()
+        finite_S = norm_S.isfinite()
+        self.faults_S += ~finite_S
+        scale_S1 = (self._max_norm / norm_S.clamp(min=self._max_norm))[:, None]
+        for grad in self._grads:
+            grad.copy_(torch.where(finite_S[:, None], grad * scale_S1, 0.0))
+        self.updates += 1
+        t = self.updates.to(self.flat_P.dtype)
+        rate = self._lr * (t / self._warmup).clamp(max=1.0)
+        self.first_P.lerp_(self._grad_P, 1 - self.BETA_1)
+        self.second_P.mul_(self.BETA_2).addcmul_(self._grad_P, self._grad_P, value=1 - self.BETA_2)
+        size = rate * (1 - self.BETA_2**t).sqrt() / (1 - self.BETA_1**t)
+        if self._decay:
+            self.flat_P.mul_(1 - rate * self._decay)
+        self.flat_P.sub_(size * self.first_P / (self.second_P.sqrt() + self.EPS))
+        return norm_S
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters, moments and counters."""
+        return {
+            "parameters": self.flat_P,
+            "first": self.first_P,
+            "second": self.second_P,
+            "updates": self.updates,
+            "faults": self.faults_S,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.flat_P.copy_(state["parameters"])
+        self.first_P.copy_(state["first"])
+        self.second_P.copy_(state["second"])
+        self.updates.copy_(state["updates"])
+        self.faults_S.copy_(state["faults"])
