@@ -162,7 +162,7 @@ class Copies:
             self._seen[e].update(late)
         self._check_keys(e, observations, expected.union(late), "observation")
         for values, field in ((rewards, "reward"), (terminations, "terminated"), (truncations, "truncated")):
-            self._check_keys(e, values, expected, field, late)
+            self._check_keys(e, values, expected, field, optional=late)
         left = False
         for n in live:
             name = self._names[n]

@@ -110,7 +110,6 @@ def describe(
     heads: Heads | None = None,
     routes: Sequence[Mapping[str, Any]] | None = None,
     teams: Sequence[Sequence[str]] | None = None,
-    has_masks: bool = False,
     fixed_agents: bool = False,
 ) -> EnvSpec:
     """Describe any ParallelEnv; see `envs.pettingzoo.PettingZooEnv` for the arguments.
@@ -127,7 +126,6 @@ def describe(
         horizon=horizon(env),
         routes=tuple(_route(env_id, k, route, described) for k, route in enumerate(routes or ())),
         teams=_teams(env_id, teams, agents),
-        has_masks=has_masks,
         fixed_agents=fixed_agents,
     )
 

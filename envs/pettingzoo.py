@@ -306,7 +306,6 @@ def _describe(recipe: _Recipe, env: ParallelEnv, given: EnvSpec | None, declared
         from envs.mpe import catalogue
 
         return catalogue.describe(recipe.env_id, env)
-    masks = _has_masks(recipe.env_id, env)
     if given is not None:
         own = describe(recipe.env_id, env)
         sizes = [(agent.name, agent.obs_size, agent.num_actions, agent.multi_discrete) for agent in own.agents]
@@ -316,18 +315,19 @@ def _describe(recipe: _Recipe, env: ParallelEnv, given: EnvSpec | None, declared
                 f"the given spec does not fit {recipe.env_id!r}: expected (agent, observation width, actions, "
                 f"multi-discrete) {sizes}, got {wanted}."
             )
-        return replace(given, has_masks=masks)
+        return replace(given, has_masks=_has_masks(recipe.env_id, env))
     told = getattr(env, "metadata", None) or {}
     declared = {name: told.get(name) if value is None else value for name, value in declared.items()}
     fixed = bool(declared.pop("fixed_agents"))
-    spec = describe(recipe.env_id, env, has_masks=masks, fixed_agents=fixed, **declared)
+    spec = describe(recipe.env_id, env, fixed_agents=fixed, **declared)
+    spec = replace(spec, has_masks=_has_masks(recipe.env_id, env))
     check_routes(spec, env)
     return spec
 
 
 def _has_masks(env_id: str, env: ParallelEnv) -> bool:
     """Whether observations, or the infos of a reset, hold action masks."""
-    for name in getattr(env, "possible_agents", None) or ():
+    for name in env.possible_agents:
         if "action_mask" in (getattr(env.observation_space(name), "spaces", None) or {}):
             return True
     try:
