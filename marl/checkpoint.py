@@ -18,19 +18,20 @@ import errno
 import hashlib
 import json
 import os
-import pickle
 import re
 import shutil
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
+from marl.durable import HashingFile, sync_directory, write_bytes
 from marl.errors import RunFailed, UserError
-from marl.plain import NotPlain, num_bytes, plain
+from marl.plain import num_bytes, plain
 from marl.rundir import resume_command
 from marl.versions import versions
 
@@ -88,7 +89,7 @@ def save(root: Path, step: int, parts: dict[str, Any], manifest: dict[str, Any],
     try:
         if not root.is_dir():
             root.mkdir(parents=True)
-            _fsync_directory(root.parent)
+            sync_directory(root.parent)
         free = shutil.disk_usage(root).free
         if free < need:
             raise OSError(errno.ENOSPC, "not enough space")
@@ -107,79 +108,30 @@ def _write(root: Path, step: int, data: dict[str, Any], manifest: dict[str, Any]
         written = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         full = {"format": FORMAT, "step": step, **manifest, "files": files, "versions": versions(), "written": written}
         full["checksum"] = _checksum(full)
-        _write_bytes(temporary / MANIFEST, json.dumps(full, indent=1, allow_nan=False).encode())
-        _fsync_directory(temporary)
+        write_bytes(temporary / MANIFEST, json.dumps(full, indent=1, allow_nan=False).encode())
+        sync_directory(temporary)
         path = _free_name(root, step)
         os.rename(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _fsync_directory(root)
+    sync_directory(root)
     _point_latest(root, path, full["checksum"])
     return path
 
 
 def _point_latest(root: Path, path: Path, checksum: str) -> None:
     swap = root / f"{_TEMPORARY}{LATEST}"
-    _write_bytes(swap, f"{path.name} {checksum}\n".encode())
+    write_bytes(swap, f"{path.name} {checksum}\n".encode())
     os.replace(swap, root / LATEST)
-    _fsync_directory(root)
-
-
-class _Tee:
-    """A file that `torch.save` writes into: hashes what passes.
-
-    Its `write` never raises, because torch's C++ writer ends the process where an exception leaves its destructor; the
-    first error is kept for afterwards.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._hash, self.size = file, hashlib.sha256(), 0
-        self.error: OSError | None = None
-
-    def write(self, chunk: Any) -> int:
-        size = memoryview(chunk).nbytes
-        if self.error is None:
-            try:
-                self._file.write(chunk)
-                self._hash.update(chunk)
-                self.size += size
-            except OSError as error:
-                self.error = error
-        return size
-
-    def flush(self) -> None:
-        """Nothing: the owner flushes."""
-
-    @property
-    def sha256(self) -> str:
-        return self._hash.hexdigest()
+    sync_directory(root)
 
 
 def _write_part(path: Path, part: Any) -> dict[str, Any]:
     with open(path, "wb", buffering=_MB) as file:
-        tee = _Tee(file)
-        torch.save(part, tee)  # type: ignore[arg-type]
-        if tee.error is not None:
-            raise tee.error
-        file.flush()
-        os.fsync(file.fileno())
-    return {"sha256": tee.sha256, "bytes": tee.size}
-
-
-def _write_bytes(path: Path, text: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _fsync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        hashing = HashingFile(file)
+        torch.save(part, hashing)  # type: ignore[arg-type]
+        return hashing.finish()
 
 
 def _free_name(root: Path, step: int) -> Path:
@@ -318,7 +270,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise UserError(
             f"checkpoint {path} has format {number}, this build reads up to {FORMAT}: update this package to load it."
         )
-    if number != FORMAT or manifest.get("checksum") != _checksum(manifest) or not _well_formed(manifest):
+    if type(number) is not int or manifest.get("checksum") != _checksum(manifest) or not _well_formed(manifest):
         raise Damaged(f"checkpoint {path} is damaged: {MANIFEST} does not match its checksum.")
     return manifest
 
@@ -327,7 +279,8 @@ def _well_formed(manifest: dict[str, Any]) -> bool:
     """Whether a manifest that may come from anyone has the fields that loading relies on."""
     files = manifest.get("files")
     return (
-        type(manifest.get("step")) is int
+        manifest["format"] >= 1
+        and type(manifest.get("step")) is int
         and isinstance(files, dict)
         and all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in files)  # a name is never a path to elsewhere
         and all(isinstance(entry, dict) and {"sha256", "bytes"} <= set(entry) for entry in files.values())
@@ -386,20 +339,21 @@ def load(path: Path, parts: Iterable[str] | None = None, device: torch.device | 
 
 
 def _load_part(file: Path, device: torch.device | str) -> Any:
+    """The plain data of a file whose checksum is right, which says nothing of who wrote it."""
     try:
-        return plain(torch.load(file, map_location=device, weights_only=True), file.stem, narrow=False)
-    except (pickle.UnpicklingError, NotPlain) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on other pickle protocols, of files that are refused anyway
+            return plain(torch.load(file, map_location=device, weights_only=True), file.stem, narrow=False)
+    except (torch.cuda.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # torch has many ways to refuse; its own words advise to switch the protection off
         found = re.search(r"GLOBAL (\S+)", str(error))
         what = f" ({found[1]})" if found else ""
         raise UserError(
-            f"{file} is refused: it holds something other than tensors, numbers and text{what}, which could run code "
-            f"when loaded. Nothing of it was executed. It was not written by this package: get the checkpoint again "
+            f"{file} is refused: its checksum is right, but it holds something other than tensors, numbers and "
+            f"text{what}. Nothing of it was executed. It was not written by this package: get the checkpoint again "
             f"from a source that you trust."
         ) from None
-    except (torch.cuda.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:  # torch has many ways to stumble over bytes that are not its own
-        raise Damaged(f"checkpoint {file.parent} is damaged: {file.name} cannot be read as saved tensors.") from error
 
 
 def _better_than(path: Path) -> str:

@@ -65,7 +65,7 @@ class _Sources:
 
     def fault(self, name: str, text: str) -> None:
         self.faulty.add(name)
-        self.problems.append(text)
+        self.problems.append(text if text.endswith("?") else text + ".")
 
 
 # ------------------------------------------------------------------ public
@@ -85,7 +85,7 @@ def parse(argv: list[str] | None = None) -> Launch:
             try:
                 flags.put(name, convert_words(setting.kind, words.given[name]), setting.flag)
             except Mismatch as error:
-                flags.fault(name, f"{setting.flag}: {error}.")
+                flags.fault(name, f"{setting.flag}: {error}")
     own = _Sources()
     if file is not None:
         _read_file(Path(file), own)
@@ -96,7 +96,7 @@ def parse(argv: list[str] | None = None) -> Launch:
 
 def to_yaml(config: Config) -> str:
     """Every setting of a configuration as YAML that `--config` reads back to an equal one."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
 def from_dict(plain: dict[str, Any], where: str = "configuration") -> Config:
@@ -281,7 +281,7 @@ def _read_text(text: str, where: str, sources: _Sources) -> None:
 
 def _collect(tree: dict[str, Any], where: str, document: Document, sources: _Sources, prefix: str = "") -> None:
     """Take the values of one nested source; `document` knows their lines."""
-    known, nested = settings(Config), groups(Config)
+    known, nested = settings(Config), set(groups(Config)) - {""}
     for key, value in tree.items():
         name = f"{prefix}{key}"
         line = document.lines.get(name)
@@ -290,11 +290,11 @@ def _collect(tree: dict[str, Any], where: str, document: Document, sources: _Sou
             _collect(value, where, document, sources, f"{name}.")
         elif name in nested and value is not None:
             sources.problems.append(f"{place}: {name}: got {shown(value)}; expected its settings, indented below it.")
-        elif name in known:
+        elif name in known and "." not in str(key):
             try:
                 sources.put(name, convert(known[name].kind, value), place)
             except Mismatch as error:
-                sources.fault(name, f"{place}: {name}: {error}.")
+                sources.fault(name, f"{place}: {name}: {error}")
         elif name not in nested:
             sources.problems.append(f"{place}: {name[:60]}: there is no such setting.{_similar(str(key), prefix)}")
 

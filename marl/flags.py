@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -108,6 +109,7 @@ def _unknown(rest: list[str], flags: list[str]) -> list[str]:
 
 
 # ------------------------------------------------------------------ what tyro is shown
+@lru_cache(maxsize=64)
 def _shape(cls: type, prefix: str) -> Any:
     """A dataclass of the same nesting as `cls` in which every setting is a tuple of words."""
     hints = typing.get_type_hints(cls, include_extras=True)

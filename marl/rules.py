@@ -47,6 +47,11 @@ RULES: tuple[Rule, ...] = (
         lambda c: f"workers {c.workers} is more than the {c.num_replicas * c.num_envs} environments of all replicas",
     ),
     Rule(
+        ("workers", "backend"),
+        lambda c: c.workers > 0 and c.backend == "torch",
+        lambda c: f"workers {c.workers} needs backend pettingzoo; expected workers 0 with backend torch",
+    ),
+    Rule(
         ("env", "backend"),
         lambda c: ":" in c.env and c.backend == "torch",
         lambda c: f"backend torch has MPE's tasks only; expected backend pettingzoo for {c.env!r}",
@@ -59,11 +64,6 @@ RULES: tuple[Rule, ...] = (
 )
 
 WARNINGS: tuple[Rule, ...] = (
-    Rule(
-        ("workers", "backend"),
-        lambda c: c.workers > 0 and c.backend == "torch",
-        lambda c: "workers has no effect with backend torch",
-    ),
     Rule(
         ("total_steps", "maddpg.warmup_steps"),
         lambda c: c.total_steps <= c.maddpg.warmup_steps,
@@ -85,7 +85,8 @@ def broken_rules(config: Config, faulty: set[str], given: dict[str, str]) -> lis
 def warnings_of(config: Config, given: dict[str, str]) -> list[str]:
     """Sentences on settings that fit together but do not do what one may think."""
     warned = [rule.words(config) for rule in WARNINGS if rule.broken(config)]
-    idle = [name for name in given if name.startswith("wm.")]
+    now, default = flatten(config), flatten(Config())
+    idle = [name for name in given if name.startswith("wm.") and now[name] != default[name]]
     if idle and not config.world_model:
         warned.append(f"{', '.join(idle)} has no effect without --world-model")
     return warned

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from marl.durable import replace_text
 from marl.errors import UserError
 from marl.versions import versions
 
@@ -103,8 +104,8 @@ class RunDir:
         """
         name = VERSIONS if not self.resume else time.strftime("versions_resumed_%Y%m%d-%H%M%S.json")
         try:
-            write_whole(self.path / CONFIG, config_yaml)
-            write_whole(self.path / name, json.dumps(versions(), indent=1) + "\n")
+            replace_text(self.path / CONFIG, config_yaml)
+            replace_text(self.path / name, json.dumps(versions(), indent=1) + "\n")
         except OSError as error:
             raise UserError(_unwritable(self.path, error)) from error
 
@@ -144,7 +145,7 @@ class RunDir:
                 raise UserError(_occupied(self.path, holder))
             who = "an unreadable lock" if holder is None else f"the lock of process {holder['pid']}, which is dead,"
             self._note(f"{who} was found in {self.path} and taken over")
-        write_whole(lock, json.dumps(_identity()) + "\n")
+        replace_text(lock, json.dumps(_identity()) + "\n")
 
     def _unused(self) -> bool:
         return {entry.name for entry in self.path.iterdir()} <= set(_OURS)
@@ -155,20 +156,6 @@ def _unwritable(path: Path, error: OSError) -> str:
         f"run directory {path} cannot be written: {error.strerror or error}. "
         f"Choose another with --run-dir, or mend its permissions or its disk."
     )
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 # ------------------------------------------------------------------ the lock

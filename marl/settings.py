@@ -215,8 +215,8 @@ def convert(kind: Any, value: Any) -> Any:
         return fitting
     hint = ""
     if typing.get_origin(base) is Literal and isinstance(value, str):
-        hint = did_you_mean(value, [str(choice) for choice in typing.get_args(base)]).rstrip()
-        hint = f".{hint.rstrip('?')}?" if hint else ""
+        close = did_you_mean(value, [str(choice) for choice in typing.get_args(base)])
+        hint = f".{close}" if close else ""
     raise Mismatch(f"got {shown(value)}; expected {expected(kind)}{hint}")
 
 
