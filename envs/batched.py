@@ -101,6 +101,12 @@ def encode_actions(spec: EnvSpec, actions: dict[str, Any], device: torch.device 
         ids = torch.as_tensor(given, device=device).to(torch.int64)
         heads = ids.new_zeros(len(ids), spec.num_heads)
         if agent.multi_discrete:
+            sizes = ids.new_tensor([head.size for head in agent.heads])
+            if bool(((ids < 0) | (ids >= sizes)).any()):
+                raise UserError(
+                    f"actions of agent {agent.name!r} must be at least 0 and below {sizes.tolist()}, "
+                    f"got {ids.tolist()[:8]}."
+                )
             heads[:, : len(agent.heads)] = ids
         else:
             rest = ids - agent.start

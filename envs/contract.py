@@ -83,7 +83,7 @@ class Contract:
         """Same seed and same actions must give the same episode, to its end."""
         mend = "Draw every random number from a generator that reset(seed=...) seeds, and put all state back there."
         for step, (one, two) in enumerate(zip(first, second, strict=False)):
-            for key in one.keys() | two.keys():
+            for key in [*one, *(key for key in two if key not in one)]:
                 got, again = one.get(key, "nothing"), two.get(key, "nothing")
                 if got != again:
                     values = "" if isinstance(got, bytes) or isinstance(again, bytes) else f" ({got}, then {again})"

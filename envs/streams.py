@@ -37,7 +37,7 @@ def name_key(seed: int, name: str) -> int:
 
 
 def uniform_from(bits: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Numbers in the open interval (0, 1) from int64 words: 24 bits for float32, 52 for float64."""
+    """Numbers in the open interval (0, 1) from int64 words: 2^23 of them for float32, 2^52 for float64."""
     if dtype == torch.float64:
         return ((bits >> 12) & 0xFFFFFFFFFFFFF).to(torch.float64).add_(0.5).mul_(2.0**-52)
     return ((bits >> 41) & 0x7FFFFF).to(torch.float32).add_(0.5).mul_(2.0**-23).to(dtype)
