@@ -9,28 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_envs import Masked, MaskedInfo, Talkers, Toy, Unseeded, Vectors
+from toy_envs import Masked, MaskedInfo, Talkers, Toy, Unseeded, Vectors, actions_of, same_step
 
 from envs import EnvSpec, UserError
 from envs.copies import episode_seed
 from envs.mpe import catalogue
 from envs.pettingzoo import PettingZooEnv
-
-
-def actions_of(env: PettingZooEnv, generator: torch.Generator) -> torch.Tensor:
-    """Uniform allowed actions [N, E, H]."""
-    head = env.spec.head_mask[:, None].expand(-1, env.num_envs, -1, -1)
-    allowed = head if env.mask is None else env.mask
-    probs = (allowed | ~head.any(-1, keepdim=True)).float()
-    flat = torch.multinomial(probs.reshape(-1, probs.shape[-1]), 1, generator=generator)
-    return flat.view(probs.shape[:-1])
-
-
-def same_step(one, two) -> None:
-    for name, value in vars(one).items():
-        other = getattr(two, name)
-        assert (value is None) == (other is None), name
-        assert value is None or torch.equal(value, other), name
 
 
 @pytest.mark.parametrize("env_id", ["simple_speaker_listener", "simple_world_comm", "simple_reference"])

@@ -9,8 +9,7 @@ import time
 
 import pytest
 import torch
-from test_pettingzoo import actions_of, same_step
-from toy_envs import Toy
+from toy_envs import Toy, actions_of, same_step
 
 from envs import EnvFailure, UserError
 from envs.pettingzoo import PettingZooEnv

@@ -8,8 +8,11 @@ import time
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
+
+from envs import BatchedEnv, Step
 
 
 class Toy(ParallelEnv):
@@ -176,3 +179,21 @@ def raising() -> Toy:
 
 
 number = 3
+
+
+# ------------------------------------------------------------ for every backend
+def actions_of(env: BatchedEnv, generator: torch.Generator) -> torch.Tensor:
+    """Uniform allowed actions [N, E, H]."""
+    head = env.spec.head_mask[:, None].expand(-1, env.num_envs, -1, -1)
+    allowed = head if env.mask is None else env.mask
+    probs = (allowed | ~head.any(-1, keepdim=True)).float()
+    flat = torch.multinomial(probs.reshape(-1, probs.shape[-1]), 1, generator=generator)
+    return flat.view(probs.shape[:-1])
+
+
+def same_step(one: Step, two: Step) -> None:
+    """Equal to the bit in every field."""
+    for name, value in vars(one).items():
+        other = getattr(two, name)
+        assert (value is None) == (other is None), name
+        assert value is None or torch.equal(value, other), name
