@@ -61,6 +61,7 @@ class Contract:
         played = [self.play(env, seed + k) for k in range(episodes)]
         if make is not None:
             self.compare(played[0], self.play(make(), seed), seed, "in another new environment")
+        self.play(env, seed, abandon=3)  # a reset must work in the middle of an episode too
         self.compare(played[0], self.play(env, seed), seed, "in the same environment, after other episodes")
 
     def _describe(self, env: ParallelEnv) -> None:
@@ -102,8 +103,11 @@ class Contract:
             )
 
     # ----------------------------------------------------------------- one episode
-    def play(self, env: ParallelEnv, seed: int) -> list[Record]:
-        """One episode with actions that depend on the seed alone; what it returned, step by step."""
+    def play(self, env: ParallelEnv, seed: int, abandon: int = 0) -> list[Record]:
+        """One episode with actions that depend on the seed alone; what it returned, step by step.
+
+        `abandon` is the step after which it is left unfinished; 0: never.
+        """
         rng = np.random.default_rng(seed)
         observations, infos = self._reset(env, seed)
         live = list(env.agents)
@@ -129,6 +133,8 @@ class Contract:
             done = [name for name in live if terminations[name] or truncations[name]]
             live = self._agents(env, live, late, done, step)
             seen.update(late)
+            if step == abandon:
+                return records
             if not live:
                 self.steps.append(step)
                 return records

@@ -290,7 +290,7 @@ BROKEN = {
     ArrayReward: r"reward of 'a_0' at step 1 must be a float, got ndarray.*return float\(reward\)",
     NoSeed: r"reset\(seed=0\) raised TypeError.*takes the keywords seed",
     LateRandomness: r"seed \(0\).*another observation of 'a_1' after step 4.*new environment.*generator that reset",
-    Leftover: r"another reward of 'a_0' after step 1 \(1.0, then 4.0\), in the same environment, after other episodes",
+    Leftover: r"another reward of 'a_0' after step 1 \(1.0, then 5.0\), in the same environment, after other episodes",
     PerInstance: r"another observation of 'a_[01]' after the reset, in another new environment",
     NeverEmptied: r"\['a_0', 'a_1'\] ended at step 6 but are still in env.agents, expected \[\]: remove",
     Ghosts: r"rewards of step 3 has the additional keys \['a_1'\].*exactly the agents that acted, \['a_0'\]",

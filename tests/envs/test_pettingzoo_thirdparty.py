@@ -77,7 +77,7 @@ def test_knights_archers_zombies_agents_die():
 
 
 def test_the_check_finds_what_zombies_leave_behind():
-    breaches = check(lambda: knights_archers_zombies(spawn_delay=7, max_cycles=151), episodes=2)
+    breaches = check(lambda: knights_archers_zombies(spawn_delay=20, max_cycles=110), episodes=2)
     assert len(breaches) == 1 and "in the same environment, after other episodes" in breaches[0]
 
 
