@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.mpe.core import World, length, relative, touching
-from envs.mpe.neighbors import nearest, pick
+from envs.mpe.core import World, length, less, relative
+from envs.mpe.neighbors import nearest
 from envs.mpe.scenario import Scenario, agents_named, check_count, choose, landmarks_named, place
 
 _COLLECTOR_SIZE, _DEPOSIT_SIZE, _TREASURE_SIZE = 0.05, 0.075, 0.025
@@ -94,13 +94,13 @@ class CollectTreasure(Scenario):
         facts, places = world.facts, world.landmarks
         collectors, deposits = world.agents[: self.num_collectors], world.agents[self.num_collectors :]
         holding, types, alive = facts["holding"], facts["type"], facts["alive"]
-        near = touching(length(relative(collectors, places)), _TREASURE_SIZE + _COLLECTOR_SIZE)  # [T, C, e]
+        near = less(length(relative(collectors, places)), _TREASURE_SIZE + _COLLECTOR_SIZE)  # [T, C, e]
         near *= alive.unsqueeze(1)
         free = 1.0 - holding.sum(1)
         taken = torch.zeros_like(alive)
         for treasure in range(self.num_treasures):
             able = near[treasure] * free
-            by = able * (able.cumsum(0) < 1.5)  # the first collector that can
+            by = able * less(able.cumsum(0), 1.5)  # the first collector that can
             free -= by
             holding.addcmul_(by.unsqueeze(1), types[treasure])
             taken[treasure] = by.sum(0)
@@ -110,7 +110,7 @@ class CollectTreasure(Scenario):
         places.mul_(1.0 - born - gone).addcmul_(new_places, born).add_(gone, alpha=_AWAY)
         types.mul_(1.0 - born).addcmul_(new_types, born)
         alive.copy_(1.0 - taken)
-        at_deposit = touching(length(relative(deposits, collectors)), _COLLECTOR_SIZE + _DEPOSIT_SIZE)
+        at_deposit = less(length(relative(deposits, collectors)), _COLLECTOR_SIZE + _DEPOSIT_SIZE)
         delivered = (holding * at_deposit).sum(1)  # [C, e]
         holding.mul_((1.0 - delivered).unsqueeze(1))
         facts["bonus"].copy_((taken.sum(0) + delivered.sum(0)).mul_(_PAY))
@@ -125,7 +125,7 @@ class CollectTreasure(Scenario):
         collectors, deposits = world.agents[:first], world.agents[first:]
         holding = facts["holding"]
         to_deposit = length(relative(deposits, collectors))  # [C, D, e]
-        overlaps = touching(length(relative(collectors, collectors)), 2 * _COLLECTOR_SIZE).sum(1) - 1.0
+        overlaps = less(length(relative(collectors, collectors)), 2 * _COLLECTOR_SIZE).sum(1) - 1.0
         # a free collector heads for the nearest treasure, if there is one
         some = facts["alive"].amax(0)
         treasure = seen.treasure_distance[:first].amin(1).mul_(some).mul_(1.0 - holding.sum(1))
@@ -138,7 +138,7 @@ class CollectTreasure(Scenario):
         deposit_pay = facts["bonus"] - (carrier * carried + centre * (1.0 - carried)).mul_(0.1)
         return torch.cat((collector_pay, deposit_pay))
 
-    def observe(self, world: World, seen: Seen) -> list[Tensor]:
+    def observe(self, world: World, seen: Seen) -> list[tuple[Tensor, ...]]:
         """Position, velocity; collectors: the type carried; the others, nearest first: vector, velocity, own type if a
         deposit, type carried; the treasures, nearest first: vector, type, zeros for those that are gone."""
         agents, vel, facts = world.agents, world.vel, world.facts
@@ -147,14 +147,13 @@ class CollectTreasure(Scenario):
         no_deposit = torch.zeros_like(holding)
         codes = torch.cat((torch.cat((no_deposit, holding), 1), self.deposit_code.expand(-1, -1, envs)))
         features = torch.cat((seen.to_others, self.of_others(torch.cat((vel, codes), 1))), 2)
-        features = pick(features, nearest(length(seen.to_others), count - 1), count - 1).flatten(1, 2)
+        features = nearest(features, length(seen.to_others), count - 1).flatten(1, 2)
         treasures = torch.cat((seen.to_treasures, facts["type"].expand(count, -1, -1, -1)), 2)
         treasures = treasures * facts["alive"].unsqueeze(1)
-        order = nearest(seen.treasure_distance, self.num_treasures)
-        treasures = pick(treasures, order, self.num_treasures).flatten(1, 2)
+        treasures = nearest(treasures, seen.treasure_distance, self.num_treasures).flatten(1, 2)
         return [
-            torch.cat((agents[:first], vel[:first], holding, features[:first], treasures[:first]), 1),
-            torch.cat((agents[first:], vel[first:], features[first:], treasures[first:]), 1),
+            (agents[:first], vel[:first], holding, features[:first], treasures[:first]),
+            (agents[first:], vel[first:], features[first:], treasures[first:]),
         ]
 
     # ------------------------------------------------- exchange with mpe2

@@ -98,9 +98,12 @@ def relative(to: Tensor, start: Tensor) -> Tensor:
     return to.unsqueeze(0) - start.unsqueeze(1)
 
 
-def touching(distance: Tensor, reach: Tensor | float) -> Tensor:
-    """1 where `distance` < `reach`, else 0, in the type of `distance`."""
-    return (distance < reach).to(distance.dtype)
+def less(value: Tensor, bound: Tensor | float) -> Tensor:
+    """1 where `value` < `bound`, else 0, in the type and shape of `value` (which `bound` must broadcast to)."""
+    if torch.compiler.is_compiling():
+        return (value < bound).to(value.dtype)
+    # straight into numbers: on a CPU many times faster than by way of bool
+    return torch.lt(value, bound, out=torch.empty_like(value))
 
 
 def contiguous_range(flags: Sequence[bool]) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from envs.mpe.schedule import Schedule, Span
 from envs.streams import mix, name_key, uniform_from
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_CACHE_LINE = 64  # bytes
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # odd increment between the words of one draw (SplitMix64)
 
 
@@ -140,7 +141,8 @@ class MPE(BatchedEnv):
         """Write the observations of `world` into `obs_NEO`, zeros behind every agent's own width."""
         seen = self.scenario.relate(world) if seen is None else seen
         first = 0
-        for group in self.scenario.observe(world, seen):
+        for pieces in self.scenario.observe(world, seen):
+            group = side_by_side(pieces)
             agents, width, _ = group.shape
             block = obs_NEO[first : first + agents]
             block[..., :width].copy_(group.transpose(1, 2))
@@ -304,6 +306,21 @@ class MPE(BatchedEnv):
         self._episode_E.copy_(state["episodes"])
         for name, value in state["world"].items():
             mine[name].copy_(value)
+
+
+def side_by_side(pieces: Sequence[Tensor]) -> Tensor:
+    """Join [agents, width_i, e] along the widths, ready to be transposed.
+
+    On a CPU the rows of the result lie an odd number of cache lines apart: rows a power of two apart would fall into
+    the same few sets of the cache, and transposing them would be up to five times slower.
+    """
+    if len(pieces) == 1 or pieces[0].device.type != "cpu" or torch.compiler.is_compiling():
+        return torch.cat(tuple(pieces), 1) if len(pieces) > 1 else pieces[0]
+    agents, _, envs = pieces[0].shape
+    per_line = _CACHE_LINE // pieces[0].element_size()
+    stride = ((envs + per_line - 1) // per_line | 1) * per_line
+    joined = pieces[0].new_empty(agents, sum(piece.shape[1] for piece in pieces), stride)[..., :envs]
+    return torch.cat(tuple(pieces), 1, out=joined)
 
 
 def usable_device(device: torch.device | str) -> torch.device:

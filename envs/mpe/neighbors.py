@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-
-def nearest(distance: Tensor, count: int) -> Tensor:
-    """Indices [A, min(count, B), e] of the nearest of B candidates, nearest first, from distances [A, B, e]."""
-    return torch.sort(distance, dim=1, stable=True).indices[:, :count]
+from envs.mpe.core import less
 
 
-def pick(values: Tensor, order: Tensor, count: int) -> Tensor:
-    """Entries [A, count, C, e] of `values` [A, B, C, e] in the given `order` [A, B', e]; missing ones are zero."""
-    chosen = values.gather(1, order.unsqueeze(2).expand(-1, -1, values.shape[2], -1))
-    return F.pad(chosen, (0, 0, 0, 0, 0, count - chosen.shape[1]))
+def closeness(distance: Tensor) -> Tensor:
+    """Rank of every candidate by distance, 0 for the nearest, int64 of the shape of `distance` [A, B, e].
+
+    Equal distances keep their order. (Counting who is nearer is many times faster than torch's sort here.)
+    """
+    rank = torch.zeros_like(distance)
+    for other in range(distance.shape[1]):
+        rival = distance[:, other : other + 1]
+        # an earlier candidate stands behind a nearer rival only, a later one behind an equally near one too
+        rank[:, :other] += less(-distance[:, :other], -rival)
+        rank[:, other + 1 :] += 1.0 - less(distance[:, other + 1 :], rival)
+    return rank.to(torch.int64)
+
+
+def nearest(values: Tensor, distance: Tensor, count: int) -> Tensor:
+    """Entries of `values` [A, B, C, e] sorted by `distance` [A, B, e], nearest first: [A, count, C, e]; missing ones
+    are zero."""
+    agents, candidates, width, envs = values.shape
+    picked = values.new_zeros(agents, max(candidates, count), width, envs)
+    if candidates:
+        picked.scatter_(1, closeness(distance).unsqueeze(2).expand(-1, -1, width, -1), values)
+    return picked[:, :count]

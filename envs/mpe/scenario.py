@@ -70,8 +70,9 @@ class Scenario(ABC):
         """Rewards [agents, e], or [1, e] where all get the same; `seen` is what `relate` gave."""
 
     @abstractmethod
-    def observe(self, world: World, seen: Any) -> list[Tensor]:
-        """Observations of groups of agents, in order: each [agents of the group, width, e]."""
+    def observe(self, world: World, seen: Any) -> list[tuple[Tensor, ...]]:
+        """Observations of groups of agents, in order. Of each group the pieces that stand side by side, each
+        [agents of the group, width of the piece, e]."""
 
     def of_others(self, values: Tensor) -> Tensor:
         """For every agent the entries of all other agents, in order: [A, ..., e] to [A, A - 1, ..., e]."""

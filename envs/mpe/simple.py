@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from envs.mpe.core import World, squared_length
@@ -33,6 +32,6 @@ class Simple(Scenario):
     def reward(self, world: World, seen: Tensor) -> Tensor:
         return -squared_length(seen)
 
-    def observe(self, world: World, seen: Tensor) -> list[Tensor]:
+    def observe(self, world: World, seen: Tensor) -> list[tuple[Tensor, ...]]:
         """Velocity, vector to the landmark."""
-        return [torch.cat((world.vel, seen), 1)]
+        return [(world.vel, seen)]

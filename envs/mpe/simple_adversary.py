@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from envs.mpe.core import World, length, relative
-from envs.mpe.neighbors import nearest, pick
+from envs.mpe.neighbors import nearest
 from envs.mpe.scenario import (
     Scenario,
     agents_named,
@@ -81,18 +81,15 @@ class SimpleAdversary(Scenario):
         adversary, good = distance[:1], distance[1:].amin(0, keepdim=True)
         return torch.cat((-adversary, (adversary - good).expand(len(self.agents) - 1, -1)))
 
-    def observe(self, world: World, seen: Seen) -> list[Tensor]:
+    def observe(self, world: World, seen: Seen) -> list[tuple[Tensor, ...]]:
         """Good agents: vector to the goal; all: vectors to the landmarks, vectors to the others."""
         to_landmarks, to_others = seen.to_landmarks, seen.to_others
         if self.num_landmark_neighbors is not None:
-            to_landmarks = pick(to_landmarks, nearest(length(to_landmarks), self.seen_landmarks), self.seen_landmarks)
+            to_landmarks = nearest(to_landmarks, length(to_landmarks), self.seen_landmarks)
         if self.num_agent_neighbors is not None:
-            to_others = pick(to_others, nearest(length(to_others), self.seen_agents), self.seen_agents)
+            to_others = nearest(to_others, length(to_others), self.seen_agents)
         to_landmarks, to_others = to_landmarks.flatten(1, 2), to_others.flatten(1, 2)
-        return [
-            torch.cat((to_landmarks[:1], to_others[:1]), 1),
-            torch.cat((seen.to_goal[1:], to_landmarks[1:], to_others[1:]), 1),
-        ]
+        return [(to_landmarks[:1], to_others[:1]), (seen.to_goal[1:], to_landmarks[1:], to_others[1:])]
 
     def load(self, raw: Any, world: World) -> None:
         world.facts["goal"].fill_(raw.world.landmarks.index(raw.world.agents[0].goal_a))

@@ -52,10 +52,11 @@ class SimpleCrypto(Scenario):
         pair = eve - bob
         return torch.stack((-eve, pair, pair))
 
-    def observe(self, world: World, seen: None) -> list[Tensor]:
+    def observe(self, world: World, seen: None) -> list[tuple[Tensor, ...]]:
         """Eve: Alice's message. Bob: the key, Alice's message. Alice: the secret, the key."""
-        message, secret, key = world.said[_ALICE], world.facts["secret"], world.facts["key"]
-        return [message.unsqueeze(0), torch.cat((key, message)).unsqueeze(0), torch.cat((secret, key)).unsqueeze(0)]
+        message = world.said[_ALICE:]
+        secret, key = world.facts["secret"].unsqueeze(0), world.facts["key"].unsqueeze(0)
+        return [(message,), (key, message), (secret, key)]
 
     def load(self, raw: Any, world: World) -> None:
         landmarks, agents = raw.world.landmarks, raw.world.agents

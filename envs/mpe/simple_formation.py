@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from envs.mpe.assignment import MOST_AGENTS, Assignment
-from envs.mpe.core import World, length, relative
+from envs.mpe.core import World, length, less, relative
 from envs.mpe.scenario import Scenario, agents_named, check_count, landmarks_named, place
 from envs.mpe.simple_line import FAR, NEAR
 
@@ -43,23 +43,22 @@ class SimpleFormation(Scenario):
         place(world.agents, u[:-2])
         place(world.landmarks, u[-2:], 0.5)
 
-    def relate(self, world: World) -> list[Tensor]:
-        """Sum of the counted distances and the largest distance, [e] each."""
+    def relate(self, world: World) -> Tensor:
+        """Distances of the agents from their slots, [A, e]."""
         centre = world.landmarks[0]
         x, y = (world.agents - centre).unbind(1)
         angle = torch.atan2(y, x)
-        smallest = torch.add(angle, (angle < 0).to(angle.dtype), alpha=2 * math.pi).amin(0)  # in [0, 2 pi)
+        smallest = torch.add(angle, less(angle, 0.0), alpha=2 * math.pi).amin(0)  # in [0, 2 pi)
         angles = smallest + self.steps
         slots = centre + RADIUS * torch.stack((angles.cos(), angles.sin()), 1)
-        distance = length(relative(slots, world.agents))
-        return self.assignment(distance, (distance.clamp(max=FAR), "sum"), (distance, "max"))
+        return self.assignment(length(relative(slots, world.agents)))
 
-    def reward(self, world: World, seen: list[Tensor]) -> Tensor:
-        return (seen[0] * (-1 / len(self.agents))).unsqueeze(0)
+    def reward(self, world: World, seen: Tensor) -> Tensor:
+        return seen.clamp(max=FAR).mean(0, keepdim=True).neg_()
 
-    def terminal(self, world: World, seen: list[Tensor]) -> Tensor:
-        return seen[1] < NEAR
+    def terminal(self, world: World, seen: Tensor) -> Tensor:
+        return (seen < NEAR).all(0)
 
-    def observe(self, world: World, seen: list[Tensor]) -> list[Tensor]:
+    def observe(self, world: World, seen: Tensor) -> list[tuple[Tensor, ...]]:
         """Velocity, position, vector to the landmark."""
-        return [torch.cat((world.vel, world.agents, world.landmarks - world.agents), 1)]
+        return [(world.vel, world.agents, world.landmarks - world.agents)]

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from envs.mpe.assignment import MOST_AGENTS, Assignment
-from envs.mpe.core import World, length, relative
+from envs.mpe.core import World, length, less, relative
 from envs.mpe.scenario import Scenario, agents_named, check_count, landmarks_named, place
 
 LENGTH = 1.25  # of the line
 _TURN = math.radians(5)  # by which mpe2 turns the line until it fits into the field
 _TURNS = 72
+_MANY_TURNS = 1e3  # larger than any angle
 NEAR = 0.05  # an agent nearer than this to its slot is there
 FAR = 2.0  # distances count no more than this
 
@@ -55,9 +56,9 @@ class SimpleLine(Scenario):
         place(world.landmarks[:1], u[-3:-1], 0.25)
         angles = u[-1] * (2 * math.pi) + self.turns  # [turns, e]
         ends = world.landmarks[0] + LENGTH * torch.stack((angles.cos(), angles.sin()), 1)  # [turns, 2, e]
-        fits = (ends.abs() < 1.0).all(1)
-        first = fits.to(torch.uint8).argmax(0)  # the first turn that fits; one always does
-        world.landmarks[1].copy_(ends.gather(0, first.expand(1, 2, -1))[0])
+        misfit = 1.0 - less(ends.abs().amax(1), 1.0)
+        angle = torch.add(angles, misfit, alpha=_MANY_TURNS).amin(0)  # the first that fits; one always does
+        torch.add(world.landmarks[0], torch.stack((angle.cos(), angle.sin())), alpha=LENGTH, out=world.landmarks[1])
         self._lay(world)
 
     def _lay(self, world: World) -> None:
@@ -65,23 +66,19 @@ class SimpleLine(Scenario):
         start, end = world.landmarks.unbind(0)
         world.facts["slots"].copy_(start + self.share * (end - start))
 
-    def _matched(self, world: World) -> list[Tensor]:
-        """Sum of the counted distances and the largest distance, [e] each."""
-        distance = length(relative(world.facts["slots"], world.agents))
-        return self.assignment(distance, (distance.clamp(max=FAR), "sum"), (distance, "max"))
+    def relate(self, world: World) -> Tensor:
+        """Distances of the agents from their slots, [A, e]."""
+        return self.assignment(length(relative(world.facts["slots"], world.agents)))
 
-    def relate(self, world: World) -> list[Tensor]:
-        return self._matched(world)
+    def reward(self, world: World, seen: Tensor) -> Tensor:
+        return seen.clamp(max=FAR).mean(0, keepdim=True).neg_()
 
-    def reward(self, world: World, seen: list[Tensor]) -> Tensor:
-        return (seen[0] * (-1 / len(self.agents))).unsqueeze(0)
+    def terminal(self, world: World, seen: Tensor) -> Tensor:
+        return (seen < NEAR).all(0)
 
-    def terminal(self, world: World, seen: list[Tensor]) -> Tensor:
-        return seen[1] < NEAR
-
-    def observe(self, world: World, seen: list[Tensor]) -> list[Tensor]:
+    def observe(self, world: World, seen: Tensor) -> list[tuple[Tensor, ...]]:
         """Velocity, position, vectors to the landmarks."""
-        return [torch.cat((world.vel, world.agents, relative(world.landmarks, world.agents).flatten(1, 2)), 1)]
+        return [(world.vel, world.agents, relative(world.landmarks, world.agents).flatten(1, 2))]
 
     def load(self, raw: Any, world: World) -> None:
         slots = np.stack(raw.scenario._expected_positions)

@@ -62,14 +62,15 @@ class SimplePush(Scenario):
         adversary, agent = length(seen.to_goal).split(1)
         return torch.cat((agent - adversary, -agent))
 
-    def observe(self, world: World, seen: Seen) -> list[Tensor]:
+    def observe(self, world: World, seen: Seen) -> list[tuple[Tensor, ...]]:
         """Adversary: velocity, vectors to the landmarks and to the agent. Agent: velocity, vector to the goal, own
         colour, vectors to the landmarks, their colours, vector to the adversary."""
-        colours = self.landmark_colours.expand(-1, world.pos.shape[-1])
-        to_agent = world.pos[1] - world.pos[0]
-        agent = (world.vel[1], seen.to_goal[1], world.facts["colour"], seen.to_landmarks[1], colours, -to_agent)
-        adversary = (world.vel[0], seen.to_landmarks[0], to_agent)
-        return [torch.cat(adversary).unsqueeze(0), torch.cat(agent).unsqueeze(0)]
+        vel, colour, to_agent = world.vel, world.facts["colour"].unsqueeze(0), world.pos[1:2] - world.pos[:1]
+        colours = self.landmark_colours.expand(1, -1, vel.shape[-1])
+        return [
+            (vel[:1], seen.to_landmarks[:1], to_agent),
+            (vel[1:], seen.to_goal[1:], colour, seen.to_landmarks[1:], colours, -to_agent),
+        ]
 
     def load(self, raw: Any, world: World) -> None:
         world.facts["goal"].fill_(raw.world.landmarks.index(raw.world.agents[0].goal_a))

@@ -58,10 +58,10 @@ class SimpleReference(Scenario):
         team = distance.mean(0, keepdim=True).mul_(self.local_ratio - 1)
         return torch.sub(team, distance.flip(0), alpha=self.local_ratio)
 
-    def observe(self, world: World, seen: None) -> list[Tensor]:
+    def observe(self, world: World, seen: None) -> list[tuple[Tensor, ...]]:
         """Velocity, vectors to the landmarks, the colour of the other's target, the other's message."""
         to_landmarks = relative(world.landmarks, world.agents).flatten(1, 2)
-        return [torch.cat((world.vel, to_landmarks, world.facts["colour"], world.said.flip(0)), 1)]
+        return [(world.vel, to_landmarks, world.facts["colour"], world.said.flip(0))]
 
     def load(self, raw: Any, world: World) -> None:
         for agent in range(2):

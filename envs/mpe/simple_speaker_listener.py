@@ -54,11 +54,10 @@ class SimpleSpeakerListener(Scenario):
     def reward(self, world: World, seen: Tensor) -> Tensor:
         return -squared_length(world.facts["target"] - seen).unsqueeze(0)
 
-    def observe(self, world: World, seen: Tensor) -> list[Tensor]:
+    def observe(self, world: World, seen: Tensor) -> list[tuple[Tensor, ...]]:
         """Speaker: the goal's colour. Listener: velocity, vectors to the landmarks, the speaker's message."""
-        to_landmarks = world.landmarks - seen
-        listener = torch.cat((world.vel[0], to_landmarks.flatten(0, 1), world.said[0]))
-        return [world.facts["colour"].unsqueeze(0), listener.unsqueeze(0)]
+        to_landmarks = (world.landmarks - seen).view(1, 6, -1)
+        return [(world.facts["colour"].unsqueeze(0),), (world.vel, to_landmarks, world.said)]
 
     def load(self, raw: Any, world: World) -> None:
         world.facts["goal"].fill_(raw.world.landmarks.index(raw.world.agents[0].goal_b))

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from envs.mpe.core import World, length, relative, touching
-from envs.mpe.neighbors import nearest, pick
+from envs.mpe.core import World, length, less, relative
+from envs.mpe.neighbors import nearest
 from envs.mpe.scenario import (
     Scenario,
     agents_named,
@@ -84,20 +84,18 @@ class SimpleSpread(Scenario):
         team = seen.landmark_distance.amin(0).sum(0, keepdim=True).mul_(self.local_ratio - 1)
         if self.curriculum and self.curriculum_stage == 0:
             return team
-        collisions = touching(length(seen.to_others), 2 * _SIZE).sum(1)
+        collisions = less(length(seen.to_others), 2 * _SIZE).sum(1)
         return torch.sub(team, collisions, alpha=self.local_ratio)
 
     def terminal(self, world: World, seen: Seen) -> Tensor:
         return (seen.landmark_distance.amin(0) < _CAPTURE_RADIUS).all(0)
 
-    def observe(self, world: World, seen: Seen) -> list[Tensor]:
+    def observe(self, world: World, seen: Seen) -> list[tuple[Tensor, ...]]:
         """Velocity, position, vectors to the landmarks, vectors to the others, the others' (silent) messages."""
         to_landmarks, to_others = seen.to_landmarks, seen.to_others
         if self.num_landmark_neighbors is not None:
-            order = nearest(seen.landmark_distance, self.seen_landmarks)
-            to_landmarks = pick(to_landmarks, order, self.seen_landmarks)
+            to_landmarks = nearest(to_landmarks, seen.landmark_distance, self.seen_landmarks)
         if self.num_agent_neighbors is not None:
-            to_others = pick(to_others, nearest(length(to_others), self.seen_agents), self.seen_agents)
+            to_others = nearest(to_others, length(to_others), self.seen_agents)
         silence = self.silence.expand(-1, -1, world.pos.shape[-1])
-        parts = (world.vel, world.agents, to_landmarks.flatten(1, 2), to_others.flatten(1, 2), silence)
-        return [torch.cat(parts, 1)]
+        return [(world.vel, world.agents, to_landmarks.flatten(1, 2), to_others.flatten(1, 2), silence)]

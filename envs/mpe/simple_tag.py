@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from envs.mpe.core import World, length, relative, touching
-from envs.mpe.neighbors import nearest, pick
+from envs.mpe.core import World, length, less, relative
+from envs.mpe.neighbors import nearest
 from envs.mpe.scenario import (
     Scenario,
     agents_named,
@@ -113,7 +113,7 @@ class SimpleTag(Scenario):
     def relate(self, world: World) -> Seen:
         agents = world.agents
         predators, prey = agents[: self.num_predators], agents[self.num_predators :]
-        contacts = touching(length(relative(prey, predators)), PREDATOR["size"] + _PREY_SIZE)
+        contacts = less(length(relative(prey, predators)), PREDATOR["size"] + _PREY_SIZE)
         return Seen(relative(world.landmarks, agents), self.to_others(agents), contacts)
 
     def reward(self, world: World, seen: Seen) -> Tensor:
@@ -124,25 +124,23 @@ class SimpleTag(Scenario):
     def terminal(self, world: World, seen: Seen) -> Tensor:
         return (seen.contacts.amax(0) > 0).all(0)
 
-    def observe(self, world: World, seen: Seen) -> list[Tensor]:
+    def observe(self, world: World, seen: Seen) -> list[tuple[Tensor, ...]]:
         """Velocity, position, vectors to the obstacles, vectors to the others, velocities of the (other) prey."""
         agents, vel = world.agents, world.vel
         to_landmarks, to_others = seen.to_landmarks, seen.to_others
         if self.num_landmark_neighbors is not None:
-            to_landmarks = pick(to_landmarks, nearest(length(to_landmarks), self.seen_landmarks), self.seen_landmarks)
+            to_landmarks = nearest(to_landmarks, length(to_landmarks), self.seen_landmarks)
         predators, prey, envs = self.num_predators, self.num_prey, vel.shape[-1]
         if self.num_agent_neighbors is not None:
-            order = nearest(length(to_others), self.seen_agents)
-            prey_vel = self.of_others(vel * self.is_prey)
-            to_others = pick(to_others, order, self.seen_agents)
-            parts = (vel, agents, to_landmarks.flatten(1, 2), to_others.flatten(1, 2))
-            return [torch.cat((*parts, pick(prey_vel, order, self.seen_agents).flatten(1, 2)), 1)]
+            both = torch.cat((to_others, self.of_others(vel * self.is_prey)), 2)
+            to_others, prey_vel = nearest(both, length(to_others), self.seen_agents).split(2, 2)
+            return [(vel, agents, to_landmarks.flatten(1, 2), to_others.flatten(1, 2), prey_vel.flatten(1, 2))]
         parts = (vel, agents, to_landmarks.flatten(1, 2), to_others.flatten(1, 2))
         all_prey = vel[predators:].reshape(1, 2 * prey, envs).expand(predators, -1, -1)
         other_prey = vel.index_select(0, self.other_prey).view(prey, 2 * (prey - 1), envs)
         return [
-            torch.cat((*(part[:predators] for part in parts), all_prey), 1),
-            torch.cat((*(part[predators:] for part in parts), other_prey), 1),
+            (*(part[:predators] for part in parts), all_prey),
+            (*(part[predators:] for part in parts), other_prey),
         ]
 
     def load(self, raw: Any, world: World) -> None:

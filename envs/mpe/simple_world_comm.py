@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from envs.mpe.core import Body, World, length, relative, touching
+from envs.mpe.core import Body, World, length, less, relative
 from envs.mpe.scenario import Scenario, agents_named, check_count, landmarks_named, others, place
 from envs.mpe.simple_tag import PREDATOR, PREY, outside
 
@@ -84,10 +84,10 @@ class SimpleWorldComm(Scenario):
     def reward(self, world: World, seen: Seen) -> Tensor:
         predators, prey = world.agents[: self.num_predators], world.agents[self.num_predators :]
         to_prey = length(relative(prey, predators))  # [predators, prey, e]
-        contacts = touching(to_prey, PREDATOR["size"] + _PREY_SIZE).sum(0).mul_(5.0)
+        contacts = less(to_prey, PREDATOR["size"] + _PREY_SIZE).sum(0).mul_(5.0)
         hunt = contacts.sum(0) - to_prey.amin(1).mul_(0.1)
         food = seen.landmark_distance[self.num_predators :, self.num_obstacles :][:, : self.num_food]
-        eaten = touching(food, _PREY_SIZE + _FOOD_SIZE).sum(1).mul_(2.0)
+        eaten = less(food, _PREY_SIZE + _FOOD_SIZE).sum(1).mul_(2.0)
         graze = eaten - contacts - outside(prey).mul_(2.0) - food.amin(1).mul_(0.05)
         return torch.cat((hunt, graze))
 
@@ -101,13 +101,13 @@ class SimpleWorldComm(Scenario):
         both_in_open = in_open * (1.0 - of_others.amax(2))
         return torch.maximum(same_forest, both_in_open).clamp_(min=self.leader)
 
-    def observe(self, world: World, seen: Seen) -> list[Tensor]:
+    def observe(self, world: World, seen: Seen) -> list[tuple[Tensor, ...]]:
         """Velocity, position, vectors to the landmarks, vectors to the others; predators: velocities of the prey, in
         which forests (1 or -1), the leader's message; prey: in which forests, velocities of the other prey."""
         agents, vel, predators, prey = world.agents, world.vel, self.num_predators, self.num_prey
         count, envs = len(self.agents), vel.shape[-1]
         first_forest = self.num_obstacles + self.num_food
-        inside = touching(seen.landmark_distance[:, first_forest:], self.forest_reach)
+        inside = less(seen.landmark_distance[:, first_forest:], self.forest_reach)
         visible = self._visible(inside).unsqueeze(2)
         to_others = self.to_others(agents).mul_(visible)
         parts = (vel, agents, seen.to_landmarks.flatten(1, 2), to_others.flatten(1, 2))
@@ -118,6 +118,6 @@ class SimpleWorldComm(Scenario):
         mates = mates * visible[predators:, count - prey :]
         message = world.said.expand(predators, -1, -1)
         return [
-            torch.cat((*(p[:predators] for p in parts), prey_vel.flatten(1, 2), where[:predators], message), 1),
-            torch.cat((*(p[predators:] for p in parts), where[predators:], mates.flatten(1, 2)), 1),
+            (*(part[:predators] for part in parts), prey_vel.flatten(1, 2), where[:predators], message),
+            (*(part[predators:] for part in parts), where[predators:], mates.flatten(1, 2)),
         ]
