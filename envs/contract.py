@@ -66,7 +66,7 @@ class Contract:
 
     def _describe(self, env: ParallelEnv) -> None:
         try:
-            self.spec = describe("this", env)
+            self.spec = describe(type(env.unwrapped).__name__, env)
         except UserError as error:
             raise self.stop("spaces", str(error)) from None
         self.names = list(env.possible_agents)

@@ -63,7 +63,8 @@ class Copies:
         self._head_mask = spec.head_mask.numpy()
         self._reward = np.zeros((spec.num_agents, len(self.rows)))  # float64, before rounding to the arrays' dtype
         self._live: list[list[int]] = [[] for _ in self.rows]  # agents there to act now
-        self._live_names: list[list[str]] = [[] for _ in self.rows]
+        self._live_names: list[list[str]] = [[] for _ in self.rows]  # the same, in the environment's own order
+        self._live_sets: list[set[str]] = [set() for _ in self.rows]
         self._seen: list[set[str]] = [set() for _ in self.rows]  # agents that appeared in the running episode
 
     # ---------------------------------------------------------------- the loop
@@ -130,7 +131,9 @@ class Copies:
         if not isinstance(result, tuple) or len(result) != 2:
             raise self._fault(e, "reset must return (observations, infos)", None)
         observations, infos = result
-        names = list(env.agents)
+        names = getattr(env, "agents", None)
+        if not isinstance(names, list | tuple):
+            raise self._fault(e, f"env.agents must be a list after the reset, got {names!r}", None)
         self._seen[e] = set(names)
         self._check_known(e, names, None)
         if not names or (self.spec.fixed_agents and len(names) != len(self._names)):
@@ -155,14 +158,16 @@ class Copies:
         if not isinstance(result, tuple) or len(result) != 5:
             raise self._fault(e, "step must return (observations, rewards, terminations, truncations, infos)")
         observations, rewards, terminations, truncations, infos = result
-        expected = set(self._live_names[e])
-        late = [name for name in env.agents if name not in self._seen[e]]
+        expected = self._live_sets[e]
+        unchanged = env.agents == self._live_names[e]
+        late = [] if unchanged else [name for name in env.agents if name not in self._seen[e]]
         if late:
             self._check_known(e, late)
             self._seen[e].update(late)
-        self._check_keys(e, observations, expected.union(late), "observation")
-        for values, field in ((rewards, "reward"), (terminations, "terminated"), (truncations, "truncated")):
-            self._check_keys(e, values, expected, field, optional=late)
+        self._check_keys(e, observations, expected.union(late) if late else expected, "observation")
+        self._check_keys(e, rewards, expected, "reward", optional=late)
+        self._check_keys(e, terminations, expected, "terminated", optional=late)
+        self._check_keys(e, truncations, expected, "truncated", optional=late)
         left = False
         for n in live:
             name = self._names[n]
@@ -171,11 +176,13 @@ class Copies:
             if type(terminated) not in _BOOLS or type(truncated) not in _BOOLS:
                 field, value = ("truncated", truncated) if type(terminated) in _BOOLS else ("terminated", terminated)
                 raise self._fault(e, f"expected a bool, got {type(value).__name__} {value!r}", agent=name, field=field)
-            arrays.terminated[n, e] = terminated
-            arrays.truncated[n, e] = truncated
-            self._reward[n, e] = self._number(e, name, rewards[name])
-            left = left or bool(terminated) or bool(truncated)
-        if left or late or env.agents != self._live_names[e]:
+            if terminated or truncated:
+                arrays.terminated[n, e] = terminated
+                arrays.truncated[n, e] = truncated
+                left = True
+            reward = rewards[name]
+            self._reward[n, e] = reward if type(reward) in _FLOATS else self._number(e, name, reward)
+        if left or not unchanged:
             self._change_agents(e, late, observations, infos)
 
     def _change_agents(self, e: int, late: list[str], observations: dict[str, Any], infos: Any) -> None:
@@ -204,6 +211,7 @@ class Copies:
     def _set_live(self, e: int, live: list[int]) -> None:
         self._live[e] = live
         self._live_names[e] = list(self._envs[e].agents)
+        self._live_sets[e] = set(self._live_names[e])
         self.arrays.alive[:, e] = False
         self.arrays.alive[live, e] = True
 
@@ -269,8 +277,9 @@ class Copies:
             given = self._readers[n].write(observations[name], obs[n, e, : self._readers[n].size])
         except BadValue as fault:
             raise self._fault(e, str(fault), played, name, "observation") from None
-        if given is None and type(infos) is dict and name in infos:
-            given = infos[name].get("action_mask") if isinstance(infos[name], dict) else None
+        if given is None and type(infos) is dict:
+            info = infos.get(name)
+            given = info.get("action_mask") if info and isinstance(info, dict) else None
         if given is None and not self.spec.has_masks:
             return
         if not self.spec.has_masks:
@@ -284,8 +293,6 @@ class Copies:
             raise self._fault(e, str(fault), played, name, "action_mask") from None
 
     def _number(self, e: int, name: str, reward: Any) -> float:
-        if type(reward) in _FLOATS:
-            return reward
         if isinstance(reward, numbers.Real | np.number | np.bool_) or (
             isinstance(reward, np.ndarray) and reward.ndim == 0 and reward.dtype.kind in "biuf"
         ):

@@ -324,6 +324,7 @@ def reset_with(change):
         (lambda env, r: (r[0] | {"a_1": NAN}, {}), "'a_1': entry 1 is nan"),
         (lambda env, r: 1 / 0, "reset raised ZeroDivisionError"),
         (lambda env, r: (env.agents.clear(), tuple(r))[1], "at least one agent"),
+        (lambda env, r: (delattr(env, "agents"), tuple(r))[1], "env.agents must be a list after the reset, got None"),
         (lambda env, r: (env.agents.append("a_9"), tuple(r))[1], "'a_9': is not in possible_agents"),
     ],
 )
