@@ -18,6 +18,7 @@ from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.channels import Channel
 from marl.errors import UserError, did_you_mean
+from marl.influence import interval_of
 from marl.information import Floats, Ints, Resampler
 from marl.rollout import Episodes, Observations
 
@@ -175,28 +176,29 @@ def lockstep(episodes: int, most: int = 128) -> int:
 
 
 # --------------------------------------------------------------------------------------------------- what it costs
+def speakers_team(spec: EnvSpec, channels: Sequence[Channel]) -> list[int]:
+    """The agents whose mean return tells what a channel is worth: the team of the first sender."""
+    return list(next(team for team in spec.teams if channels[0].sender in team))
+
+
 def summarise(
-    spec: EnvSpec, played: Episodes, resampler: Resampler, intact: Episodes | None = None
+    spec: EnvSpec, played: Episodes, resampler: Resampler, team: Sequence[int], intact: Episodes | None = None
 ) -> dict[str, Any]:
     """Returns with 95 % intervals over episodes; against `intact` also what was lost, paired by episode.
 
-    `returns` {agent: {mean, low, high}}, `mean_return` over agents; `lost` and `mean_lost` = intact - this.
+    `returns` {agent: {mean, low, high}} and `team_return`, the mean over the agents of `team`; with `intact` also
+    `lost` and `team_lost`, intact - this.
     """
     found: dict[str, Any] = {
         "returns": _per_agent(spec, played.returns, resampler),
-        "mean_return": _interval(played.returns.mean(axis=1), resampler),
+        "team_return": interval_of(played.returns[:, team].mean(axis=1), resampler),
     }
     if intact is not None:
         lost = intact.returns - played.returns
         found["lost"] = _per_agent(spec, lost, resampler)
-        found["mean_lost"] = _interval(lost.mean(axis=1), resampler)
+        found["team_lost"] = interval_of(lost[:, team].mean(axis=1), resampler)
     return found
 
 
 def _per_agent(spec: EnvSpec, values: Floats, resampler: Resampler) -> dict[str, Any]:
-    return {name: _interval(values[:, n], resampler) for n, name in enumerate(spec.agent_names)}
-
-
-def _interval(values: Floats, resampler: Resampler) -> dict[str, float]:
-    low, high = resampler.mean_interval(values)
-    return {"mean": float(values.mean()), "low": low, "high": high}
+    return {name: interval_of(values[:, n], resampler) for n, name in enumerate(spec.agent_names)}

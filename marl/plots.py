@@ -92,7 +92,7 @@ def reference_lines(ax: Axes, lines: Mapping[str, float | None], horizontal: boo
 
 # ------------------------------------------------------------------------------------------------------- learning
 def learning_figure(
-    steps: Sequence[float],
+    steps: Sequence[float] | np.ndarray,
     returns: np.ndarray,
     lines: Mapping[str, float | None],
     gains: np.ndarray | None = None,
@@ -137,7 +137,7 @@ def curve(ax: Axes, x: np.ndarray, values: np.ndarray, colour: str, name: str = 
 
 
 def comparison_figure(
-    runs: Mapping[str, tuple[Sequence[float], np.ndarray]], lines: Mapping[str, float | None]
+    runs: Mapping[str, tuple[Sequence[float] | np.ndarray, np.ndarray]], lines: Mapping[str, float | None]
 ) -> Figure:
     """Learning curves of several runs over each other: {name: (steps [n], returns [n, replicas])}."""
     figure, ax = canvas(3.4 + 0.18 * len(runs))
@@ -163,18 +163,18 @@ def _readable_steps(ax: Axes) -> None:
 
 # -------------------------------------------------------------------------------------------------- interventions
 def interventions_figure(
-    rows: Sequence[Mapping[str, Any]], lines: Mapping[str, float | None], value: str = "mean_return"
+    rows: Sequence[Mapping[str, Any]], lines: Mapping[str, float | None], team: Sequence[str] = ()
 ) -> Figure:
     """Bars of the return under each intervention with 95 % intervals, the untouched channel first.
 
     Args:
-        rows: each with `name` and `value`: {mean, low, high}.
+        rows: each with `name` and `team_return`: {mean, low, high}.
         lines: oracle, no communication, random.
-        value: which of a row's numbers to show.
+        team: the agents whose mean return it is, where it is not all of them.
     """
     figure, ax = canvas(1.1 + 0.33 * len(rows))
     y = np.arange(len(rows))[::-1]
-    means, lows, highs = (np.array([row[value][key] for row in rows]) for key in ("mean", "low", "high"))
+    means, lows, highs = (np.array([row["team_return"][key] for row in rows]) for key in ("mean", "low", "high"))
     reach = np.stack([means - lows, highs - means], axis=1)
     shown = [means, *(np.array([v]) for v in lines.values() if v is not None)]
     low, high = min(float(v.min()) for v in shown), max(float(v.max()) for v in shown)
@@ -191,7 +191,7 @@ def interventions_figure(
     reference_lines(ax, lines, horizontal=False)
     ax.set_yticks(y, [str(row["name"]) for row in rows])
     ax.set_xlim(left, high + 3.5 * margin)
-    label(ax, "", "return per agent (mean of agents), 95 % interval")
+    label(ax, "", f"return per agent{' of ' + ', '.join(team) if team else ''}, 95 % interval")
     return figure
 
 

@@ -219,10 +219,10 @@ def write_formation_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
         writer = csv.writer(file)
         meanings, symbols = rows[0]["meanings"], len(rows[0]["shares"][0])
         pairs = [f"p(symbol {m} | {meaning})" for meaning in meanings for m in range(symbols)]
-        writer.writerow(["step", "replica", "information_bits", "p", "mean_return", "gain", *pairs])
+        writer.writerow(["step", "replica", "information_bits", "p", "team_return", "gain", *pairs])
         for row in rows:
             cells = [f"{value:.6g}" for given in row["shares"] for value in given]
             gain = "" if row["gain"] is None else f"{row['gain']:.6g}"
-            numbers = [f"{row[key]:.6g}" for key in ("information", "p", "mean_return")]
+            numbers = [f"{row[key]:.6g}" for key in ("information", "p", "team_return")]
             writer.writerow([row["step"], row["replica"], *numbers, gain, *cells])
     return path

@@ -20,9 +20,10 @@ from marl.interventions import (
     lockstep,
     next_used,
     possible,
+    speakers_team,
     summarise,
 )
-from marl.rollout import play
+from marl.rollout import Episodes, play
 
 ENV = "simple_speaker_listener"
 EPISODES = 200
@@ -145,9 +146,9 @@ def test_cutting_a_perfect_pair_brings_the_gain_to_zero_or_below(text):
     gain = lambda returns: (returns.mean() + 15.37) / 7.91  # noqa: E731
     assert gain(intact().returns) > 0.9
     assert gain(change.returns) <= 0.0
-    found = summarise(spec_of(), change, Resampler(EPISODES, 0, 1, 500), intact())
-    assert found["mean_lost"]["low"] > 5.0
-    assert found["mean_lost"]["mean"] == pytest.approx(intact().returns.mean() - change.returns.mean())
+    found = summarise(spec_of(), change, Resampler(EPISODES, 0, 1, 500), [0, 1], intact())
+    assert found["team_lost"]["low"] > 5.0
+    assert found["team_lost"]["mean"] == pytest.approx(intact().returns.mean() - change.returns.mean())
     assert set(found["lost"]) == {"speaker_0", "listener_0"}
 
 
@@ -156,6 +157,16 @@ def test_a_listener_that_ignores_messages_loses_exactly_nothing(text):
     deaf = Scripted(listens=False)
     whole, cut = played(None, deaf, episodes=12), played(text, deaf, episodes=12)
     assert np.array_equal(whole.returns, cut.returns), "the same seeds, so the same episodes"
+
+
+def test_the_team_is_that_of_the_speaker():
+    crypto = spec_of("simple_crypto")
+    team = speakers_team(crypto, channels_of(crypto))
+    assert [crypto.agent_names[n] for n in team] == ["bob_0", "alice_0"]
+    assert speakers_team(spec_of(), channels_of(spec_of())) == [0, 1]
+    returns = np.array([[1.0, 2.0, 4.0]] * 3)
+    found = summarise(crypto, Episodes(returns, np.full(3, 25)), Resampler(3, 0, 1, 10), team)
+    assert found["team_return"]["mean"] == 3.0 and "team_lost" not in found
 
 
 def test_random_numbers_of_an_episode_do_not_depend_on_the_batch():

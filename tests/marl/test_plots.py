@@ -42,7 +42,7 @@ def protocol(table) -> dict:
 def formation_rows():
     shares = [[[0.5, 0.5], [0.5, 0.5]], [[0.9, 0.1], [0.2, 0.8]], [[1.0, 0.0], [0.0, 1.0]]]
     return [
-        {"step": 1000 * (k + 1), "replica": 0, "information": k / 2, "p": 0.01, "mean_return": -9.0, "shares": share,
+        {"step": 1000 * (k + 1), "replica": 0, "information": k / 2, "p": 0.01, "team_return": -9.0, "shares": share,
          "gain": None if k == 0 else 0.8, "meanings": ["goal 0", "goal 1"]}
         for k, share in enumerate(shares)
     ]  # fmt: skip
@@ -53,7 +53,7 @@ def figures():
     steps = np.arange(1, 6) * 1000
     returns = generator.normal(size=(5, 4))
     would = generator.integers(5, size=(24, 3))
-    rows = [{"name": "untouched", "mean_return": bar(-7.5)}, {"name": "shuffled", "mean_return": bar(-20.25)}]
+    rows = [{"name": "untouched", "team_return": bar(-7.5)}, {"name": "shuffled", "team_return": bar(-20.25)}]
     matrix = np.array([[-7.0, -30.0], [-31.0, -8.0]])
     positions, landmarks = protocol_plots.field_positions(5), protocol_plots.field_layout(3)
     moves = generator.dirichlet(np.ones(5), size=(25, 3))
@@ -115,7 +115,7 @@ def test_meanings_that_never_occurred_are_left_out():
 def test_missing_lines_and_a_task_without_anchors():
     text = words(plots.learning_figure([1, 2], np.zeros((2, 1)), {"oracle": None, "random": -5.0}))
     assert "oracle" not in text and "random -5.00" in text
-    picture(plots.interventions_figure([{"name": "untouched", "mean_return": bar(3.0, 0.0)}], {}))
+    picture(plots.interventions_figure([{"name": "untouched", "team_return": bar(3.0, 0.0)}], {}))
 
 
 def test_gaps_in_the_curves_stay_gaps():
@@ -133,7 +133,7 @@ def test_layout_of_the_action_field():
 def test_the_table_of_a_forming_protocol(tmp_path):
     path = protocol_plots.write_formation_csv(formation_rows(), tmp_path / "f.csv")
     lines = path.read_text().splitlines()
-    assert lines[0].startswith("step,replica,information_bits,p,mean_return,gain,p(symbol 0 | goal 0)")
+    assert lines[0].startswith("step,replica,information_bits,p,team_return,gain,p(symbol 0 | goal 0)")
     assert lines[1] == "1000,0,0,0.01,-9,,0.5,0.5,0.5,0.5" and lines[3] == "3000,0,1,0.01,-9,0.8,1,0,0,1"
 
 
