@@ -122,8 +122,12 @@ def _write(root: Path, step: int, data: dict[str, Any], manifest: dict[str, Any]
 
 def _point_latest(root: Path, path: Path, checksum: str) -> None:
     swap = root / f"{_TEMPORARY}{LATEST}"
-    write_bytes(swap, f"{path.name} {checksum}\n".encode())
-    os.replace(swap, root / LATEST)
+    try:
+        write_bytes(swap, f"{path.name} {checksum}\n".encode())
+        os.replace(swap, root / LATEST)
+    except BaseException:
+        swap.unlink(missing_ok=True)
+        raise
     sync_directory(root)
 
 

@@ -279,6 +279,6 @@ def test_pickle_of_another_kind_is_refused(tmp_path: Path) -> None:
     files = json.loads((path / "manifest.json").read_text())["files"]
     files["policy"] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     rewrite_manifest(path, files=files)
-    with pytest.raises(UserError, match="is refused: its checksum is right, but it holds something other than tensors") as caught:
+    with pytest.raises(UserError, match="checksum is right, but it holds something other than") as caught:
         load(path)
     assert "weights_only" not in str(caught.value)
