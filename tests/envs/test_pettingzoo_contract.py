@@ -280,6 +280,22 @@ def test_a_fault_in_a_later_copy_and_episode_is_placed_there():
     assert caught.value.seed == episode_seed(0, 8, 1)
 
 
+def test_a_fault_at_an_automatic_reset_is_of_the_new_episode():
+    def change(env, result):
+        env.x["a_1"] = float("nan")
+        return {name: env.observe(name) for name in env.agents}, result[1]
+
+    env = PettingZooEnv(make=Toy, length=2)
+    env.reset(0)
+    env.step(zeros(env))
+    broken = reset_with(change)(length=2)
+    vars(broken).update({key: value for key, value in vars(env._copies._envs[0]).items() if key != "reset"})
+    env._copies._envs[0] = broken
+    with pytest.raises(EnvFailure, match="observation of agent 'a_1': entry 0 is nan") as caught:
+        env.step(zeros(env))
+    assert (caught.value.episode, caught.value.step, caught.value.actions) == (1, 0, None)
+
+
 def test_a_revived_agent_is_refused():
     class Revived(Toy):
         def step(self, actions):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -129,3 +131,31 @@ def test_ctrl_c_does_not_reach_the_workers():
 def test_workers_need_a_function_that_can_be_found():
     with pytest.raises(UserError, match=r"cannot be sent to worker processes.*top level of a module"):
         PettingZooEnv(make=lambda: Toy(), workers=1)
+
+
+@pytest.mark.fault
+def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path):
+    script = (
+        "import sys, time\n"
+        "from envs.pettingzoo import PettingZooEnv\n"
+        "if __name__ == '__main__':\n"
+        "    env = PettingZooEnv('toy_envs:Toy', num_envs=2, workers=2)\n"
+        "    env.reset(0)\n"
+        "    print(*(process.pid for process in env._copies._processes), flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    path = tmp_path / "parent.py"
+    path.write_text(script)
+    here = os.path.dirname(__file__)
+    places = os.pathsep.join([os.path.dirname(os.path.dirname(here)), here])
+    parent = subprocess.Popen(
+        [sys.executable, str(path)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": places}
+    )
+    with parent:
+        workers = [int(number) for number in parent.stdout.readline().split()]
+        assert len(workers) == 2 and not gone(workers)
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while not gone(workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert gone(workers)
