@@ -16,7 +16,8 @@ body { margin: 0 auto; max-width: 62rem; padding: 1rem; font: 1rem/1.5 system-ui
   background: #fff; overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: .5rem 0; }
 h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; border-bottom: 1px solid #ccc; }
-p { margin: .5rem 0; }
+p, ul { margin: .5rem 0; }
+.where { color: #555; font-size: .9rem; }
 .verdict { font-size: 1.1rem; }
 .cards { display: flex; flex-wrap: wrap; gap: .6rem; margin: 1rem 0; }
 .card { flex: 1 1 8rem; border: 1px solid #ccc; border-radius: .5rem; padding: .5rem .7rem; }
@@ -24,7 +25,7 @@ p { margin: .5rem 0; }
 .card span { color: #555; font-size: .85rem; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem;
   align-items: start; }
-figure { margin: 0; }
+figure { margin: 0; max-width: 42rem; }
 figure img { width: 100%; height: auto; }
 figure.small img { width: auto; max-width: 100%; }
 figcaption { font-size: .9rem; color: #444; }
@@ -75,6 +76,11 @@ def section(title: str, *parts: str) -> str:
 def paragraph(text: str, kind: str = "") -> str:
     attribute = f' class="{kind}"' if kind else ""
     return f"<p{attribute}>{escape(text)}</p>"
+
+
+def bullets(items: Sequence[str]) -> str:
+    """A list of sentences; nothing where there are none."""
+    return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>" if items else ""
 
 
 def cards(numbers: Mapping[str, str]) -> str:

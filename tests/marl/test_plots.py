@@ -61,7 +61,7 @@ def figures():
         "learning": plots.learning_figure(steps, returns, LINES, returns),
         "one replica": plots.learning_figure(steps, returns[:, :1], LINES),
         "comparison": plots.comparison_figure(
-            {"run a": (steps, returns), "run b": (steps[:3], returns[:3] - 1)}, LINES
+            {"1 run a": (steps, returns), "2 run b": (steps[:3], returns[:3] - 1)}, LINES
         ),
         "interventions": plots.interventions_figure(rows, LINES),
         "matrix": plots.matrix_figure(
