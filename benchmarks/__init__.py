@@ -1,0 +1,1 @@
+"""Scripts that produce every number and figure of the documentation, and their results."""
