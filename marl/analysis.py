@@ -9,6 +9,7 @@ from typing import Any
 from envs.mpe import canonical_id
 from envs.spec import EnvSpec
 from marl.channels import Channel, Heard, Meaning, channels_of, listen, used_symbols
+from marl.errors import UserError
 from marl.influence import Predictable
 from marl.information import Resampler
 from marl.interventions import DEFAULTS, KINDS, Interference, Intervention, lockstep, possible, speakers_team, summarise
@@ -70,8 +71,10 @@ def analyse_player(
     Raises:
         UserError: the environment has no channel, an intervention is unknown, or the player tells no probabilities.
     """
+    if episodes < 2:
+        raise UserError(f"episodes must be at least 2 (1000 for numbers to rely on), got {episodes}.")
     channels = channels_of(spec)
-    chosen = possible(channels, interventions)
+    chosen = possible(spec, channels, interventions)
     common: dict[str, Any] = {"env_args": env_args, "batch": lockstep(episodes), "spec": spec, **playing}
     progress(f"playing {episodes} episodes")
     played = play(env_id, player, episodes, seed, record=True, **common)

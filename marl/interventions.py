@@ -163,9 +163,15 @@ def reverse(channel: Channel, channels: Sequence[Channel]) -> Channel | None:
     return None
 
 
-def possible(channels: Sequence[Channel], names: Sequence[str]) -> list[Intervention]:
-    """Parsed interventions; `self` is left out unless every channel has a way back."""
+def possible(spec: EnvSpec, channels: Sequence[Channel], names: Sequence[str]) -> list[Intervention]:
+    """Parsed and checked interventions; `self` is left out unless every channel has a way back.
+
+    Raises:
+        UserError: an unknown name, or a symbol or rate that cannot be.
+    """
     parsed = [Intervention.parse(name) for name in names]
+    for one in parsed:
+        Interference(spec, channels, one, [(0,)] * len(channels))
     both_ways = all(reverse(channel, channels) is not None for channel in channels)
     return [one for one in parsed if one.kind != "self" or both_ways]
 

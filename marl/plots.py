@@ -23,6 +23,7 @@ INK, FAINT = "#222222", "#8a8a8a"
 WIDTH = 5.2  # inches
 FONT = 10.0  # points
 MAP = "cividis"
+_LONG = 10  # characters of a name beyond which a matrix shows numbers and lists the names below
 FORMED = 0.1  # gain above which a replica has a protocol: silence reaches 0
 
 
@@ -202,20 +203,23 @@ def matrix_figure(found: Mapping[str, Any]) -> Figure:
     """Cross-play: return of every speaker with every listener, as they are and after the best relabelling."""
     names = list(found["participants"])
     count = len(names)
+    listed = [] if max(map(len, names)) <= _LONG else [f"{k + 1}: {name[-50:]}" for k, name in enumerate(names)]
+    ticks = [str(k + 1) for k in range(count)] if listed else names
     side = max(2.0, 0.62 * count + 0.5)
     stacked = 2 * side > WIDTH + 0.5
-    figure, axes = canvas(
-        side * (2 if stacked else 1) + 0.9, rows=2 if stacked else 1, columns=1 if stacked else 2
-    )
+    height = side * (2 if stacked else 1) + 0.9 + 0.2 * len(listed)
+    figure, axes = canvas(height, rows=2 if stacked else 1, columns=1 if stacked else 2)
     both = np.array([found["raw"], found["relabelled"]])
     low, high = float(both.min()), float(both.max())
     for ax, matrix, title in zip(np.ravel(axes), both, ("as they are", "symbols relabelled"), strict=True):
         ax.imshow(matrix, cmap=MAP, vmin=low, vmax=high if high > low else low + 1)
         for i, j in np.ndindex(count, count):
             cell_text(ax, j, i, f"{matrix[i, j]:.1f}", (matrix[i, j] - low) / ((high - low) or 1.0), FONT - 1)
-        ax.set_xticks(range(count), names, rotation=0 if max(map(len, names)) <= 4 else 35)
-        ax.set_yticks(range(count), names)
+        ax.set_xticks(range(count), ticks, rotation=0 if max(map(len, ticks)) <= 4 else 35)
+        ax.set_yticks(range(count), ticks)
         ax.spines[:].set_visible(False)
         label(ax, title, " and ".join(found["columns"]) + " of", " and ".join(found["rows"]) + " of")
     figure.suptitle("return per agent", fontsize=FONT, color=INK)
+    if listed:
+        figure.supxlabel("\n".join(listed), fontsize=FONT - 2, color=INK, x=0.01, ha="left")
     return figure

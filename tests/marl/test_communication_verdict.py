@@ -137,5 +137,7 @@ def test_bad_input():
     with pytest.raises(UserError, match="simple_spread_v3 has no channel"):
         spec = spec_of("simple_spread")
         analyse_player(Babbling(spec), "simple_spread", spec, episodes=2)
+    with pytest.raises(UserError, match=r"episodes must be at least 2 .*, got 1"):
+        analyse_player(Scripted(), ENV, spec_of(), episodes=1)
     with pytest.raises(UserError, match="unknown intervention 'mut'"):
         analyse_player(Scripted(), ENV, spec_of(), episodes=2, interventions=("mut",))

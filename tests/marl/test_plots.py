@@ -112,6 +112,16 @@ def test_meanings_that_never_occurred_are_left_out():
     assert "goal 1" not in words(figure) and "goal 2" in words(figure)
 
 
+def test_long_names_of_a_matrix_are_listed_below():
+    names = ["runs/simple_speaker_listener/20250101-120000_seed0", "0", "1", "2", "3"]
+    matrix = np.arange(25.0).reshape(5, 5).tolist()
+    drawn = plots.matrix_figure(
+        {"participants": names, "raw": matrix, "relabelled": matrix, "rows": ["speaker_0"], "columns": ["listener_0"]}
+    )
+    picture(drawn)
+    assert "1: runs/simple_speaker_listener/20250101-120000_seed0\n2: 0" in words(drawn)
+
+
 def test_missing_lines_and_a_task_without_anchors():
     text = words(plots.learning_figure([1, 2], np.zeros((2, 1)), {"oracle": None, "random": -5.0}))
     assert "oracle" not in text and "random -5.00" in text
