@@ -157,6 +157,11 @@ MAKERS = {
 }
 
 
+def same_state(one: dict, two: dict) -> None:
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[k], two[k]) if isinstance(one[k], torch.Tensor) else one[k] == two[k] for k in one)
+
+
 @pytest.mark.parametrize("kind", MAKERS)
 @settings(max_examples=8, deadline=None)
 @given(steps=st.integers(0, 30), seed=st.integers(0, 2**31))
@@ -170,13 +175,12 @@ def test_resume_is_exact_at_any_moment(kind, steps, seed):
     state = env.state_dict()
     again = PettingZooEnv(make=make, num_envs=3, rows=[2, 9, 4], **options)
     again.load_state_dict(state)
+    same_state(state, again.state_dict())
     assert (env.mask is None) == (again.mask is None) and (env.mask is None or torch.equal(env.mask, again.mask))
     for _ in range(15):
         actions = actions_of(env, generator)
         same_step(env.step(actions), again.step(actions))
-    one, two = env.state_dict(), again.state_dict()
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[k], two[k]) if isinstance(one[k], torch.Tensor) else one[k] == two[k] for k in one)
+    same_state(env.state_dict(), again.state_dict())
 
 
 def test_resume_of_mpe_survives_a_safe_file(tmp_path):
@@ -215,6 +219,15 @@ def test_resume_refuses_a_replay_that_ends_early():
         env.step(torch.zeros(2, 1, 1, dtype=torch.int64))
     with pytest.raises(UserError, match="not deterministic"):
         PettingZooEnv(make=Toy, length=3).load_state_dict(env.state_dict())
+
+
+def test_resume_refuses_other_agents_alive():
+    env = PettingZooEnv(make=Toy)
+    env.reset(0)
+    state = env.state_dict()
+    state["alive"][1] = False
+    with pytest.raises(UserError, match="not deterministic"):
+        PettingZooEnv(make=Toy).load_state_dict(state)
 
 
 def test_resume_refuses_other_copies_or_shapes():
@@ -285,9 +298,9 @@ def test_a_closed_environment_says_so():
 
 
 def test_closing_mpe_leaves_the_renderer_of_others_alone():
-    shown = catalogue.parallel_env("simple_spread", render_mode="rgb_array")
+    shown = catalogue.parallel_env("simple_reference", render_mode="rgb_array")
     shown.reset(seed=0)
-    env = PettingZooEnv("simple_spread")
+    env = PettingZooEnv("simple_reference")
     env.close()
     assert shown.render().shape == (700, 700, 3)
 
