@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.spec import EnvSpec
 from marl.rollout import Actions, Observations
 from marl.scripted_base import Script
 from marl.scripted_planning import (
     DT,
-    KEEP,
     MOVES,
-    StageCost,
     coast,
     distance,
     mean_distance,
@@ -30,7 +27,7 @@ WIDTH_FIRST = 8  # beam of the comparison of first moves
 
 def landmarks(observation: np.ndarray, start: int, count: int) -> np.ndarray:
     """float64 [E, count, 2] positions relative to the agent, from entry `start` on."""
-    return observation[:, start : start + 2 * count].reshape(-1, count, 2).astype(np.float64)
+    return observation[:, start : start + 2 * count].reshape(len(observation), count, 2).astype(np.float64)
 
 
 def pick(points: np.ndarray, index: np.ndarray) -> np.ndarray:
