@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from marl.errors import UserError, did_you_mean
+from marl.errors import did_you_mean
 from marl.settings import Setting, groups, range_words, settings
 
 _ABSENT = ("\0",)  # no argument of a process can hold a NUL
@@ -59,14 +59,7 @@ def split(argv: list[str], cls: type, program: str, description: str) -> Words:
         return Words(problems=[_NUL_FREE])
     ready = [word for token in argv for word in _positive(token, known)]
     shape = _shape(cls, "")
-    try:
-        parsed, rest = tyro.cli(
-            shape, prog=program, description=description, args=ready, return_unknown_args=True, compact_help=False
-        )
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise UserError("the command line could not be read.") from None
+    parsed, rest = tyro.cli(shape, prog=program, description=description, args=ready, return_unknown_args=True)
     words = Words()
     for name in [*known, *(flag.name for flag in RUN_FLAGS)]:
         value: Any = parsed

@@ -203,6 +203,15 @@ def test_a_damaged_checkpoint_names_the_newest_good_one(tmp_path: Path) -> None:
         load(worse)
 
 
+def test_a_changed_manifest_is_damage(tmp_path: Path) -> None:
+    """Guard: seen failing with the manifest's own checksum not compared: another seed would resume silently."""
+    path = save(tmp_path, 1, some_parts(), MANIFEST)
+    file = path / "manifest.json"
+    file.write_text(file.read_text().replace('"seed": 1', '"seed": 3'))
+    with pytest.raises(Damaged, match=r"manifest\.json does not match its checksum"):
+        load(path)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
