@@ -28,6 +28,7 @@ class Arrays:
     final_mask: np.ndarray  # bool [N, E, H, K] choices allowed at `final_obs`
     done: np.ndarray  # bool [1, E] the episode ended in this step
     episode: np.ndarray  # int64 [1, E] number of the running episode
+    seed: np.ndarray  # int64 [1, E] what the running episode was reset with
     steps: np.ndarray  # int64 [1, E] steps played in the running episode
     busy: np.ndarray  # int64 [1, E] 1 while this copy is computing: tells who hangs
 
@@ -45,7 +46,7 @@ class Arrays:
             **dict.fromkeys(("terminated", "truncated", "active", "alive"), ((N, E), flag)),
             **dict.fromkeys(("mask", "final_mask"), ((N, E, H, K), flag)),
             "done": ((1, E), flag),
-            **dict.fromkeys(("episode", "steps", "busy"), ((1, E), wide)),
+            **dict.fromkeys(("episode", "seed", "steps", "busy"), ((1, E), wide)),
         }
         offsets, total = {}, 0
         for name, (shape, kind) in shapes.items():

@@ -68,12 +68,12 @@ class Copies:
         self._seen: list[set[str]] = [set() for _ in self.rows]  # agents that appeared in the running episode
 
     # ---------------------------------------------------------------- the loop
-    def reset(self, seed: int, episodes: Iterable[int]) -> None:
-        """Start the given episode of `seed` in every copy."""
+    def reset(self, seed: int, episodes: Sequence[int], seeds: Sequence[int] | None = None) -> None:
+        """Start the given episode of `seed` in every copy; `seeds` are for the environments in place of its own."""
         self._seed = seed
         self.arrays.done[:] = False
         for e, episode in enumerate(episodes):
-            self._reset(e, episode)
+            self._reset(e, episode, None if seeds is None else seeds[e])
         self._check_finite(range(len(self.rows)), self.arrays.obs, None)
 
     def step(self) -> None:
@@ -90,9 +90,11 @@ class Copies:
         if ended:
             self._check_finite(ended, arrays.obs, None)
 
-    def replay(self, seed: int, episodes: Iterable[int], actions: Sequence[np.ndarray]) -> bool:
+    def replay(
+        self, seed: int, episodes: Sequence[int], seeds: Sequence[int], actions: Sequence[np.ndarray]
+    ) -> bool:
         """Start the given episodes and play `actions[e]` [T, N, H] in each; whether none of them ended on the way."""
-        self.reset(seed, episodes)
+        self.reset(seed, episodes, seeds)
         for t in range(max((len(played) for played in actions), default=0)):
             self._prepare()
             going = [e for e in range(len(self.rows)) if t < len(actions[e])]
@@ -114,15 +116,15 @@ class Copies:
         self._close_envs = False
 
     # ------------------------------------------------------------ one copy
-    def _reset(self, e: int, episode: int) -> None:
+    def _reset(self, e: int, episode: int, seed: int | None = None) -> None:
         arrays = self.arrays
-        arrays.episode[0, e], arrays.steps[0, e], arrays.busy[0, e] = episode, 0, 1
+        seed = episode_seed(self._seed, self.rows[e], episode) if seed is None else seed
+        arrays.episode[0, e], arrays.seed[0, e], arrays.steps[0, e], arrays.busy[0, e] = episode, seed, 0, 1
         if self._rebuild:
             if self._close_envs:
                 self._envs[e].close()
             self._envs[e] = self._make()
         env = self._envs[e]
-        seed = episode_seed(self._seed, self.rows[e], episode)
         try:
             result = env.reset(seed=seed)
         except Exception as error:
@@ -353,7 +355,7 @@ class Copies:
             f"{where}: {text}" if where else text,
             env_id=self.spec.id,
             row=self.rows[e],
-            seed=episode_seed(self._seed, self.rows[e], int(self.arrays.episode[0, e])),
+            seed=int(self.arrays.seed[0, e]),
             episode=int(self.arrays.episode[0, e]),
             step=int(self.arrays.steps[0, e]),
             actions=self._played(e) if played is ... else played,

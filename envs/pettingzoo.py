@@ -142,9 +142,22 @@ class PettingZooEnv(BatchedEnv):
 
     # ---------------------------------------------------------------- the loop
     def reset(self, seed: int | None = None) -> Tensor:
+        return self._begin(self._seed if seed is None else int(seed), None)
+
+    def reset_to(self, seeds: Sequence[int]) -> Tensor:
+        """Start an episode in every copy with exactly these seeds [E] of the environment; obs [N, E, O].
+
+        For evaluation, where episode i is reset with a known seed. Episodes that follow are seeded as after `reset`.
+        """
+        given = [int(seed) for seed in seeds]
+        if len(given) != self.num_envs or any(not 0 <= seed < 2**63 for seed in given):
+            raise UserError(f"reset_to takes {self.num_envs} seeds of at least 0, one a copy, got {given}.")
+        return self._begin(self._seed, given)
+
+    def _begin(self, seed: int, seeds: list[int] | None) -> Tensor:
         self._require_open()
-        self._seed = self._seed if seed is None else int(seed)
-        self._copies.reset(self._seed, [0] * self.num_envs)
+        self._seed = seed
+        self._copies.reset(seed, [0] * self.num_envs, seeds)
         self._history.clear()
         self._started = True
         return self._publish()
@@ -238,6 +251,7 @@ class PettingZooEnv(BatchedEnv):
             "started": self._started,
             "rows": list(self.rows),
             "episode": arrays.episode[0].tolist(),
+            "seeds": arrays.seed[0].tolist(),
             "steps": lengths,
             "actions": torch.from_numpy(flat),
             "obs": torch.from_numpy(arrays.obs.copy()),
@@ -265,7 +279,7 @@ class PettingZooEnv(BatchedEnv):
         self.mask = None
         if not self._started:
             return
-        running = self._copies.replay(self._seed, [int(k) for k in state["episode"]], played)
+        running = self._copies.replay(self._seed, list(state["episode"]), list(state["seeds"]), played)
         same = running and np.array_equal(self._arrays.alive, state["alive"].numpy())
         if not same or not np.array_equal(self._arrays.obs, state["obs"].numpy()):
             raise UserError(

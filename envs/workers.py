@@ -19,7 +19,7 @@ import torch
 
 from envs.arrays import Arrays
 from envs.batched import decode_actions
-from envs.copies import Copies, episode_seed
+from envs.copies import Copies
 from envs.errors import EnvFailure, UserError
 from envs.spec import EnvSpec
 
@@ -53,7 +53,7 @@ class Workers:
     ) -> None:
         context = mp.get_context("spawn")
         bounds = np.linspace(0, len(rows), min(workers, len(rows)) + 1).astype(int).tolist()
-        self.spec, self.rows, self._timeout, self._seed = spec, list(rows), timeout, 0
+        self.spec, self.rows, self._timeout = spec, list(rows), timeout
         self._spans = list(itertools.pairwise(bounds))
         self._links: list[Connection] = []
         self._processes: list[Any] = []
@@ -88,21 +88,23 @@ class Workers:
         theirs.close()  # so that the worker's death closes the pipe
 
     # ---------------------------------------------------------------- commands
-    def reset(self, seed: int, episodes: Sequence[int]) -> None:
+    def reset(self, seed: int, episodes: Sequence[int], seeds: Sequence[int] | None = None) -> None:
         """See `Copies.reset`."""
-        self._seed = seed
-        self._call("reset", [(seed, list(episodes)[start:stop]) for start, stop in self._spans])
+        given = [None if seeds is None else list(seeds)[start:stop] for start, stop in self._spans]
+        parts = [list(episodes)[start:stop] for start, stop in self._spans]
+        self._call("reset", [(seed, part, own) for part, own in zip(parts, given, strict=True)])
 
     def step(self) -> None:
         """See `Copies.step`."""
         self._call("step", [()] * len(self._spans))
 
-    def replay(self, seed: int, episodes: Sequence[int], actions: list[np.ndarray]) -> bool:
+    def replay(
+        self, seed: int, episodes: Sequence[int], seeds: Sequence[int], actions: Sequence[np.ndarray]
+    ) -> bool:
         """See `Copies.replay`; may take as long as all replayed steps together."""
-        self._seed = seed
         longest = max((len(played) for played in actions), default=0)
-        spans = self._spans
-        arguments = [(seed, list(episodes)[start:stop], actions[start:stop]) for start, stop in spans]
+        parts = [slice(start, stop) for start, stop in self._spans]
+        arguments = [(seed, list(episodes)[own], list(seeds)[own], list(actions)[own]) for own in parts]
         return all(self._call("replay", arguments, self._timeout * (1 + longest)))
 
     def _call(self, method: str, arguments: list[Any], timeout: float | None = None) -> list[Any]:
@@ -143,15 +145,14 @@ class Workers:
         code = f" with exit code {process.exitcode}" if process.exitcode is not None else ""
         busy = np.flatnonzero(self.arrays.busy[0, start:stop])
         e = start + (int(busy[0]) if len(busy) else 0)
-        episode, step = int(self.arrays.episode[0, e]), int(self.arrays.steps[0, e])
         copies = "" if len(busy) else f" (one of the copies {self.rows[start]} to {self.rows[stop - 1]})"
         return EnvFailure(
             f"its worker process {process.pid} {what}{code}{copies}",
             env_id=self.spec.id,
             row=self.rows[e],
-            seed=episode_seed(self._seed, self.rows[e], episode),
-            episode=episode,
-            step=step,
+            seed=int(self.arrays.seed[0, e]),
+            episode=int(self.arrays.episode[0, e]),
+            step=int(self.arrays.steps[0, e]),
             actions=_last_actions(self.spec, self.arrays, e),
         )
 

@@ -102,6 +102,32 @@ def test_reset_starts_over_and_remembers_the_seed():
     assert torch.equal(env.reset(), seven) and not torch.equal(seven, zero)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_reset_to_uses_exactly_the_given_seeds(workers):
+    env = PettingZooEnv("toy_envs:Toy", num_envs=3, length=2, workers=workers)
+    try:
+        obs = env.reset_to([1_000_000, 7, 7])
+        for e, seed in enumerate([1_000_000, 7, 7]):
+            first, _ = Toy(length=2).reset(seed=seed)
+            assert {name: rows[e].tolist() for name, rows in env.split_obs(obs).items()} == {
+                name: value.tolist() for name, value in first.items()
+            }
+        actions = torch.ones(2, 3, 1, dtype=torch.int64)
+        env.step(actions)
+        again = PettingZooEnv("toy_envs:Toy", num_envs=3, length=2)
+        again.load_state_dict(env.state_dict())
+        one, two = env.step(actions), again.step(actions)
+        same_step(one, two)
+        same_step(env.step(actions), again.step(actions))
+        assert one.done.all() and not torch.equal(one.obs[:, 1], one.obs[:, 2])  # own seeds again
+        with pytest.raises(UserError, match=r"3 seeds.*\[1, 2\]"):
+            env.reset_to([1, 2])
+        with pytest.raises(UserError, match="at least 0"):
+            env.reset_to([1, 2, -1])
+    finally:
+        env.close()
+
+
 # ---------------------------------------------------------------------- actions
 def test_actions_reach_the_environment_as_its_own_plain_ids():
     env = PettingZooEnv(make=Talkers, heads={"a_0": [["move", 2], ["message", 3]]})
