@@ -164,16 +164,17 @@ def describe(name: str, parallel_env: Any) -> EnvSpec:
         parallel_env: the environment, discrete actions.
 
     Raises:
-        UserError: unknown id, or continuous actions.
+        UserError: unknown id, another environment, or continuous actions.
     """
     mpe_id = require_id(name)
-    raw = parallel_env.unwrapped
+    raw = getattr(parallel_env, "unwrapped", parallel_env)
+    scenario = mpe_id.rsplit("_v", 1)[0]
+    if f"mpe2.{scenario}.{scenario}" not in {base.__module__ for base in type(raw).__mro__}:
+        raise UserError(f"expected an mpe2 environment {mpe_id}, got {type(raw).__module__}.{type(raw).__name__}.")
     if raw.continuous_actions:
         raise UserError(f"{mpe_id} was built with continuous_actions=True; expected discrete actions (the default).")
     names = list(parallel_env.possible_agents)
     by_name = {agent.name: agent for agent in raw.world.agents}
-    if set(by_name) != set(names):
-        raise UserError(f"expected an mpe2 environment {mpe_id}, got one with agents {names}.")
     heads = [make_heads(by_name[n].movable, by_name[n].silent, raw.world.dim_c) for n in names]
     obs_sizes = [parallel_env.observation_space(n).shape[0] for n in names]
     return build_spec(mpe_id, names, obs_sizes, heads, max(1, int(raw.max_cycles)))

@@ -53,12 +53,8 @@ def store(row: World, env: MPE, parallel_env: Any, steps: int) -> None:
 
 def _matching(env: MPE, parallel_env: Any) -> Any:
     """The raw mpe2 environment, or `UserError` where it is not of the same shape as `env`."""
-    try:
-        raw = parallel_env.unwrapped
-        found = describe(env.spec.id, parallel_env)
-    except AttributeError as error:
-        raise UserError(f"expected a live mpe2 {env.spec.id}, got {type(parallel_env).__name__}.") from error
-    lines = env.spec.differences(found)
+    lines = env.spec.differences(describe(env.spec.id, parallel_env))
+    raw = parallel_env.unwrapped
     landmarks, expected = len(raw.world.landmarks), len(env.scenario.landmarks)
     if landmarks != expected:
         lines.append(f"landmarks: expected {expected}, got {landmarks}")
