@@ -25,6 +25,9 @@ from marl.world_model.rssm import RSSM, Observed, Sizes, State
 from marl.world_model.sequences import Normaliser, Sequences, StepRows
 from marl.world_model.settings import WorldModelConfig
 
+LATE = 2000  # updates after which a poor reconstruction is no longer the start of training
+COLLAPSED = 0.95  # R^2 of the reconstruction below which the posterior counts as collapsed
+
 
 class Networks(nn.Module):
     """All parameters of the model."""
@@ -127,7 +130,7 @@ class DreamerModel:
         members = self._ensemble_kl(observed).unflatten(1, frames)
         terms["ensemble"] = (config.beta, mean_over(members, valid))
         loss_S = torch.stack([weight * value for weight, value in terms.values()]).sum(0)
-        metrics = {f"log_{name}": value for name, (weight, value) in terms.items() if weight < 0}
+        metrics = {f"log_{name}": terms[name][1] for name in ("observation", "reward", "discount")}
         metrics |= {"loss": loss_S, "kl": mean_over(kl, valid)}
         metrics["posterior_entropy"] = mean_over(losses.entropy(log_q), valid)
         # unit-variance likelihoods hold half the squared error, the rest is (X / 2) log(2 pi)
@@ -172,6 +175,19 @@ class DreamerModel:
     # ------------------------------------------------------------------ state
     def check(self) -> None:
         raise_on_faults(self.optimiser, self._metrics)
+
+    def warnings(self) -> list[str]:
+        """Posterior collapse: late in training the observation is still not reconstructed from the state."""
+        if int(self.optimiser.updates) < LATE or not self._metrics:
+            return []
+        poor = [f"{r:.3f}" for r in self._metrics["observation_r2"].tolist() if r < COLLAPSED]
+        if not poor:
+            return []
+        return [
+            f"The world model reconstructs its observations with R^2 {', '.join(poor)} after "
+            f"{int(self.optimiser.updates)} updates; expected at least {COLLAPSED}. Its latents carry too little "
+            "(posterior collapse): raise --wm.nx, or lower --wm.beta or --wm.free-posterior."
+        ]
 
     def metrics(self) -> dict[str, Tensor]:
         return self._metrics

@@ -7,6 +7,7 @@ W outputs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -33,7 +34,9 @@ class Dense(nn.Module):
         super().__init__()
         draws = stream.uniform(groups, inputs, outputs).flatten(0, 1)
         self.weight = nn.Parameter((draws * 2 - 1) * (gain * (3.0 / inputs) ** 0.5))
-        self.bias = nn.Parameter(draws.new_zeros(len(draws), 1, outputs)) if bias else None
+        # not zero: the normalisation behind would divide a first frame's empty input by nearly nothing
+        draws = stream.uniform(groups, 1, outputs).flatten(0, 1)
+        self.bias = nn.Parameter((draws * 2 - 1) * (gain * inputs**-0.5)) if bias else None
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         """`added` [S * G, n, out] stands in for the bias where there is none."""
@@ -66,7 +69,7 @@ class MLP(nn.Module):
         last = len(sizes) - 2
         self.layers = nn.ModuleList(
             Dense(i, o, stream, groups, out_gain if k == last else 1.0)
-            for k, (i, o) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+            for k, (i, o) in enumerate(pairwise(sizes))
         )
 
     def forward(self, x: Tensor) -> Tensor:

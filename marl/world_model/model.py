@@ -15,7 +15,7 @@ from torch import Tensor
 from envs.streams import Stream
 from marl.errors import RunFailed
 from marl.world_model.optimiser import ReplicaAdam
-from marl.world_model.sequences import Sequences, StepRows
+from marl.world_model.sequences import Normaliser, Sequences, StepRows
 
 
 class ModelState(Protocol):
@@ -38,6 +38,8 @@ class WorldModel(Protocol):
     """A model of all agents' joint observation; every tensor has the replicas first."""
 
     noise_size: int  # R, numbers in (0, 1) that a step takes per row
+    obs_scale: Normaliser  # of the predicted entries
+    reward_scale: Normaliser
 
     def absorb(self, step: StepRows, mask_SE: Tensor) -> None:
         """Take the statistics of one joint step of the environments in `mask_SE`."""
@@ -53,6 +55,9 @@ class WorldModel(Protocol):
 
     def check(self) -> None:
         """Raise `RunFailed` where an update was not finite."""
+
+    def warnings(self) -> list[str]:
+        """What the user should know, with what to change; empty where all is well."""
 
     def metrics(self) -> dict[str, Tensor]:
         """The last update's losses and diagnostics, each [S]."""

@@ -6,7 +6,8 @@
 Only what depends on the step before runs step by step; encoder, prior, decoder and heads run once over all frames.
 
 Shape suffixes: S replicas, T frames, B sequences, n = rows (any flattening of T and B), X observation, U joint
-action, N agents, D recurrent state, Z = C * L latents (classes before latents, see losses.py), M ensemble members, W hidden width.
+action, N agents, D recurrent state, Z = C * L latents (classes before latents, see losses.py), M members of the
+ensemble, W hidden width.
 
 Source: Hafner et al. 2021, "Mastering Atari with discrete world models" (DreamerV2, arXiv 2010.02193), section 2.1.
 Differs from source: layer normalisation and SiLU as in DreamerV3 (2301.04104) instead of ELU; some small
@@ -180,7 +181,8 @@ class RSSM(nn.Module):
         z_STBZ = self._sample(posterior, uniform_STBL.flatten(1, 2)).unflatten(1, frames)
         before = torch.cat([torch.zeros_like(z_STBZ[:, :1]), z_STBZ[:, :-1]], dim=1) * keep_STB1
         x = activate(self.embed_z(before.flatten(1, 2), self.embed_a(action_STBU.flatten(1, 2))))
-        from_x = torch.baddbmm(self.cell.bias, x, self.cell.weight[:, :width]).unflatten(1, frames)
+        x = torch.bmm(x, self.cell.weight[:, :width]).unflatten(1, frames)
+        from_x = x + self.cell.repeated_bias(frames)
         cell = Unrolled(self.cell.weight[:, width:], from_x)
         h = self.initial(len(encoded_STBW), frames[1], encoded_STBW).h
         hs = []

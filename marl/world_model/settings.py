@@ -61,7 +61,7 @@ class WorldModelConfig:
     """Weight of the discount's log-likelihood (summed over agents)."""
 
     # ------------------------------------------------------------------- training
-    lr: Rate = 3e-4
+    lr: Rate = 1e-3
     """Adam step size."""
     lr_warmup: Count = 100
     """Updates over which the step size rises linearly to `lr`."""
@@ -80,7 +80,7 @@ class WorldModelConfig:
     validation_share: Annotated[float, Range(0.01, 0.5)] = 0.1
     """Share of the episodes held out from training, to measure prediction errors."""
     ensemble: Annotated[int, Range(2)] = 5
-    """Members whose disagreement measures uncertainty: networks (mlp, linear) or prior heads (rssm)."""
+    """Members whose disagreement measures uncertainty: networks (mlp, linear) or small prior heads (rssm)."""
 
     # ----------------------------------------------------------------- imagination
     imagined_share: Share = 0.5
@@ -90,6 +90,10 @@ class WorldModelConfig:
     gate: Weight = 0.1
     """Rollouts are cut to the longest k whose validation error after k steps is at most this many standard
     deviations; 0 steps: real transitions only."""
+    reward_gate: Weight = 0.3
+    """The same bound for the rewards' error."""
+    starts: Positive = 256
+    """Rollouts per replica in one generation of imagined transitions."""
     keep: Annotated[float, Range(0.0, 1.0, above=True)] = 0.8
     """Share of the imagined transitions that is kept: those on which the ensemble disagrees least."""
     refresh_every: Positive = 128
