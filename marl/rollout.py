@@ -6,7 +6,6 @@ environments together. Episode i is reset with `seed + i` whatever the size of t
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 import envs
 from envs.batched import BatchedEnv, encode_actions
 from envs.mpe import catalogue
+from envs.pettingzoo import PettingZooEnv
 from envs.spec import EnvSpec
 from marl.errors import RunFailed, UserError
 
@@ -66,7 +66,7 @@ class Mixed:
 class Episodes:
     """What was played; the recorded fields are None unless `record=True`. T is the longest episode's length.
 
-    Entries after the end of an episode, and of agents that have left, are zeros.
+    Entries after the end of an episode are zeros; so are observations and rewards of agents that have left it.
     """
 
     returns: np.ndarray  # float64 [episodes, N], undiscounted, per agent
@@ -214,24 +214,21 @@ def _open(
     size: int,
     spec: EnvSpec | None,
 ) -> _Lockstep:
-    if backend == "torch":
+    if backend == "torch" and make is None:
         return _Batched(envs.make(env_id, num_envs=size, device="cpu", backend="torch", **env_args))
     if backend != "pettingzoo":
-        raise UserError(f"unknown backend {backend!r}; expected 'pettingzoo' or 'torch'.")
-    if make is None:
-        make = _named_maker(env_id)
-    return _RealMPE([make(**env_args) for _ in range(size)], env_id, spec)
-
-
-def _named_maker(env_id: str) -> Callable[..., Any]:
-    if ":" in env_id:
-        module, _, function = env_id.partition(":")
-        return getattr(importlib.import_module(module), function)
-    return lambda **kwargs: catalogue.parallel_env(env_id, **kwargs)
+        raise UserError(f"got backend={backend!r}; expected 'pettingzoo', or 'torch' for an MPE id (without make=).")
+    if make is None and ":" not in env_id:
+        return _RealMPE([catalogue.parallel_env(env_id, **env_args) for _ in range(size)], env_id, spec)
+    # float64 keeps rewards as the environment gave them
+    return _Batched(PettingZooEnv(env_id, size, dtype=torch.float64, spec=spec, make=make, **env_args))
 
 
 class _RealMPE:
-    """Real `mpe2` environments: float32 vectors, one integer per agent, all agents stay to the end."""
+    """Real `mpe2` environments: float32 vectors, one integer per agent, all agents stay to the end.
+
+    Their contract is known, so that it need not be checked at every step as `PettingZooEnv` does for any environment.
+    """
 
     def __init__(self, members: list[Any], env_id: str, spec: EnvSpec | None) -> None:
         self.members = members
@@ -276,7 +273,7 @@ class _RealMPE:
 
 
 class _Batched:
-    """A `BatchedEnv` on the CPU, played for one episode a row at a time."""
+    """A `BatchedEnv` on the CPU; what its rows play after the end of their episode is not looked at."""
 
     def __init__(self, env: BatchedEnv) -> None:
         self.env = env
@@ -285,24 +282,26 @@ class _Batched:
 
     def reset(self, seeds: list[int]) -> tuple[Observations, Masks | None]:
         self.count = len(seeds)
-        return self._views(self.env.reset(seeds[0]), self.env.mask)
+        missing = self.size - self.count
+        if isinstance(self.env, PettingZooEnv):
+            obs = self.env.reset_to(seeds + seeds[-1:] * missing)
+        else:
+            obs = self.env.reset(seeds[0])
+        return self._views(obs, self.env.mask)
 
     def step(
         self, actions: Actions, running: np.ndarray
     ) -> tuple[Observations, Masks | None, np.ndarray, np.ndarray]:
-        missing = self.size - self.count  # rows of a short last batch play their first choice and are not counted
-        full = {
-            name: np.concatenate([ids, np.full((missing, *ids.shape[1:]), ids[0])]) if missing else ids
-            for name, ids in actions.items()
-        }
+        missing = self.size - self.count  # a short last batch: the last row is repeated
+        full = {name: np.concatenate([ids, ids[-1:].repeat(missing, 0)]) for name, ids in actions.items()}
         step = self.env.step(encode_actions(self.spec, full))
-        over = step.done if step.done is not None else (step.terminated | step.truncated).any(0)
+        over = step.done if step.done is not None else (step.terminated | step.truncated).all(0)
         rewards = step.reward.to(torch.float64).T.numpy()[: self.count] * running[:, None]
         return *self._views(step.obs, step.mask), rewards, over[: self.count].numpy()
 
     def _views(self, obs: torch.Tensor, mask: torch.Tensor | None) -> tuple[Observations, Masks | None]:
         split = self.env.split_obs(obs)
-        observations = {name: array[: self.count].float().numpy().copy() for name, array in split.items()}
+        observations = {name: array[: self.count].to(torch.float32, copy=True).numpy() for name, array in split.items()}
         if mask is None:
             return observations, None
         return observations, {name: mask[n, : self.count].numpy() for n, name in enumerate(self.spec.agent_names)}
