@@ -205,9 +205,15 @@ def _beam(start: np.ndarray, landmarks: np.ndarray, steps: int, width: int) -> n
         for n in range(count):
             options = np.repeat(push, 5, -1)
             options[:, n] = np.tile(MOVES.T, push.shape[-1])[:, None]
-            state = [np.repeat(array, 5, -1) for array in (position, velocity, goal)]
-            places = np.broadcast_to(landmarks[..., None], options.shape)
-            value = np.repeat(spent, 5, -1) + _outlook(model, *state, options, places, steps - 1 - t)
+            value = np.repeat(spent, 5, -1) + _outlook(
+                model,
+                np.repeat(position, 5, -1),
+                np.repeat(velocity, 5, -1),
+                np.repeat(goal, 5, -1),
+                options,
+                np.broadcast_to(landmarks[..., None], options.shape),
+                steps - 1 - t,
+            )
             keep = min(width, value.shape[1])
             best = np.argpartition(-value, keep - 1, axis=1)[:, :keep]
             position, velocity, goal, moves = (_take(a, best // 5) for a in (position, velocity, goal, moves))

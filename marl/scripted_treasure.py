@@ -44,9 +44,9 @@ class State:
         start = 4 + kinds + others * (4 + 2 * kinds)
         treasure = own[:, 0, start:].reshape(len(own), -1, 2 + kinds)
         self.treasure = treasure[..., :2] + own[:, :1, 0:2]
-        self.alive = treasure[..., 2:].any(-1)
+        self.alive: np.ndarray = np.asarray(treasure[..., 2:].any(-1))
         self.type = treasure[..., 2:].argmax(-1)
-        self.free = self.holding < 0
+        self.free: np.ndarray = np.asarray(self.holding < 0)
 
     def home(self) -> np.ndarray:
         """[E, C, 2]: the deposit of what each collector holds (of the free: deposit 0)."""
@@ -81,7 +81,7 @@ class TreasureGreedy(Script):
         return {name: moves[:, n] for n, name in enumerate(self.spec.agent_names)}
 
 
-class TreasureOracle(Script):
+class TreasureBest(Script):
     """The best script known. Free collectors are matched to treasures by what picking up and delivering in the time
     left is worth; all rush at their targets and give way to each other; deposits go to meet those who carry, or soon
     will carry, what is theirs."""
