@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from marl import configure
@@ -110,6 +110,8 @@ def run_fuzz(count: int, tmp_path: Path) -> None:
 
     @some
     @given(settled)
+    @example({"seed": "1" * 400, "maddpg.gamma": ".nan"})
+    @example({"maddpg.tau": "1" * 5000})
     def odd_values(values: dict[str, str]) -> None:
         write(own, rendered(values).encode())
         outcome_of_file(own)
