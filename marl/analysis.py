@@ -10,8 +10,8 @@ from envs.mpe import canonical_id
 from envs.spec import EnvSpec
 from marl.channels import Channel, Heard, Meaning, channels_of, listen, used_symbols
 from marl.errors import UserError
-from marl.influence import Predictable
-from marl.information import Resampler
+from marl.influence import Predictable, Questioned
+from marl.information import Floats, Resampler
 from marl.interventions import DEFAULTS, KINDS, Interference, Intervention, lockstep, possible, speakers_team, summarise
 from marl.rollout import Episodes, play
 from marl.secrecy import secrecy_report
@@ -28,6 +28,7 @@ class Material:
     spec: EnvSpec
     played: Episodes
     heard: list[Heard]  # one a channel
+    answers: list[Floats]  # one a channel: [J, E, V, H, K], what the receiver would have done under every symbol
 
 
 def analyse_player(
@@ -49,7 +50,7 @@ def analyse_player(
     """Everything about one player's channels.
 
     Args:
-        player: decides from observations without memory, and tells its probabilities.
+        player: plays all agents and tells its probabilities.
         env_id: MPE id or package.module:function.
         spec: with the routes to analyse.
         episodes: sample size; with fewer than 1000 the information is noticeably biased and the intervals are wide.
@@ -69,7 +70,7 @@ def analyse_player(
         simple_crypto.
 
     Raises:
-        UserError: the environment has no channel, an intervention is unknown, or the player tells no probabilities.
+        UserError: the environment has no channel, or an intervention is unknown.
     """
     if episodes < 2:
         raise UserError(f"episodes must be at least 2 (1000 for numbers to rely on), got {episodes}.")
@@ -77,7 +78,8 @@ def analyse_player(
     chosen = possible(spec, channels, interventions)
     common: dict[str, Any] = {"env_args": env_args, "batch": lockstep(episodes), "spec": spec, **playing}
     progress(f"playing {episodes} episodes")
-    played = play(env_id, player, episodes, seed, record=True, **common)
+    asked = Questioned(player, spec, channels)
+    played = play(env_id, asked, episodes, seed, record=True, **common)
     heard = [listen(spec, channel, played, seed, meaning) for channel in channels]
     resampler = Resampler(heard[0].episodes, seed, *resampling)
     everybody = resampler if resampler.episodes == episodes else Resampler(episodes, seed, 1, resampling[1])
@@ -86,7 +88,10 @@ def analyse_player(
     found.update(summarise(spec, played, everybody, team))
     _add_scale(found, lines)
     progress("information and influence")
-    found["channels"] = [channel_report(player, spec, one, resampler) for one in heard]
+    answers = [one.at_heard_steps(asked.answers(k)) for k, one in enumerate(heard)]
+    found["channels"] = [
+        channel_report(player, spec, one, told, resampler) for one, told in zip(heard, answers, strict=True)
+    ]
     used = [used_symbols(one) for one in heard]
     found["interventions"] = []
     for intervention, subset in _plan(channels, chosen, per_channel):
@@ -100,7 +105,7 @@ def analyse_player(
     if canonical_id(spec.id) == "simple_crypto_v3":
         to_bob = next(one for one in heard if spec.agent_names[one.channel.receiver] == "bob_0")
         found["crypto"] = secrecy_report(spec, played, to_bob, resampler)
-    return found, Material(spec, played, heard)
+    return found, Material(spec, played, heard, answers)
 
 
 def _plan(

@@ -150,10 +150,15 @@ class Heard:
     told: Told  # at t - 1
     answer: Choice  # the receiver's own choice at t
     own_next: Choice | None  # the sender's own move at t; None where it only speaks
+    kept: NDArray[np.int64]  # [E] index of each episode among those that were played
 
     @property
     def episodes(self) -> int:
         return self.sent.shape[1]
+
+    def at_heard_steps(self, values: np.ndarray) -> np.ndarray:
+        """What was recorded at every step of every episode, at the heard steps: [T, episodes, ...] to [J, E, ...]."""
+        return values[1:, self.kept]
 
     def drawn(self, values: np.ndarray) -> np.ndarray:
         """The drawn step of every episode: [J, E, ...] to [E, ...]."""
@@ -204,6 +209,7 @@ def listen(
         told=_told(channel, played.obs[spec.agent_names[channel.sender]][:-1, keep], valid, meaning),
         answer=_choice(spec, channel.receiver, responses_of(spec, channel.receiver), after),
         own_next=_choice(spec, channel.sender, own, after) if own else None,
+        kept=np.flatnonzero(keep),
     )
 
 

@@ -27,10 +27,10 @@ def pictures(player: Predictable, found: Mapping[str, Any], material: Material, 
     """{file name without ending: figure} of an `analyse_player`."""
     spec = material.spec
     drawn: dict[str, Figure] = {}
-    for report, heard in zip(found["channels"], material.heard, strict=True):
+    for k, (report, heard) in enumerate(zip(found["channels"], material.heard, strict=True)):
         name = file_name(report["channel"])
         drawn[f"protocol_{name}"] = protocol_figure(report)
-        drawn[f"timeline_{name}"] = timeline(player, material, heard)
+        drawn[f"timeline_{name}"] = timeline(material, k)
         field = action_field(player, spec, heard)
         if field is not None:
             drawn[f"field_{name}"] = field
@@ -51,18 +51,19 @@ def landmark_count(spec: EnvSpec) -> int | None:
     return _LANDMARKS.get(canonical_id(spec.id) or "")
 
 
-def timeline(player: Predictable, material: Material, heard: Heard, episode: int = 0) -> Figure:
-    """One episode of a channel: distance to the goal below where the goal is a landmark, else the reward."""
+def timeline(material: Material, k: int, episode: int = 0) -> Figure:
+    """One episode of channel k: distance to the goal below where the goal is a landmark, else the reward."""
+    heard = material.heard[k]
     spec, channel = material.spec, heard.channel
     inside = heard.valid[:, episode]
     seen = {name: array[inside, episode] for name, array in heard.obs.items()}
     head = responses_of(spec, channel.receiver)[0]
     size = spec.agents[channel.receiver].heads[head].size
-    would_do = counterfactuals(player, spec, channel, seen)[..., head, :size].argmax(axis=-1)
+    would_do = material.answers[k][inside, episode, :, head, :size].argmax(axis=-1)
     told = None if heard.told.values is None else heard.told.values[inside, episode]
     assert material.played.rewards is not None and material.played.actions is not None
-    kept = np.flatnonzero(material.played.lengths >= 2)[episode]
-    below = material.played.rewards[1:, kept, channel.receiver][inside]
+    below = heard.at_heard_steps(material.played.rewards)[inside, episode, channel.receiver]
+    actions = heard.at_heard_steps(material.played.actions)[inside, episode, channel.receiver, head]
     name = "reward"
     if told is not None and landmark_count(spec):
         mine = seen[spec.agent_names[channel.receiver]]
@@ -73,7 +74,7 @@ def timeline(player: Predictable, material: Material, heard: Heard, episode: int
         title=f"{channel.name(spec)}, one episode",
         told=None if told is None else told.tolist(),
         heard=heard.heard[inside, episode].tolist(),
-        actions=material.played.actions[1:, kept, channel.receiver, head][inside].tolist(),
+        actions=actions.tolist(),
         would_do=would_do,
         used=sorted(used_symbols(heard)[:_MOST_ROWS]),
         below=below.tolist(),
@@ -88,7 +89,11 @@ def action_field(player: Predictable, spec: EnvSpec, heard: Heard) -> Figure | N
     if landmarks is None or not moves:
         return None
     places, positions = field_layout(landmarks), field_positions()
-    answers = counterfactuals(player, spec, channel, _field_observations(spec, channel, heard, places, positions))
+    observations = _field_observations(spec, channel, heard, places, positions)
+    listener = spec.agent_names[channel.receiver]
+    player.reset(len(positions))
+    player.act({**observations, listener: channel.write(observations[listener], channel.symbols)})  # t = 0: silence
+    answers = counterfactuals(player, spec, channel, observations)
     return action_field_figure(positions, answers[..., moves[0], :5], places, sorted(used_symbols(heard)[:6]))
 
 

@@ -1,14 +1,15 @@
 """Does the receiver listen? What it would do, had it heard another message.
 
-The receiver's own observations are taken as they were recorded, every symbol in turn is written into the slot, and the
-policy is asked for the distribution of each head. Nothing is stepped. Valid for players without memory, and asked
-without action masks.
+While episodes are played, at every step every symbol in turn is written into the receiver's slot and the player is
+asked for the distribution of each head; then it acts on what it really heard. Nothing else is stepped, and a player
+with memory is asked in the state of mind that it has at that moment.
 
-Legend: `J` heard steps, `E` episodes, `W` width of an observation, `V` symbols, `H` heads, `K` choices of a head.
+Legend: `T` steps, `J` heard steps, `E` episodes, `W` width of an observation, `V` symbols, `H` heads, `K` choices.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,22 +28,50 @@ class Predictable(Protocol):
     def act(self, observations: Observations, masks: Masks | None = None) -> Actions: ...
 
     def probabilities(self, observations: Observations, masks: Masks | None = None) -> dict[str, Floats]:
-        """{agent: float64 [E, H, K]}, each head's choices first and zeros behind them."""
+        """{agent: float64 [E, H, K]}, each head's choices first and zeros behind them; leaves the memory alone."""
         ...
 
 
-def counterfactuals(player: Predictable, spec: EnvSpec, channel: Channel, obs: Observations) -> Floats:
-    """The receiver's distributions under every symbol: {agent: [..., W]} of all agents to float64 [..., V, H, K]."""
+class Questioned:
+    """A player that is asked at every step what it would do under every symbol, and then acts as it would anyway.
+
+    Args:
+        player: is asked and acts.
+        spec: of the environment.
+        channels: whose receivers are asked.
+    """
+
+    def __init__(self, player: Predictable, spec: EnvSpec, channels: Sequence[Channel]) -> None:
+        self.player, self.spec, self.channels = player, spec, channels
+        self._batches: list[list[list[Floats]]] = []  # a batch of episodes, a step, a channel: [E, V, H, K]
+
+    def reset(self, num_envs: int) -> None:
+        self.player.reset(num_envs)
+        self._batches.append([])
+
+    def act(self, observations: Observations, masks: Masks | None = None) -> Actions:
+        asked = [counterfactuals(self.player, self.spec, channel, observations, masks) for channel in self.channels]
+        self._batches[-1].append(asked)
+        return self.player.act(observations, masks)
+
+    def answers(self, k: int) -> Floats:
+        """Float64 [T, E, V, H, K] of channel k, of all episodes so far; zeros after a batch's last step."""
+        longest = max(len(batch) for batch in self._batches)
+        stacked = [np.stack([step[k] for step in batch]) for batch in self._batches]
+        padded = [np.pad(one, [(0, longest - len(one))] + [(0, 0)] * 4) for one in stacked]
+        return np.concatenate(padded, axis=1)
+
+
+def counterfactuals(
+    player: Predictable, spec: EnvSpec, channel: Channel, obs: Observations, masks: Masks | None = None
+) -> Floats:
+    """The receiver's distributions now, under every symbol: {agent: [E, W]} of all agents to float64 [E, V, H, K]."""
     name = spec.agent_names[channel.receiver]
-    leading = obs[name].shape[:-1]
-    rows = {agent: array.reshape(-1, array.shape[-1]) for agent, array in obs.items()}
-    player.reset(len(rows[name]))
     answers = [
-        np.asarray(player.probabilities({**rows, name: channel.write(rows[name], symbol)})[name], dtype=np.float64)
+        player.probabilities({**obs, name: channel.write(obs[name], symbol)}, masks)[name]
         for symbol in range(channel.symbols)
     ]
-    stacked = np.stack(answers, axis=1)
-    return stacked.reshape(*leading, *stacked.shape[1:])
+    return np.stack(answers, axis=1).astype(np.float64)
 
 
 def causal_influence(answers: Floats, weights: Floats) -> Floats:
@@ -61,15 +90,20 @@ def causal_influence(answers: Floats, weights: Floats) -> Floats:
     return np.einsum("m,...mk->...", weights, answers * ratio)
 
 
-def listening(player: Predictable, spec: EnvSpec, heard: Heard, resampler: Resampler) -> dict[str, Any]:
+def listening(spec: EnvSpec, heard: Heard, answers: Floats, resampler: Resampler) -> dict[str, Any]:
     """{head: influence of the messages on it} for every head of the receiver, the head that answers first.
 
     Each head has `cic_marginal`, `cic_uniform`, `flip_rate` (another symbol of the vocabulary changes the greedy
     choice) and `flip_rate_used` (another symbol that the sender uses does), as mean over an episode's heard steps,
     then over episodes, with a 95 % interval over episodes; and `ceiling`, the largest possible CIC in bits.
+
+    Args:
+        spec: of the environment.
+        heard: what was sent.
+        answers: float64 [J, E, V, H, K] of the same heard steps.
+        resampler: made for the same episodes.
     """
     channel = heard.channel
-    answers = counterfactuals(player, spec, channel, heard.obs)
     marginal = np.bincount(heard.sent[heard.valid], minlength=channel.symbols) / heard.valid.sum()
     uniform = np.full(channel.symbols, 1 / channel.symbols)
     used = used_symbols(heard)

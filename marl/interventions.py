@@ -176,7 +176,7 @@ def possible(spec: EnvSpec, channels: Sequence[Channel], names: Sequence[str]) -
     return [one for one in parsed if one.kind != "self" or both_ways]
 
 
-def lockstep(episodes: int, most: int = 128) -> int:
+def lockstep(episodes: int, most: int = 40) -> int:
     """Size of a batch such that all batches are nearly alike, and none is a single episode that has no other."""
     return math.ceil(episodes / math.ceil(episodes / most))
 

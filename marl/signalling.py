@@ -15,7 +15,7 @@ from envs.spec import EnvSpec
 from marl import information as info
 from marl.channels import Heard
 from marl.influence import Predictable, input_norm, listening
-from marl.information import Ints, Resampler, contingency
+from marl.information import Floats, Ints, Resampler, contingency
 
 CONSTANT = 0.99  # a sender with one symbol in at least this share of its messages says nothing
 COORDINATION_WARNING = (
@@ -25,13 +25,16 @@ COORDINATION_WARNING = (
 MOST_LAG = 6  # steps between choice and slot that are searched on a channel with delay
 
 
-def channel_report(player: Predictable, spec: EnvSpec, heard: Heard, resampler: Resampler) -> dict[str, Any]:
+def channel_report(
+    player: Predictable, spec: EnvSpec, heard: Heard, answers: Floats, resampler: Resampler
+) -> dict[str, Any]:
     """Everything about one channel as plain numbers, lists and strings; what is undefined holds a `reason`.
 
     Args:
-        player: who played; asked for its distributions only.
+        player: who played; asked for the weights of its first layer only.
         spec: of its environment.
         heard: of `listen`.
+        answers: float64 [J, E, V, H, K], what the receiver would have done under every symbol.
         resampler: made for `heard.episodes`.
     """
     channel = heard.channel
@@ -57,7 +60,7 @@ def channel_report(player: Predictable, spec: EnvSpec, heard: Heard, resampler: 
         **_drawn_information(heard, heard.answer.values, heard.answer.size, resampler),
         "warning": COORDINATION_WARNING,
     }
-    report["influence"] = listening(player, spec, heard, resampler)
+    report["influence"] = listening(spec, heard, answers, resampler)
     first_layer = getattr(player, "first_layer", None)
     report["input_norm"] = (
         {"reason": "the player has no first layer"}

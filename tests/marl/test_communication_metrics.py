@@ -13,7 +13,7 @@ from channel_players import Babbling, Scripted
 from envs.mpe import catalogue
 from envs.spec import AgentSpec, EnvSpec, Head, Route
 from marl.channels import channels_of, listen
-from marl.influence import causal_influence, counterfactuals, input_norm
+from marl.influence import Questioned, causal_influence, counterfactuals, input_norm
 from marl.information import Resampler
 from marl.rollout import Episodes, play
 from marl.signalling import channel_report
@@ -29,9 +29,15 @@ def spec() -> EnvSpec:
 @lru_cache
 def report(code=(0, 1, 2), listens=True, episodes=1000) -> dict:
     player = Scripted(code, listens, heard_as=None if code is None else tuple(np.argsort(code)))
-    played = play(ENV, player, episodes, 1_000_000, record=True)
-    heard = listen(spec(), channels_of(spec())[0], played)
-    return channel_report(player, spec(), heard, Resampler(heard.episodes, 0, 999, 1000))
+    return reported(player, spec(), episodes, 1_000_000, 999)
+
+
+def reported(player, spec, episodes, seed, permutations=99) -> dict:
+    asked = Questioned(player, spec, channels_of(spec))
+    played = play(spec.id, asked, episodes, seed, record=True)
+    heard = listen(spec, channels_of(spec)[0], played)
+    answers = heard.at_heard_steps(asked.answers(0))
+    return channel_report(player, spec, heard, answers, Resampler(episodes, 0, permutations, 1000))
 
 
 def test_a_perfect_pair():
@@ -66,21 +72,13 @@ def test_a_random_speaker_tells_nothing_but_may_be_listened_to():
 
 
 def test_two_goals_under_one_symbol_and_a_constant_speaker():
-    class Merged(Scripted):
-        pass
-
-    shared = Merged((0, 0, 2), heard_as=(0, 1, 2))
-    played = play(ENV, shared, 300, 5, record=True)
-    heard = listen(spec(), channels_of(spec())[0], played)
-    found = channel_report(shared, spec(), heard, Resampler(300, 0, 99, 99))
+    found = reported(Scripted((0, 0, 2), heard_as=(0, 1, 2)), spec(), 300, 5)
     goals = np.array(found["table"]).sum(axis=1) / 300
     merged = np.array([goals[0] + goals[1], goals[2]])
     assert found["signalling"]["plug_in"] == pytest.approx(-(merged * np.log2(merged)).sum(), abs=1e-9)
     assert found["context_independence"]["value"] == pytest.approx(2 / 3)
     assert found["influence"]["move"]["flip_rate_used"]["mean"] < found["influence"]["move"]["flip_rate"]["mean"]
-    constant = play(ENV, Scripted((1, 1, 1), heard_as=(0, 1, 2)), 50, 5, record=True)
-    heard = listen(spec(), channels_of(spec())[0], constant)
-    said = channel_report(Scripted((1, 1, 1), heard_as=(0, 1, 2)), spec(), heard, Resampler(50, 0, 99, 99))
+    said = reported(Scripted((1, 1, 1), heard_as=(0, 1, 2)), spec(), 50, 5)
     assert said["constant_symbol"] == 1 and said["entropy_bits"] == 0.0 and said["signalling"]["share"] == 0.0
     assert math.isfinite(said["influence"]["move"]["cic_marginal"]["mean"])
 
@@ -117,13 +115,40 @@ def test_counterfactuals_change_the_slot_only():
             seen.append({name: obs.copy() for name, obs in observations.items()})
             return super().probabilities(observations, masks)
 
-    obs = {"speaker_0": np.ones((2, 3, 3), np.float32), "listener_0": np.ones((2, 3, 11), np.float32)}
+    obs = {"speaker_0": np.ones((6, 3), np.float32), "listener_0": np.ones((6, 11), np.float32)}
     answers = counterfactuals(Spy(), spec(), channels_of(spec())[0], obs)
-    assert answers.shape == (2, 3, 3, 1, 5)
+    assert answers.shape == (6, 3, 1, 5)
     assert len(seen) == 3
     for symbol, asked in enumerate(seen):
         assert (asked["speaker_0"] == 1).all() and (asked["listener_0"][:, :8] == 1).all()
         assert np.array_equal(asked["listener_0"][:, 8:], np.tile(np.eye(3)[symbol], (6, 1)))
+
+
+def test_a_player_with_memory_is_asked_in_its_state_of_mind():
+    """This listener waits for three steps; its answers are those of the step at which it is asked."""
+
+    class Waiting(Scripted):
+        def reset(self, num_envs):
+            self.t = 0
+
+        def act(self, observations, masks=None):
+            actions = super().act(observations, masks)
+            self.t += 1
+            return actions
+
+        def move(self, obs):
+            return super().move(obs) if self.t >= 3 else np.zeros(len(obs), dtype=np.int64)
+
+    player = Waiting()
+    asked = Questioned(player, spec(), channels_of(spec()))
+    played = play(ENV, asked, 5, 3, record=True, batch=2)
+    answers = asked.answers(0)
+    assert answers.shape == (25, 5, 3, 1, 5) and len(answers) == len(played.actions)
+    greedy = answers[..., 0, :].argmax(-1)
+    assert (greedy[:3] == 0).all() and (greedy[3:] != greedy[3:, :, :1]).any()
+    heard = listen(spec(), channels_of(spec())[0], played)
+    said = np.take_along_axis(heard.at_heard_steps(greedy), heard.heard[..., None], axis=-1)[..., 0]
+    assert np.array_equal(said, heard.answer.values), "under the symbol that it heard it would do what it did"
 
 
 def test_input_norm_is_per_input():
@@ -150,7 +175,8 @@ def test_a_noisy_delayed_channel():
     unpaid = np.zeros((steps, episodes, 2))
     played = Episodes(unpaid[0], np.full(episodes, steps), {"a": goal, "b": slot}, actions, unpaid)
     heard = listen(noisy, channels_of(noisy)[0], played)
-    found = channel_report(Babbling(noisy), noisy, heard, Resampler(episodes, 0, 99, 99))
+    nobody = np.full((steps - 1, episodes, 4, 1, 4), 0.25)
+    found = channel_report(Babbling(noisy), noisy, heard, nobody, Resampler(episodes, 0, 99, 99))
     assert found["lag"] == 2 and found["capacity_bits"] == 2.0
     assert found["capacity_estimate_bits"] == pytest.approx(0.8 * 2, abs=0.05)
     assert "received" not in found, "nothing to tell was declared"
