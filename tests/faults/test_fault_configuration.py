@@ -110,7 +110,7 @@ def run_fuzz(count: int, tmp_path: Path) -> None:
 
     @some
     @given(settled)
-    @example({"seed": "1" * 400, "maddpg.gamma": ".nan"})
+    @example({"seed": "1" * 400, "maddpg.actor_lr": ".nan"})
     @example({"maddpg.tau": "1" * 5000})
     def odd_values(values: dict[str, str]) -> None:
         write(own, rendered(values).encode())
