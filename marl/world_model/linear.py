@@ -32,7 +32,7 @@ from marl.world_model.settings import WorldModelConfig
 
 WIDTH = 128  # of the networks' hidden layers
 DECAY = 0.3  # of the networks' weights, as a share of the step size: there are few transitions to learn from
-SOLVE_EVERY = 16  # updates between two solutions of the linear part
+GROWTH = 1.02  # of the data, after which the linear part is solved anew
 
 
 @dataclass
@@ -175,11 +175,13 @@ class SmallModel:
         self.optimiser = ReplicaAdam(
             self.networks, replicas, config.lr, config.max_grad_norm, config.lr_warmup, DECAY
         )
+        self._absorbed, self._solved = 0, 0  # joint steps
         self._metrics: dict[str, Tensor] = {}
 
     def absorb(self, step: StepRows, mask_SE: Tensor) -> None:
         """Add one joint step to the least-squares problem and the statistics."""
         obs, after = step.obs[..., self.layout.dynamic_J], step.next_obs[..., self.layout.dynamic_J]
+        self._absorbed += 1
         self.linear.add(self._inputs(obs, step.action), after, mask_SE)
         self.obs_scale.add(after, mask_SE)
         self.features.scale.add(self.features.raw(after), mask_SE)
@@ -203,7 +205,8 @@ class SmallModel:
     # --------------------------------------------------------------- training
     def update(self, seq: Sequences, stream: Stream) -> None:
         """One Adam step of all networks on the transitions of `seq`; now and then a new solution of the linear part."""
-        if int(self.optimiser.updates) % SOLVE_EVERY == 0:
+        if self._absorbed > GROWTH * self._solved:
+            self._solved = self._absorbed
             self.linear.solve()
         self.optimiser.zero_grad()
         loss_S, self._metrics = self.loss(seq)
@@ -277,8 +280,10 @@ class SmallModel:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: part.state_dict() for name, part in self._parts().items()}
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        return {**parts, "absorbed": self._absorbed, "solved": self._solved}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
+        self._absorbed, self._solved = state["absorbed"], state["solved"]

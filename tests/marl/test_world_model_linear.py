@@ -1,0 +1,130 @@
+"""The small model: exact where the dynamics is linear, rewards learned, members that disagree off the data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from world_model_data import episodes, play, two_agents
+
+import envs
+from envs.streams import Stream
+from marl.world_model.layout import Layout
+from marl.world_model.linear import Features, LeastSquares, SmallModel
+from marl.world_model.model import open_loop
+from marl.world_model.rollouts import rows_of
+from marl.world_model.sequences import Sequences
+from marl.world_model.settings import WorldModelConfig
+
+CONFIG = WorldModelConfig(kind="linear", lr=1e-3, lr_warmup=0, ensemble=2)
+
+
+def trained(env_id: str, updates: int, kind: str = "linear", count: int = 40) -> tuple[SmallModel, Sequences]:
+    """A model after `updates` on `count` random episodes, and other episodes to test it on."""
+    layout, seq, _ = episodes(env_id, count)
+    model = SmallModel(layout, replace(CONFIG, kind=kind), 0.95, Stream(0, "init", [0]))  # type: ignore[arg-type]
+    env = envs.make(env_id, num_envs=count)
+    for t in play(env, 25):
+        model.absorb(rows_of(layout, t), torch.ones(1, count, dtype=torch.bool))
+    stream = Stream(0, "noise", [0])
+    for _ in range(updates):
+        model.update(seq, stream)
+    return model, episodes(env_id, 20, seed=1)[1]
+
+
+def test_least_squares_equals_torchs_and_ignores_directions_never_seen() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 60, 4, generator=g, dtype=torch.float64)
+    x[..., 3] = 1.0 - x[..., 2]  # collinear with the others and the constant
+    x = torch.cat([x, torch.ones(2, 60, 1, dtype=torch.float64)], 2)
+    y = torch.randn(2, 60, 3, generator=g, dtype=torch.float64)
+    weight = torch.rand(2, 60, generator=g) > 0.4
+    fit = LeastSquares(5, 3, 2, "cpu")
+    for part in (slice(0, 30), slice(30, 60)):
+        fit.add(x[:, part], y[:, part], weight[:, part])
+    fit.solve()
+    for s in range(2):
+        seen_x, seen_y = x[s][weight[s]], y[s][weight[s]]
+        slow = torch.linalg.lstsq(seen_x, seen_y, driver="gelsd").solution
+        torch.testing.assert_close(fit.weight_SPJ[s].double(), slow, rtol=1e-4, atol=1e-5)
+        rest = (seen_x @ slow - seen_y).square().mean(0).sqrt()
+        torch.testing.assert_close(fit.residual_S1J[s, 0].double(), rest, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("env_id, bound", [("simple_speaker_listener", 1e-6), ("simple_reference", 1e-6)])
+def test_linear_dynamics_predicts_twenty_steps_exactly(env_id: str, bound: float) -> None:
+    model, test = trained(env_id, 1)
+    told = open_loop(model, test, 5, Stream(0, "noise", [0]))
+    truth = test.obs[:, 6:, :, model.layout.dynamic_J]
+    assert (told.obs - truth).square().mean().sqrt() < bound
+
+
+def test_spread_is_linear_but_for_collisions() -> None:
+    model, test = trained("simple_spread", 1, count=100)
+    told = open_loop(model, test, 5, Stream(0, "noise", [0]))
+    truth = test.obs[:, 6:, :, model.layout.dynamic_J]
+    error = (told.obs - truth).square().mean().sqrt().item()
+    assert 0.05 < error < 0.3  # copying the last frame: .45
+
+
+def test_rewards_of_distances_are_learned_from_few_episodes() -> None:
+    model, test = trained("simple_speaker_listener", 200, count=30)
+    told = open_loop(model, test, 5, Stream(0, "noise", [0]))
+    truth = test.reward[:, 6:]
+    r2 = 1 - (told.reward - truth).square().mean() / truth.var()
+    assert r2 > 0.55
+    assert (told.discount - 0.95).abs().max() < 0.05
+
+
+def test_networks_learn_what_is_not_linear() -> None:
+    """Kind "mlp" explains part of the collisions' residual on the episodes that it saw."""
+    model, _ = trained("simple_spread", 60, kind="mlp", count=30)
+    _, seq, _ = episodes("simple_spread", 30)
+    obs = seq.obs[..., model.layout.dynamic_J]
+    before, after = obs[:, :-1].flatten(1, 2), obs[:, 1:].flatten(1, 2)
+    action = seq.action[:, 1:].flatten(1, 2)
+    linear = model.linear(model._inputs(before, action))
+    rest = model._members(model.networks.residual, model.features(before), action).mean(1)  # type: ignore[arg-type]
+    both = linear + rest * model._rest_scale()
+    assert (both - after).square().mean() < 0.8 * (linear - after).square().mean()
+
+
+def test_members_disagree_more_away_from_the_data() -> None:
+    model, test = trained("simple_speaker_listener", 40, kind="mlp", count=20)
+    state = model.observe(test, Stream(0, "noise", [0]))
+    action = test.action.flatten(1, 2)
+    noise = torch.full((1, action.shape[1], 1), 0.3)
+    near = model.step(state, action, noise)[1].uncertainty.median()
+    state.obs = state.obs * 3.0
+    far = model.step(state, action, noise)[1].uncertainty.median()
+    assert far > 3 * near > 0
+
+
+def test_member_is_chosen_by_the_noise() -> None:
+    model, test = trained("simple_spread", 5, kind="mlp", count=10)
+    state, action = model.observe(test, Stream(0, "n", [0])), test.action.flatten(1, 2)
+    low, high, low_again = (
+        model.step(state, action, torch.full((1, action.shape[1], 1), u))[0].obs for u in (0.1, 0.9, 0.4)
+    )
+    assert torch.equal(low, low_again) and not torch.equal(low, high)
+
+
+def test_features_by_hand() -> None:
+    """Rows (a0 a1 | b0 b1), the slot left out: squares, and lengths of neighbours of the same agent only."""
+    features = Features(Layout(two_agents()), 1)
+    raw = features.raw(torch.tensor([[[3.0, 4.0, 5.0, 12.0]]]))
+    assert raw[0, 0].tolist() == pytest.approx([3, 4, 5, 12, 9, 16, 25, 144, 5, 13])
+    assert features.size == 10
+    assert features(torch.tensor([[[300.0, 0.0, 0.0, 0.0]]])).max() == 10.0  # cut off
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_state_continues_bit_for_bit(kind: str) -> None:
+    one, test = trained("simple_speaker_listener", 3, kind=kind, count=6)
+    two = SmallModel(one.layout, one.config, 0.95, Stream(9, "init", [0]))
+    two.load_state_dict(one.state_dict())
+    for model in (one, two):
+        model.update(test, Stream(5, "noise", [0]))
+    assert torch.equal(one.optimiser.flat_P, two.optimiser.flat_P)
+    assert torch.equal(one.linear.weight_SPJ, two.linear.weight_SPJ)
