@@ -40,8 +40,9 @@ Policy = Callable[[Tensor], Tensor]
 
 def make_model(layout: Layout, config: WorldModelConfig, gamma: float, stream: Stream) -> WorldModel:
     """The model of `config.kind`, its initial weights drawn from `stream`, whose rows are the replicas."""
-    kind = DreamerModel if config.kind == "rssm" else SmallModel
-    return kind(layout, config, gamma, stream)
+    if config.kind == "rssm":
+        return DreamerModel(layout, config, gamma, stream)
+    return SmallModel(layout, config, gamma, stream)
 
 
 class ImaginationSource:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from envs.streams import Stream
 from marl.errors import RunFailed
@@ -37,9 +37,16 @@ class Prediction:
 class WorldModel(Protocol):
     """A model of all agents' joint observation; every tensor has the replicas first."""
 
-    noise_size: int  # R, numbers in (0, 1) that a step takes per row
     obs_scale: Normaliser  # of the predicted entries
     reward_scale: Normaliser
+
+    @property
+    def noise_size(self) -> int:
+        """R, numbers in (0, 1) that a step takes per row."""
+
+    @property
+    def networks(self) -> nn.Module:
+        """Everything that is trained by gradients."""
 
     def absorb(self, step: StepRows, mask_SE: Tensor) -> None:
         """Take the statistics of one joint step of the environments in `mask_SE`."""
