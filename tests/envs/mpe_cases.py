@@ -96,7 +96,7 @@ class Pair:
         self.rng = np.random.default_rng(seed)
         self.names = self.env.spec.agent_names
         self.env.reset(seed)
-        self.aims: dict[tuple[int, str], np.ndarray | None] = {}
+        self.aims: dict[tuple[int, str], Any] = {}
 
     def reset(self, seed: int) -> None:
         for row, real in enumerate(self.real):
@@ -114,7 +114,8 @@ class Pair:
                 key = (row, agent.name)
                 if key not in self.aims or self.rng.random() < 0.1:
                     bodies = [body for body in world.entities if body is not agent]
-                    self.aims[key] = self.rng.choice(np.array(bodies, dtype=object)) if self.rng.random() < 0.8 else None
+                    chosen = bodies[int(self.rng.integers(len(bodies)))]
+                    self.aims[key] = chosen if self.rng.random() < 0.8 else None
                 aim = self.aims[key]
                 if aim is not None and agent.movable:
                     delta = aim.state.p_pos - agent.state.p_pos - 0.4 * agent.state.p_vel

@@ -48,7 +48,8 @@ def test_routes() -> None:
         return describe(mpe_id, parallel_env(mpe_id)).routes
 
     assert routes("simple_speaker_listener") == (Route(0, 0, 1, 8, 3, meaning=(0, 3)),)
-    assert routes("simple_reference") == (Route(0, 1, 1, 11, 10, meaning=(8, 3)), Route(1, 1, 0, 11, 10, meaning=(8, 3)))
+    both = (Route(0, 1, 1, 11, 10, meaning=(8, 3)), Route(1, 1, 0, 11, 10, meaning=(8, 3)))
+    assert routes("simple_reference") == both
     # alice (2) is heard by eve (0) and bob (1)
     assert routes("simple_crypto") == (Route(2, 0, 0, 0, 4, meaning=(0, 4)), Route(2, 0, 1, 4, 4, meaning=(0, 4)))
     # the leader is heard by all predators, itself included

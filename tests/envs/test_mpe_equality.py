@@ -131,6 +131,28 @@ def test_float32_observations(mpe_id: str) -> None:
     assert compared > 10
 
 
+@pytest.mark.parametrize("mpe_id", MPE_IDS)
+def test_crowds(mpe_id: str) -> None:
+    """One step from worlds shrunk to a tenth: everything touches everything."""
+    kwargs = {"num_collectors": 8, "num_deposits": 2, "num_treasures": 8} if mpe_id == "collect_treasure_v1" else {}
+    pair = Pair(mpe_id, 4, **kwargs)
+    most_paid = 0.0
+    for seed in range(6):
+        pair.reset(100 * seed)
+        for row, real in enumerate(pair.real):
+            for entity in real.unwrapped.world.entities:
+                entity.state.p_pos = 0.1 * entity.state.p_pos
+            pair.env.load_pettingzoo(row, real)
+        choices, actions = pair.choose()
+        pair.follow_treasures()
+        step = pair.env.step(actions)
+        for row, real in enumerate(pair.real):
+            _, rewards, terminated, truncated, _ = real.step(choices[row])
+            check_row(pair.env, step, row, real, rewards, terminated, truncated)
+            most_paid = max(most_paid, *rewards.values())
+    assert mpe_id != "collect_treasure_v1" or most_paid > 15.0  # several pickups and deliveries at once
+
+
 def test_message_is_heard_one_step_later() -> None:
     """What the speaker says at a step stands in the observation that this step returns, and no earlier."""
     env = Pair("simple_speaker_listener_v4", 1).env

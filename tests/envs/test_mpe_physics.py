@@ -216,6 +216,10 @@ def test_spread_is_done_when_all_landmarks_are_covered() -> None:
     step = env.step(moves(env, 0, 0))
     assert step.terminated.all() and not step.truncated.any()
     assert float(step.reward[0]) == pytest.approx(0.5 * -(0.05 + 0.07))
+    # success in the very last step is a truncation, as in mpe2
+    env = one("simple_spread", bodies, N=2, terminate_on_success=True, max_cycles=1)
+    step = env.step(moves(env, 0, 0))
+    assert step.truncated.all() and not step.terminated.any()
     bodies[3] = [0.5, 0.61]
     env = one("simple_spread", bodies, N=2, terminate_on_success=True)
     assert not env.step(moves(env, 0, 0)).terminated.any()
