@@ -1,4 +1,14 @@
-"""MPE in torch: physics once, one file a scenario."""
+"""MPE in torch: physics once, one file a scenario, equal to `mpe2` 1.1.1 step for step.
+
+`core` holds the physics, `env` what all scenarios share in an episode, `scenario` what a scenario must say, `schedule`
+which rows end when, `transfer` the exchange with live mpe2 environments, `catalogue` ids and specs.
+
+Differs from mpe2, each on purpose:
+
+- two bodies at exactly the same place do not push each other (mpe2 divides by zero and spreads nan);
+- stages of a curriculum take effect (in mpe2 1.1.1 they cannot be left: the setter does nothing);
+- where new treasures of collect_treasure appear is independent of the reset (mpe2 repeats the reset's numbers).
+"""
 
 from __future__ import annotations
 

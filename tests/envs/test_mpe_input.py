@@ -143,6 +143,11 @@ def test_states_that_do_not_match() -> None:
     ):
         with pytest.raises(UserError, match=message):
             env.load_state_dict(state)
+    tag = make("simple_tag", 2, curriculum=True)
+    with pytest.raises(UserError, match="'pace' is missing"):
+        tag.load_state_dict(make("simple_tag", 2).state_dict())
+    with pytest.raises(UserError, match=r"'pace' is \[4, 2\] of torch.float32, expected missing"):
+        make("simple_tag", 2).load_state_dict(tag.state_dict())
 
 
 # ------------------------------------------------------------------ the device
@@ -181,6 +186,24 @@ def test_the_step_is_one_graph(mpe_id: str) -> None:
     for _ in range(2):
         for one, other in zip(traced(actions)[:2], plain._advance(actions)[:2], strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mpe_id", ["simple_speaker_listener", "simple_spread", "simple_world_comm"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor imports what torch itself deprecates
+def test_compiled_steps_agree(mpe_id: str) -> None:
+    torch._dynamo.reset()
+    env, plain = make(mpe_id, 64, dtype=torch.float64), make(mpe_id, 64, dtype=torch.float64)
+    env.compile()
+    generator = torch.Generator().manual_seed(0)
+    sizes = env.spec.head_mask.sum(2).clamp(min=1)[:, None]
+    for _ in range(30):
+        actions = (torch.rand(env.spec.num_agents, 64, env.spec.num_heads, generator=generator) * sizes).long()
+        one, other = env.step(actions), plain.step(actions)
+        for field in ("obs", "final_obs", "reward"):
+            torch.testing.assert_close(getattr(one, field), getattr(other, field), rtol=0, atol=1e-9)
+    with pytest.raises(UserError, match="must lie in"):
+        env.step(actions + 99)
 
 
 @pytest.mark.parametrize("envs_count", [1, 15, 16, 1000, 1024])
