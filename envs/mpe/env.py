@@ -59,7 +59,6 @@ class MPE(BatchedEnv):
         self.device = usable_device(device)
         self.spec = scenario.spec()
         self._rows = _global_rows(rows, num_envs)
-        self._movers = self._speakers = (0, 0)
         self._allocate()
         self._seed = 0
         self._check_next = True
@@ -73,7 +72,8 @@ class MPE(BatchedEnv):
         scenario.prepare(self.device, self.dtype)
         self._movers, self._speakers = self.physics.movers, scenario.speakers()
         first, last = self._speakers
-        self._message_head = self.spec.agents[first].heads[-1].is_message and len(self.spec.agents[first].heads) - 1
+        self._message_head = int(first < last and scenario.agents[first].movable)  # the move, if any, comes first
+        assert len({agent.movable for agent in scenario.agents[first:last]}) <= 1, "speakers all move or none does"
 
         def zeros(*shape: int, dtype: torch.dtype | None = None) -> Tensor:
             return torch.zeros(*shape, count, device=self.device, dtype=dtype or self.dtype)

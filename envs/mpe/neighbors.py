@@ -17,8 +17,9 @@ def closeness(distance: Tensor) -> Tensor:
     for other in range(distance.shape[1]):
         rival = distance[:, other : other + 1]
         # an earlier candidate stands behind a nearer rival only, a later one behind an equally near one too
-        rank[:, :other] += less(-distance[:, :other], -rival)
-        rank[:, other + 1 :] += 1.0 - less(distance[:, other + 1 :], rival)
+        before, behind = distance[:, :other], distance[:, other + 1 :]
+        rank[:, :other] += less(rival.expand_as(before), before)
+        rank[:, other + 1 :] += 1.0 - less(behind, rival)
     return rank.to(torch.int64)
 
 
