@@ -19,6 +19,7 @@ from envs.streams import mix, name_key, uniform_from
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _CACHE_LINE = 64  # bytes
+_LONG_ROW = 2048  # bytes
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # odd increment between the words of one draw (SplitMix64)
 
 
@@ -323,13 +324,16 @@ class MPE(BatchedEnv):
 def side_by_side(pieces: Sequence[Tensor]) -> Tensor:
     """Join [agents, width_i, e] along the widths, ready to be transposed.
 
-    On a CPU the rows of the result lie an odd number of cache lines apart: rows a power of two apart would fall into
+    On a CPU long rows of the result lie an odd number of cache lines apart: rows a power of two apart would fall into
     the same few sets of the cache, and transposing them would be up to five times slower.
     """
-    if len(pieces) == 1 or pieces[0].device.type != "cpu" or torch.compiler.is_compiling():
-        return torch.cat(tuple(pieces), 1) if len(pieces) > 1 else pieces[0]
+    if len(pieces) == 1:
+        return pieces[0]
     agents, _, envs = pieces[0].shape
-    per_line = _CACHE_LINE // pieces[0].element_size()
+    size = pieces[0].element_size()
+    if envs * size < _LONG_ROW or pieces[0].device.type != "cpu" or torch.compiler.is_compiling():
+        return torch.cat(tuple(pieces), 1)
+    per_line = _CACHE_LINE // size
     stride = ((envs + per_line - 1) // per_line | 1) * per_line
     joined = pieces[0].new_empty(agents, sum(piece.shape[1] for piece in pieces), stride)[..., :envs]
     return torch.cat(tuple(pieces), 1, out=joined)
