@@ -20,7 +20,8 @@ from marl.rollout import Observations, Player, play
 SYMBOLS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Okabe and Ito's colours, told apart by the colour-blind; black last
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999", "#8C564B", "#000000")
-ROW, MARGIN, LABEL = 26, 8, 110  # pixels of the strip: height of a row, around all, width of a sender's name
+DARK = ("#0072B2", "#8C564B", "#000000")  # letters on these are white
+ROW, MARGIN, LABEL, CELL = 26, 8, 110, 4  # pixels: height of a row, around all, a sender's name, a cell at least
 PAUSE = 6  # times the last frame of an episode is shown
 
 
@@ -117,21 +118,25 @@ def _with_strip(picture: Image.Image, spec: EnvSpec, actions: np.ndarray, steps:
     top = picture.height + MARGIN
     now = len(actions) - 1
     draw.text((MARGIN, top), f"episode {episode + 1}, step {now + 1} of {steps}: messages", fill="black", font=font)
-    cell = (picture.width - LABEL - 2 * MARGIN) / steps
-    small = ImageFont.load_default(min(12.0, max(1.0, cell)))
+    left = MARGIN + min(LABEL, picture.width // 3)
+    shown = max(1, min(steps, (picture.width - MARGIN - left) // CELL))  # of a long episode the last steps
+    first = max(0, now + 1 - shown)
+    cell = (picture.width - MARGIN - left) / shown
+    small = ImageFont.load_default(min(12.0, cell))
     for row, (sender, head) in enumerate(heads):
-        y = top + ROW * (row + 1) - MARGIN / 2
+        y = top + ROW * (row + 1) - MARGIN // 2
         draw.text((MARGIN, y + 4), spec.agent_names[sender][:16], fill="black", font=font)
-        for t in range(steps):
-            x = LABEL + MARGIN + t * cell
+        for t in range(first, first + shown):
+            x = left + (t - first) * cell
             box = (x, y, x + cell - 1, y + ROW - 6)
             if t > now:
                 draw.rectangle(box, outline="#dddddd")
                 continue
             symbol = int(actions[t, sender, head])
-            draw.rectangle(box, fill=PALETTE[symbol % len(PALETTE)], outline="black" if t == now else None)
+            colour = PALETTE[symbol % len(PALETTE)]
+            draw.rectangle(box, fill=colour, outline="black" if t == now else None)
             if cell >= 8:
                 letter = SYMBOLS[symbol % len(SYMBOLS)]
-                ink = "white" if PALETTE[symbol % len(PALETTE)] in ("#0072B2", "#8C564B", "#000000") else "black"
+                ink = "white" if colour in DARK else "black"
                 draw.text((x + cell / 2, y + (ROW - 6) / 2), letter, fill=ink, font=small, anchor="mm")
     return np.asarray(canvas)

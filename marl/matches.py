@@ -89,6 +89,8 @@ def play_matches(
                 continue
             if one.can_play(members) and two.can_play(others):
                 match = _match(one, two, members, env_id, spec, episodes, seed, env_args, backend, make)
+                if one is second:
+                    match["pairs"] = {name: np.transpose(table).tolist() for name, table in match["pairs"].items()}
                 names = {name: one.name if name == team else two.name for name in teams}
                 matches.append({"parties": names, **match})
     if not matches:

@@ -47,7 +47,7 @@ def test_a_push_from_rest_is_seen_two_steps_later_and_carries_a_fifth():
 
 def test_step_is_mpe2s_own():
     env = catalogue.parallel_env("simple")
-    observations, _ = env.reset(seed=3)
+    env.reset(seed=3)
     agent = env.unwrapped.world.agents[0]
     position, velocity = agent.state.p_pos.copy(), agent.state.p_vel.copy()
     for t in range(25):
@@ -149,7 +149,7 @@ def test_match_is_the_cheapest_assignment():
     goals = match(agents, landmarks, assignments(3))
     for e in range(20):
         apart = np.sqrt(np.square(agents[e][:, None] - landmarks[e]).sum(-1))
-        rows, columns = linear_sum_assignment(apart)
+        _, columns = linear_sum_assignment(apart)
         np.testing.assert_array_equal(goals[e], landmarks[e][columns])
 
 
