@@ -277,7 +277,8 @@ def wilson_interval(hits: Ints, trials: Ints) -> tuple[Floats, Floats]:
     share = hits / n
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return np.where(trials > 0, middle - half, 0.0), np.where(trials > 0, middle + half, 1.0)
+    low, high = np.clip(middle - half, 0.0, 1.0), np.clip(middle + half, 0.0, 1.0)
+    return np.where(trials > 0, low, 0.0), np.where(trials > 0, high, 1.0)
 
 
 def joint_symbol(parts: Sequence[Ints], sizes: Sequence[int]) -> Ints:

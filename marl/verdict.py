@@ -84,7 +84,7 @@ def what_is_heard(report: Report) -> list[str]:
         return [f"{receiver} does not listen: no symbol changes its {head}."]
     return [
         f"{receiver} listens: another symbol would change its {head} in {flips:.0%} of the situations; "
-        f"the messages carry {bits:.2f} of at most {found['ceiling']:.2f} bits into it."
+        f"of the {report['entropy_bits']:.2f} bits that are said, {found['cic_marginal']['mean']:.2f} reach it."
     ]
 
 
@@ -129,6 +129,8 @@ def summary(found: Report) -> str:
     constant = [one for one in found["channels"] if one["constant_symbol"] is not None]
     if len(constant) == len(found["channels"]):
         return "no language: every message is constant"
+    if "crypto" in found and found["crypto"]["with_key"]["p"] < MEASURABLE and share < _LITTLE:
+        return "a cipher: the message tells the secret to those who hold the key"
     if all("reason" in one["signalling"] for one in found["channels"]):
         return "messages vary and are listened to" if listens else "messages vary, but nobody listens"
     if share >= _LITTLE:

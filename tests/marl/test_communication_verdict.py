@@ -14,6 +14,7 @@ from envs.spec import EnvSpec
 from marl.analysis import analyse_player
 from marl.errors import UserError
 from marl.gallery import pictures
+from marl.scripted import scripted
 from marl.verdict import constant_replicas, describe, protocol_table, summary, what_is_heard, what_is_said
 
 ENV = "simple_speaker_listener"
@@ -47,7 +48,7 @@ def test_a_perfect_pair_in_words():
     assert text.startswith("the pair: a language that is spoken and listened to")
     assert "  goal 0    0.00  0.00  1.00" in text
     assert "Symbols: 0 = goal 1 (100%), 1 = goal 2 (100%), 2 = goal 0 (100%)." in text
-    assert "another symbol would change its move in 98% of the situations" in text
+    assert "another symbol would change its move in 98% of the situations; of the 1.5" in text
     assert "Return per agent of speaker_0 and listener_0" in text
     assert "The channel is worth" in text and "shuffled between episodes" in text
     assert found["gain"]["mean"] == pytest.approx((found["team_return"]["mean"] + 15.37) / 7.91)
@@ -116,6 +117,17 @@ def test_every_task_with_a_channel(name):
     if name == "simple_world_comm":
         assert "field_leadadversary_0_adversary_0" not in drawn and "does not declare" in text
         assert text.count("all messages") == 1, "one message, four receivers, one table"
+
+
+def test_a_cipher_is_called_one():
+    spec = spec_of("simple_crypto")
+    found, _ = analyse_player(
+        scripted("simple_crypto", "oracle", spec=spec), "simple_crypto", spec, episodes=100, interventions=(),
+        resampling=(199, 50),
+    )  # fmt: skip
+    text = describe(found, "xor")
+    assert text.startswith("xor: a cipher: the message tells the secret to those who hold the key")
+    assert "with it 1.0" in text and "Bob guesses right in 100% of the steps" in text
 
 
 def test_a_meaning_function_for_a_task_without_a_declared_meaning():

@@ -189,6 +189,7 @@ def test_small_helpers():
     low, high = info.wilson_interval(np.array([5, 0]), np.array([10, 0]))
     assert (low[0], high[0]) == pytest.approx((0.2366, 0.7634), abs=1e-4)
     assert (low[1], high[1]) == (0.0, 1.0)
+    assert info.wilson_interval(np.array([0]), np.array([7]))[0][0] >= 0.0
     assert info.joint_symbol([np.array([1]), np.array([2])], [2, 3]).tolist() == [5]
 
 
