@@ -10,8 +10,8 @@ from envs.mpe import canonical_id
 from envs.spec import EnvSpec
 from marl.channels import Channel, Heard, Meaning, channels_of, listen, used_symbols
 from marl.errors import UserError
-from marl.influence import Predictable, Questioned
-from marl.information import Floats, Resampler
+from marl.influence import Answers, Predictable, Questioned
+from marl.information import Resampler
 from marl.interventions import DEFAULTS, KINDS, Interference, Intervention, lockstep, possible, speakers_team, summarise
 from marl.rollout import Episodes, play
 from marl.secrecy import secrecy_report
@@ -28,7 +28,7 @@ class Material:
     spec: EnvSpec
     played: Episodes
     heard: list[Heard]  # one a channel
-    answers: list[Floats]  # one a channel: [J, E, V, H, K], what the receiver would have done under every symbol
+    answers: list[Answers]  # one a channel: [J, E, V, H, K], what the receiver would have done under every symbol
 
 
 def analyse_player(

@@ -13,11 +13,14 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from envs.spec import EnvSpec
 from marl.channels import Channel, Heard, responses_of, used_symbols
 from marl.information import Floats, Resampler
 from marl.rollout import Actions, Masks, Observations
+
+Answers = NDArray[np.float32]  # [..., V, H, K]: distribution of each head under every symbol
 
 
 class Predictable(Protocol):
@@ -43,7 +46,7 @@ class Questioned:
 
     def __init__(self, player: Predictable, spec: EnvSpec, channels: Sequence[Channel]) -> None:
         self.player, self.spec, self.channels = player, spec, channels
-        self._batches: list[list[list[Floats]]] = []  # a batch of episodes, a step, a channel: [E, V, H, K]
+        self._batches: list[list[list[Answers]]] = []  # a batch of episodes, a step, a channel: [E, V, H, K]
 
     def reset(self, num_envs: int) -> None:
         self.player.reset(num_envs)
@@ -54,8 +57,8 @@ class Questioned:
         self._batches[-1].append(asked)
         return self.player.act(observations, masks)
 
-    def answers(self, k: int) -> Floats:
-        """Float64 [T, E, V, H, K] of channel k, of all episodes so far; zeros after a batch's last step."""
+    def answers(self, k: int) -> Answers:
+        """Float32 [T, E, V, H, K] of channel k, of all episodes so far; zeros after a batch's last step."""
         longest = max(len(batch) for batch in self._batches)
         stacked = [np.stack([step[k] for step in batch]) for batch in self._batches]
         padded = [np.pad(one, [(0, longest - len(one))] + [(0, 0)] * 4) for one in stacked]
@@ -64,14 +67,14 @@ class Questioned:
 
 def counterfactuals(
     player: Predictable, spec: EnvSpec, channel: Channel, obs: Observations, masks: Masks | None = None
-) -> Floats:
-    """The receiver's distributions now, under every symbol: {agent: [E, W]} of all agents to float64 [E, V, H, K]."""
+) -> Answers:
+    """The receiver's distributions now, under every symbol: {agent: [E, W]} of all agents to float32 [E, V, H, K]."""
     name = spec.agent_names[channel.receiver]
     answers = [
         player.probabilities({**obs, name: channel.write(obs[name], symbol)}, masks)[name]
         for symbol in range(channel.symbols)
     ]
-    return np.stack(answers, axis=1).astype(np.float64)
+    return np.stack(answers, axis=1).astype(np.float32)
 
 
 def causal_influence(answers: Floats, weights: Floats) -> Floats:
@@ -90,7 +93,7 @@ def causal_influence(answers: Floats, weights: Floats) -> Floats:
     return np.einsum("m,...mk->...", weights, answers * ratio)
 
 
-def listening(spec: EnvSpec, heard: Heard, answers: Floats, resampler: Resampler) -> dict[str, Any]:
+def listening(spec: EnvSpec, heard: Heard, answers: Answers, resampler: Resampler) -> dict[str, Any]:
     """{head: influence of the messages on it} for every head of the receiver, the head that answers first.
 
     Each head has `cic_marginal`, `cic_uniform`, `flip_rate` (another symbol of the vocabulary changes the greedy
@@ -100,7 +103,7 @@ def listening(spec: EnvSpec, heard: Heard, answers: Floats, resampler: Resampler
     Args:
         spec: of the environment.
         heard: what was sent.
-        answers: float64 [J, E, V, H, K] of the same heard steps.
+        answers: float32 [J, E, V, H, K] of the same heard steps.
         resampler: made for the same episodes.
     """
     channel = heard.channel
@@ -111,7 +114,7 @@ def listening(spec: EnvSpec, heard: Heard, answers: Floats, resampler: Resampler
     heads = spec.agents[channel.receiver].heads
     found: dict[str, Any] = {}
     for h in [*first, *(h for h in range(len(heads)) if h not in first)]:
-        pi = answers[..., h, : heads[h].size]
+        pi = answers[..., h, : heads[h].size].astype(np.float64)
         greedy = pi.argmax(axis=-1)
         measures = {
             "cic_marginal": causal_influence(pi, marginal),

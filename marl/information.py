@@ -23,6 +23,9 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
+_MOST_DRAWS = 20_000_000  # permuted or resampled entries that are held at a time
+
+
 class Measure(NamedTuple):
     """A number, or the reason why there is none."""
 
@@ -55,9 +58,13 @@ class Resampler:
         seed: root of the counter-based streams; the same seed repeats every p-value and interval.
         permutations: P; the smallest possible p is 1 / (P + 1).
         resamples: R of the bootstrap.
+
+    Beyond 20,000 episodes both become fewer (200 at 100,000), so that memory stays bounded.
     """
 
     def __init__(self, episodes: int, seed: int = 0, permutations: int = 999, resamples: int = 1000) -> None:
+        most = max(99, _MOST_DRAWS // episodes)
+        permutations, resamples = min(permutations, most), min(resamples, most)
         shuffle = Stream(seed, "communication/permutations", range(permutations))
         pick = Stream(seed, "communication/bootstrap", range(resamples))
         self.episodes = episodes

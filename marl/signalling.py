@@ -14,8 +14,8 @@ import numpy as np
 from envs.spec import EnvSpec
 from marl import information as info
 from marl.channels import Heard
-from marl.influence import Predictable, input_norm, listening
-from marl.information import Floats, Ints, Resampler, contingency
+from marl.influence import Answers, Predictable, input_norm, listening
+from marl.information import Ints, Resampler, contingency
 
 CONSTANT = 0.99  # a sender with one symbol in at least this share of its messages says nothing
 COORDINATION_WARNING = (
@@ -26,7 +26,7 @@ MOST_LAG = 6  # steps between choice and slot that are searched on a channel wit
 
 
 def channel_report(
-    player: Predictable, spec: EnvSpec, heard: Heard, answers: Floats, resampler: Resampler
+    player: Predictable, spec: EnvSpec, heard: Heard, answers: Answers, resampler: Resampler
 ) -> dict[str, Any]:
     """Everything about one channel as plain numbers, lists and strings; what is undefined holds a `reason`.
 
@@ -34,7 +34,7 @@ def channel_report(
         player: who played; asked for the weights of its first layer only.
         spec: of its environment.
         heard: of `listen`.
-        answers: float64 [J, E, V, H, K], what the receiver would have done under every symbol.
+        answers: float32 [J, E, V, H, K], what the receiver would have done under every symbol.
         resampler: made for `heard.episodes`.
     """
     channel = heard.channel

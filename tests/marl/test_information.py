@@ -202,3 +202,11 @@ def test_the_same_seed_repeats_every_number_and_rows_are_permutations():
     assert np.array_equal(first.permute(values, strata) % 3, np.tile(strata, (20, 1)))
     low, high = first.mean_interval(np.ones(50))
     assert (low, high) == (1.0, 1.0)
+
+
+def test_a_large_sample_gets_fewer_permutations(monkeypatch):
+    monkeypatch.setattr(info, "_MOST_DRAWS", 100_000)
+    large = info.Resampler(500, 0)
+    assert large.noise_PN.shape == (200, 500) and large.picks_RN.shape == (200, 500)
+    assert info.Resampler(50).noise_PN.shape == (999, 50)
+    assert info.Resampler(10_000).noise_PN.shape == (99, 10_000), "never so few that nothing can be significant"
