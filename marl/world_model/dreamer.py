@@ -59,7 +59,7 @@ class Networks(nn.Module):
 
 
 class DreamerModel:
-    """The networks with their statistics and optimiser.
+    """The networks with their statistics and optimiser. Trains `networks`; observes and imagines by their average.
 
     Args:
         layout: how the environment's joint observation is laid out.
@@ -74,8 +74,9 @@ class DreamerModel:
         num_agents = layout.spec.num_agents
         self.networks = Networks(layout.obs_size, layout.action_size, num_agents, config, stream)
         self.optimiser = ReplicaAdam(
-            self.networks, replicas, config.lr, config.max_grad_norm, config.lr_warmup
+            self.networks, replicas, config.lr, config.max_grad_norm, config.lr_warmup, config.average
         )
+        self.averaged = self.optimiser.averaged
         self.obs_scale = Normaliser(replicas, layout.obs_size, device)
         self.reward_scale = Normaliser(replicas, num_agents, device)
         self.noise_size = config.latents
@@ -95,13 +96,13 @@ class DreamerModel:
         self._metrics = {name: value.detach() for name, value in metrics.items()}
         self._metrics["grad_norm"] = self.optimiser.step()
 
-    def read(self, seq: Sequences, stream: Stream) -> tuple[Tensor, Observed]:
-        """Standardised observations [S, T, B, J] and what the state space makes of them."""
+    def read(self, networks: Networks, seq: Sequences, stream: Stream) -> tuple[Tensor, Observed]:
+        """Standardised observations [S, T, B, J] and what the state space of `networks` makes of them."""
         frames = seq.first.shape[1:]
         obs_SnJ = self.obs_scale.apply(seq.obs[..., self.layout.dynamic_J].flatten(1, 2))
-        encoded = self.networks.encode(obs_SnJ).unflatten(1, frames)
+        encoded = networks.encode(obs_SnJ).unflatten(1, frames)
         uniform = stream.uniform(*frames, self.config.latents)
-        observed = self.networks.rssm.observe(encoded, seq.action, seq.first, uniform)
+        observed = networks.rssm.observe(encoded, seq.action, seq.first, uniform)
         return obs_SnJ.unflatten(1, frames), observed
 
     def loss(self, seq: Sequences, stream: Stream) -> tuple[Tensor, dict[str, Tensor]]:
@@ -109,12 +110,11 @@ class DreamerModel:
 
         Terms are log-likelihoods and KL per frame: sums over their entries, means over valid frames.
         """
-        config = self.config
-        obs, observed = self.read(seq, stream)
+        config, networks = self.config, self.networks
+        obs, observed = self.read(networks, seq, stream)
         features = observed.state.flatten().features
         frames = seq.first.shape[1:]
         reward = self.reward_scale.apply(seq.reward.flatten(1, 2))
-        networks = self.networks
         valid, follows = seq.valid.float(), seq.follows.float()
         log_x = losses.gaussian_log_prob(obs.flatten(1, 2), networks.decoder(features)).unflatten(1, frames)
         log_r = losses.gaussian_log_prob(reward, networks.reward(features)).unflatten(1, frames)
@@ -159,17 +159,18 @@ class DreamerModel:
     @torch.no_grad()
     def observe(self, seq: Sequences, stream: Stream) -> State:
         """Posterior states after every frame, rows [S, T * B, ·]."""
-        return self.read(seq, stream)[1].state.flatten()
+        return self.read(self.averaged, seq, stream)[1].state.flatten()
 
     def step(self, state: State, action_SnU: Tensor, uniform_SnR: Tensor) -> tuple[State, Prediction]:
         """One step of the prior, decoded; uncertainty is the disagreement of the ensemble."""
-        state = self.networks.rssm.imagine_step(state, action_SnU, uniform_SnR)
+        networks = self.averaged
+        state = networks.rssm.imagine_step(state, action_SnU, uniform_SnR)
         features = state.features
-        obs = self.obs_scale.invert(self.networks.decoder(features))
-        reward = self.reward_scale.invert(self.networks.reward(features))
-        discount = torch.sigmoid(self.networks.discount(features))
+        obs = self.obs_scale.invert(networks.decoder(features))
+        reward = self.reward_scale.invert(networks.reward(features))
+        discount = torch.sigmoid(networks.discount(features))
         with torch.no_grad():
-            uncertainty = disagreement(self.networks.rssm.ensemble_logits(state.h))
+            uncertainty = disagreement(networks.rssm.ensemble_logits(state.h))
         return state, Prediction(obs, reward, discount, uncertainty)
 
     # ------------------------------------------------------------------ state

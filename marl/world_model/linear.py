@@ -173,8 +173,9 @@ class SmallModel:
         dynamics = config.kind == "mlp"
         self.networks = Networks(self.features.size, layout, config.ensemble, dynamics, stream)
         self.optimiser = ReplicaAdam(
-            self.networks, replicas, config.lr, config.max_grad_norm, config.lr_warmup, DECAY
+            self.networks, replicas, config.lr, config.max_grad_norm, config.lr_warmup, config.average, DECAY
         )
+        self.averaged = self.optimiser.averaged
         self._absorbed, self._solved = 0, 0  # joint steps
         self._metrics: dict[str, Tensor] = {}
 
@@ -196,10 +197,12 @@ class SmallModel:
         x = torch.cat(inputs_SnX, dim=2)[:, None].expand(-1, self.config.ensemble, -1, -1)
         return network(x.flatten(0, 1)).unflatten(0, (-1, self.config.ensemble))
 
-    def _heads(self, obs_SnJ: Tensor, action_SnU: Tensor, after_SnJ: Tensor) -> tuple[Tensor, Tensor]:
+    def _heads(
+        self, networks: Networks, obs_SnJ: Tensor, action_SnU: Tensor, after_SnJ: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Standardised rewards and discount logits, each [S, M, n, N]."""
         inputs = (self.features(after_SnJ), action_SnU, self.obs_scale.apply(obs_SnJ))
-        reward, discount = self._members(self.networks.heads, *inputs).chunk(2, dim=3)
+        reward, discount = self._members(networks.heads, *inputs).chunk(2, dim=3)
         return reward, discount
 
     # --------------------------------------------------------------- training
@@ -220,7 +223,7 @@ class SmallModel:
         action, reward, alive = (x[:, 1:].flatten(1, 2) for x in (seq.action, seq.reward, seq.alive))
         weight_Sn = seq.follows[:, 1:].flatten(1, 2).float()
         share_S1n = (weight_Sn / weight_Sn.sum(1, keepdim=True).clamp(min=1.0))[:, None]
-        told, logits = self._heads(obs, action, after)
+        told, logits = self._heads(self.networks, obs, action, after)
         error_SMnN = self.reward_scale.apply(reward)[:, None] - told
         log_g = losses.bernoulli_log_prob((self.gamma * alive)[:, None].expand_as(logits), logits)
         squares_S = (error_SMnN.detach().square().mean(3) * share_S1n).sum(2).mean(1)
@@ -245,17 +248,17 @@ class SmallModel:
 
     def step(self, state: ObsState, action_SnU: Tensor, uniform_SnR: Tensor) -> tuple[ObsState, Prediction]:
         """One step of a member that `uniform_SnR` picks for every row; the mean of all members' rewards."""
-        obs = state.obs
+        obs, networks = state.obs, self.averaged
         after = self.linear(self._inputs(obs, action_SnU))
         spread_Sn = torch.zeros_like(obs[..., 0])
-        if self.networks.residual is not None:
-            rest_SMnJ = self._members(self.networks.residual, self.features(obs), action_SnU)
+        if networks.residual is not None:
+            rest_SMnJ = self._members(networks.residual, self.features(obs), action_SnU)
             rest_SMnJ = rest_SMnJ * self._rest_scale()[:, None]
             member_Sn = (uniform_SnR[..., 0] * self.config.ensemble).long()
             index = member_Sn[:, None, :, None].expand(-1, 1, -1, rest_SMnJ.shape[3])
             after = after + rest_SMnJ.gather(1, index)[:, 0]
             spread_Sn = (rest_SMnJ.detach() / self.obs_scale.std_S1X[:, None]).var(1).mean(2)
-        told, logits = self._heads(obs, action_SnU, after)
+        told, logits = self._heads(networks, obs, action_SnU, after)
         reward = self.reward_scale.invert(told.mean(1))
         discount = torch.sigmoid(logits).mean(1)
         return ObsState(after), Prediction(after, reward, discount, spread_Sn + told.detach().var(1).mean(2))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from envs.streams import Stream
 from marl.errors import RunFailed
@@ -43,10 +43,6 @@ class WorldModel(Protocol):
     @property
     def noise_size(self) -> int:
         """R, numbers in (0, 1) that a step takes per row."""
-
-    @property
-    def networks(self) -> nn.Module:
-        """Everything that is trained by gradients."""
 
     def absorb(self, step: StepRows, mask_SE: Tensor) -> None:
         """Take the statistics of one joint step of the environments in `mask_SE`."""
@@ -91,7 +87,7 @@ def open_loop(model: WorldModel, seq: Sequences, context: int, stream: Stream) -
     return Prediction(*(torch.stack([vars(p)[name] for p in steps], 1) for name in vars(steps[0])))
 
 
-def raise_on_faults(optimiser: ReplicaAdam, metrics: dict[str, Tensor]) -> None:
+def raise_on_faults(optimiser: ReplicaAdam[Any], metrics: dict[str, Tensor]) -> None:
     """Raise `RunFailed` where a replica's gradient was not finite; names the replicas and the terms."""
     if not bool(optimiser.faults_S.any()):
         return

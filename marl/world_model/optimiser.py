@@ -1,20 +1,25 @@
-"""Adam over all parameters of all replicas, each replica clipped and guarded on its own.
+"""Adam over all parameters of all replicas, each replica clipped and guarded on its own, and their running average.
 
 Shape suffixes: S replicas, P parameters of all replicas in one row.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from copy import deepcopy
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Net = TypeVar("Net", bound=nn.Module)
 
-class ReplicaAdam:
+
+class ReplicaAdam(Generic[Net]):
     """Adam whose state is one row of numbers; parameters and their gradients become views of such rows.
 
-    The gradient of a replica that is not finite counts as zero and is counted in `faults_S`.
+    The gradient of a replica that is not finite counts as zero and is counted in `faults_S`. `averaged` is a copy of
+    the module with exponentially averaged parameters, which take no gradient: a world model's updates are noisy, as
+    they sample, and their average predicts better than the last of them.
 
     Args:
         module: all its parameters have leading dimension S * G, G members of a replica.
@@ -22,33 +27,40 @@ class ReplicaAdam:
         lr: step size, reached after `warmup` updates.
         max_grad_norm: a replica's gradient is scaled down to this norm.
         warmup: updates over which the step size rises linearly.
+        average: share of the old average that an update keeps; less at the start of training.
         decay: weight decay per update as a share of the step size, apart from the moments.
 
-    Source: Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1; decay as in Loshchilov and Hutter 2019 (1711.05101).
+    Source: Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1; decay as in Loshchilov and Hutter 2019 (1711.05101);
+    averaging: Polyak and Juditsky 1992.
     """
 
     BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
 
     def __init__(
         self,
-        module: nn.Module,
+        module: Net,
         replicas: int,
         lr: float,
         max_grad_norm: float,
         warmup: int = 0,
+        average: float = 0.99,
         decay: float = 0.0,
     ) -> None:
         parameters = list(module.parameters())
         self._lr, self._max_norm, self._warmup, self._decay = lr, max_grad_norm, max(warmup, 1), decay
+        self._forget = 1.0 - average
+        self.averaged: Net = deepcopy(module).requires_grad_(False)
         self.flat_P = torch.cat([p.detach().flatten() for p in parameters])
+        self.average_P = self.flat_P.clone()
         self._grad_P = torch.zeros_like(self.flat_P)
         self.first_P, self.second_P = torch.zeros_like(self.flat_P), torch.zeros_like(self.flat_P)
         self.updates = torch.zeros((), dtype=torch.int64, device=self.flat_P.device)
         self.faults_S = torch.zeros(replicas, dtype=torch.int64, device=self.flat_P.device)
         self._grads = []  # every parameter's gradient as [S, ...], a view
         offset = 0
-        for p in parameters:
+        for p, mean in zip(parameters, self.averaged.parameters(), strict=True):
             part = slice(offset, offset + p.numel())
+            mean.data = self.average_P[part].view_as(p)
             p.data, p.grad = self.flat_P[part].view_as(p), self._grad_P[part].view_as(p)
             self._grads.append(self._grad_P[part].view(replicas, -1))
             offset = part.stop
@@ -74,12 +86,14 @@ class ReplicaAdam:
         if self._decay:
             self.flat_P.mul_(1 - rate * self._decay)
         self.flat_P.sub_(size * self.first_P / (self.second_P.sqrt() + self.EPS))
+        self.average_P.lerp_(self.flat_P, (10.0 / (10.0 + t)).clamp(min=self._forget))
         return norm_S
 
     def state_dict(self) -> dict[str, Any]:
-        """Parameters, moments and counters."""
+        """Parameters, their average, moments and counters."""
         return {
             "parameters": self.flat_P,
+            "average": self.average_P,
             "first": self.first_P,
             "second": self.second_P,
             "updates": self.updates,
@@ -88,6 +102,7 @@ class ReplicaAdam:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.flat_P.copy_(state["parameters"])
+        self.average_P.copy_(state["average"])
         self.first_P.copy_(state["first"])
         self.second_P.copy_(state["second"])
         self.updates.copy_(state["updates"])

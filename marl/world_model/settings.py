@@ -61,8 +61,10 @@ class WorldModelConfig:
     """Weight of the discount's log-likelihood (summed over agents)."""
 
     # ------------------------------------------------------------------- training
-    lr: Rate = 1e-3
+    lr: Rate = 3e-3
     """Adam step size."""
+    average: Share = 0.99
+    """Share that an update keeps of the averaged parameters, by which the model observes and imagines."""
     lr_warmup: Count = 100
     """Updates over which the step size rises linearly to `lr`."""
     max_grad_norm: Rate = 100.0

@@ -7,8 +7,9 @@ observations. So a speaker's gradient passes through the channel into the imagin
 the rewards: inside the model the channel is differentiable. In MPE a message sent at step t moves the listener's
 velocity at t + 2 and its position at t + 3, hence a horizon of at least 3 (or a critic that knows).
 
-The gradient reaches actors only; model and critic are frozen. Each group of agents with a common objective has a copy
-of the rollout in which only its own members' parameters are live, so that no agent learns to serve another's reward.
+The gradient reaches actors only: the model imagines by averaged parameters that take none, the critic's are held
+constant. Each group of agents with a common objective has a copy of the rollout in which only its own members'
+parameters are live, so that no agent learns to serve another's reward.
 
 Shape suffixes: S replicas, N agents, P groups, R rollouts, O observation, A action, H heads, K choices.
 
@@ -19,8 +20,7 @@ Source: gradients through a learned model of discrete latents and actions: Hafne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -72,8 +72,7 @@ class ThroughModel:
             rows = torch.arange(valid_SR.shape[1], device=obs.device).repeat(groups)
             state = state.pick(rows.expand(len(obs), -1))
             obs = obs[:, :, rows]
-        with frozen(source.model.networks):
-            value_SNX = self._value(state, obs, temperature)
+        value_SNX = self._value(state, obs, temperature)
         value_SNPR = value_SNX.unflatten(2, (groups, -1))
         weight_SR = valid_SR * (source.gate_S > 0)[:, None]
         mean_SNP = (value_SNPR * weight_SR[:, None, None]).sum(3) / valid_SR.sum(1).clamp(min=1)[:, None, None]
@@ -104,16 +103,6 @@ class ThroughModel:
             logits = torch.where(live_NX[..., None, None], logits, fixed)
         gumbel = self._source._imagination.gumbel(*logits.shape[1:])
         return relaxation.relax(self._estimator, logits, gumbel, temperature, self._head_mask).flatten(-2)
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Parameters take no gradient inside."""
-    module.requires_grad_(False)
-    try:
-        yield
-    finally:
-        module.requires_grad_(True)
 
 
 def critic_tail(critic: nn.Module) -> Tail:

@@ -86,6 +86,7 @@ def test_json_holds_what_other_scripts_rely_on():
     assert (plain["env"], plain["episodes"], plain["seed"], plain["mode"]) == ("simple_reference_v3", 3, 5, "greedy")
     assert plain["gain"] == pytest.approx((plain["mean_return"] + 16.65) / 9.12)
     assert plain["score"] == pytest.approx((plain["mean_return"] + 28.29) / (28.29 - 7.53))
+    assert plain["sides"]["all"]["mean"] == pytest.approx(plain["mean_return"])
     assert plain["anchors"] == anchors("simple_reference").to_json()
     assert set(plain["replicas"][0]) >= {"return", "mean_return", "score", "gain"}
     assert set(plain["replicas"][0]["return"]["agent_0"]) == {"mean", "se"}
@@ -274,7 +275,7 @@ def test_film_shows_every_step_and_the_messages(tmp_path):
 
 def test_filming_leaves_other_environments_able_to_render():
     """Closing one mpe2 environment ends pygame for all."""
-    env = catalogue.parallel_env("simple", render_mode="rgb_array")
+    env = catalogue.parallel_env("simple_reference", render_mode="rgb_array")  # it writes what is said
     env.reset(seed=0)
     film(scripted("simple_crypto", "oracle"), "simple_crypto", episodes=1, size=100)
     assert env.render().shape == (700, 700, 3)

@@ -149,12 +149,14 @@ def test_mixed_takes_each_agents_action_from_its_player_and_asks_a_shared_player
 
 # ------------------------------------------------------------------ environments that are not MPE
 class Leavers(ParallelEnv):
-    """Three agents; b leaves after `seed % 3 + 1` steps, the episode ends at step 4. The reward is the action's sum."""
+    """Three agents; b leaves after `seed % 3 + 1` steps, the episode ends after `length`, or `length + seed % 3` where
+    it is `ragged`. The reward is the action's sum."""
 
     metadata = {"name": "leavers", "render_modes": []}  # noqa: RUF012
     render_mode = None
 
-    def __init__(self, length=4):
+    def __init__(self, length=4, ragged=False):
+        self.ragged = ragged
         self.possible_agents = ["a", "b", "c"]
         self.length = length
         box = spaces.Box(-100.0, 100.0, (2,), np.float32)
@@ -187,7 +189,7 @@ class Leavers(ParallelEnv):
         observations = {agent: self.look(agent) for agent in acting}
         rewards = {agent: float(np.sum(actions[agent])) for agent in acting}
         gone = {agent: agent == "b" and self.t == self.seed % 3 + 1 for agent in acting}
-        cut = dict.fromkeys(acting, self.t >= self.length)
+        cut = dict.fromkeys(acting, self.t >= self.length + self.ragged * (self.seed % 3))
         self.agents = [agent for agent in acting if not (gone[agent] or cut[agent])]
         return observations, rewards, gone, cut, {agent: {} for agent in acting}
 
@@ -219,6 +221,18 @@ def test_agents_that_leave_masks_and_several_heads(batch):
     for i, steps in enumerate(leaves):
         assert not played.obs["b"][steps:, i].any()
     np.testing.assert_array_equal(played.actions[:, :, 2], np.tile([1, 2], (3, 5, 1)))
+
+
+def test_what_is_played_after_an_episodes_end_does_not_count():
+    played = play(
+        "leavers", Greatest(), 5, 0, make=Leavers, env_args={"length": 2, "ragged": True}, batch=3, record=True
+    )
+    np.testing.assert_array_equal(played.lengths, [2, 3, 4, 2, 3])
+    np.testing.assert_array_equal(played.returns[:, 2], 3 * played.lengths)
+    np.testing.assert_array_equal(played.rewards.sum(0), played.returns)
+    assert played.rewards.shape == (4, 5, 3)
+    for i, length in enumerate(played.lengths):
+        assert not played.rewards[length:, i].any() and not played.actions[length:, i].any()
 
 
 def test_any_environment_by_name_and_the_generic_path_equal_the_fast_one():

@@ -313,8 +313,8 @@ def test_metrics_are_numbers_per_replica() -> None:
 @pytest.mark.parametrize("field, value", [
     ("imagined_share", 0.25), ("rollout", 3), ("gate", 1e-9), ("reward_gate", 1e-9), ("keep", 0.5), ("starts", 30),
     ("refresh_every", 200), ("warmup_steps", 350), ("updates_per_step", 0.1), ("sequences", 9), ("window", 9),
-    ("validation_share", 0.1), ("lr", 1e-4), ("lr_warmup", 20), ("max_grad_norm", 1e-3), ("capacity", 200),
-    ("kind", "mlp"), ("ensemble", 3),
+    ("validation_share", 0.1), ("lr", 1e-4), ("average", 0.5), ("lr_warmup", 20), ("max_grad_norm", 1e-3),
+    ("capacity", 200), ("kind", "mlp"), ("ensemble", 3),
 ])  # fmt: skip
 def test_every_setting_changes_the_batches(field: str, value: object) -> None:
     batches = [filled(**changes).sample(40) for changes in ({}, {field: value})]

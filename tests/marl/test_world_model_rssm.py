@@ -319,7 +319,8 @@ def test_adam_equals_torchs_and_clips_every_replica_alone() -> None:
     stream = Stream(0, "init", [0, 1])
     ours, theirs = (Dense(3, 2, stream) for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
-    mine = ReplicaAdam(ours, 2, lr=0.01, max_grad_norm=0.5)
+    mine = ReplicaAdam(ours, 2, lr=0.01, max_grad_norm=0.5, average=0.6)
+    mean = [p.detach().clone() for p in ours.parameters()]
     reference = torch.optim.Adam(theirs.parameters(), lr=0.01)
     scale = torch.tensor([1.0, 50.0])[:, None, None]
     for k in range(5):
@@ -335,8 +336,14 @@ def test_adam_equals_torchs_and_clips_every_replica_alone() -> None:
                 g.mul_((0.5 / norm).clamp(max=1.0))
         mine.step()
         reference.step()
-    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        forget = max(10 / (11 + k), 0.4)
+        mean = [m + forget * (p.detach() - m) for m, p in zip(mean, ours.parameters(), strict=True)]
+    for a, b, m, average in zip(
+        ours.parameters(), theirs.parameters(), mean, mine.averaged.parameters(), strict=True
+    ):
         torch.testing.assert_close(a, b)
+        torch.testing.assert_close(average, m)
+        assert not average.requires_grad
 
 
 def test_a_loss_that_is_not_finite_is_named_and_harms_no_other_replica() -> None:

@@ -185,5 +185,4 @@ def test_with_a_real_model_and_critic_only_actors_get_gradients(kind: str) -> No
     made.loss(1.0).sum().backward()
     assert actor.mlp.flat.grad is not None and bool(actor.mlp.flat.grad[:, 0].any())
     assert critic.mlp.flat.grad is None
-    assert not any(bool(p.grad.any()) for p in source.model.networks.parameters() if p.grad is not None)
-    assert all(p.requires_grad for p in source.model.networks.parameters())
+    assert not any(bool(p.grad.any()) for p in source.model.networks.parameters())  # type: ignore[attr-defined]
