@@ -13,11 +13,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from envs.streams import Stream
 from marl.world_model import losses
-from marl.world_model.layers import MLP, activate
+from marl.world_model.layers import MLP
 from marl.world_model.layout import Layout
 from marl.world_model.model import Prediction, raise_on_faults
 from marl.world_model.optimiser import ReplicaAdam
@@ -55,7 +56,7 @@ class Networks(nn.Module):
 
     def encode(self, obs_SnJ: Tensor) -> Tensor:
         """Standardised observations to [S, n, W]."""
-        return activate(self.encoder(obs_SnJ))
+        return F.silu(self.encoder(obs_SnJ))
 
 
 class DreamerModel:

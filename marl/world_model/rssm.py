@@ -10,7 +10,7 @@ action, N agents, D recurrent state, Z = C * L latents (classes before latents, 
 ensemble, W hidden width.
 
 Source: Hafner et al. 2021, "Mastering Atari with discrete world models" (DreamerV2, arXiv 2010.02193), section 2.1.
-Differs from source: layer normalisation and SiLU as in DreamerV3 (2301.04104) instead of ELU; some small
+Differs from source: SiLU as in DreamerV3 (2301.04104) instead of ELU; some small
 prior heads beside the prior that learn from the posterior and only measure disagreement.
 """
 
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from envs.streams import Stream
-from marl.world_model.layers import MLP, Dense, Unrolled, activate
+from marl.world_model.layers import MLP, Dense, Unrolled
 from marl.world_model.losses import CLASSES, straight_through
 
 
@@ -116,7 +116,7 @@ class RSSM(nn.Module):
 
     def imagine_step(self, state: State, action_SnU: Tensor, uniform_SnL: Tensor) -> State:
         """One step of the prior: the state after `action_SnU`, its latents sampled by noise in (0, 1)."""
-        x = activate(self.embed_z(state.z, self.embed_a(action_SnU)))
+        x = F.silu(self.embed_z(state.z, self.embed_a(action_SnU)))
         h = gated(self.cell(torch.cat([x, state.h], dim=-1)), state.h)
         return State(h, self._sample(self.prior(h), uniform_SnL))
 
@@ -163,9 +163,9 @@ class RSSM(nn.Module):
         state = self.initial(len(encoded_STBW), frames[1], encoded_STBW)
         h, z, hs, zs, posterior = state.h, state.z, [], [], []
         for keep, uniform in zip(keep_STB1.unbind(1), uniform_STBL.unbind(1), strict=True):
-            x, h = activate(embed(z * keep)), h * keep
+            x, h = F.silu(embed(z * keep)), h * keep
             h = gated(cell(torch.cat([x, h], dim=-1)), h)
-            logits = out(activate(hidden(h)))
+            logits = out(F.silu(hidden(h)))
             z = self._sample(logits, uniform)
             hs.append(h)
             zs.append(z)
@@ -177,10 +177,10 @@ class RSSM(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """z from the observation alone, for all frames at once; only the cell runs step by step."""
         frames, width = encoded_STBW.shape[1:3], self.sizes.hidden
-        posterior = self.posterior_out(activate(self.posterior_e(encoded_STBW.flatten(1, 2))))
+        posterior = self.posterior_out(F.silu(self.posterior_e(encoded_STBW.flatten(1, 2))))
         z_STBZ = self._sample(posterior, uniform_STBL.flatten(1, 2)).unflatten(1, frames)
         before = torch.cat([torch.zeros_like(z_STBZ[:, :1]), z_STBZ[:, :-1]], dim=1) * keep_STB1
-        x = activate(self.embed_z(before.flatten(1, 2), self.embed_a(action_STBU.flatten(1, 2))))
+        x = F.silu(self.embed_z(before.flatten(1, 2), self.embed_a(action_STBU.flatten(1, 2))))
         x = torch.bmm(x, self.cell.weight[:, :width]).unflatten(1, frames)
         from_x = x + self.cell.repeated_bias(frames)
         cell = Unrolled(self.cell.weight[:, width:], from_x)

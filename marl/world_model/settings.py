@@ -53,9 +53,9 @@ class WorldModelConfig:
     """Clip the KL of each step at the free nats, or its average."""
     unimix: Share = 0.01
     """Share of the uniform distribution mixed into posterior and prior in the KL (not in samples)."""
-    nx: Weight = 20.0
+    nx: Weight = 100.0
     """Weight of the observation's log-likelihood (standardised observations, summed over entries)."""
-    nr: Weight = 20.0
+    nr: Weight = 100.0
     """Weight of the rewards' log-likelihood (standardised, summed over agents)."""
     ng: Weight = 1.0
     """Weight of the discount's log-likelihood (summed over agents)."""
