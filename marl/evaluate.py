@@ -23,6 +23,7 @@ import numpy as np
 
 from envs.describe import describe_known, parallel_env
 from envs.errors import EnvFailure
+from envs.mpe.catalogue import canonical_id
 from envs.spec import EnvSpec
 from marl import scripted, stats
 from marl.anchors import Anchors, anchors, is_competitive, sides
@@ -78,9 +79,7 @@ def evaluate(
     if not several:
         raise UserError("expected at least one player to evaluate, got none.")
     numbers = list(range(len(several)) if replicas is None else replicas)
-    if spec is None:
-        # one environment for its spec is cheap beside the episodes
-        spec = describe_known(env_id, make(**(env_args or {})) if make else parallel_env(env_id, **(env_args or {})))
+    spec = spec or _spec_of(env_id, env_args or {}, make)
     reference = anchors(env_id, env_args)
     groups = team_names(spec) if is_competitive(spec) else sides(spec)
     found = []
@@ -113,6 +112,15 @@ def evaluate(
         "iqm_interval": stats.bootstrap_interval(means) if len(found) > 1 else None,
         "anchors": reference.to_json(),
     }
+
+
+def _spec_of(env_id: str, env_args: dict[str, Any], make: Callable[..., Any] | None = None) -> EnvSpec:
+    """The spec, read from an environment that is made for it."""
+    env = parallel_env(env_id, **env_args) if make is None else make(**env_args)
+    spec = describe_known(env_id, env)
+    if canonical_id(env_id) is None:  # closing one mpe2 environment ends rendering in all others
+        env.close()
+    return spec
 
 
 def _replica(
@@ -188,7 +196,7 @@ def _run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
                 f"{party.name!r} leaves {missing} of {spec.id} without a player; join it with a script of the other "
                 f"side: --scripted {party.name}+{_other_scripts(env_id, missing)[0]}."
             )
-        numbers = [getattr(player, "replica", r) for r, player in enumerate(party.players)]
+        numbers = range(len(party.players)) if options.replica is None else [options.replica]
         result = evaluate(party.players, env_id, mode=mode, spec=spec, replicas=numbers, **common)
         text = table(party.name, result)
     else:
@@ -220,7 +228,7 @@ def _first(options: argparse.Namespace) -> tuple[Party, str, dict[str, Any], Env
     if options.scripted is not None:
         if options.env is None:
             raise UserError("--scripted needs --env ID: the environment to play, such as simple_reference.")
-        spec = describe_known(options.env, parallel_env(options.env))
+        spec = _spec_of(options.env, {})
         return _script(options.env, options.scripted, spec), options.env, {}, spec
     if options.env is not None:
         raise UserError("--env goes with --scripted; a run knows its environment.")

@@ -137,9 +137,12 @@ def test_a_run_is_evaluated_in_all_its_replicas(run, tmp_path, capsys):
     assert "replica" in text and "listener_0" in text and "gain" in text and "-15.37" in text
 
 
-def test_one_replica_sampled_at_a_checkpoint(run, capsys):
-    assert main([str(run), "--episodes", "2", "--sampled", "--replica", "2", "--checkpoint", "400"]) == 0
+def test_one_replica_sampled_at_a_checkpoint(run, tmp_path, capsys):
+    path = tmp_path / "out.json"
+    chosen = ["--sampled", "--replica", "2", "--checkpoint", "400"]
+    assert main([str(run), "--episodes", "2", *chosen, "--json", str(path)]) == 0
     assert fake().loads == [(str(run), 2, False, 400, 0)]
+    assert json.loads(path.read_text())["replicas"][0]["replica"] == 2
     assert "sampled, 2 episodes from seed 0, real environment" in capsys.readouterr().out
 
 
