@@ -69,7 +69,8 @@ def evaluate(
         {agent: {mean, se}}, `mean_return` (over agents), `mean_return_se`, `score`, `gain` and `sides`
         {side: {mean, se}}. For all together: `return` and `sides` ({mean, se}: over replicas where there are several,
         else over episodes), `mean_return`, `interval` (95 %, of the same), `score`, `gain` (null where the task has
-        no anchor), `competitive` (teams play against each other), `iqm` with its bootstrap `iqm_interval` (null for one replica), `anchors`.
+        no anchor), `competitive` (teams play against each other), `iqm` with its bootstrap `iqm_interval` (null for
+        one replica), `anchors`.
 
     Raises:
         UserError: unknown environment or arguments.

@@ -61,6 +61,12 @@ class Mixed:
         chosen = {id(player): player.act(observations, masks) for player in self._distinct}
         return {agent: chosen[id(player)][agent] for agent, player in self.players.items()}
 
+    def probabilities(self, observations: Observations, masks: Masks | None = None) -> dict[str, np.ndarray]:
+        """{agent: float64 [E, H, K]} of players that all have `probabilities`."""
+        distinct: list[Any] = self._distinct
+        found = {id(player): player.probabilities(observations, masks) for player in distinct}
+        return {agent: found[id(player)][agent] for agent, player in self.players.items()}
+
 
 @dataclass
 class Episodes:

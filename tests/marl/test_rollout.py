@@ -145,6 +145,9 @@ def test_mixed_takes_each_agents_action_from_its_player_and_asks_a_shared_player
     assert not played.actions[:, :, [0, 2]].any()
     assert set(np.unique(played.actions[:, :, 1])) == {0, 1, 2, 3, 4}
     assert Counting.calls == 25
+    chances = mixed.probabilities({agent: obs[0] for agent, obs in played.obs.items()})
+    np.testing.assert_array_equal(chances["agent_2"][:, 0], np.tile([1.0, 0, 0, 0, 0], (4, 1)))
+    np.testing.assert_allclose(chances["agent_1"], 0.2)
 
 
 # ------------------------------------------------------------------ environments that are not MPE
