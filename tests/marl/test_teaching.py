@@ -1,0 +1,98 @@
+"""Fresh agents beside frozen ones: the environment that the learners see."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import numpy as np
+import pytest
+from channel_players import Babbling, Scripted
+
+from envs.check import check
+from envs.mpe import catalogue
+from envs.pettingzoo import PettingZooEnv
+from envs.spec import EnvSpec
+from marl.errors import UserError
+from marl.rollout import play
+from marl.teaching import Beside, beside
+
+ENV = "simple_speaker_listener"
+
+
+def spec_of(name=ENV) -> EnvSpec:
+    return catalogue.describe(name, catalogue.parallel_env(name))
+
+
+def env_of(learners=("listener_0",), name=ENV, frozen=None) -> Beside:
+    spec = spec_of(name)
+    return Beside(catalogue.parallel_env(name), spec, frozen or Scripted((1, 2, 0)), list(learners))
+
+
+def test_the_learner_meets_the_frozen_partner_of_the_whole_environment():
+    pair = Scripted((1, 2, 0), heard_as=(2, 0, 1))
+    env = env_of(frozen=pair)
+    whole = play(ENV, pair, 3, 5, record=True)
+    for episode in range(3):
+        observations, _ = env.reset(seed=5 + episode)
+        total, t = 0.0, 0
+        while env.agents:
+            assert set(observations) == {"listener_0"}
+            assert np.array_equal(observations["listener_0"], whole.obs["listener_0"][t, episode])
+            move = int(pair.move(observations["listener_0"][None])[0])
+            observations, rewards, terminated, truncated, _ = env.step({"listener_0": move})
+            assert set(rewards) == set(terminated) == set(truncated) == {"listener_0"}
+            total, t = total + rewards["listener_0"], t + 1
+        assert t == 25 and truncated["listener_0"]
+        assert total == pytest.approx(whole.returns[episode, 1])
+
+
+def test_it_is_a_parallel_env_and_a_batched_env():
+    assert check(env_of) == []
+    batched = PettingZooEnv(num_envs=2, make=env_of)
+    assert batched.spec.agent_names == ("listener_0",) and batched.spec.horizon == 25
+    assert [head.name for head in batched.spec.agents[0].heads] == ["move"] and batched.spec.routes == ()
+    assert batched.spec.fixed_agents
+    batched.close()
+
+
+def test_channels_between_learners_stay_declared():
+    spec = spec_of("simple_crypto")
+    env = env_of(("alice_0", "bob_0"), "simple_crypto", Babbling(spec))
+    assert env.possible_agents == ["bob_0", "alice_0"]
+    (route,) = env.metadata["routes"]
+    assert (route["sender"], route["receiver"], route["start"], route["meaning"]) == ("alice_0", "bob_0", 4, [0, 4])
+    batched = PettingZooEnv(num_envs=1, make=lambda: env)
+    assert len(batched.spec.routes) == 1 and batched.spec.agents[0].heads[0].is_message
+    batched.close()
+
+
+@pytest.mark.parametrize(
+    ("learners", "told"),
+    [([], "some, but not all"), (["speaker_0", "listener_0"], "some, but not all"),
+     (["listener"], "no agent 'listener'. Did you mean 'listener_0'")],
+)  # fmt: skip
+def test_bad_learners(learners, told):
+    with pytest.raises(UserError, match=told):
+        env_of(learners)
+
+
+def test_from_a_run_by_name(monkeypatch):
+    class Policy:
+        @staticmethod
+        def load(run, replica=0, greedy=True):
+            assert (run, replica, greedy) == ("RUN", 2, True)
+            player = Scripted((0, 2, 1))
+            player.spec, player.env_id, player.env_args = spec_of(), ENV, {"max_cycles": 5}
+            return player
+
+    module = types.ModuleType("marl.policy")
+    module.Policy = Policy
+    monkeypatch.setitem(sys.modules, "marl.policy", module)
+    env = beside("RUN", "listener_0", replica=2)
+    env.reset(seed=0)
+    steps = 0
+    while env.agents:
+        env.step({"listener_0": 0})
+        steps += 1
+    assert steps == 5
