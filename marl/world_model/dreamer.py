@@ -162,6 +162,32 @@ class DreamerModel:
         """Posterior states after every frame, rows [S, T * B, ·]."""
         return self.read(self.averaged, seq, stream)[1].state.flatten()
 
+    @torch.no_grad()
+    def diagnose(self, seq: Sequences, stream: Stream) -> dict[str, Tensor]:
+        """What the latents do, frame by frame.
+
+        Returns:
+            `kl`, `posterior_entropy` and `prior_entropy` in nats, [S, T]; `active_latents`, [S]: latents that tell
+            frames apart, their posterior's mutual information with the data above a hundredth of a nat.
+        """
+        observed = self.read(self.averaged, seq, stream)[1]
+        log_q = torch.log_softmax(observed.posterior, dim=losses.CLASSES)
+        log_p = torch.log_softmax(observed.prior, dim=losses.CLASSES)
+        weight_STB = seq.valid.float()
+        count_ST = weight_STB.sum(2).clamp(min=1.0)
+        per_frame = {
+            "kl": losses.kl_divergence(log_q, log_p),
+            "posterior_entropy": losses.entropy(log_q),
+            "prior_entropy": losses.entropy(log_p),
+        }
+        found = {name: (x * weight_STB).sum(2) / count_ST for name, x in per_frame.items()}
+        share = (weight_STB / weight_STB.sum((1, 2), keepdim=True))[..., None, None]
+        q = log_q.exp()
+        marginal_SCL = (q * share).sum((1, 2))
+        conditional_SL = -((q * log_q).sum(losses.CLASSES) * share[..., 0]).sum((1, 2))
+        told_SL = -(marginal_SCL * marginal_SCL.clamp(min=1e-12).log()).sum(losses.CLASSES) - conditional_SL
+        return {**found, "active_latents": (told_SL > 0.01).sum(1)}
+
     def step(self, state: State, action_SnU: Tensor, uniform_SnR: Tensor) -> tuple[State, Prediction]:
         """One step of the prior, decoded; uncertainty is the disagreement of the ensemble."""
         networks = self.averaged

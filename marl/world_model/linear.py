@@ -246,6 +246,10 @@ class SmallModel:
         """The observations themselves, rows [S, T * B, J]: they hold all that this model remembers."""
         return ObsState(seq.obs[..., self.layout.dynamic_J].flatten(1, 2))
 
+    def diagnose(self, seq: Sequences, stream: Stream) -> dict[str, Tensor]:
+        """Nothing: there are no latents."""
+        return {}
+
     def step(self, state: ObsState, action_SnU: Tensor, uniform_SnR: Tensor) -> tuple[ObsState, Prediction]:
         """One step of a member that `uniform_SnR` picks for every row; the mean of all members' rewards."""
         obs, networks = state.obs, self.averaged

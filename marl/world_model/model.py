@@ -56,6 +56,9 @@ class WorldModel(Protocol):
     def step(self, state: Any, action_SnU: Tensor, uniform_SnR: Tensor) -> tuple[Any, Prediction]:
         """Imagine one step; differentiable in state and action."""
 
+    def diagnose(self, seq: Sequences, stream: Stream) -> dict[str, Tensor]:
+        """What its latents do: `kl`, `posterior_entropy`, `prior_entropy` [S, T], `active_latents` [S]; or nothing."""
+
     def check(self) -> None:
         """Raise `RunFailed` where an update was not finite."""
 

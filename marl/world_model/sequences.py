@@ -116,12 +116,27 @@ class FrameStore:
         begin_SB = torch.maximum(torch.maximum(start_SB, frame_SB - length + 1), oldest_SB)
         frame_STB = begin_SB[:, None] + torch.arange(length, device=begin_SB.device)[:, None]
         rows = self.data_SECD[self._s_S1[..., None], env_SB[:, None], frame_STB % self.ring]
-        obs, action, reward, alive, first, last = rows.split(self._widths, dim=3)
+        return self._sequences(rows, frame_STB < written_SB[:, None])
+
+    def from_start(self, length: int) -> Sequences:
+        """The first `length` frames of every environment: B = E whole windows; the ring must still hold them.
+
+        Raises:
+            ValueError: the ring is shorter, or has overwritten them.
+        """
+        written = int(self.written_SE.max())
+        if length > self.ring or written > self.ring:
+            raise ValueError(f"the first {length} frames are not in a ring of {self.ring} with {written} written")
+        rows = self.data_SECD[:, :, :length].transpose(1, 2)
+        valid = torch.arange(length, device=rows.device)[:, None] < self.written_SE[:, None]
+        return self._sequences(rows, valid)
+
+    def _sequences(self, rows_STBD: Tensor, valid_STB: Tensor) -> Sequences:
+        obs, action, reward, alive, first, last = rows_STBD.split(self._widths, dim=3)
         first_STB = first[..., 0] > 0.5
         first_STB[:, 0] = True
         action = torch.where(first_STB[..., None], 0.0, action)
-        valid = frame_STB < written_SB[:, None]
-        return Sequences(obs, action, reward, alive, first_STB, last[..., 0] > 0.5, valid)
+        return Sequences(obs, action, reward, alive, first_STB, last[..., 0] > 0.5, valid_STB)
 
     def state_dict(self) -> dict[str, Any]:
         used = int(self.written_SE.max().clamp(max=self.ring))

@@ -110,6 +110,17 @@ def test_the_ring_forgets_the_oldest() -> None:
     assert all(tuple(obs.tolist()) in newest for obs in seq.obs[seq.valid])
 
 
+def test_first_frames_of_every_environment() -> None:
+    store, rows, _ = store_of(steps=6)
+    seq = store.from_start(9)
+    assert torch.equal(seq.obs[:, 0], rows[0].obs) and torch.equal(seq.obs[:, 1], rows[0].next_obs)
+    assert torch.equal(seq.action[:, 1], rows[0].action) and not seq.action[:, 0].any()
+    assert seq.first[0, :, 0].nonzero().flatten().tolist() == [0, 5]  # 4 steps are 5 frames
+    assert seq.valid[0, :, 0].tolist() == [True] * 8 + [False]
+    with pytest.raises(ValueError, match="ring of 3"):
+        store_of(steps=6, capacity=9)[0].from_start(3)
+
+
 def test_masked_environments_are_not_written() -> None:
     layout = Layout(two_agents())
     store = FrameStore((layout.full_size, layout.action_size, 2), 1, 2, 100, "cpu")

@@ -83,7 +83,4 @@ def episodes(env_id: str, count: int, horizon: int = 25, seed: int = 0) -> tuple
     store = FrameStore((layout.full_size, layout.action_size, env.spec.num_agents), 1, count, 10**5, "cpu")
     for transitions in play(env, horizon, seed=seed):
         store.add(rows_of(layout, transitions), torch.ones(1, count, dtype=torch.bool))
-    rows = store.data_SECD[:, :, : horizon + 1].transpose(1, 2)
-    obs, action, reward, alive, first, last = rows.split(store._widths, dim=3)
-    valid = torch.ones_like(first[..., 0], dtype=torch.bool)
-    return layout, Sequences(obs, action, reward, alive, first[..., 0] > 0.5, last[..., 0] > 0.5, valid), store
+    return layout, store.from_start(horizon + 1), store

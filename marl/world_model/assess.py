@@ -1,0 +1,225 @@
+"""How good a world model is: open-loop errors beside simple predictors', rewards, latents; figures and films of it.
+
+Protocol: an episode's first `context` steps are observed, the rest is predicted from the actions alone. Errors are
+root mean squares over episodes and all entries of the joint observation, message slots included (they are exact),
+in the environment's units.
+
+Shape suffixes: S replicas, T frames, B episodes, K predicted steps, F joint observation, N agents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+import envs
+from envs.streams import Stream
+from marl import plots, relaxation
+from marl.replay import Transitions
+from marl.world_model.layout import Layout
+from marl.world_model.linear import LeastSquares
+from marl.world_model.model import Prediction, WorldModel, open_loop
+from marl.world_model.rollouts import rows_of
+from marl.world_model.sequences import FrameStore, Sequences
+
+Policy = Callable[[Tensor], Tensor]
+CONTEXT = 5  # observed steps
+
+
+def collect(
+    env_id: str, policy: Policy | None, replicas: int, episodes: int, steps: int, seed: int, **env_args: Any
+) -> Sequences:
+    """Fresh episodes in the torch or PettingZoo environment, the same for every replica where the actions are.
+
+    Args:
+        env_id: as for `envs.make`.
+        policy: observations [S, N, B, O] to logits [S, N, B, H, K], sampled; None: uniformly random choices.
+        replicas: S.
+        episodes: B.
+        steps: of each episode; those that end earlier leave invalid frames.
+        seed: of resets and choices.
+        env_args: keyword arguments of `envs.make`.
+    """
+    env = envs.make(env_id, num_envs=replicas * episodes, **env_args)
+    spec, layout = env.spec, Layout(env.spec)
+    stream = Stream(seed, "assess", range(replicas))
+    mask = spec.head_mask[:, None]
+
+    def dealt(x: Tensor, dim: int) -> Tensor:
+        return x.unflatten(dim, (replicas, episodes)).movedim(dim, 0)
+
+    store = FrameStore(
+        (layout.full_size, layout.action_size, spec.num_agents), replicas, episodes, episodes * (steps + 1), "cpu"
+    )
+    obs = dealt(env.reset(seed=seed), 1)
+    running_SB = torch.ones(replicas, episodes, dtype=torch.bool)
+    first = running_SB
+    for _ in range(steps):
+        logits = torch.zeros(*obs.shape[:3], spec.num_heads, spec.head_size) if policy is None else policy(obs)
+        action = relaxation.sample_onehot(logits, stream.gumbel(*logits.shape[1:]), mask)
+        step = env.step(action.argmax(-1).movedim(0, 1).flatten(1, 2))
+        ended = dealt(step.terminated, 1), dealt(step.truncated, 1)
+        reward, after = dealt(step.reward, 1), dealt(step.final_obs, 1)
+        row = Transitions(obs, torch.zeros_like(obs), first, action.flatten(3), reward, *ended, after)
+        store.add(rows_of(layout, row), running_SB)
+        running_SB = running_SB & ~(ended[0] | ended[1]).all(1)
+        first = torch.zeros_like(first)
+        obs = dealt(step.obs, 1)
+    env.close()
+    return store.from_start(steps + 1)
+
+
+def assess(model: WorldModel, layout: Layout, seq: Sequences, train: Sequences, stream: Stream) -> dict[str, Any]:
+    """Everything that is measured, as plain lists and numbers, per replica.
+
+    Args:
+        model: the world model.
+        layout: its layout.
+        seq: episodes to predict, of more than CONTEXT + 1 frames.
+        train: other episodes, for the baselines "mean" and "linear".
+        stream: noise of the model's samples.
+
+    Returns:
+        `rmse` {model, copy last, mean, linear}: {`all`: [S], `steps`: [S][K]}; `reward_r2` [S][K]; `slots`: share of
+        imagined message entries that are exactly right, [S] (null without messages); `context`, `episodes`; and
+        `kl`, `posterior_entropy`, `prior_entropy` [S][T], `active_latents` [S] where the model has latents.
+    """
+    ahead = seq.select(slice(CONTEXT + 1, None))
+    going_SKB = (ahead.valid & ~ahead.first).long().cumprod(1).bool()
+    told = open_loop(model, seq, CONTEXT, stream)
+    imagined = _with_messages(layout, told.obs, ahead.action)
+    guesses = {
+        "model": imagined,
+        "copy last": seq.obs[:, CONTEXT : CONTEXT + 1].expand_as(ahead.obs),
+        "mean": mean_where(train.obs.flatten(1, 2), train.valid.flatten(1, 2)[..., None], 1)[:, None, None],
+        "linear": _linear(layout, seq, train),
+    }
+    rmse = {}
+    for name, guess in guesses.items():
+        squares_SKB = (guess - ahead.obs).square().mean(3)
+        rmse[name] = {
+            "all": mean_where(squares_SKB, going_SKB, (1, 2)).sqrt().tolist(),
+            "steps": mean_where(squares_SKB, going_SKB, 2).sqrt().tolist(),
+        }
+    going_SKB1 = going_SKB[..., None]
+    centred = ahead.reward - mean_where(ahead.reward, going_SKB1, 2)[:, :, None]
+    unexplained = mean_where((told.reward - ahead.reward).square(), going_SKB1, 2).sum(2)
+    variance = mean_where(centred.square(), going_SKB1, 2).sum(2)
+    copied = [j for j in range(layout.full_size) if j not in set(layout.dynamic_J.tolist())]
+    right = (imagined[..., copied] == ahead.obs[..., copied]).float().mean(3)
+    return {
+        "context": CONTEXT,
+        "episodes": seq.first.shape[2],
+        "rmse": rmse,
+        "reward_r2": (1.0 - unexplained / variance.clamp(min=1e-12)).tolist(),
+        "slots": mean_where(right, going_SKB, (1, 2)).tolist() if copied else None,
+        **{name: value.tolist() for name, value in model.diagnose(seq, stream).items()},
+    }
+
+
+def mean_where(x: Tensor, valid: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """Mean over `dim` of the entries where `valid`, a bool that broadcasts; 0 where there is none."""
+    weight = valid.to(x.dtype).expand_as(x)
+    return torch.where(valid, x, 0.0).sum(dim) / weight.sum(dim).clamp(min=1.0)
+
+
+def _with_messages(layout: Layout, obs_SKBJ: Tensor, action_SKBU: Tensor) -> Tensor:
+    """Predicted entries and the messages just sent as rows [S, K, B, F]."""
+    steps = obs_SKBJ.shape[1:3]
+    return layout.join(layout.assemble(obs_SKBJ.flatten(1, 2), action_SKBU.flatten(1, 2))).unflatten(1, steps)
+
+
+def _linear(layout: Layout, seq: Sequences, train: Sequences) -> Tensor:
+    """Open-loop predictions [S, K, B, F] of least squares on the transitions of `train`."""
+
+    def inputs(obs: Tensor, action: Tensor) -> Tensor:
+        return torch.cat([obs, action, torch.ones_like(obs[..., :1])], dim=-1)
+
+    rows = train.obs[..., layout.dynamic_J]
+    x, y = inputs(rows[:, :-1], train.action[:, 1:]).flatten(1, 2), rows[:, 1:].flatten(1, 2)
+    fit = LeastSquares(x.shape[2], y.shape[2], len(x), x.device)
+    fit.add(x, y, train.follows[:, 1:].flatten(1, 2))
+    fit.solve()
+    obs, steps = seq.obs[:, CONTEXT][..., layout.dynamic_J], []
+    for t in range(CONTEXT + 1, seq.obs.shape[1]):
+        obs = fit(inputs(obs, seq.action[:, t]))
+        steps.append(obs)
+    return _with_messages(layout, torch.stack(steps, 1), seq.action[:, CONTEXT + 1 :])
+
+
+# ---------------------------------------------------------------------- pictures
+def errors_figure(found: dict[str, Any]) -> Figure:
+    """Open-loop error and the rewards' R^2 over the steps of an episode; means over replicas with intervals."""
+    figure, (left, right) = plots.canvas(3.2, 2 * plots.WIDTH, columns=2)
+    steps = found["context"] + 1 + np.arange(len(found["reward_r2"][0]))
+    for colour, (name, entry) in zip(plots.COLOURS, found["rmse"].items(), strict=False):
+        plots.curve(left, steps, np.transpose(entry["steps"]), colour, name)
+    plots.curve(right, steps, np.transpose(found["reward_r2"]), plots.COLOURS[0], "model")
+    for ax in (left, right):
+        ax.axvspan(0, found["context"], color=plots.FAINT, alpha=0.2, linewidth=0)
+        ax.set_xlim(0, steps[-1])
+    left.set_ylim(bottom=0)
+    right.set_ylim(-0.05, 1.05)
+    left.legend(fontsize=plots.FONT - 1, frameon=False)
+    plots.label(left, "Open-loop error of the observation (grey: observed)", "step", "root mean square error")
+    plots.label(right, "Rewards, from actions alone", "step", "R²")
+    return figure
+
+
+def latents_figure(found: dict[str, Any]) -> Figure | None:
+    """KL and entropies over the steps of an episode; None for a model without latents."""
+    if "kl" not in found:
+        return None
+    figure, ax = plots.canvas(3.2)
+    names = {"kl": "KL(posterior, prior)", "posterior_entropy": "posterior's entropy", "prior_entropy": "prior's"}
+    for colour, (name, text) in zip(plots.COLOURS, names.items(), strict=False):
+        values = np.transpose(found[name])
+        plots.curve(ax, np.arange(len(values)), values, colour, text)
+    ax.set_ylim(bottom=0)
+    ax.legend(fontsize=plots.FONT - 1, frameon=False)
+    active = ", ".join(str(n) for n in found["active_latents"])
+    plots.label(ax, f"Latents over an episode ({active} active)", "step", "nats, summed over latents")
+    return figure
+
+
+def film(layout: Layout, seq: Sequences, told: Prediction, episodes: int = 3) -> list[np.ndarray]:
+    """Imagined (rings) against true (dots) episodes of the first replica, one panel an agent.
+
+    Neighbouring entries of an agent's own observation, messages left out, are drawn as points of a plane: in MPE these
+    are its velocity and where everything is relative to it.
+    """
+    limit = float(seq.obs[0, ..., layout.dynamic_J].abs().max()) * 1.05
+    kept = set(layout.dynamic_J.tolist())
+    sizes = [agent.obs_size for agent in layout.spec.agents]
+    offsets = np.cumsum([0, *sizes])
+    own = [[j for j in range(offsets[n], offsets[n + 1]) if j in kept] for n in range(len(sizes))]
+    imagined = _with_messages(layout, told.obs, seq.action[:, CONTEXT + 1 :])
+    frames = []
+    for b in range(min(episodes, seq.first.shape[2])):
+        for t in range(seq.first.shape[1]):
+            guess = imagined[0, t - CONTEXT - 1, b] if t > CONTEXT else None
+            frames.append(_frame(layout, own, seq.obs[0, t, b], guess, limit, b, t))
+    return frames
+
+
+def _frame(
+    layout: Layout, own: list[list[int]], true_F: Tensor, guess_F: Tensor | None, limit: float, episode: int, t: int
+) -> np.ndarray:
+    figure, axes = plots.canvas(2.6, 2.4 * len(own), columns=len(own), squeeze=False)
+    for n, ax in enumerate(axes[0]):
+        for k, j in enumerate(own[n][:-1:2]):
+            colour = plots.COLOURS[k % len(plots.COLOURS)]
+            ax.plot(true_F[j], true_F[j + 1], "o", color=colour, markersize=5)
+            if guess_F is not None:
+                ax.plot(guess_F[j], guess_F[j + 1], "o", color=colour, markersize=11, fillstyle="none")
+        ax.set_xlim(-limit, limit)
+        ax.set_ylim(-limit, limit)
+        ax.set_aspect("equal")
+        told = "observed" if guess_F is None else "rings: imagined"
+        plots.label(ax, f"{layout.spec.agents[n].name}\nepisode {episode + 1}, step {t}\n{told}")
+    return plots.image(figure, dpi=80)
