@@ -1,0 +1,95 @@
+"""Environments x policy -> transitions.
+
+Shape suffixes: S replicas, N agents, E environments of a replica, R = S * E rows, O, H, K, A as elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from envs.batched import BatchedEnv
+from marl.maddpg import MADDPG
+from marl.replay import Transitions
+
+
+class Collector:
+    """Steps the environments of all replicas with the current sampled policies; row s * E + e is replica s's."""
+
+    def __init__(self, env: BatchedEnv, learner: MADDPG, num_replicas: int) -> None:
+        self.env, self.learner, self.num_replicas = env, learner, num_replicas
+        self.obs_SNEO = self.grouped(env.reset())
+        self.mask = None if env.mask is None else self.grouped(env.mask)
+        self.prev_SNEO = torch.zeros_like(self.obs_SNEO)
+        envs = env.num_envs // num_replicas
+        self.first_SE = torch.ones(num_replicas, envs, dtype=torch.bool, device=env.device)
+        self.active_SNE: Tensor | None = None
+        self.return_SNE = torch.zeros(num_replicas, env.spec.num_agents, envs, device=env.device)
+
+    def grouped(self, x_NR: Tensor) -> Tensor:
+        """[N, S * E, ...] to [S, N, E, ...]."""
+        return x_NR.unflatten(1, (self.num_replicas, -1)).transpose(0, 1)
+
+    def collect(self) -> tuple[Transitions, Tensor | None]:
+        """One joint step of every environment; and the sampled policies' mean return [S, N] where episodes ended."""
+        onehot = self.learner.act(self.obs_SNEO, self.mask)  # [S, N, E, H, K]
+        choices_NRH = onehot.argmax(-1).transpose(0, 1).flatten(1, 2)
+        step = self.env.step(choices_NRH)
+        active = None if step.active is None else self.grouped(step.active)
+        if active is not None:
+            onehot = onehot * active[..., None, None]
+        next_mask = None if step.final_mask is None else self.grouped(step.final_mask)
+        transitions = Transitions(
+            obs=self.obs_SNEO,
+            prev_obs=self.prev_SNEO,
+            first=self.first_SE,
+            action=onehot.flatten(-2),
+            reward=self.grouped(step.reward).to(torch.float32),
+            terminated=self.grouped(step.terminated),
+            truncated=self.grouped(step.truncated),
+            next_obs=self.grouped(step.final_obs).to(torch.float32),
+            active=active,
+            mask=self.mask,
+            next_mask=next_mask,
+        )
+        done_SE = self._done(step.done, transitions)
+        self.return_SNE = self.return_SNE + transitions.reward
+        finished = self._finished(done_SE)
+        keep = (~done_SE)[:, None]
+        self.prev_SNEO = self.obs_SNEO * keep[..., None]
+        self.obs_SNEO = self.grouped(step.obs).to(torch.float32)
+        self.mask = None if step.mask is None else self.grouped(step.mask)
+        self.first_SE = done_SE
+        self.return_SNE = self.return_SNE * keep
+        return transitions, finished
+
+    def _done(self, done_R: Tensor | None, t: Transitions) -> Tensor:
+        if done_R is not None:
+            return done_R.unflatten(0, (self.num_replicas, -1))
+        return (t.terminated | t.truncated).all(1)
+
+    def _finished(self, done_SE: Tensor) -> Tensor | None:
+        if self.env.device.type == "cpu" and not bool(done_SE.any()):
+            return None
+        weight = done_SE[:, None].to(self.return_SNE.dtype)
+        return (self.return_SNE * weight).sum(-1) / weight.sum(-1).clamp(min=1.0)
+
+    # ------------------------------------------------------------------ state
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "env": self.env.state_dict(),
+            "obs": self.obs_SNEO.clone(),
+            "prev": self.prev_SNEO.clone(),
+            "first": self.first_SE.clone(),
+            "mask": None if self.mask is None else self.mask.clone(),
+            "returns": self.return_SNE.clone(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.env.load_state_dict(state["env"])
+        device = self.env.device
+        self.obs_SNEO, self.prev_SNEO = state["obs"].to(device), state["prev"].to(device)
+        self.first_SE, self.return_SNE = state["first"].to(device), state["returns"].to(device)
+        self.mask = None if state["mask"] is None else state["mask"].to(device)

@@ -1,0 +1,204 @@
+"""The replay buffer: transitions of every replica in one preallocated tensor on the training device.
+
+Shape suffixes: S replicas, N agents, E environments, B batch, O observation, A action, H heads, K choices,
+C capacity, D width of a stored row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from envs.spec import EnvSpec
+from envs.streams import Stream
+
+
+@dataclass
+class Transitions:
+    """One joint step of all environments of all replicas, as the collector makes it."""
+
+    obs: Tensor  # [S, N, E, O] acted on
+    prev_obs: Tensor  # [S, N, E, O] observation of the step before in the same episode; zeros at the first
+    first: Tensor  # bool [S, E] obs is the first of its episode
+    action: Tensor  # [S, N, E, A] executed one-hots
+    reward: Tensor  # [S, N, E]
+    terminated: Tensor  # bool [S, N, E]
+    truncated: Tensor  # bool [S, N, E]
+    next_obs: Tensor  # [S, N, E, O] true next observation
+    active: Tensor | None = None  # bool [S, N, E] the agent was there to act; None: always
+    mask: Tensor | None = None  # bool [S, N, E, H, K] choices allowed at obs
+    next_mask: Tensor | None = None  # bool [S, N, E, H, K] choices allowed at next_obs
+
+
+@dataclass
+class Batch:
+    """What the learner sees of B transitions per replica."""
+
+    joint: Tensor  # [S, B, N*O + N*A] all observations, then all executed one-hots; obs and action are views of it
+    obs: Tensor  # [S, N, B, O]
+    action: Tensor  # [S, N, B, A]
+    prev_obs: Tensor  # [S, n, B, O] of the senders (spec.senders) in their order
+    first: Tensor  # bool [S, B]
+    reward: Tensor  # [S, N, B] summed over n steps, discounted
+    discount: Tensor  # [S, N, B] gamma^m (1 - terminated): weight of the bootstrap
+    next_obs: Tensor  # [S, N, B, O]
+    active: Tensor | None = None  # [S, N, B] 0 or 1; None: always 1
+    mask: Tensor | None = None  # bool [S, N, B, H, K]
+    next_mask: Tensor | None = None  # bool [S, N, B, H, K]
+
+
+class BatchSource(Protocol):
+    """Where the learner's batches come from: the replay buffer, or a world model around it."""
+
+    def add(self, transitions: Transitions) -> None: ...
+    def sample(self, batch_size: int) -> Batch: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def metrics(self) -> dict[str, Tensor]: ...
+
+
+class Replay:
+    """Uniform replay with n-step returns.
+
+    Args:
+        spec: sizes of the environment.
+        capacity: transitions kept per replica.
+        num_envs: E; rounded so that a joint step never wraps.
+        stream: noise of the draws; its rows are the replicas.
+        gamma: discount per step.
+        n_step: rewards summed before the bootstrap; sums stop where an agent's episode ends.
+    """
+
+    def __init__(
+        self, spec: EnvSpec, capacity: int, num_envs: int, stream: Stream, gamma: float, n_step: int = 1
+    ) -> None:
+        self.spec, self.num_envs, self.stream = spec, num_envs, stream
+        self.gamma, self.n_step = gamma, n_step
+        self.capacity = max(capacity // num_envs, 1) * num_envs
+        n, o, a = spec.num_agents, spec.obs_size, spec.action_size
+        widths = {"joint": n * (o + a), "prev_obs": len(spec.senders) * o, "first": 1, "reward": n, "discount": n}
+        widths["next_obs"] = n * o
+        if not spec.fixed_agents:
+            widths["active"] = n
+        if spec.has_masks:
+            widths |= {"mask": n * a, "next_mask": n * a}
+        self._widths = widths
+        replicas = len(stream.key_R)
+        device = stream.key_R.device
+        self.data_SCD = torch.empty(replicas, self.capacity, sum(widths.values()), device=device)
+        self._offset_S1 = torch.arange(replicas, device=device)[:, None] * self.capacity
+        self.cursor, self.size = 0, 0
+        self._window: list[dict[str, Tensor]] = []  # the last n_step - 1 joint steps, oldest first
+
+    # ---------------------------------------------------------------- storing
+    def add(self, transitions: Transitions) -> None:
+        """Store the transitions that are complete: those of n_step - 1 joint steps ago."""
+        self._window.append(self._fields(transitions))
+        if len(self._window) < self.n_step:
+            return
+        fields = self._n_step_fields()
+        self._window.pop(0)
+        rows_SED = torch.cat([fields[name] for name in self._widths], dim=2)
+        self.data_SCD[:, self.cursor : self.cursor + self.num_envs] = rows_SED
+        self.cursor = (self.cursor + self.num_envs) % self.capacity
+        self.size = min(self.size + self.num_envs, self.capacity)
+
+    def _fields(self, t: Transitions) -> dict[str, Tensor]:
+        """Every stored field as [S, E, width], with one step's reward and discount."""
+
+        def rows(x_SNE: Tensor) -> Tensor:
+            return x_SNE.transpose(1, 2).flatten(2)
+
+        active = torch.ones_like(t.reward) if t.active is None else t.active.to(t.reward.dtype)
+        fields = {
+            "joint": torch.cat([rows(t.obs), rows(t.action)], dim=2),
+            "prev_obs": rows(t.prev_obs[:, list(self.spec.senders)]),
+            "first": t.first[..., None].to(t.obs.dtype),
+            "reward": rows((t.reward * active)[..., None]),
+            "discount": rows((self.gamma * ~t.terminated * active)[..., None]),
+            "next_obs": rows(t.next_obs),
+            "ended": rows((t.terminated | t.truncated)[..., None]),
+        }
+        if not self.spec.fixed_agents:
+            fields["active"] = rows(active[..., None])
+        if self.spec.has_masks and t.mask is not None and t.next_mask is not None:
+            fields |= {"mask": rows(t.mask.flatten(3)).to(t.obs.dtype)}
+            fields |= {"next_mask": rows(t.next_mask.flatten(3)).to(t.obs.dtype)}
+        return fields
+
+    def _n_step_fields(self) -> dict[str, Tensor]:
+        """The oldest joint step of the window with rewards summed until the window's or the episode's end."""
+        oldest = dict(self._window[0])
+        going_SEN = ~oldest["ended"].bool()
+        for later in self._window[1:]:
+            reward, discount = oldest["reward"], oldest["discount"]
+            oldest["reward"] = torch.where(going_SEN, reward + discount * later["reward"], reward)
+            oldest["discount"] = torch.where(going_SEN, discount * later["discount"], discount)
+            # an environment is reset as a whole: the next observation stays at the end of its episode
+            env_going_SE1 = going_SEN.any(2, keepdim=True)
+            oldest["next_obs"] = torch.where(env_going_SE1, later["next_obs"], oldest["next_obs"])
+            if "next_mask" in oldest:
+                oldest["next_mask"] = torch.where(env_going_SE1, later["next_mask"], oldest["next_mask"])
+            going_SEN = going_SEN & ~later["ended"].bool()
+        return oldest
+
+    # --------------------------------------------------------------- sampling
+    def sample(self, batch_size: int) -> Batch:
+        """B transitions per replica, drawn uniformly with replacement."""
+        index_SB = self.stream.integers(self.size, batch_size) + self._offset_S1
+        return self.gather(index_SB)
+
+    def gather(self, index_SB: Tensor) -> Batch:
+        """The transitions at positions of the flattened [S * capacity] store."""
+        rows_SBD = self.data_SCD.flatten(0, 1)[index_SB]
+        parts = dict(zip(self._widths, rows_SBD.split(list(self._widths.values()), dim=2), strict=True))
+        n, o, heads = self.spec.num_agents, self.spec.obs_size, (self.spec.num_heads, self.spec.head_size)
+
+        def per_agent(x_SBX: Tensor, count: int = n) -> Tensor:
+            return x_SBX.unflatten(2, (count, -1)).transpose(1, 2)
+
+        def masks(name: str) -> Tensor | None:
+            return per_agent(parts[name]).unflatten(3, heads).bool() if name in parts else None
+
+        joint = parts["joint"]
+        senders = len(self.spec.senders)
+        prev = per_agent(parts["prev_obs"], senders) if senders else joint.new_zeros(len(joint), 0, joint.shape[1], o)
+        return Batch(
+            joint=joint,
+            obs=per_agent(joint[..., : n * o]),
+            action=per_agent(joint[..., n * o :]),
+            prev_obs=prev,
+            first=parts["first"][..., 0] > 0.5,
+            reward=parts["reward"].transpose(1, 2),
+            discount=parts["discount"].transpose(1, 2),
+            next_obs=per_agent(parts["next_obs"]),
+            active=parts["active"].transpose(1, 2) if "active" in parts else None,
+            mask=masks("mask"),
+            next_mask=masks("next_mask"),
+        )
+
+    def metrics(self) -> dict[str, Tensor]:
+        return {"replay/size": torch.tensor(float(self.size))}
+
+    # ------------------------------------------------------------------ state
+    def state_dict(self) -> dict[str, Any]:
+        """Filled rows, cursor, open n-step window and the stream."""
+        full = self.size == self.capacity
+        return {
+            "data": self.data_SCD if full else self.data_SCD[:, : self.size].clone(),
+            "cursor": self.cursor,
+            "size": self.size,
+            "window": self._window,
+            "stream": self.stream.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.cursor, self.size = state["cursor"], state["size"]
+        self.data_SCD[:, : self.size] = state["data"].to(self.data_SCD.device)
+        device = self.data_SCD.device
+        self._window = [{name: x.to(device) for name, x in fields.items()} for fields in state["window"]]
+        self.stream.load_state_dict(state["stream"])
+
