@@ -10,16 +10,16 @@ an episode's first frame, which no action led to, has no loss.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.world_model import losses
 from marl.world_model.layers import MLP
-from marl.world_model.layout import Layout
 from marl.world_model.model import Prediction, raise_on_faults
 from marl.world_model.optimiser import ReplicaAdam
 from marl.world_model.rssm import RSSM, Observed, Sizes, State
@@ -48,15 +48,24 @@ class Networks(nn.Module):
             hidden=width,
             ensemble=config.ensemble,
         )
-        self.encoder = MLP((obs_size, *hidden), stream)
+        self.encoder: nn.Module = MLP((obs_size, *hidden), stream)
         self.rssm = RSSM(sizes, stream, config.posterior)
-        self.decoder = MLP((sizes.features, *hidden, obs_size), stream)
+        self.decoder: nn.Module = MLP((sizes.features, *hidden, obs_size), stream)
         self.reward = MLP((sizes.features, *hidden, num_agents), stream)
         self.discount = MLP((sizes.features, *hidden, num_agents), stream)
 
     def encode(self, obs_SnJ: Tensor) -> Tensor:
         """Standardised observations to [S, n, W]."""
         return F.silu(self.encoder(obs_SnJ))
+
+
+class ObsLayout(Protocol):
+    """What the model must know of its observations."""
+
+    spec: EnvSpec
+    obs_size: int  # J
+    action_size: int  # U
+    dynamic_J: Any  # index of the predicted entries in a row of all entries
 
 
 class DreamerModel:
@@ -67,13 +76,23 @@ class DreamerModel:
         config: settings.
         gamma: the learner's discount, in the discount head's label gamma (1 - terminated).
         stream: noise of the initial weights; its rows are the replicas.
+        networks: all parameters; None: those for vectors.
     """
 
-    def __init__(self, layout: Layout, config: WorldModelConfig, gamma: float, stream: Stream) -> None:
+    def __init__(
+        self,
+        layout: ObsLayout,
+        config: WorldModelConfig,
+        gamma: float,
+        stream: Stream,
+        networks: Networks | None = None,
+    ) -> None:
         self.layout, self.config, self.gamma = layout, config, gamma
         replicas, device = len(stream.key_R), stream.key_R.device
         num_agents = layout.spec.num_agents
-        self.networks = Networks(layout.obs_size, layout.action_size, num_agents, config, stream)
+        if networks is None:
+            networks = Networks(layout.obs_size, layout.action_size, num_agents, config, stream)
+        self.networks = networks
         self.optimiser = ReplicaAdam(
             self.networks, replicas, config.lr, config.max_grad_norm, config.lr_warmup, config.average
         )
