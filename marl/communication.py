@@ -38,6 +38,7 @@ from marl.gif import film, write_gif
 from marl.influence import Predictable
 from marl.interventions import DEFAULTS, possible
 from marl.plots import image, matrix_figure, save
+from marl.policy import Policy
 from marl.protocol_plots import formation_figure, write_formation_csv
 from marl.verdict import constant_replicas, describe, summary
 
@@ -101,14 +102,14 @@ def analyse_run(
     """
     run_dir = Path(run_dir)
     chosen = Options(**{**(vars(options) if options else {}), **changes})
-    first = _load(run_dir, 0, greedy)
+    first = Policy.load(run_dir, replica=0, greedy=greedy)
     count = first.num_replicas
     wanted = list(range(count)) if replicas is None else list(replicas)
     bad = [r for r in wanted if not 0 <= r < count]
     if bad or not wanted:
         raise UserError(f"{run_dir} has the replicas 0 to {count - 1}, got {bad or 'none'}.")
-    players = {f"replica {r}": _load(run_dir, r, greedy) for r in wanted}
-    guests = {str(other): _load(other, 0, greedy) for other in others}
+    players = {f"replica {r}": Policy.load(run_dir, replica=r, greedy=greedy) for r in wanted}
+    guests = {str(other): Policy.load(other, replica=0, greedy=greedy) for other in others}
     found = analyse_players(
         players, first.env_id, first.spec, chosen, env_args=first.env_args, guests=guests, out=run_dir / FIGURES
     )
@@ -197,12 +198,6 @@ def _measure(
     return analysed, shown, material
 
 
-def _load(run_dir: Path | str, replica: int, greedy: bool, checkpoint: Path | None = None) -> Any:
-    from marl.policy import Policy  # here: players of one's own are analysed without the learner
-
-    return Policy.load(run_dir, replica=replica, greedy=greedy, checkpoint=checkpoint)
-
-
 def _cross(
     players: dict[str, Predictable], env_id: str, spec: EnvSpec, options: Options, env_args: dict[str, Any] | None
 ) -> dict[str, Any]:
@@ -243,7 +238,7 @@ def _formation(run_dir: Path, replica: int, options: Options, greedy: bool, name
     for checkpoint in saved_checkpoints(run_dir / DIRECTORY):
         step = int(read_manifest(checkpoint)["step"])
         options.progress(f"checkpoint of step {step}")
-        player = _load(run_dir, replica, greedy, checkpoint)
+        player = Policy.load(run_dir, replica=replica, greedy=greedy, checkpoint=checkpoint)
         found, _ = analyse_player(
             player, player.env_id, player.spec, episodes=min(options.episodes, _FORMATION_EPISODES),
             seed=options.seed, env_args=player.env_args, lines=lines_of(player.env_id, player.env_args),

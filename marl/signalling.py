@@ -61,11 +61,11 @@ def channel_report(
         "warning": COORDINATION_WARNING,
     }
     report["influence"] = listening(spec, heard, answers, resampler)
-    first_layer = getattr(player, "first_layer", None)
+    first_weights = getattr(player, "first_weights", None)
     report["input_norm"] = (
         {"reason": "the player has no first layer"}
-        if first_layer is None
-        else input_norm(first_layer(report["receiver"]), channel)
+        if first_weights is None
+        else input_norm(first_weights(report["receiver"]), channel)
     )
     return report
 

@@ -16,6 +16,7 @@ from pettingzoo import ParallelEnv
 from envs.describe import parallel_env
 from envs.spec import EnvSpec
 from marl.errors import UserError, did_you_mean
+from marl.policy import Policy
 from marl.rollout import Player
 
 
@@ -96,8 +97,6 @@ def beside(run: str, learners: str, replica: int = 0) -> Beside:
         learners: names of the agents to train from scratch, separated by commas.
         replica: whose policy is frozen.
     """
-    from marl.policy import Policy  # here: `Beside` takes any player
-
     frozen = Policy.load(run, replica=replica, greedy=True)
     env = parallel_env(frozen.env_id, **frozen.env_args)
     return Beside(env, frozen.spec, frozen, [name.strip() for name in str(learners).split(",") if name.strip()])

@@ -31,16 +31,19 @@ class Loaded(Scripted):
         self.spec, self.num_replicas = spec_of(), num_replicas
 
 
-def load(run_dir, replica, greedy, checkpoint=None):
+class Policy:
     """Three replicas: two protocols and a constant message; constant before the last checkpoint."""
-    if checkpoint is not None and not checkpoint.name.startswith("step_000003000"):
-        return Loaded(CODES[2], 3)
-    return Loaded(CODES[replica], 3)
+
+    @staticmethod
+    def load(run_dir, replica=0, greedy=True, checkpoint=None):
+        if checkpoint is not None and not checkpoint.name.startswith("step_000003000"):
+            return Loaded(CODES[2], 3)
+        return Loaded(CODES[replica], 3)
 
 
 @pytest.fixture
 def run_dir(tmp_path, monkeypatch):
-    monkeypatch.setattr(communication, "_load", load)
+    monkeypatch.setattr(communication, "Policy", Policy)
     path = tmp_path / "run"
     path.mkdir()
     for step in (1000, 2000, 3000):

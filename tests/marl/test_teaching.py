@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import types
-
 import numpy as np
 import pytest
 from channel_players import Babbling, Scripted
@@ -13,6 +10,7 @@ from envs.check import check
 from envs.mpe import catalogue
 from envs.pettingzoo import PettingZooEnv
 from envs.spec import EnvSpec
+from marl import teaching
 from marl.errors import UserError
 from marl.rollout import play
 from marl.teaching import Beside, beside
@@ -86,9 +84,7 @@ def test_from_a_run_by_name(monkeypatch):
             player.spec, player.env_id, player.env_args = spec_of(), ENV, {"max_cycles": 5}
             return player
 
-    module = types.ModuleType("marl.policy")
-    module.Policy = Policy
-    monkeypatch.setitem(sys.modules, "marl.policy", module)
+    monkeypatch.setattr(teaching, "Policy", Policy)
     env = beside("RUN", "listener_0", replica=2)
     env.reset(seed=0)
     steps = 0
