@@ -1,10 +1,11 @@
 """Plays every scripted policy and pairing in the real environments and writes what each side returned.
 
     python -m benchmarks.anchors [--out benchmarks/anchors.json] [--scale 1.0] [--only ENV ...]
-    python -m benchmarks.anchors --scale 0 --table marl/scripted_measured.py
+    python -m benchmarks.anchors --scale 0 --table marl/scripted_measured.py --page docs/scripted.md
 
 Episode e is reset with seed 1000000 + e. Entries that the file already holds with as many episodes are kept, so that
-an interrupted run goes on. `--table` copies the file's numbers into the package. About an hour on one core.
+an interrupted run goes on. `--table` copies the file's numbers into the package, `--page` writes the page that lists
+all scripts. About an hour on one core.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from envs.mpe import catalogue
 from marl.anchors import sides
 from marl.rollout import play
-from marl.scripted import scripted
+from marl.scripted import TABLE, scripted
 from marl.stats import mean_and_se
 
 SEED = 1_000_000
@@ -93,12 +94,41 @@ def as_module(table: dict[str, dict[str, dict[str, object]]]) -> str:
     return "\n".join([*lines, "}", ""])
 
 
+def as_page(table: dict[str, dict[str, dict[str, object]]]) -> str:
+    """The table and every script's rule as a page of documentation."""
+    lines = [
+        "# Scripted policies",
+        "",
+        "Written by `python -m benchmarks.anchors`; played in the real `mpe2`, return per agent ± standard error.",
+        "Play one with `python -m marl.evaluate --scripted NAME --env ID`, both sides of a competitive task with",
+        "`NAME+NAME`, a run against one with `python -m marl.evaluate RUN --against NAME`. `random` and `noop` play",
+        "any environment. A script marked * acts on more than each agent's own observations.",
+    ]
+    for env_id, scripts in table.items():
+        lines += ["", f"## {env_id}", "", "| script | plays | rule |", "|---|---|---|"]
+        for name, entry in TABLE[env_id].items():
+            who = " and ".join(entry.plays) or "all"
+            mark = "" if entry.script.decentralised else " *"
+            lines.append(f"| `{name}`{mark} | {who} | {entry.rule} |")
+        columns = [key for key, value in next(iter(scripts.values())).items() if isinstance(value, list)]
+        lines += ["", f"| played | {' | '.join(columns)} | episodes |", "|---|" + "---|" * (len(columns) + 1)]
+        for name, found in scripts.items():
+            cells = []
+            for column in columns:
+                value = found[column]
+                assert isinstance(value, list)
+                cells.append(f"{value[0]:.2f} ± {value[1]:.2f}")
+            lines.append(f"| `{name}` | {' | '.join(cells)} | {found['episodes']} |")
+    return "\n".join([*lines, ""])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/anchors.json"), help="the file to write")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies all numbers of episodes")
     parser.add_argument("--only", nargs="*", default=list(PLAN), help="these environments only")
     parser.add_argument("--table", type=Path, help="write the numbers as a Python module here")
+    parser.add_argument("--page", type=Path, help="write the scripts and their numbers as Markdown here")
     options = parser.parse_args()
     table = json.loads(options.out.read_text()) if options.out.exists() else {}
     for env_id in options.only:
@@ -112,6 +142,8 @@ def main() -> None:
             print(env_id, name, held[name], flush=True)
     if options.table is not None:
         options.table.write_text(as_module(table))
+    if options.page is not None:
+        options.page.write_text(as_page(table))
 
 
 if __name__ == "__main__":

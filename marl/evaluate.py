@@ -160,6 +160,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """`python -m marl.evaluate`; returns the exit code."""
     options = _parser().parse_args(argv)
     try:
+        for path in (options.json, options.gif):
+            _require_place(path)
         result, text = _run(options)
         if options.json is not None:
             try:
@@ -177,6 +179,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     print(text)
     return 0
+
+
+def _require_place(path: Path | None) -> None:
+    """Tell before anything is played that a file cannot be written where it shall go."""
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise UserError(f"cannot write {path}: {'it is a' if path.is_dir() else 'there is no such'} directory.")
 
 
 def _run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:

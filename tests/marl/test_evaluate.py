@@ -310,3 +310,50 @@ def test_gif_from_the_command_line(tmp_path):
     arguments = ["--scripted", "chase", "--env", "simple_tag", "--against", "flee", "--episodes", "1"]
     assert main([*arguments, "--gif", str(path)]) == 0
     assert iio.imread(path).ndim == 4
+
+
+# ------------------------------------------------------------------ a real run directory
+@pytest.fixture
+def saved(tmp_path):
+    """Two untrained replicas of simple_push, saved as training saves them."""
+    from envs.streams import Stream
+    from marl import checkpoint
+    from marl.config import Config
+    from marl.networks import Actor
+    from marl.settings import to_dict
+
+    spec = spec_of("simple_push")
+    config = Config(env="simple_push_v3", num_replicas=2)
+    learner = config.maddpg
+    actor = Actor(spec, learner.hidden, learner.layer_norm, Stream(0, "actor", (0, 1)), learner.share_actors)
+    manifest = {"spec": spec.to_dict(), "config": to_dict(config)}
+    checkpoint.save(tmp_path / "run" / "checkpoints", 300, {"policy": {"actor": actor.mlp.flat.detach()}}, manifest)
+    return tmp_path / "run"
+
+
+def test_a_saved_run_plays_what_its_policies_play(saved, tmp_path):
+    from marl.policy import Policy
+
+    path = tmp_path / "out.json"
+    assert main([str(saved), "--episodes", "3", "--seed", "4", "--json", str(path)]) == 0
+    found = json.loads(path.read_text())
+    for r, one in enumerate(found["replicas"]):
+        expected = play("simple_push", Policy.load(saved, replica=r), 3, 4).returns.mean(0)
+        assert [value["mean"] for value in one["return"].values()] == pytest.approx(expected)
+    assert main([str(saved), "--episodes", "2", "--sampled", "--checkpoint", "300", "--against", str(saved)]) == 0
+
+
+@pytest.mark.parametrize("arguments", [["--checkpoint", "299"], ["--replica", "2"], ["--replica", "-1"]])
+def test_a_saved_run_lacks_what_was_asked_for(saved, capsys, arguments):
+    assert main([str(saved), "--episodes", "1", *arguments]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_damaged_and_empty_runs_exit_with_2(saved, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert main([str(tmp_path / "empty")]) == 2
+    assert "no run directory" in capsys.readouterr().err
+    policy = next(saved.glob("checkpoints/step_*/policy.pt"))
+    policy.write_bytes(policy.read_bytes()[:-20])
+    assert main([str(saved), "--episodes", "1"]) == 2
+    assert "damaged" in capsys.readouterr().err
