@@ -15,7 +15,7 @@ import contextlib
 import importlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,13 +125,13 @@ def analyse_run(
 
 
 def analyse_players(
-    players: dict[str, Predictable],
+    players: Mapping[str, Predictable],
     env_id: str,
     spec: EnvSpec,
     options: Options,
     *,
     env_args: dict[str, Any] | None = None,
-    guests: dict[str, Predictable] | None = None,
+    guests: Mapping[str, Predictable] | None = None,
     out: Path | None = None,
 ) -> dict[str, Any]:
     """Analyse any players of one environment: trained, scripted or one's own.
@@ -168,7 +168,7 @@ def analyse_players(
 
 
 def _measure(
-    players: dict[str, Predictable], env_id: str, spec: EnvSpec, options: Options, env_args: dict[str, Any] | None
+    players: Mapping[str, Predictable], env_id: str, spec: EnvSpec, options: Options, env_args: dict[str, Any] | None
 ) -> tuple[list[dict[str, Any]], int, Material]:
     """Every player's numbers, the index of the one with the median return, and what was recorded of that one.
 

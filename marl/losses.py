@@ -72,9 +72,9 @@ def own_value(
     if len(names) == 1 and pathwise:
         return value(pathwise[estimator_H[0]].flatten(-2))
     sampled = relaxation.sample_onehot(logits_SNBHK, gumbel_SNBHK, mask)
-    heads = [pathwise.get(name, {}) for name in estimator_H]
+    heads = [pathwise.get(name) for name in estimator_H]
     action = torch.stack(
-        [sampled[..., h, :] if isinstance(y, dict) else y[..., h, :] for h, y in enumerate(heads)], dim=-2
+        [sampled[..., h, :] if y is None else y[..., h, :] for h, y in enumerate(heads)], dim=-2
     )
     total = value(action.flatten(-2))
     for h, name in enumerate(estimator_H):

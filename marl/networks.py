@@ -104,7 +104,7 @@ class Actor(nn.Module):
 
     def forward(self, obs_SNBO: Tensor, agents: Sequence[int] | None = None) -> Tensor:
         """Logits [S, n, B, H, K] of `agents` (None: all); entries of absent choices are meaningless."""
-        flat_SGP = self.mlp.flat
+        flat_SGP: Tensor = self.mlp.flat
         if self.group_N is not None:
             flat_SGP = flat_SGP[:, self.group_N]
         if agents is not None:
