@@ -81,8 +81,8 @@ def reference_lines(ax: Axes, lines: Mapping[str, float | None], horizontal: boo
         draw(value, color=INK, linewidth=1, linestyle=styles.get(name, "--"), zorder=1)
         if horizontal:
             ax.annotate(
-                f"{name} {value:.2f}", (1, value), xycoords=("axes fraction", "data"), xytext=(-2, 2),
-                textcoords="offset points", ha="right", va="bottom", fontsize=FONT - 2, color=INK, zorder=5,
+                f"{name}\n{value:.2f}", (1, value), xycoords=("axes fraction", "data"), xytext=(3, 0),
+                textcoords="offset points", ha="left", va="center", fontsize=FONT - 2, color=INK,
             )  # fmt: skip
         else:
             ax.annotate(
@@ -114,6 +114,7 @@ def learning_figure(
     x = np.asarray(steps, dtype=float)
     curve(top, x, returns, COLOURS[0], thin=True)
     reference_lines(top, lines)
+    _keep_to_the_lines(top, lines)
     label(top, title, "" if panels == 2 else "environment steps of a replica", "return per agent")
     if gains is not None:
         below = np.ravel(axes)[1]
@@ -155,10 +156,18 @@ def comparison_figure(
                 textcoords="offset points", fontsize=FONT - 1, va="center", color=COLOURS[k % len(COLOURS)],
             )  # fmt: skip
     reference_lines(ax, lines)
+    _keep_to_the_lines(ax, lines)
     label(ax, "mean over replicas with 95 % interval", "environment steps of a replica", "return per agent")
     _readable_steps(ax)
     figure.legend(loc="outside lower left", fontsize=FONT - 1, frameon=False, ncols=1)
     return figure
+
+
+def _keep_to_the_lines(ax: Axes, lines: Mapping[str, float | None]) -> None:
+    """Untrained agents can be far worse than random: do not let them squeeze everything else."""
+    low, high = lines.get("random"), lines.get("oracle")
+    if low is not None and high is not None:
+        ax.set_ylim(bottom=max(ax.get_ylim()[0], low - 0.2 * (high - low)))
 
 
 def _readable_steps(ax: Axes) -> None:

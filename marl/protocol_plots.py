@@ -205,7 +205,7 @@ def formation_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         left.axvline(g * symbols - 0.5, color="white", linewidth=3)
     left.set_xticks([g * symbols + (symbols - 1) / 2 for g in range(meanings)], list(rows[0]["meanings"]))
     ticks = np.unique(np.linspace(0, count - 1, min(count, 12)).astype(int))
-    left.set_yticks(ticks, [f"{rows[k]['step'] / 1000:g}k" for k in ticks])
+    left.set_yticks(ticks, [f"{rows[k]['step'] / 1000:.3g}k" for k in ticks])
     label(left, f"share of each of {symbols} symbols, for each meaning", "", "environment steps")
     right.plot([row["information"] for row in rows], range(count), color=COLOURS[1], marker="o", markersize=3)
     right.set_xlim(left=0)

@@ -10,6 +10,7 @@ import numpy as np
 DEAF = (0.01, 0.02)  # bits of influence and rate of flips below which a receiver does not listen
 MEASURABLE = 0.01  # p from which on words do not claim that something is told
 _LITTLE, _ALL = 0.1, 0.9  # shares of what there is to tell: hardly a language below, a whole one above
+_MOST_NAMED = 3  # meanings that are named for one symbol
 _WIDE = 12  # symbols that a table shows; of larger vocabularies those that are used
 
 Report = Mapping[str, Any]
@@ -66,7 +67,10 @@ def _dictionary(report: Report) -> list[str]:
     names = report["meanings"]
     used = np.flatnonzero(table.sum(axis=0) >= 0.01 * table.sum())
     given = table / np.maximum(table.sum(axis=0), 1)
-    words = [f"{m} = {names[int(given[:, m].argmax())]} ({given[:, m].max():.0%})" for m in used]
+    words = []
+    for m in used:
+        likely = [g for g in np.argsort(-given[:, m], kind="stable") if given[g, m] >= _LITTLE][:_MOST_NAMED]
+        words.append(f"{m} = " + " or ".join(f"{names[g]} ({given[g, m]:.0%})" for g in likely))
     lines = [f"Symbols: {', '.join(words)}."]
     best: dict[int, list[str]] = {}
     for g in np.flatnonzero(table.sum(axis=1) > 0):

@@ -75,6 +75,9 @@ def test_the_other_verdicts():
     assert constant_replicas([{**constant, "replica": 4}]) == ["Replica 4: speaker_0 always says symbol 1."]
     _, merged, _ = analysed("merged")
     assert "goal 0 and goal 1 share symbol 0." in what_is_said(merged["channels"][0])
+    counts = np.array(merged["channels"][0]["table"])[:2, 0]
+    first, second = ("goal 0", "goal 1") if counts[0] >= counts[1] else ("goal 1", "goal 0")
+    assert f"0 = {first} ({counts.max() / counts.sum():.0%}) or {second} (" in what_is_said(merged["channels"][0])[1]
     assert summary(merged).startswith("a partial language (")
     _, babbling, _ = analysed("babbling")
     assert summary(babbling) == "no language: the messages tell next to nothing, though they are listened to"

@@ -93,7 +93,7 @@ def test_every_figure_is_drawn_and_drawn_alike(name):
 def test_numbers_are_written_out():
     drawn = figures()
     learning = words(drawn["learning"])
-    assert "oracle -7.46" in learning and "no communication -15.37" in learning and "random -39.98" in learning
+    assert "oracle\n-7.46" in learning and "no communication\n-15.37" in learning and "random\n-39.98" in learning
     assert "share of replicas with a protocol (gain > 0.1)" in learning
     assert "untouched" in words(drawn["interventions"]) and "-20.25" in words(drawn["interventions"])
     matrix = words(drawn["matrix"])
@@ -124,7 +124,7 @@ def test_long_names_of_a_matrix_are_listed_below():
 
 def test_missing_lines_and_a_task_without_anchors():
     text = words(plots.learning_figure([1, 2], np.zeros((2, 1)), {"oracle": None, "random": -5.0}))
-    assert "oracle" not in text and "random -5.00" in text
+    assert "oracle" not in text and "random\n-5.00" in text
     picture(plots.interventions_figure([{"name": "untouched", "team_return": bar(3.0, 0.0)}], {}))
 
 
