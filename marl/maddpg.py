@@ -12,7 +12,7 @@ A = H * K, D = N * (O + A).
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -66,6 +66,7 @@ class MADDPG:
         self.critic_optimiser = torch.optim.Adam([self.critic.mlp.flat], lr=config.critic_lr, fused=fused)
         self.noise = {name: stream(name) for name in _NOISE}
         self.updates = 0
+        self.imagined_loss: Callable[[float], Tensor] | None = None  # of the actors, added to theirs (a world model's)
         self.head_mask = spec.head_mask.to(self.device)[:, None]  # [N, 1, H, K]
         self.team_NN = self._team_matrix() if config.team_reward else None
         self.estimator_H = self._estimators()
@@ -190,12 +191,13 @@ class MADDPG:
         conditional = None
         if "rao_blackwell" in self.estimator_H:
             conditional = self.noise["conditional"].uniform(_INNER_DRAWS, *logits.shape[1:]).transpose(0, 1)
+        temperature = relaxation.temperature_at(progress, cfg.temperature, cfg.temperature_final)
         value_SNB = losses.own_value(
             self.critic.own_action(joint),
             logits,
             self._gumbel("own", logits),
             self.estimator_H,
-            relaxation.temperature_at(progress, cfg.temperature, cfg.temperature_final),
+            temperature,
             mask,
             conditional,
         )
@@ -203,7 +205,10 @@ class MADDPG:
         penalty_SN = losses.logit_penalty(logits, mask, batch.active)
         bonus_SN = self._bonuses(batch, logits, progress)
         loss_SN = cfg.logit_penalty * penalty_SN - value_SN - bonus_SN
-        norm_SG = self._step(loss_SN.sum(), self.actor, self.actor_optimiser, "actor")
+        loss = loss_SN.sum()
+        if self.imagined_loss is not None:
+            loss = loss + self.imagined_loss(temperature).sum()
+        norm_SG = self._step(loss, self.actor, self.actor_optimiser, "actor")
         if not measure:
             return {}
         metrics = {"actor/loss": loss_SN.detach(), "actor/logits": penalty_SN.detach().sqrt()}
