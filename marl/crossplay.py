@@ -5,7 +5,7 @@ Legend: `P` participants (replicas or runs), `E` episodes, `V` symbols.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,6 @@ from marl.channels import Channel, channels_of, listen
 from marl.errors import UserError
 from marl.information import Floats, Ints
 from marl.rollout import Episodes, Mixed, Observations, Player, play
-from marl.stats import median_interval
 
 
 @dataclass(frozen=True)
@@ -165,46 +164,3 @@ def _common_spec(participants: Sequence[Participant]) -> EnvSpec:
                 + "; ".join(different)
             )
     return spec
-
-
-# -------------------------------------------------------------------------------------------------- ease of teaching
-Teach = Callable[[Player, tuple[str, ...], int], Iterable[tuple[int, float]]]
-"""Trains fresh agents beside frozen ones: (frozen player, names of the agents to train, seed) to a learning curve of
-(environment steps, mean return over agents of the greedy team)."""
-
-
-def ease_of_teaching(
-    teach: Teach, frozen: Player, learners: Sequence[str], seeds: Sequence[int], thresholds: Mapping[str, float]
-) -> dict[str, Any]:
-    """How soon fresh `learners` reach each return beside frozen partners: a language that is easy to learn is short.
-
-    Args:
-        teach: the learner behind a small interface.
-        frozen: plays all other agents and does not learn.
-        learners: agents that are trained from scratch.
-        seeds: one fresh set of learners each; six or more for a finite interval.
-        thresholds: name to mean return.
-
-    Returns:
-        `learners`, `curves` (one list of [steps, return] a seed) and for each threshold `steps` (one a seed, None where
-        never reached), `reached` (share of seeds), `median`, `low` and `high` (95 % interval of the median; None where
-        infinite). Source: Li and Bowling, "Ease-of-teaching and language structure from emergent communication",
-        NeurIPS 2019.
-    """
-    curves = [[(int(steps), float(value)) for steps, value in teach(frozen, tuple(learners), seed)] for seed in seeds]
-    found: dict[str, Any] = {"learners": list(learners), "curves": [[list(p) for p in curve] for curve in curves]}
-    for name, threshold in thresholds.items():
-        first = [next((steps for steps, value in curve if value >= threshold), np.inf) for curve in curves]
-        low, high = median_interval(first)
-        finite = [_finite(value) for value in (float(np.median(first)), low, high)]
-        found[name] = {
-            "return": threshold,
-            "steps": [_finite(value) for value in first],
-            "reached": float(np.mean(np.isfinite(first))),
-            **dict(zip(("median", "low", "high"), finite, strict=True)),
-        }
-    return found
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

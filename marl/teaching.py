@@ -1,13 +1,24 @@
-"""Ease of teaching: how soon fresh agents learn beside frozen ones. A language that is easy to learn is short.
+"""Ease of teaching: how soon fresh agents learn beside frozen ones. A language that is easy to learn is soon learnt.
+
+    python -m marl.teaching RUN --learners listener_0        six fresh listeners beside the run's speaker
+    python -m marl.teaching RUN --learners speaker_0         six fresh speakers beside the run's listener
 
 The frozen agents become part of the environment, which is a PettingZoo ParallelEnv of the learners alone: anything that
 trains on PettingZoo can learn beside them, this package's command line too.
 
     python run.py --env marl.teaching:beside --env-args run=RUN learners=listener_0 --total-steps 50000
+
+Source: Li and Bowling, "Ease-of-teaching and language structure from emergent communication", NeurIPS 2019.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +26,17 @@ from pettingzoo import ParallelEnv
 
 from envs.describe import parallel_env
 from envs.spec import EnvSpec
+from marl.anchors import lines_of
+from marl.durable import replace_text
 from marl.errors import UserError, did_you_mean
+from marl.experiment import train
 from marl.policy import Policy
+from marl.records import read_run
 from marl.rollout import Player
+from marl.stats import median_interval
+
+JSON = "teaching.json"
+_GAINS = (0.5, 0.8, 0.9)
 
 
 class Beside(ParallelEnv):
@@ -117,3 +136,144 @@ def _routes_among(spec: EnvSpec, learners: list[str]) -> list[dict[str, Any]]:
         for route in spec.routes
         if names[route.sender] in learners and names[route.receiver] in learners
     ]
+
+
+# -------------------------------------------------------------------------------------------------- ease of teaching
+def ease_of_teaching(
+    run: Path | str,
+    learners: Sequence[str],
+    *,
+    replica: int = 0,
+    students: int = 6,
+    total_steps: int = 50_000,
+    episodes: int = 50,
+    seed: int = 0,
+    out: Path | str | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Train fresh `learners` beside a run's frozen agents, with the run's own learner settings, and time them.
+
+    Args:
+        run: run directory.
+        learners: agents that are trained from scratch.
+        replica: whose policy is frozen.
+        students: independent sets of learners; six or more for a finite interval.
+        total_steps: of each.
+        episodes: of each of the 20 evaluations.
+        seed: of the students.
+        out: directory of the training; None: RUN/teaching_<learners>.
+        progress: show a progress bar.
+
+    Returns:
+        `learners`, `students`, `curves` (a list of [steps, return] for each student) and `thresholds`: see `timed`,
+        by the names "gain 0.5", ... where the task has a gain. Also written to `out`/teaching.json.
+
+    Raises:
+        UserError: no such run or agents, or `out` is not empty.
+    """
+    frozen = Policy.load(run, replica=replica, greedy=True)
+    beside(str(run), ",".join(learners), replica).close()  # a wrong name is told before anything is made
+    path = Path(out) if out is not None else Path(run) / f"teaching_{'_'.join(learners)}"
+    config = frozen.config
+    train(
+        replace(
+            config,
+            env="marl.teaching:beside",
+            env_args={"run": str(run), "learners": ",".join(learners), "replica": replica},
+            backend="pettingzoo",
+            num_replicas=students,
+            seed=seed,
+            total_steps=total_steps,
+            run_dir=str(path),
+            evaluation=replace(
+                config.evaluation, every=max(total_steps // 20, 1), episodes=episodes, final_episodes=episodes
+            ),
+            logging=replace(config.logging, progress=progress, report=False),
+        )
+    )
+    steps, returns = read_run(path).series("evaluation/return")
+    curves = [[[float(t), float(value)] for t, value in zip(steps, one, strict=True)] for one in returns.T]
+    lines = lines_of(frozen.env_id, frozen.env_args)
+    low, high = lines.get("no communication"), lines.get("oracle")
+    goals = {} if low is None or high is None else {f"gain {g:g}": low + g * (high - low) for g in _GAINS}
+    found = {"learners": list(learners), "students": students, "curves": curves, "thresholds": timed(curves, goals)}
+    replace_text(path / JSON, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    return found
+
+
+def timed(curves: Sequence[Sequence[Sequence[float]]], goals: Mapping[str, float]) -> dict[str, Any]:
+    """When learning curves first reach each return.
+
+    Args:
+        curves: for each student a list of (steps, return).
+        goals: name to return.
+
+    Returns:
+        For each name: `return`, `steps` (of each student; None where never), `reached` (share of students), `median`,
+        `low`, `high`: 95 % interval of the median, None where it is infinite (never reached, or too few students).
+    """
+    found = {}
+    for name, goal in goals.items():
+        first = [next((float(steps) for steps, value in curve if value >= goal), np.inf) for curve in curves]
+        low, high = median_interval(first)
+        middle = float(np.quantile(first, 0.5, method="higher")) if np.isinf(first).any() else float(np.median(first))
+        found[name] = {
+            "return": goal,
+            "steps": [_finite(value) for value in first],
+            "reached": float(np.mean(np.isfinite(first))),
+            "median": _finite(middle),
+            "low": _finite(low),
+            "high": _finite(high),
+        }
+    return found
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def in_words(found: Mapping[str, Any]) -> str:
+    """One line for each threshold."""
+    lines = [f"{found['students']} fresh {', '.join(found['learners'])} beside frozen partners:"]
+    for name, one in found["thresholds"].items():
+        if one["median"] is None:
+            lines.append(f"  {name}: reached by {one['reached']:.0%}")
+            continue
+        low, high = (f"{value:,.0f}" if value is not None else "never" for value in (one["low"], one["high"]))
+        lines.append(f"  {name}: {one['median']:,.0f} steps [{low}, {high}], reached by {one['reached']:.0%}")
+    if not found["thresholds"]:
+        ends = [curve[-1][1] for curve in found["curves"]]
+        lines.append(f"  return at the end: {np.mean(ends):.2f} (the task has no gain to measure by)")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m marl.teaching",
+        description=(__doc__ or "").split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument("--learners", nargs="+", required=True, metavar="AGENT", help="agents to train from scratch")
+    parser.add_argument("--replica", type=int, default=0, help="whose policy is frozen")
+    parser.add_argument("--students", type=int, default=6, help="independent sets of learners")
+    parser.add_argument("--total-steps", type=int, default=50_000, help="of each")
+    parser.add_argument("--episodes", type=int, default=50, help="of each of the 20 evaluations")
+    parser.add_argument("--seed", type=int, default=0, help="of the students")
+    parser.add_argument("--out", type=Path, help="directory of the training (default: RUN/teaching_AGENT)")
+    given = parser.parse_args(argv)
+    try:
+        found = ease_of_teaching(
+            given.run, given.learners, replica=given.replica, students=given.students, total_steps=given.total_steps,
+            episodes=given.episodes, seed=given.seed, out=given.out, progress=True,
+        )  # fmt: skip
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(in_words(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Speakers of one run with listeners of another, as they are and after relabelling; ease of teaching."""
+"""Speakers of one run with listeners of another, as they are and after relabelling."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from marl.crossplay import (
     Relabelled,
     best_relabelling,
     cross_play,
-    ease_of_teaching,
     sides,
     symbol_agreement,
 )
@@ -90,22 +89,3 @@ def test_what_cannot_play_together():
     other = Participant("other", Babbling(spec_of("simple_crypto")), spec_of("simple_crypto"))
     with pytest.raises(UserError, match="other cannot play together: their environments differ in id"):
         cross_play([team((0, 1, 2)), other], ENV, episodes=2, seed=0)
-
-
-def test_ease_of_teaching_by_hand():
-    asked = []
-
-    def teach(frozen, learners, seed):
-        asked.append((frozen, learners, seed))
-        return [(1000, -20.0), (2000, -10.0 - seed), (3000, -8.0)]
-
-    frozen = Scripted()
-    found = ease_of_teaching(teach, frozen, ["listener_0"], range(6), {"good": -12.0, "never": -1.0})
-    assert asked[2] == (frozen, ("listener_0",), 2)
-    assert found["good"]["steps"] == [2000, 2000, 2000, 3000, 3000, 3000]
-    assert (found["good"]["low"], found["good"]["median"], found["good"]["high"]) == (2000, 2500, 3000)
-    assert found["good"]["reached"] == 1.0
-    assert found["never"]["steps"] == [None] * 6 and found["never"]["median"] is None
-    assert found["never"]["reached"] == 0.0
-    few = ease_of_teaching(teach, frozen, ["listener_0"], range(2), {"good": -12.0})
-    assert few["good"]["low"] is None and few["good"]["high"] is None, "two seeds do not bound a median"

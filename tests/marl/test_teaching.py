@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from channel_players import Babbling, Scripted
@@ -11,9 +13,12 @@ from envs.mpe import catalogue
 from envs.pettingzoo import PettingZooEnv
 from envs.spec import EnvSpec
 from marl import teaching
+from marl.config import Config, EvaluationConfig, LoggingConfig, MADDPGConfig
 from marl.errors import UserError
+from marl.experiment import train
+from marl.policy import Policy
 from marl.rollout import play
-from marl.teaching import Beside, beside
+from marl.teaching import Beside, beside, in_words, main, timed
 
 ENV = "simple_speaker_listener"
 
@@ -76,7 +81,7 @@ def test_bad_learners(learners, told):
 
 
 def test_from_a_run_by_name(monkeypatch):
-    class Policy:
+    class Stored:
         @staticmethod
         def load(run, replica=0, greedy=True):
             assert (run, replica, greedy) == ("RUN", 2, True)
@@ -84,7 +89,7 @@ def test_from_a_run_by_name(monkeypatch):
             player.spec, player.env_id, player.env_args = spec_of(), ENV, {"max_cycles": 5}
             return player
 
-    monkeypatch.setattr(teaching, "Policy", Policy)
+    monkeypatch.setattr(teaching, "Policy", Stored)
     env = beside("RUN", "listener_0", replica=2)
     env.reset(seed=0)
     steps = 0
@@ -92,3 +97,46 @@ def test_from_a_run_by_name(monkeypatch):
         env.step({"listener_0": 0})
         steps += 1
     assert steps == 5
+
+
+def test_times_by_hand():
+    curves = [[(1000, -20.0), (2000, -10.0 - seed), (3000, -8.0)] for seed in range(6)]
+    found = timed(curves, {"good": -12.0, "never": -1.0})
+    assert found["good"]["steps"] == [2000, 2000, 2000, 3000, 3000, 3000]
+    assert (found["good"]["low"], found["good"]["median"], found["good"]["high"]) == (2000, 2500, 3000)
+    assert found["good"]["reached"] == 1.0 and found["good"]["return"] == -12.0
+    assert found["never"]["steps"] == [None] * 6 and found["never"]["median"] is None
+    few = timed(curves[:2], {"good": -12.0})["good"]
+    assert few["low"] is None and few["high"] is None, "two students do not bound a median"
+    half = timed([[(1000, 0.0)]] * 3 + [[(1000, -9.0)]] * 3, {"good": -1.0})["good"]
+    assert half["reached"] == 0.5 and half["median"] is None, "half of them never did"
+
+
+def test_words():
+    curves = [[[1000, -20.0], [2000, -8.0]]] * 6
+    found = {"learners": ["listener_0"], "students": 6, "curves": curves, "thresholds": {}}
+    assert "return at the end: -8.00" in in_words(found)
+    found["thresholds"] = timed(curves, {"gain 0.8": -9.0, "gain 0.9": -1.0})
+    assert "gain 0.8: 2,000 steps [2,000, 2,000], reached by 100%" in in_words(found)
+    assert "gain 0.9: reached by 0%" in in_words(found)
+
+
+def test_students_of_a_trained_run(tmp_path, capsys):
+    """A tiny run, then two listeners beside its frozen speaker for a few hundred steps."""
+    small = MADDPGConfig(hidden=(8,), batch_size=8, warmup_steps=50)
+    quiet = LoggingConfig(progress=False, report=False, tensorboard=False)
+    quick = EvaluationConfig(every=0, episodes=2, final_episodes=2)
+    run = tmp_path / "run"
+    train(
+        Config(env=ENV, total_steps=200, num_envs=2, run_dir=str(run), maddpg=small, logging=quiet, evaluation=quick)
+    )
+    words = ["--learners", "listener_0", "--students", "2", "--total-steps", "240", "--episodes", "1"]
+    assert main([str(run), *words]) == 0
+    assert "2 fresh listener_0 beside frozen partners:" in capsys.readouterr().out
+    found = json.loads((run / "teaching_listener_0" / "teaching.json").read_text())
+    assert set(found["thresholds"]) == {"gain 0.5", "gain 0.8", "gain 0.9"}
+    assert len(found["curves"]) == 2 and len(found["curves"][0]) == 20
+    student = Policy.load(run / "teaching_listener_0")
+    assert student.spec.agent_names == ("listener_0",) and student.config.maddpg.hidden == (8,)
+    assert main([str(run), "--learners", "listner_0"]) == 2
+    assert "Did you mean 'listener_0'" in capsys.readouterr().err
