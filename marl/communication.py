@@ -74,6 +74,10 @@ class Options:
     """Given every figure, for TensorBoard."""
 
 
+QUICK = Options(episodes=200, interventions=("mute", "shuffled"), cross_episodes=0, formation=False)
+"""A few seconds a replica: for the end of a training run."""
+
+
 def analyse_run(
     run_dir: Path | str,
     options: Options | None = None,
@@ -95,7 +99,8 @@ def analyse_run(
     Returns:
         What communication.json holds: `env`, `run`, `mode`, `episodes`, `replicas` (one `analyse_player` each, with
         its `replica` and a one-line `summary`), `shown` (the replica of the pictures: the median return),
-        `cross_play`, `formation`, `text` (the verdict in plain words) and `figures` (file names).
+        `cross_play`, `formation`, `text` (the verdict in plain words) and `figures` (file names in figures/). A film
+        of the shown replica goes to episodes.gif.
 
     Raises:
         UserError: no such run or replica, an environment without a channel, a bad option.
@@ -119,6 +124,8 @@ def analyse_run(
     if chosen.formation and first.spec.routes:
         found["formation"] = _formation(run_dir, wanted[found["shown"]], chosen, greedy, found["figures"])
     found["shown"] = wanted[found["shown"]]
+    if chosen.figures:
+        _film(players[f"replica {found['shown']}"], first.env_id, first.env_args, run_dir / GIF, chosen)
     found["text"] = "\n".join([found["text"], *constant_replicas(found["replicas"])])
     replace_text(run_dir / JSON, json.dumps(found, indent=1, allow_nan=False) + "\n")
     return found
@@ -162,7 +169,6 @@ def analyse_players(
         if "cross_play" in found:
             drawn["cross_play"] = matrix_figure(found["cross_play"])
         _write_figures(drawn, out, options, found["figures"])
-        found["figures"] += _film(player, env_id, env_args, out, options)
     found["text"] = _text(list(players), found)
     return found
 
@@ -220,16 +226,14 @@ def _write_figures(drawn: dict[str, Figure], out: Path, options: Options, names:
 
 
 def _film(
-    player: Predictable, env_id: str, env_args: dict[str, Any] | None, out: Path, options: Options
-) -> list[str]:
-    """A GIF of whole episodes; nothing for an environment that gives no pictures."""
+    player: Predictable, env_id: str, env_args: dict[str, Any] | None, path: Path, options: Options
+) -> None:
+    """A GIF of whole episodes; none of an environment that gives no pictures."""
     options.progress("film")
     try:
-        write_gif(film(player, env_id, episodes=_FILMED, seed=options.seed, env_args=env_args), out / GIF)
+        write_gif(film(player, env_id, episodes=_FILMED, seed=options.seed, env_args=env_args), path)
     except UserError as error:
         options.progress(f"no film: {error}")
-        return []
-    return [GIF]
 
 
 def _formation(run_dir: Path, replica: int, options: Options, greedy: bool, names: list[str]) -> list[dict[str, Any]]:

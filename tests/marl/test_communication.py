@@ -10,7 +10,7 @@ from channel_players import Babbling, Scripted
 
 from envs.mpe import catalogue
 from marl import checkpoint, communication
-from marl.communication import Options, analyse_players, analyse_run, formation_row, main
+from marl.communication import QUICK, Options, analyse_players, analyse_run, formation_row, main
 from marl.errors import UserError
 
 ENV = "simple_speaker_listener"
@@ -69,7 +69,8 @@ def test_a_run_of_several_replicas(run_dir):
     assert "replica 2: return" in found["text"] and "no language: every message is constant" in found["text"]
     assert "Cross-play of 3" in found["text"]
     files = {path.name for path in (run_dir / "figures").iterdir()}
-    assert files == set(found["figures"]) == {f"{name}.png" for name in shown} | {"episodes.gif"}
+    assert files == set(found["figures"]) == {f"{name}.png" for name in shown}
+    assert (run_dir / "episodes.gif").read_bytes()[:3] == b"GIF"
     assert {"protocol_speaker_0_listener_0.png", "cross_play.png", "formation.png", "interventions.png"} <= files
     rows = (run_dir / "formation.csv").read_text().splitlines()
     assert len(rows) == 4 and rows[1].startswith("1000,") and rows[3].startswith("3000,")
@@ -82,6 +83,14 @@ def test_one_replica_gets_every_intervention(run_dir):
     assert found["shown"] == 1 and [one["replica"] for one in found["replicas"]] == [1]
     assert len(found["replicas"][0]["interventions"]) == 2
     assert "cross_play" not in found and found["figures"] == [] and not (run_dir / "figures").exists()
+
+
+def test_the_quick_look_at_the_end_of_a_run(run_dir):
+    found = analyse_run(run_dir, QUICK, replicas=[0], episodes=20)
+    assert found["episodes"] == 20 and [row["name"] for row in found["replicas"][0]["interventions"]] == [
+        "mute", "shuffled",
+    ]  # fmt: skip
+    assert "cross_play" not in found and "formation" not in found and found["figures"]
 
 
 def test_guests_join_the_cross_play_only(run_dir):
