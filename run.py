@@ -16,7 +16,7 @@ Flags that matter most
     --backend B           torch (our batched MPE) or pettingzoo (the real environment)
     --device D            auto, cpu, cuda or cuda:i
     --run-dir DIR         where everything is written; default runs/<env>/<date-time>_seed<K>/
-    --world-model         refused for now: the model in marl/world_model/ is not joined to training yet
+    --world-model         mix a learned world model's imagined transitions into the replay
 
 Values come from: defaults in marl/config.py < configs/<env>.yaml < --config FILE < the command line.
 

@@ -25,7 +25,7 @@ from marl.evaluate import evaluate
 from marl.evaluation_table import table
 from marl.logger import Logger
 from marl.maddpg import MADDPG
-from marl.replay import Replay
+from marl.replay import BatchSource, Replay
 from marl.rundir import RunDir, fresh_default
 from marl.signals import StopRequest
 from marl.trainer import Trainer
@@ -66,8 +66,6 @@ def train(
     else:
         config = validated(config)
     config = replace(config, device=str(choose_device(config.device)))
-    if config.world_model:
-        raise UserError("--world-model is not joined to training yet; see marl/world_model/ for the model itself.")
     torch.set_num_threads(config.threads or 1)
     path = Path(config.run_dir) if config.run_dir else fresh_default(config.env.replace(":", "."), config.seed)
     notes: list[str] = []
@@ -112,7 +110,7 @@ def _run(
         notes += [f"removed the unfinished {name}" for name in left]
         notes += changed_versions(saved.manifest.get("versions", {}))
     capacity = min(config.replay.capacity, config.total_steps + config.num_envs)
-    source = Replay(
+    replay = Replay(
         env.spec,
         capacity,
         config.num_envs,
@@ -120,6 +118,11 @@ def _run(
         config.maddpg.gamma,
         config.maddpg.n_step,
     )
+    source: BatchSource = replay
+    if config.world_model:
+        from marl.world_model.compose import imagining
+
+        source = imagining(replay, learner, config)
     with Logger(
         path,
         total_steps=config.total_steps,

@@ -14,7 +14,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -63,7 +63,7 @@ class Logger:
         self._progress = _Progress(total_steps, resume_step or 0) if progress and total_steps else None
 
     # ------------------------------------------------------------ records
-    def log(self, step: int, values: dict[str, float | Tensor]) -> None:
+    def log(self, step: int, values: Mapping[str, float | Tensor]) -> None:
         """Write one record; tensors [S] (or 0-d) of any device are fetched in one transfer."""
         numbers = _numbers(values)
         record = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
@@ -134,7 +134,7 @@ class Logger:
             )
 
 
-def _numbers(values: dict[str, float | Tensor]) -> dict[str, float]:
+def _numbers(values: Mapping[str, float | Tensor]) -> dict[str, float]:
     """{name: number} with the mean and the single replicas of tensors; one transfer from the device."""
     tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
     fetched: list[float] = []

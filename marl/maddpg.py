@@ -26,8 +26,8 @@ from marl.errors import RunFailed
 from marl.networks import Actor, Critic
 from marl.replay import Batch
 
-_NOISE = ("act", "target", "own", "others", "relabel", "conditional")
-_INNER_DRAWS = 10  # of the Rao-Blackwellised estimator
+_NOISE = ("act", "target", "own", "others", "relabel", "conditional", "diagnose")
+INNER_DRAWS = 10  # of the Rao-Blackwellised estimator
 
 
 class MADDPG:
@@ -190,7 +190,7 @@ class MADDPG:
                 joint = joint_rows(batch.obs, self._sample(logits, "others", batch.mask).flatten(-2))
         conditional = None
         if "rao_blackwell" in self.estimator_H:
-            conditional = self.noise["conditional"].uniform(_INNER_DRAWS, *logits.shape[1:]).transpose(0, 1)
+            conditional = self.noise["conditional"].uniform(INNER_DRAWS, *logits.shape[1:]).transpose(0, 1)
         temperature = relaxation.temperature_at(progress, cfg.temperature, cfg.temperature_final)
         value_SNB = losses.own_value(
             self.critic.own_action(joint),

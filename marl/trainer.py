@@ -17,6 +17,7 @@ from marl.config import Config
 from marl.configure import to_dict
 from marl.errors import RunFailed
 from marl.evaluate import evaluate
+from marl.live_diagnostics import diagnose
 from marl.logger import Logger
 from marl.maddpg import MADDPG
 from marl.policy import Policy
@@ -60,6 +61,7 @@ class Trainer:
         self.returns: dict[str, Any] = {"sum": None, "count": 0}
         self._started, self._before, self._failed_saves = time.perf_counter(), 0.0, 0
         self._score: float | None = None
+        self._loss: float | None = None
         self._rate = (time.perf_counter(), 0)
 
     # ------------------------------------------------------------------- loop
@@ -73,7 +75,7 @@ class Trainer:
             metrics = self._round(due)
             if due:
                 self._log(metrics)
-            self.logger.advance(self.step, self._score, None)
+            self.logger.advance(self.step, self._score, self._loss)
             if self._crosses(before, config.evaluation.every) and self.step < config.total_steps:
                 self._evaluate()
             if self._crosses(before, config.checkpoint.every):
@@ -107,6 +109,10 @@ class Trainer:
         for k in range(updates):
             batch = self.source.sample(config.maddpg.batch_size)
             metrics = self.learner.update(batch, progress, measure and k == updates - 1) or metrics
+        every, done = config.maddpg.diagnostics_every, self.learner.updates
+        if every and updates and (done - updates) // every != done // every:
+            found = diagnose(self.learner, batch, progress, self.learner.noise["diagnose"])
+            self.logger.log(self.step, found)
         return metrics
 
     # ---------------------------------------------------------------- records
@@ -123,6 +129,8 @@ class Trainer:
                 values |= {f"{name}/{agent}": value[:, n] for n, agent in enumerate(names)}
             else:
                 values[name] = value
+        if "critic/loss" in metrics:
+            self._loss = float(metrics["critic/loss"].mean())
         values["updates"] = float(self.learner.updates)
         now = time.perf_counter()
         then, steps = self._rate

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +21,6 @@ from marl.replay import Replay
 from marl.world_model.imagination import ImaginationSource, make_model
 from marl.world_model.layout import Layout
 from marl.world_model.model import WorldModel
-from marl.world_model.settings import WorldModelConfig
 from marl.world_model.through import ThroughModel, critic_tail
 
 _STREAMS = ("model", "training", "imagination")
@@ -39,7 +37,7 @@ def imagining(replay: Replay, learner: MADDPG, config: Config) -> ImaginationSou
     Raises:
         UserError: the environment cannot be imagined.
     """
-    wm, replicas = settings_of(config), range(config.num_replicas)
+    wm, replicas = config.wm, range(config.num_replicas)
     streams = {name: Stream(config.seed, f"world_model/{name}", replicas, learner.device) for name in _STREAMS}
     source = ImaginationSource(replay, learner.actor, learner.spec, wm, config.num_envs, streams)
     if wm.through_horizon:
@@ -59,12 +57,6 @@ def imagining(replay: Replay, learner: MADDPG, config: Config) -> ImaginationSou
 
         learner.imagined_loss = loss
     return source
-
-
-def settings_of(config: Config) -> WorldModelConfig:
-    """The world model's settings of a run."""
-    wm: Any = config.wm
-    return wm
 
 
 @dataclass
@@ -93,7 +85,7 @@ def load(run: Path) -> SavedModel:
     saved = checkpoint.load(path, ["source", "policy"])
     spec = EnvSpec.from_dict(manifest["spec"])
     layout, rows = Layout(spec), range(config.num_replicas)
-    model = make_model(layout, settings_of(config), config.maddpg.gamma, Stream(config.seed, "shape", rows))
+    model = make_model(layout, config.wm, config.maddpg.gamma, Stream(config.seed, "shape", rows))
     model.load_state_dict(saved.parts["source"]["model"])
     learner = config.maddpg
     actor = Actor(spec, learner.hidden, learner.layer_norm, Stream(0, "shape", rows), learner.share_actors)

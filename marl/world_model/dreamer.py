@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from envs.spec import EnvSpec
 from envs.streams import Stream
+from marl.config import WorldModelConfig
 from marl.world_model import losses
 from marl.world_model.layers import MLP
 from marl.world_model.model import Prediction, raise_on_faults
 from marl.world_model.optimiser import ReplicaAdam
 from marl.world_model.rssm import RSSM, Observed, Sizes, State
 from marl.world_model.sequences import Normaliser, Sequences, StepRows
-from marl.world_model.settings import WorldModelConfig
 
 LATE = 2000  # updates after which a poor reconstruction is no longer the start of training
 COLLAPSED = 0.95  # R^2 of the reconstruction below which the posterior counts as collapsed

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from envs.spec import EnvSpec
 from envs.streams import Stream
+from marl.config import WorldModelConfig
 from marl.world_model.dreamer import DreamerModel, Networks
 from marl.world_model.layers import Dense
 from marl.world_model.sequences import Normaliser
-from marl.world_model.settings import WorldModelConfig
 
 SIZE = 64  # pixels of a side
 ENTRIES = 3 * SIZE * SIZE

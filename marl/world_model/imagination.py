@@ -24,6 +24,7 @@ from torch import Tensor
 from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl import relaxation
+from marl.config import WorldModelConfig
 from marl.errors import UserError
 from marl.replay import Batch, Replay, Transitions
 from marl.world_model.dreamer import DreamerModel
@@ -32,7 +33,6 @@ from marl.world_model.linear import SmallModel
 from marl.world_model.model import WorldModel
 from marl.world_model.rollouts import joined, mixed, rollout_errors, rows_of
 from marl.world_model.sequences import FrameStore, Sequences
-from marl.world_model.settings import WorldModelConfig
 
 Policy = Callable[[Tensor], Tensor]
 """Padded observations [S, N, B, O] to logits [S, N, B, H, K]."""

@@ -22,13 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from envs.streams import Stream
+from marl.config import WorldModelConfig
 from marl.world_model import losses
 from marl.world_model.layers import Dense
 from marl.world_model.layout import Layout
 from marl.world_model.model import Prediction, raise_on_faults
 from marl.world_model.optimiser import ReplicaAdam
 from marl.world_model.sequences import Normaliser, Sequences, StepRows
-from marl.world_model.settings import WorldModelConfig
 
 WIDTH = 128  # of the networks' hidden layers
 DECAY = 0.3  # of the networks' weights, as a share of the step size: there are few transitions to learn from

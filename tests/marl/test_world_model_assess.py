@@ -11,13 +11,13 @@ from world_model_data import episodes
 import envs
 from envs.streams import Stream
 from marl import plots
+from marl.config import WorldModelConfig
 from marl.world_model.assess import CONTEXT, assess, collect, errors_figure, film, latents_figure, mean_where
 from marl.world_model.dreamer import DreamerModel
 from marl.world_model.layout import Layout
 from marl.world_model.linear import ObsState
 from marl.world_model.model import Prediction, open_loop
 from marl.world_model.sequences import Normaliser, Sequences
-from marl.world_model.settings import WorldModelConfig
 
 
 class Oracle:

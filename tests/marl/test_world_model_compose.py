@@ -15,14 +15,13 @@ import envs
 from envs.streams import Stream
 from marl import checkpoint
 from marl.collector import Collector
-from marl.config import Config, MADDPGConfig
+from marl.config import Config, MADDPGConfig, WorldModelConfig
 from marl.configure import to_dict
 from marl.maddpg import MADDPG
 from marl.replay import Replay
 from marl.world_model import compose
 from marl.world_model import evaluate as command
 from marl.world_model.imagination import ImaginationSource
-from marl.world_model.settings import WorldModelConfig
 
 SMALL = WorldModelConfig(
     classes=4, latents=4, deter=8, hidden=8, sequences=4, warmup_steps=50, updates_per_step=0.05, starts=16, rollout=3,

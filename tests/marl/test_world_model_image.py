@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from envs.describe import describe_known, parallel_env
 from envs.streams import Stream
+from marl.config import WorldModelConfig
 from marl.world_model.image import (
     ENTRIES,
     Convolution,
@@ -21,7 +22,6 @@ from marl.world_model.image import (
     pixels,
 )
 from marl.world_model.sequences import Sequences
-from marl.world_model.settings import WorldModelConfig
 
 
 def test_replicas_are_separate_convolutions() -> None:

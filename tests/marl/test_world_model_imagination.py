@@ -13,12 +13,12 @@ from world_model_data import episodes, play, random_transitions, two_agents
 import envs
 from envs.spec import EnvSpec
 from envs.streams import Stream
+from marl.config import WorldModelConfig
 from marl.errors import UserError
 from marl.replay import Replay, Transitions
 from marl.world_model.imagination import ImaginationSource
 from marl.world_model.linear import SmallModel
 from marl.world_model.rollouts import joined, mixed, rollout_errors
-from marl.world_model.settings import WorldModelConfig
 
 CONFIG = WorldModelConfig(
     kind="linear", sequences=8, warmup_steps=100, updates_per_step=0.05, refresh_every=100, starts=24, rollout=4,

@@ -10,12 +10,12 @@ from world_model_data import episodes, play, two_agents
 
 import envs
 from envs.streams import Stream
+from marl.config import WorldModelConfig
 from marl.world_model.layout import Layout
 from marl.world_model.linear import Features, LeastSquares, SmallModel
 from marl.world_model.model import open_loop
 from marl.world_model.rollouts import rows_of
 from marl.world_model.sequences import Sequences
-from marl.world_model.settings import WorldModelConfig
 
 CONFIG = WorldModelConfig(kind="linear", lr=1e-3, lr_warmup=0, ensemble=2)
 

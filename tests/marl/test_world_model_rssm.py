@@ -12,6 +12,7 @@ from world_model_data import episodes, two_agents
 
 from envs.spec import AgentSpec, EnvSpec, Head
 from envs.streams import Stream
+from marl.config import WorldModelConfig
 from marl.errors import RunFailed
 from marl.world_model import losses
 from marl.world_model.dreamer import DreamerModel, disagreement
@@ -21,7 +22,6 @@ from marl.world_model.model import open_loop
 from marl.world_model.optimiser import ReplicaAdam
 from marl.world_model.rssm import RSSM, Sizes, State, gated
 from marl.world_model.sequences import Sequences
-from marl.world_model.settings import WorldModelConfig
 
 SMALL = WorldModelConfig(latents=4, classes=3, deter=6, hidden=10, sequences=3, lr=1e-2, lr_warmup=0, ensemble=2)
 SIZES = Sizes(encoded=5, action=3, deter=6, latents=4, classes=3, hidden=10, ensemble=2)

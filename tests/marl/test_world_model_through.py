@@ -13,12 +13,12 @@ from world_model_data import play
 import envs
 from envs.spec import AgentSpec, EnvSpec, Head, Route
 from envs.streams import Stream
+from marl.config import WorldModelConfig
 from marl.networks import Actor, Critic
 from marl.replay import Replay
 from marl.world_model.imagination import ImaginationSource
 from marl.world_model.layout import Layout
 from marl.world_model.model import Prediction
-from marl.world_model.settings import WorldModelConfig
 from marl.world_model.through import ThroughModel, critic_tail
 
 SPEAKER, LISTENER = AgentSpec("speaker_0", 2, (Head("message", 2),)), AgentSpec("listener_0", 2, (Head("move", 2),))
