@@ -1,0 +1,174 @@
+"""Comparisons of learners on one task: ablations and gradient estimators.
+
+    python -m benchmarks.studies ablations --env simple_speaker_listener
+    python -m benchmarks.studies estimators --env simple_speaker_listener --replicas 10
+    python -m benchmarks.studies ablations --env simple_speaker_listener --arms default no_layer_norm
+    python -m benchmarks.studies table                                       only the tables of what was written
+
+An arm is the task's configuration with a few settings changed. All arms share seeds, steps and episodes; every
+replica's final policy plays `--episodes` greedy episodes of the batched port (equal to `mpe2` within rounding, and far
+faster).
+Written: benchmarks/results/studies/<study>_<env>/<arm>.json, table.md and figure.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.training_runs import first_reached, machine, median, run_arm
+from marl import plots, stats
+
+RESULTS = Path(__file__).parent / "results" / "studies"
+SEED = 2000
+
+ABLATIONS: dict[str, str] = {
+    "default": "",
+    "no_layer_norm": "--maddpg.layer-norm false",
+    "no_correction": "--maddpg.communication-correction false",
+    "no_signalling": "--maddpg.signalling-bonus 0",
+    "constant_signalling": "--maddpg.signalling-final 1",
+    "listening": "--maddpg.listening-bonus 0.1",
+    "own_rewards": "--maddpg.team-reward false",
+    "team_rewards": "--maddpg.team-reward true",
+    "lr_x_0.3": "LR 0.3",
+    "lr_x_3": "LR 3",
+    "constant_lr": "--maddpg.lr-final 1",
+    "width_32": "--maddpg.hidden 32 32",
+    "width_128": "--maddpg.hidden 128 128",
+    "twin_critics": "--maddpg.twin-critics true --maddpg.actor-delay 2",
+    "others_current": "--maddpg.other-actions current",
+    "argmax_targets": "--maddpg.target-action argmax",
+    "half_the_updates": "UPDATES 0.5",
+    "twice_the_updates": "UPDATES 2",
+    "n_step_3": "--maddpg.n-step 3",
+    "shared_actors": "--maddpg.share-actors true",
+    "independent_critics": "--maddpg.independent-critics true",
+    "no_logit_penalty": "--maddpg.logit-penalty 0",
+}
+ESTIMATORS: dict[str, str] = {
+    "gumbel_st_t1": "--maddpg.estimator gumbel_st",
+    "gumbel_st_t0.5": "--maddpg.estimator gumbel_st --maddpg.temperature 0.5",
+    "gumbel_st_t2": "--maddpg.estimator gumbel_st --maddpg.temperature 2",
+    "gumbel_st_annealed": "--maddpg.estimator gumbel_st --maddpg.temperature 2 --maddpg.temperature-final 0.5",
+    "gumbel_soft_t1": "--maddpg.estimator gumbel_soft",
+    "gumbel_soft_t0.5": "--maddpg.estimator gumbel_soft --maddpg.temperature 0.5",
+    "straight_through": "--maddpg.estimator straight_through",
+    "rao_blackwell_t1": "--maddpg.estimator rao_blackwell",
+    "rao_blackwell_t0.5": "--maddpg.estimator rao_blackwell --maddpg.temperature 0.5",
+    "gapped_t1": "--maddpg.estimator gapped",
+    "gapped_t0.7": "--maddpg.estimator gapped --maddpg.temperature 0.7",
+    "reinmax": "--maddpg.estimator reinmax",
+    "reinforce": "--maddpg.estimator reinforce",
+    "exact": "--maddpg.estimator exact",
+}
+STUDIES = {"ablations": ABLATIONS, "estimators": ESTIMATORS}
+
+
+def main() -> int:
+    options = _parser().parse_args()
+    if options.study != "table":
+        arms = STUDIES[options.study]
+        for name in options.arms or arms:
+            _measure(options, name, arms[name])
+    for folder in sorted(path for path in RESULTS.glob("*_*") if path.is_dir()):
+        print(_tabulate(folder))
+    return 0
+
+
+def _measure(options: argparse.Namespace, name: str, words: str) -> None:
+    folder = RESULTS / f"{options.study}_{options.env}"
+    folder.mkdir(parents=True, exist_ok=True)
+    flags = [*_flags(options.env, words.split()), *options.flags]
+    record = run_arm(options.env, flags, options.seed, options.replicas, options.episodes, backend="torch")
+    record |= {"arm": name, "machine": machine()}
+    (folder / f"{name}.json").write_text(json.dumps(record) + "\n")
+    print(f"{name}: {record['seconds']:.0f} s, {_measured(record)[1]:.3f}", flush=True)
+
+
+def _flags(env: str, words: list[str]) -> list[str]:
+    """The arm's flags; LR and UPDATES scale what the task's configuration says."""
+    from marl.configure import parse
+
+    config = parse(["--env", env]).config.maddpg
+    if words[:1] == ["LR"]:
+        scale = float(words[1])
+        return [f"--maddpg.actor-lr={scale * config.actor_lr}", f"--maddpg.critic-lr={scale * config.critic_lr}"]
+    if words[:1] == ["UPDATES"]:
+        return [f"--maddpg.updates-per-step={float(words[1]) * config.updates_per_step}"]
+    return words
+
+
+def _measured(record: dict[str, Any]) -> tuple[list[float], float, str]:
+    """Each replica's gain (score where the task has none), their interquartile mean, and which it is."""
+    greedy = record["final"]["greedy"]
+    measure = "gain" if greedy["gain"] is not None else "score"
+    values = [one[measure] for one in greedy["replicas"]]
+    return values, stats.aggregate(values), measure
+
+
+def _tabulate(folder: Path) -> str:
+    records = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    records.sort(key=lambda record: -_measured(record)[1])
+    measure = _measured(records[0])[2]
+    first = records[0]
+    lines = [
+        f"{first['env']}, {first['replicas']} replicas, {first['steps']} steps, seed {first['seed']}, "
+        f"{first['machine']}; final policies, {first['final']['greedy']['episodes']} greedy episodes a replica",
+        "",
+        f"| arm | {measure}, IQM [95 %] | worst | replicas above .10 | above .90 "
+        "| median steps to .80 | to .90 | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for record in records:
+        values, middle, _ = _measured(record)
+        low, high = stats.bootstrap_interval(values)
+        steps = [median(first_reached(record["curve"], measure, threshold)) for threshold in (0.8, 0.9)]
+        told = " | ".join(f"{n / 1000:g}k" if np.isfinite(n) else "never" for n in steps)
+        over = " | ".join(f"{sum(v >= bar for v in values)} of {len(values)}" for bar in (0.1, 0.9))
+        lines.append(
+            f"| {record['arm']} | {middle:.3f} [{low:.3f}, {high:.3f}] | {min(values):.3f} | {over} | {told} "
+            f"| {record['seconds']:.0f} |"
+        )
+    text = "\n".join(lines) + "\n"
+    (folder / "table.md").write_text(text)
+    plots.save(_figure(records, measure), folder / "figure.png")
+    return text
+
+
+def _figure(records: list[dict[str, Any]], measure: str) -> Any:
+    """Every replica a dot, the interquartile mean a bar with its interval, one row an arm."""
+    figure, ax = plots.canvas(1.0 + 0.26 * len(records))
+    for row, record in enumerate(reversed(records)):
+        values, middle, _ = _measured(record)
+        low, high = stats.bootstrap_interval(values)
+        ax.plot(np.clip(values, -1.0, None), [row] * len(values), ".", color=plots.COLOURS[4], alpha=0.7)
+        ax.plot(np.clip([low, high], -1.0, None), [row, row], color=plots.COLOURS[0], linewidth=3, alpha=0.6)
+        ax.plot(max(middle, -1.0), row, "D", color=plots.COLOURS[0], markersize=4)
+    ax.set_yticks(range(len(records)), [record["arm"] for record in reversed(records)])
+    title = f"{records[0]['env']}: {len(values)} replicas, IQM with 95 % interval"
+    plots.label(ax, title, f"{measure} (below -1: at -1)")
+    return figure
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", choices=[*STUDIES, "table"])
+    parser.add_argument("--env", default="simple_speaker_listener", help="task")
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="only these")
+    parser.add_argument("--seed", type=int, default=SEED, help="root seed (default 2000)")
+    parser.add_argument("--replicas", type=int, default=5, help="independent runs of each arm (default 5)")
+    parser.add_argument("--episodes", type=int, default=1000, help="of the judgement, per replica (default 1000)")
+    parser.add_argument("flags", nargs="*", help="further flags of run.py for every arm, behind --")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
