@@ -67,6 +67,7 @@ class MADDPG:
         self.noise = {name: stream(name) for name in _NOISE}
         self.updates = 0
         self.imagined_loss: Callable[[float], Tensor] | None = None  # of the actors, added to theirs (a world model's)
+        self.combine: Callable[[Tensor], Tensor] | None = None  # of gradients: their mean over ranks
         self.head_mask = spec.head_mask.to(self.device)[:, None]  # [N, 1, H, K]
         self.team_NN = self._team_matrix() if config.team_reward else None
         self.estimator_H = self._estimators()
@@ -251,6 +252,8 @@ class MADDPG:
         """Gradient, check, clip, Adam; returns the norm [S, G] before clipping."""
         flat_SGP = module.mlp.flat
         (gradient,) = torch.autograd.grad(loss, flat_SGP)
+        if self.combine is not None:
+            gradient = self.combine(gradient)
         norm_SG = torch.linalg.vector_norm(gradient, dim=2)
         if not bool(torch.isfinite(norm_SG).all()):
             self._raise_not_finite(norm_SG, name)
