@@ -57,7 +57,7 @@ class Logger:
     ) -> None:
         self._warned = False
         if resume_step is not None:
-            drop_after(run_dir / METRICS, resume_step)
+            drop_after(run_dir / METRICS, resume_step, total_steps is not None and resume_step >= total_steps)
         self._lines = GuardedFile(run_dir / METRICS, self._cannot_write)
         self._events = EventFile(run_dir, self._cannot_write, resume_step) if tensorboard else None
         self._progress = _Progress(total_steps, resume_step or 0) if progress and total_steps else None
@@ -155,8 +155,13 @@ def _numbers(values: Mapping[str, float | Tensor]) -> dict[str, float]:
     return numbers
 
 
-def drop_after(path: Path, step: int) -> None:
+def drop_after(path: Path, step: int, ended: bool = False) -> None:
     """Remove the lines of metrics.jsonl that are later than `step`, and a last line that was cut off.
+
+    Args:
+        path: the file; nothing happens where there is none.
+        step: of the checkpoint that the run continues from.
+        ended: training was over there: what is left is the final evaluation, whose record goes too.
 
     Raises:
         UserError: the file cannot be rewritten.
@@ -166,7 +171,7 @@ def drop_after(path: Path, step: int) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(path, "rb") as old, open(temporary, "wb") as new:
-            new.writelines(line for line in old if line.endswith(b"\n") and not _later(line, step))
+            new.writelines(line for line in old if line.endswith(b"\n") and not _later(line, step, ended))
             new.flush()
             os.fsync(new.fileno())
         os.replace(temporary, path)
@@ -175,9 +180,10 @@ def drop_after(path: Path, step: int) -> None:
         raise UserError(f"{path} cannot be cut back to step {step}: {error.strerror or error}.") from error
 
 
-def _later(line: bytes, step: int) -> bool:
+def _later(line: bytes, step: int, ended: bool) -> bool:
     try:
-        return json.loads(line)["step"] > step
+        record = json.loads(line)
+        return record["step"] > step or (ended and record["step"] == step and "evaluation/return" in record)
     except (ValueError, KeyError, TypeError, RecursionError):
         return False  # not ours to judge: kept
 

@@ -196,9 +196,14 @@ class Replay:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.cursor, self.size = state["cursor"], state["size"]
-        self.data_SCD[:, : self.size] = state["data"].to(self.data_SCD.device)
+        """Continue bit for bit; a buffer of another capacity takes over the newest rows that it holds."""
         device = self.data_SCD.device
+        data_SCD, cursor, size = state["data"].to(device), state["cursor"], state["size"]
+        if size > self.capacity or (size < self.capacity and cursor < size):  # full, and the capacity is another now
+            data_SCD = data_SCD.roll(-cursor, 1)[:, -self.capacity :]  # oldest first
+            size = data_SCD.shape[1]
+            cursor = size % self.capacity
+        self.cursor, self.size = cursor, size
+        self.data_SCD[:, :size] = data_SCD
         self._window = [{name: x.to(device) for name, x in fields.items()} for fields in state["window"]]
         self.stream.load_state_dict(state["stream"])
-

@@ -78,8 +78,7 @@ class Trainer:
             self.logger.advance(self.step, self._score, self._loss)
             if self._crosses(before, config.evaluation.every) and self.step < config.total_steps:
                 self._evaluate()
-            if self._crosses(before, config.checkpoint.every):
-                self.save()
+            if self._crosses(before, config.checkpoint.every) and self.save():
                 saved = self.step
         if saved != self.step:
             self.save(last=True)
@@ -182,8 +181,11 @@ class Trainer:
         self.logger.log(self.step, values)
 
     # ------------------------------------------------------------- checkpoint
-    def save(self, last: bool = False) -> None:
-        """Write a checkpoint; a full disk is told and survived, three times in a row or at the end it ends the run."""
+    def save(self, last: bool = False) -> bool:
+        """Write a checkpoint; whether it could be written.
+
+        A full disk is told and survived; three times in a row, or at the end, it ends the run.
+        """
         self.logger.flush()
         parts = {
             "policy": {"actor": self.learner.actor.mlp.flat.detach()},
@@ -204,12 +206,14 @@ class Trainer:
                 checkpoint.save(
                     self.run_dir / checkpoint.DIRECTORY, self.step, parts, manifest, self.config.checkpoint.keep
                 )
-            self._failed_saves = 0
         except checkpoint.SaveFailed as error:
             self._failed_saves += 1
             if last or self._failed_saves >= _MAX_FAILED_SAVES:
                 raise RunFailed(f"{error} This was failure {self._failed_saves} in a row.") from error
             self.logger.warn(f"{error} Training goes on.")
+            return False
+        self._failed_saves = 0
+        return True
 
     def restore(self, parts: dict[str, Any]) -> None:
         """Continue from the parts of a checkpoint."""
