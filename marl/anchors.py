@@ -88,8 +88,8 @@ def anchors(env_id: str, env_args: Mapping[str, Any] | None = None) -> Anchors:
     ]
     if changed:
         return Anchors(mpe_id, reason=f"the anchors hold for default arguments, not for {', '.join(changed)}")
-    weights, competitive = _AGENTS[mpe_id], mpe_id in _COMPETITIVE
-    return Anchors(mpe_id, _TABLE[mpe_id], weights, competitive)
+    task = catalogue.VARIANT_OF.get(mpe_id, mpe_id)
+    return Anchors(mpe_id, _TABLE[task], _AGENTS[task], task in _COMPETITIVE)
 
 
 def score(

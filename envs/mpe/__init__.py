@@ -1,7 +1,9 @@
 """MPE in torch: physics once, one file a scenario, equal to `mpe2` 1.1.1 step for step.
 
 `core` holds the physics, `env` what all scenarios share in an episode, `scenario` what a scenario must say, `schedule`
-which rows end when, `transfer` the exchange with live mpe2 environments, `catalogue` ids and specs.
+which rows end when, `transfer` the exchange with live mpe2 environments, `catalogue` ids and specs. Beside mpe2's
+tasks there is speaker_listener_variant for research on channels: `variant_settings` holds its arguments,
+`speaker_listener_variant` its port in torch, `variants` the PettingZoo environment, `floors` what none can exceed.
 
 Differs from mpe2, each on purpose:
 
@@ -20,7 +22,15 @@ import torch
 from torch import Tensor
 
 from envs.errors import UserError
-from envs.mpe.catalogue import MPE_IDS, canonical_id, check_arguments, describe, parallel_env, require_id
+from envs.mpe.catalogue import (
+    MPE_IDS,
+    VARIANT_IDS,
+    canonical_id,
+    check_arguments,
+    describe,
+    parallel_env,
+    require_id,
+)
 from envs.mpe.collect_treasure import CollectTreasure
 from envs.mpe.env import MPE
 from envs.mpe.scenario import Scenario
@@ -35,8 +45,19 @@ from envs.mpe.simple_speaker_listener import SimpleSpeakerListener
 from envs.mpe.simple_spread import SimpleSpread
 from envs.mpe.simple_tag import SimpleTag
 from envs.mpe.simple_world_comm import SimpleWorldComm
+from envs.mpe.speaker_listener_variant import SpeakerListenerVariant
 
-__all__ = ["MPE", "MPE_IDS", "SCENARIOS", "canonical_id", "describe", "make", "make_scenario", "parallel_env"]
+__all__ = [
+    "MPE",
+    "MPE_IDS",
+    "SCENARIOS",
+    "VARIANT_IDS",
+    "canonical_id",
+    "describe",
+    "make",
+    "make_scenario",
+    "parallel_env",
+]
 
 SCENARIOS: dict[str, type[Scenario]] = {
     scenario.id: scenario
@@ -53,6 +74,7 @@ SCENARIOS: dict[str, type[Scenario]] = {
         CollectTreasure,
         SimpleFormation,
         SimpleLine,
+        SpeakerListenerVariant,
     )
 }
 

@@ -1,6 +1,7 @@
 """What there is in MPE: the twelve ids, the real `mpe2` environments behind them, and their specs.
 
-The spec of a scenario is written once, here, and serves both the real environment and its port in torch.
+The spec of a scenario is written once, here, and serves both the real environment and its port in torch. Variants,
+which are ours and no part of mpe2, stand beside the twelve: their real environments and specs are in `variants`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from envs.errors import UserError, did_you_mean
+from envs.mpe.variant_settings import VARIANT_ID
 from envs.spec import AgentSpec, EnvSpec, Head, Route
 
 MPE_IDS: tuple[str, ...] = (
@@ -29,9 +31,12 @@ MPE_IDS: tuple[str, ...] = (
     "simple_line_v1",
 )
 
+VARIANT_IDS: tuple[str, ...] = (VARIANT_ID,)
+VARIANT_OF = {VARIANT_ID: "simple_speaker_listener_v4"}  # what it is with default arguments
+
 NUM_MOVES = 5  # none, left (-x), right (+x), down (-y), up (+y)
 
-_BY_NAME = {mpe_id.rsplit("_v", 1)[0]: mpe_id for mpe_id in MPE_IDS}
+_BY_NAME = {mpe_id.rsplit("_v", 1)[0]: mpe_id for mpe_id in (*MPE_IDS, *VARIANT_IDS)}
 _ADVERSARY_PREFIXES = ("adversary", "leadadversary", "eve")
 
 # scenario -> (start, size) in the sender's observation of what there is to tell
@@ -43,8 +48,9 @@ _MEANINGS = {
 
 
 def canonical_id(name: str) -> str | None:
-    """The id with its version ("simple_spread" and "simple_spread_v3" give "simple_spread_v3"), None if not of MPE."""
-    return name if name in MPE_IDS else _BY_NAME.get(name)
+    """The id with its version ("simple_spread" and "simple_spread_v3" give "simple_spread_v3"), None if not of MPE or
+    a variant of it."""
+    return name if name in _BY_NAME.values() else _BY_NAME.get(name)
 
 
 def require_id(name: str) -> str:
@@ -52,19 +58,19 @@ def require_id(name: str) -> str:
     found = canonical_id(name)
     if found is None:
         raise UserError(
-            f"unknown environment {name!r}.{did_you_mean(name, [*MPE_IDS, *_BY_NAME])} "
-            f"MPE's ids are {', '.join(MPE_IDS)} (the version may be left out); any other PettingZoo environment "
-            f"is given as package.module:function."
+            f"unknown environment {name!r}.{did_you_mean(name, [*_BY_NAME.values(), *_BY_NAME])} "
+            f"MPE's ids are {', '.join(MPE_IDS)}, and {', '.join(VARIANT_IDS)} (the version may be left out); any "
+            f"other PettingZoo environment is given as package.module:function."
         )
     return found
 
 
 # ------------------------------------------------------------------ the real environments
 def _raw_env(name: str) -> tuple[str, Any]:
-    """(canonical id, mpe2's module of it)."""
+    """(canonical id, the module of its real environment)."""
     mpe_id = require_id(name)
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on stdout otherwise
-    return mpe_id, importlib.import_module(f"mpe2.{mpe_id}")
+    return mpe_id, importlib.import_module("envs.mpe.variants" if mpe_id in VARIANT_IDS else f"mpe2.{mpe_id}")
 
 
 def allowed_arguments(name: str) -> dict[str, Any]:
@@ -168,6 +174,8 @@ def describe(name: str, parallel_env: Any) -> EnvSpec:
     """
     mpe_id = require_id(name)
     raw = getattr(parallel_env, "unwrapped", parallel_env)
+    if mpe_id in VARIANT_IDS:
+        return _variant_spec(mpe_id, raw)
     scenario = mpe_id.rsplit("_v", 1)[0]
     if f"mpe2.{scenario}.{scenario}" not in {base.__module__ for base in type(raw).__mro__}:
         raise UserError(f"expected an mpe2 environment {mpe_id}, got {type(raw).__module__}.{type(raw).__name__}.")
@@ -178,3 +186,10 @@ def describe(name: str, parallel_env: Any) -> EnvSpec:
     heads = [make_heads(by_name[n].movable, by_name[n].silent, raw.world.dim_c) for n in names]
     obs_sizes = [parallel_env.observation_space(n).shape[0] for n in names]
     return build_spec(mpe_id, names, obs_sizes, heads, max(1, int(raw.max_cycles)))
+
+
+def _variant_spec(mpe_id: str, raw: Any) -> EnvSpec:
+    variant = getattr(raw, "variant", None)
+    if variant is None:
+        raise UserError(f"expected an environment {mpe_id}, got {type(raw).__module__}.{type(raw).__name__}.")
+    return variant.spec(mpe_id)

@@ -73,7 +73,8 @@ class MPE(BatchedEnv):
         scenario.prepare(self.device, self.dtype)
         self._movers, self._speakers = self.physics.movers, scenario.speakers()
         first, last = self._speakers
-        self._message_head = int(first < last and scenario.agents[first].movable)  # the move, if any, comes first
+        head = int(first < last and scenario.agents[first].movable)  # the move, if any, comes first
+        self._message_heads = slice(head, head + scenario.message_length)
         assert len({agent.movable for agent in scenario.agents[first:last]}) <= 1, "speakers all move or none does"
 
         def zeros(*shape: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -84,7 +85,7 @@ class MPE(BatchedEnv):
             movers=self._movers,
             pos=zeros(len(scenario.agents) + len(scenario.landmarks), 2),
             vel=zeros(self._movers[1] - self._movers[0], 2),
-            said=zeros(last - first, scenario.num_symbols),
+            said=zeros(last - first, scenario.num_symbols * scenario.message_length),
             facts={name: zeros(*shape, dtype=dtype) for name, (shape, dtype) in scenario.facts.items()},
         )
         self._episode_E = torch.zeros(count, dtype=torch.int64, device=self.device)
@@ -181,7 +182,8 @@ class MPE(BatchedEnv):
         scenario, world = self.scenario, self.world
         thrust = self.physics.thrust(actions[self._movers[0] : self._movers[1], :, 0])
         if self._speakers[1]:
-            scenario.speak(world, actions[self._speakers[0] : self._speakers[1], :, self._message_head])
+            said = actions[self._speakers[0] : self._speakers[1], :, self._message_heads]
+            scenario.speak(world, said.transpose(1, 2))
         if self._movers[1]:
             self.physics.move(world, thrust, scenario.pace(world))
         if scenario.step_draws:

@@ -25,6 +25,7 @@ class Scenario(ABC):
     agents: tuple[Body, ...]
     landmarks: tuple[Body, ...]
     num_symbols: int = 0  # size of the vocabulary of those agents that are not silent
+    message_length: int = 1  # symbols that a speaker says in one step
     facts: dict[str, tuple[tuple[int, ...], torch.dtype | None]]  # own state: shape before e, type (None: as env)
     step_draws: int = 0  # uniform numbers that `after_move` needs in every step
     can_terminate: bool = False  # episodes may end before the horizon, by `terminal`
@@ -54,9 +55,13 @@ class Scenario(ABC):
         zero already."""
 
     def speak(self, world: World, symbols: Tensor) -> None:
-        """Put the messages `symbols` [speakers, e] on the channel; on a CPU, `IndexError` for one out of range."""
-        for speaker, symbol in enumerate(symbols.unbind(0)):
-            torch.index_select(self.eye, 1, symbol, out=world.said[speaker])
+        """Put the messages `symbols` [speakers, length, e] on the channel; on a CPU, `IndexError` for one out of
+        range."""
+        size = self.num_symbols
+        for speaker, message in enumerate(symbols.unbind(0)):
+            for position, symbol in enumerate(message.unbind(0)):
+                said = world.said[speaker, position * size : (position + 1) * size]
+                torch.index_select(self.eye, 1, symbol, out=said)
 
     def after_move(self, world: World, u: Tensor) -> None:  # noqa: B027 - most scenarios need none
         """What happens between the physics and the rewards; `u` is uniform in (0, 1), [step_draws, e]."""

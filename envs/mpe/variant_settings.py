@@ -1,0 +1,184 @@
+"""Arguments of speaker_listener_variant, and everything that follows from them: widths, who is told what, the spec."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from envs.errors import UserError
+from envs.spec import AgentSpec, EnvSpec, Head, Route
+
+VARIANT_ID = "speaker_listener_variant_v0"
+MOST_MESSAGES = 4096  # different messages of one speaker: its PettingZoo action is one integer
+_NUM_MOVES = 5
+_COLOURS = 3  # mpe2 shows the goal among three landmarks as the landmark's colour
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A speaker-listener game. The defaults are simple_speaker_listener exactly.
+
+    Speaker i knows the goals of those listeners j with i = j modulo the smaller of both numbers: one speaker tells all
+    listeners their goals, several speakers share them out, more speakers than listeners tell the same goal. Every
+    listener hears every speaker. All are paid alike.
+
+    Raises:
+        UserError: a value out of its range.
+    """
+
+    num_speakers: int = 1
+    """At least 1."""
+    num_listeners: int = 1
+    """At least 1; each has a goal of its own, drawn independently."""
+    num_landmarks: int = 3
+    """Possible goals, at least 1. Three are shown to the speaker as colours (0.65 at the goal, 0.15 elsewhere), as in
+    mpe2, any other number as a one-hot."""
+    num_symbols: int = 3
+    """Vocabulary, at least 1, without silence."""
+    message_length: int = 1
+    """Symbols said side by side in every step, at least 1; one head each."""
+    noise: float = 0.0
+    """Chance in [0, 1] that a symbol is heard as another one, each of the others equally likely."""
+    erasure: float = 0.0
+    """Chance in [0, 1] that a symbol is lost: the listener hears zeros in its place."""
+    delay: int = 0
+    """Steps, 0 to max_cycles - 1, by which messages come later than in mpe2 (where they are heard one step later)."""
+    silence: bool = False
+    """Adds one symbol, the last of the vocabulary, that costs nothing. The channel treats it like any other."""
+    message_cost: float = 0.0
+    """Taken from everybody's reward for each symbol said that is not silence; at least 0, above 0 needs silence."""
+    max_cycles: int = 25
+    """Steps of an episode, at least 1."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_speakers", "num_listeners", "num_landmarks", "num_symbols", "message_length", "max_cycles"):
+            _require_integer(name, getattr(self, name), 1, None)
+        _require_integer("delay", self.delay, 0, self.max_cycles - 1)
+        _require_number("noise", self.noise, 1.0)
+        _require_number("erasure", self.erasure, 1.0)
+        _require_number("message_cost", self.message_cost, None)
+        if not isinstance(self.silence, bool):
+            raise UserError(f"silence must be true or false, got {self.silence!r}.")
+        if self.message_cost > 0 and not self.silence:
+            raise UserError(
+                f"message_cost={self.message_cost} needs silence=True: without a symbol that is free, every message "
+                "costs the same and the cost changes nothing."
+            )
+        if self.noise > 0 and self.vocabulary == 1:
+            raise UserError(f"noise={self.noise} needs at least two symbols, or silence=True, to be mistaken for.")
+        if self.message_length * math.log(self.vocabulary) > math.log(MOST_MESSAGES) + 1e-9:
+            raise UserError(
+                f"a message must be one of at most {MOST_MESSAGES}, got {self.vocabulary} symbols (silence counted) "
+                f"in {self.message_length} places, {self.vocabulary}^{self.message_length}."
+            )
+
+    # ------------------------------------------------------------------ sizes
+    @property
+    def vocabulary(self) -> int:
+        """K: choices of a message head, silence counted."""
+        return self.num_symbols + int(self.silence)
+
+    @property
+    def num_messages(self) -> int:
+        """K ** length: the `n` of a speaker's PettingZoo `Discrete` space."""
+        return self.vocabulary**self.message_length
+
+    @property
+    def places(self) -> int:
+        """Symbols that are said in one step by all speakers together."""
+        return self.num_speakers * self.message_length
+
+    @property
+    def heard_width(self) -> int:
+        """Entries of a listener's observation that hold messages: one-hots of all places, speaker by speaker."""
+        return self.places * self.vocabulary
+
+    @property
+    def goal_width(self) -> int:
+        """Entries that show one goal to a speaker."""
+        return _COLOURS if self.coloured else self.num_landmarks
+
+    @property
+    def coloured(self) -> bool:
+        """Whether goals are shown as mpe2's colours."""
+        return self.num_landmarks == _COLOURS
+
+    @property
+    def exact(self) -> bool:
+        """Whether a listener's slots hold what was said one step before: no noise, erasure or delay between."""
+        return self.noise == 0 and self.erasure == 0 and self.delay == 0
+
+    @property
+    def draws(self) -> int:
+        """Uniform numbers that the channel takes in a step: one a place for noise, then one a place for erasure."""
+        return self.places * (int(self.noise > 0) + int(self.erasure > 0))
+
+    @property
+    def groups(self) -> int:
+        """Sets of speakers that know the same goals."""
+        return min(self.num_speakers, self.num_listeners)
+
+    def told(self, speaker: int) -> list[int]:
+        """Listeners whose goals a speaker knows, in the order in which it sees them."""
+        return list(range(speaker % self.groups, self.num_listeners, self.groups))
+
+    def tellers(self, listener: int) -> list[int]:
+        """Speakers that know a listener's goal."""
+        return [speaker for speaker in range(self.num_speakers) if listener in self.told(speaker)]
+
+    # ------------------------------------------------------------------- spec
+    @property
+    def speaker_names(self) -> list[str]:
+        return [f"speaker_{index}" for index in range(self.num_speakers)]
+
+    @property
+    def listener_names(self) -> list[str]:
+        return [f"listener_{index}" for index in range(self.num_listeners)]
+
+    @property
+    def obs_sizes(self) -> list[int]:
+        """Widths of the observations, speakers first."""
+        own = 2 + 2 * self.num_landmarks
+        speakers = [self.goal_width * len(self.told(speaker)) for speaker in range(self.num_speakers)]
+        return speakers + [own + self.heard_width] * self.num_listeners
+
+    def message_heads(self) -> tuple[Head, ...]:
+        if self.message_length == 1:
+            return (Head("message", self.vocabulary),)
+        return tuple(Head(f"message_{place}", self.vocabulary) for place in range(self.message_length))
+
+    def spec(self, env_id: str = VARIANT_ID) -> EnvSpec:
+        """Agents, heads, routes and horizon; all agents are one team."""
+        names = [*self.speaker_names, *self.listener_names]
+        heads = [self.message_heads()] * self.num_speakers + [(Head("move", _NUM_MOVES),)] * self.num_listeners
+        agents = tuple(AgentSpec(*agent) for agent in zip(names, self.obs_sizes, heads, strict=True))
+        return EnvSpec(id=env_id, agents=agents, horizon=self.max_cycles, routes=self._routes())
+
+    def _routes(self) -> tuple[Route, ...]:
+        routes = []
+        for speaker in range(self.num_speakers):
+            told = self.told(speaker)
+            for listener in range(self.num_listeners):
+                meaning = None
+                if listener in told:
+                    meaning = (told.index(listener) * self.goal_width, self.goal_width)
+                for place in range(self.message_length):
+                    start = 2 + 2 * self.num_landmarks + (speaker * self.message_length + place) * self.vocabulary
+                    receiver = self.num_speakers + listener
+                    routes.append(Route(speaker, place, receiver, start, self.vocabulary, self.exact, meaning))
+        return tuple(routes)
+
+
+def _require_integer(name: str, value: Any, low: int, high: int | None) -> None:
+    bounds = f"of at least {low}" if high is None else f"in [{low}, {high}]"
+    good = isinstance(value, int) and not isinstance(value, bool) and value >= low
+    if not good or (high is not None and value > high):
+        raise UserError(f"{name} must be an integer {bounds}, got {value!r}.")
+
+
+def _require_number(name: str, value: Any, high: float | None) -> None:
+    bounds = "of at least 0" if high is None else f"in [0, {high:g}]"
+    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= (high or math.inf)
+    if not good or not math.isfinite(value):
+        raise UserError(f"{name} must be a number {bounds}, got {value!r}.")
