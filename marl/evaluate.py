@@ -110,7 +110,7 @@ def evaluate(
         "score": reference.score(mean_return),
         "gain": reference.gain(mean_return),
         "iqm": stats.aggregate(means) if len(found) > 1 else None,
-        "iqm_interval": stats.bootstrap_interval(means) if len(found) > 1 else None,
+        "iqm_interval": list(stats.bootstrap_interval(means)) if len(found) > 1 else None,
         "anchors": reference.to_json(),
     }
 
