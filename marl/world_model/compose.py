@@ -26,20 +26,23 @@ from marl.world_model.through import ThroughModel, critic_tail
 _STREAMS = ("model", "training", "imagination")
 
 
-def imagining(replay: Replay, learner: MADDPG, config: Config) -> ImaginationSource:
+def imagining(
+    replay: Replay, learner: MADDPG, config: Config, model: WorldModel | None = None
+) -> ImaginationSource:
     """`replay` with a world model around it, and the learner's loss through the model where it is on.
 
     Args:
         replay: where real transitions go.
         learner: whose actors act in imagination.
         config: the run; `wm` holds the world model's settings.
+        model: imagines; None: one of `config.wm.kind`.
 
     Raises:
         UserError: the environment cannot be imagined.
     """
     wm, replicas = config.wm, range(config.num_replicas)
     streams = {name: Stream(config.seed, f"world_model/{name}", replicas, learner.device) for name in _STREAMS}
-    source = ImaginationSource(replay, learner.actor, learner.spec, wm, config.num_envs, streams)
+    source = ImaginationSource(replay, learner.actor, learner.spec, wm, config.num_envs, streams, model)
     if wm.through_horizon:
         spec, estimator = learner.spec, config.maddpg.estimator
         alone = tuple((n,) for n in range(spec.num_agents))

@@ -56,6 +56,7 @@ class ImaginationSource:
         num_envs: E, environments per replica.
         streams: "model" for initial weights, "training" for the model's samples, "imagination" for rollouts and
             batches; rows are the replicas.
+        model: imagines; None: one of `config.kind`.
 
     Raises:
         UserError: the environment cannot be imagined (agents that leave, action masks).
@@ -69,13 +70,14 @@ class ImaginationSource:
         config: WorldModelConfig,
         num_envs: int,
         streams: dict[str, Stream],
+        model: WorldModel | None = None,
     ) -> None:
         self.replay, self.policy, self.spec, self.config = replay, policy, spec, config
         self.num_envs = num_envs
         stream = streams["model"]
         device, replicas = stream.key_R.device, len(stream.key_R)
         self.layout = Layout(spec, device)
-        self.model = make_model(self.layout, config, replay.gamma, stream)
+        self.model = make_model(self.layout, config, replay.gamma, stream) if model is None else model
         self._training, self._imagination = streams["training"], streams["imagination"]
         widths = (self.layout.full_size, self.layout.action_size, spec.num_agents)
         held_out = max(int(config.capacity * config.validation_share), 2 * num_envs)

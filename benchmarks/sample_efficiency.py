@@ -1,0 +1,131 @@
+"""Environment steps to a communication gain of .80 and .90: MADDPG with and without a world model.
+
+    python -m benchmarks.sample_efficiency --env simple_speaker_listener            all arms, then table and figure
+    python -m benchmarks.sample_efficiency --env simple_speaker_listener --arms ceiling mlp
+    python -m benchmarks.sample_efficiency --figures                                table and figure from what is there
+
+All replicas of an arm train side by side in one process. The greedy policies play the same 200 episodes after every
+500 steps. A threshold counts as reached at the first of two evaluations in a row at or above it. Median over replicas
+with its 95 % interval between order statistics. Results: benchmarks/results/world_model/sample_efficiency.json and
+sample_efficiency_<env>.png. Settings were chosen on seeds 0 to 9; published are seeds from 100 on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import envs
+from benchmarks.gumbel import ROOT, meta
+from benchmarks.simulator_model import SimulatorModel
+from envs.streams import Stream
+from marl import anchors, plots, relaxation, stats
+from marl.collector import Collector
+from marl.config import Config, WorldModelConfig
+from marl.configure import parse
+from marl.maddpg import MADDPG
+from marl.replay import BatchSource, Replay
+from marl.world_model import compose
+from marl.world_model.layout import Layout
+
+RESULTS = ROOT / "benchmarks" / "results" / "world_model"
+EPISODES = 200  # of an evaluation
+EVERY = 500  # environment steps of a replica between two
+EVALUATION_SEED = 2_000_000
+FIRST_SEED = 100  # below are seeds that settings were chosen on
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned in how many steps, and what counts as learned."""
+
+    steps: int
+    measure: Callable[[str, float], float | None]
+    thresholds: tuple[float, ...]
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to learn: flags beside the task's, and whether imagination is by the simulator itself."""
+
+    label: str
+    flags: tuple[str, ...] = ()
+    perfect: bool = False
+    only: tuple[str, ...] = field(default=())  # tasks; empty: all
+
+
+TASKS = {
+    "simple_speaker_listener": Task(8000, anchors.gain, (0.8, 0.9)),
+}
+UPDATES = ("--maddpg.updates-per-step", "1")
+IMAGINED = (*UPDATES, "--world-model", "--wm.rollout", "10", "--wm.imagined-share", "0.75")
+ARMS = {
+    "maddpg": Arm("MADDPG"),
+    "updates": Arm("MADDPG, as many updates", UPDATES),
+    "ceiling": Arm("perfect model", IMAGINED, perfect=True),
+    "mlp": Arm("small model", (*IMAGINED, "--wm.kind", "mlp")),
+    "rssm": Arm("RSSM", (*IMAGINED, "--wm.kind", "rssm")),
+    "through": Arm("RSSM, loss through it", (*IMAGINED, "--wm.kind", "rssm", "--wm.through-horizon", "3")),
+}
+
+
+def run(env_id: str, arm: Arm, config: Config, say: Callable[[str], None]) -> dict[str, Any]:
+    """Train all replicas of `config`; returns at every evaluation, [times][S], and what the model was like."""
+    replicas = range(config.num_replicas)
+    env = envs.make(env_id, num_envs=config.num_replicas * config.num_envs)
+    env.reset(seed=config.seed)
+    learner = MADDPG(env.spec, config.maddpg, config.seed, replicas)
+    stream = Stream(config.seed, "replay", replicas)
+    replay = Replay(env.spec, config.total_steps + config.num_envs, config.num_envs, stream, config.maddpg.gamma)
+    source: BatchSource = replay
+    if config.world_model:
+        model = SimulatorModel(Layout(env.spec), config.maddpg.gamma, config.num_replicas) if arm.perfect else None
+        source = compose.imagining(replay, learner, config, model)
+    collector = Collector(env, learner, config.num_replicas)
+    found: dict[str, Any] = {"steps": [], "returns": [], "model": [], "updates": 0}
+    credit, started = 0.0, time.process_time()
+    for step in range(config.num_envs, config.total_steps + config.num_envs, config.num_envs):
+        source.add(collector.collect()[0])
+        if step > config.maddpg.warmup_steps:
+            credit += config.num_envs * config.maddpg.updates_per_step
+            while credit >= 1.0:
+                credit -= 1.0
+                learner.update(source.sample(config.maddpg.batch_size), step / config.total_steps)
+        if step // EVERY > (step - config.num_envs) // EVERY:
+            found["steps"].append(step)
+            found["returns"].append(greedy_returns(env_id, learner, config.num_replicas).tolist())
+            told = {n.split("/")[1]: v.tolist() for n, v in source.metrics().items() if n.startswith("world_model/")}
+            found["model"].append({n: told[n] for n in ("rollout", "rmse_1", "reward_rmse_1") if n in told})
+            say(f"{step:>7} {np.round(found['returns'][-1], 2)} {found['model'][-1].get('rollout', '')}")
+    return {**found, "updates": learner.updates, "cpu_seconds": time.process_time() - started}
+
+
+@torch.no_grad()
+def greedy_returns(env_id: str, learner: MADDPG, replicas: int) -> Tensor:
+    """Mean return per agent of every replica's greedy policy [S]; all play the same episodes."""
+    env = envs.make(env_id, num_envs=replicas * EPISODES, rows=list(range(EPISODES)) * replicas)
+    obs, total = env.reset(seed=EVALUATION_SEED), torch.zeros(env.spec.num_agents, replicas * EPISODES)
+    for _ in range(env.spec.horizon or 0):
+        logits = learner.actor(obs.unflatten(1, (replicas, -1)).transpose(0, 1))
+        choice = relaxation.greedy_onehot(logits, learner.head_mask).argmax(-1)
+        step = env.step(choice.transpose(0, 1).flatten(1, 2))
+        total, obs = total + step.reward, step.obs
+    return total.mean(0).unflatten(0, (replicas, -1)).mean(1)
+
+
+def configuration(env_id: str, arm: Arm, seed: int, replicas: int, extra: Sequence[str] = ()) -> Config:
+    """The task's and the arm's settings, checked as on the command line of run.py."""
+    task = TASKS[env_id]
+    words = ["--env", env_id, "--seed", str(seed), "--num-replicas", str(replicas)]
+    words += ["--total-steps", str(task.steps), *task.flags, *arm.flags, *extra]
+    return parse(words).config
