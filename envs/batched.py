@@ -48,7 +48,11 @@ class BatchedEnv(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Plain tensors and numbers from which `load_state_dict` continues bit for bit."""
+        """Plain tensors and numbers from which `load_state_dict` continues bit for bit.
+
+        The first dimension of every tensor is the environments, so that states of parts can be joined and cut; all
+        else is the same for every part.
+        """
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None: ...

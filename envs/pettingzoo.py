@@ -242,20 +242,21 @@ class PettingZooEnv(BatchedEnv):
         is a function of its seed and the actions.
         """
         arrays = self._arrays
-        history = np.array(self._history, dtype=np.int64)
         lengths = arrays.steps[0].tolist()
-        played = [history[len(history) - length :, :, e] if length else history[:0] for e, length in enumerate(lengths)]
-        flat = np.concatenate([part.reshape(-1) for part in played])
+        history = np.array(self._history, dtype=np.int64).reshape(-1, *arrays.actions.shape)  # [T, N, E, H]
+        played = np.zeros_like(history.transpose(2, 0, 1, 3))  # [E, T, N, H], zeros behind a row's own steps
+        for e, length in enumerate(lengths):
+            played[e, :length] = history[len(history) - length :, :, e]
         return {
             "seed": self._seed,
             "started": self._started,
-            "rows": list(self.rows),
-            "episode": arrays.episode[0].tolist(),
-            "seeds": arrays.seed[0].tolist(),
-            "steps": lengths,
-            "actions": torch.from_numpy(flat),
-            "obs": torch.from_numpy(arrays.obs.copy()),
-            "alive": torch.from_numpy(arrays.alive.copy()),
+            "rows": torch.tensor(self.rows),
+            "episode": torch.from_numpy(arrays.episode[0].astype(np.int64)),
+            "seeds": torch.from_numpy(arrays.seed[0].astype(np.int64)),
+            "steps": torch.tensor(lengths),
+            "actions": torch.from_numpy(played),
+            "obs": torch.from_numpy(arrays.obs.swapaxes(0, 1).copy()),
+            "alive": torch.from_numpy(arrays.alive.T.copy()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -265,23 +266,22 @@ class PettingZooEnv(BatchedEnv):
             UserError: the state is of other copies, or the environment is not a function of its seed.
         """
         self._require_open()
-        if list(state["rows"]) != self.rows:
-            raise UserError(f"the state is of the copies {list(state['rows'])}, expected {self.rows}.")
+        if state["rows"].tolist() != self.rows:
+            raise UserError(f"the state is of the copies {state['rows'].tolist()}, expected {self.rows}.")
+        obs, actions = state["obs"].numpy().swapaxes(0, 1), state["actions"].numpy()
         N, H = self.spec.num_agents, self.spec.num_heads
-        lengths = [int(length) for length in state["steps"]]
-        flat = state["actions"].numpy()
-        if flat.size != sum(lengths) * N * H or tuple(state["obs"].shape) != self._arrays.obs.shape:
+        if obs.shape != self._arrays.obs.shape or actions.shape[2:] != (N, H):
             raise UserError("the state is of an environment with other agents, heads or observations.")
-        cuts = np.cumsum([length * N * H for length in lengths])[:-1]
-        played = [part.reshape(-1, N, H) for part in np.split(flat, cuts)]
+        lengths = state["steps"].tolist()
+        played = [actions[e, :length] for e, length in enumerate(lengths)]
         self._seed, self._started = int(state["seed"]), bool(state["started"])
         self._history.clear()
         self.mask = None
         if not self._started:
             return
-        running = self._copies.replay(self._seed, list(state["episode"]), list(state["seeds"]), played)
-        same = running and np.array_equal(self._arrays.alive, state["alive"].numpy())
-        if not same or not np.array_equal(self._arrays.obs, state["obs"].numpy()):
+        running = self._copies.replay(self._seed, state["episode"].tolist(), state["seeds"].tolist(), played)
+        same = running and np.array_equal(self._arrays.alive, state["alive"].numpy().T)
+        if not same or not np.array_equal(self._arrays.obs, obs):
             raise UserError(
                 f"environment {self.spec.id!r} is not deterministic given its seed: replaying the running episodes "
                 "led to other observations than the stored ones, so the run cannot be resumed exactly. Draw every "

@@ -56,14 +56,15 @@ class ReplicaAdam(Generic[Net]):
         self.first_P, self.second_P = torch.zeros_like(self.flat_P), torch.zeros_like(self.flat_P)
         self.updates = torch.zeros((), dtype=torch.int64, device=self.flat_P.device)
         self.faults_S = torch.zeros(replicas, dtype=torch.int64, device=self.flat_P.device)
-        self._grads = []  # every parameter's gradient as [S, ...], a view
+        self._replicas = replicas
+        self._sizes = [p.numel() for p in parameters]
         offset = 0
         for p, mean in zip(parameters, self.averaged.parameters(), strict=True):
             part = slice(offset, offset + p.numel())
             mean.data = self.average_P[part].view_as(p)
             p.data, p.grad = self.flat_P[part].view_as(p), self._grad_P[part].view_as(p)
-            self._grads.append(self._grad_P[part].view(replicas, -1))
             offset = part.stop
+        self._grads = self._rows(self._grad_P)  # every parameter's gradient as [S, ...]
 
     def zero_grad(self) -> None:
         self._grad_P.zero_()
@@ -89,21 +90,27 @@ class ReplicaAdam(Generic[Net]):
         self.average_P.lerp_(self.flat_P, (10.0 / (10.0 + t)).clamp(min=self._forget))
         return norm_S
 
+    def _rows(self, row_P: Tensor) -> list[Tensor]:
+        """Every parameter's share of a row of numbers, as views [S, ...]."""
+        return [part.view(self._replicas, -1) for part in row_P.split(self._sizes)]
+
     def state_dict(self) -> dict[str, Any]:
-        """Parameters, their average, moments and counters."""
+        """Parameters, their average and moments, each [S, P / S]; counters."""
+        rows = {name: torch.cat(self._rows(row_P), 1) for name, row_P in self._numbers().items()}
+        return {**rows, "updates": self.updates, "faults": self.faults_S}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        widths = [size // self._replicas for size in self._sizes]
+        for name, row_P in self._numbers().items():
+            for mine, given in zip(self._rows(row_P), state[name].split(widths, 1), strict=True):
+                mine.copy_(given)
+        self.updates.copy_(state["updates"])
+        self.faults_S.copy_(state["faults"])
+
+    def _numbers(self) -> dict[str, Tensor]:
         return {
             "parameters": self.flat_P,
             "average": self.average_P,
             "first": self.first_P,
             "second": self.second_P,
-            "updates": self.updates,
-            "faults": self.faults_S,
         }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.flat_P.copy_(state["parameters"])
-        self.average_P.copy_(state["average"])
-        self.first_P.copy_(state["first"])
-        self.second_P.copy_(state["second"])
-        self.updates.copy_(state["updates"])
-        self.faults_S.copy_(state["faults"])

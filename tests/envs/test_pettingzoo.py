@@ -251,7 +251,7 @@ def test_resume_refuses_other_agents_alive():
     env = PettingZooEnv(make=Toy)
     env.reset(0)
     state = env.state_dict()
-    state["alive"][1] = False
+    state["alive"][:, 1] = False
     with pytest.raises(UserError, match="not deterministic"):
         PettingZooEnv(make=Toy).load_state_dict(state)
 
