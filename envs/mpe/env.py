@@ -282,7 +282,7 @@ class MPE(BatchedEnv):
         return self._age_E.cpu().numpy() if self.scenario.can_terminate else self._schedule.ages()
 
     def state_dict(self) -> dict[str, Any]:
-        """Seed, rows, ages, episodes and every state tensor (copies)."""
+        """Seed, rows, ages, episodes and every state tensor (copies), rows first."""
         return {
             "id": self.spec.id,
             "seed": self._seed,
@@ -291,7 +291,7 @@ class MPE(BatchedEnv):
             "rows": torch.from_numpy(self._rows.copy()),
             "ages": torch.from_numpy(self._ages().copy()),
             "episodes": self._episode_E.clone(),
-            "world": {name: value.clone() for name, value in self.world.tensors().items()},
+            "world": {name: value.movedim(-1, 0).clone() for name, value in self.world.tensors().items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -302,7 +302,8 @@ class MPE(BatchedEnv):
         """
         if state["id"] != self.spec.id:
             raise UserError(f"this is the state of {state['id']}, expected one of {self.spec.id}.")
-        mine, given = self.world.tensors(), state["world"]
+        mine = self.world.tensors()
+        given = {name: value.movedim(0, -1) for name, value in state["world"].items()}
         for name in sorted({*mine, *given}):
             expected, got = (
                 f"{list(tensors[name].shape)} of {tensors[name].dtype}" if name in tensors else "missing"
