@@ -11,6 +11,7 @@ counters as state from Salmon et al., "Parallel random numbers: as easy as 1, 2,
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,14 +64,16 @@ class Stream:
 
     def bits(self, *shape: int) -> Tensor:
         """Int64 words [R, *shape]; advances the counter by one."""
-        count = 1
-        for size in shape:
-            count *= size
-        if count not in self._index:
-            self._index[count] = _GOLDEN * torch.arange(1, count + 1, device=self.key_R.device)
         self.counter += 1
         start_R = mix(self.key_R + _GOLDEN * self.counter)
-        return mix(start_R[:, None] + self._index[count]).view(-1, *shape)
+        return mix(start_R[:, None] + self._words(shape)).view(-1, *shape)
+
+    def _words(self, shape: tuple[int, ...]) -> Tensor:
+        """What tells the numbers of one draw apart, int64, one for every entry of `shape`."""
+        count = math.prod(shape)
+        if count not in self._index:
+            self._index[count] = _GOLDEN * torch.arange(1, count + 1, device=self.key_R.device)
+        return self._index[count]
 
     def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Numbers in (0, 1), [R, *shape]."""

@@ -18,9 +18,9 @@ import torch
 
 from envs.errors import EnvFailure
 from marl.checkpoint import DIRECTORY, newest
-from marl.config import Config
 from marl.configure import Launch, parse
 from marl.devices import choose_device
+from marl.distributed import Echo, Ranks, processes
 from marl.errors import RunFailed, UserError
 from marl.rundir import fresh_default, resume_command
 from marl.signals import StopRequest
@@ -37,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     try:
-        launch = parse(words)
-        config = _placed(launch.config)
+        with processes() as ranks:
+            launch = ranks.first(lambda: _launch(words))
+            return _run(launch, ranks)
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
     except KeyboardInterrupt:
@@ -46,33 +47,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except Exception as error:
         return _explain(error, None, debug)
+
+
+def _launch(words: list[str]) -> Launch:
+    """What is to be run, with its run directory decided."""
+    launch = parse(words)
+    choose_device(launch.config.device)  # refuses what is not there
     for warning in launch.warnings:
         _tell(f"warning: {warning}.")
-    return _run(replace(launch, config=config))
+    run_dir = launch.config.run_dir or str(fresh_default(launch.config.env, launch.config.seed))
+    return replace(launch, config=replace(launch.config, run_dir=run_dir))
 
 
-def _placed(config: Config) -> Config:
-    """The configuration with its device and its run directory decided."""
-    device = choose_device(config.device)
-    run_dir = config.run_dir or str(fresh_default(config.env, config.seed))
-    return replace(config, device=str(device), run_dir=run_dir)
-
-
-def _run(launch: Launch) -> int:
+def _run(launch: Launch, ranks: Ranks) -> int:
     run_dir = Path(launch.config.run_dir or ".")
     stop = StopRequest()
     try:
         with stop:
             from marl.experiment import train  # here: --help and refusals need not wait for all of it
 
-            train(launch.config, resume=launch.resume, stop=stop)
+            train(launch.config, resume=launch.resume, stop=stop, ranks=ranks)
     except KeyboardInterrupt:
         _tell(f"stopped at once. {_afterwards(run_dir)}")
         return stop.exit_code
     except BaseException as error:
         return _explain(error, run_dir, launch.debug)
     if stop.requested:
-        _tell(f"stopped. {_afterwards(run_dir)}")
+        if ranks.is_first:
+            _tell(f"stopped. {_afterwards(run_dir)}")
         return stop.exit_code
     return DONE
 
@@ -82,6 +84,8 @@ def _explain(error: BaseException, run_dir: Path | None, debug: bool) -> int:
     """Say what happened and return the exit code."""
     if isinstance(error, SystemExit):
         raise error
+    if isinstance(error, Echo):
+        return error.exit_code
     if debug:
         _tell("".join(traceback.format_exception(error)).rstrip())
     if isinstance(error, UserError):

@@ -32,8 +32,9 @@ class Collector:
         """[N, S * E, ...] to [S, N, E, ...]."""
         return x_NR.unflatten(1, (self.num_replicas, -1)).transpose(0, 1)
 
-    def collect(self) -> tuple[Transitions, Tensor | None]:
-        """One joint step of every environment; and the sampled policies' mean return [S, N] where episodes ended."""
+    def collect(self) -> tuple[Transitions, tuple[Tensor, Tensor] | None]:
+        """One joint step of every environment; and of the episodes that ended with it the sum of returns [S, N] and
+        the number [S] (None: none, where that costs no wait for a device)."""
         onehot = self.learner.act(self.obs_SNEO, self.mask)  # [S, N, E, H, K]
         choices_NRH = onehot.argmax(-1).transpose(0, 1).flatten(1, 2)
         step = self.env.step(choices_NRH)
@@ -70,11 +71,10 @@ class Collector:
             return done_R.unflatten(0, (self.num_replicas, -1))
         return (t.terminated | t.truncated).all(1)
 
-    def _finished(self, done_SE: Tensor) -> Tensor | None:
+    def _finished(self, done_SE: Tensor) -> tuple[Tensor, Tensor] | None:
         if self.env.device.type == "cpu" and not bool(done_SE.any()):
             return None
-        weight = done_SE[:, None].to(self.return_SNE.dtype)
-        return (self.return_SNE * weight).sum(-1) / weight.sum(-1).clamp(min=1.0)
+        return (self.return_SNE * done_SE[:, None]).sum(-1), done_SE.sum(-1)
 
     # ------------------------------------------------------------------ state
     def state_dict(self) -> dict[str, Any]:

@@ -268,6 +268,9 @@ class Config:
     """Worker processes of the pettingzoo backend; 0: in this process."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:i."""
+    distributed: Literal["replicas", "data"] = "replicas"
+    """What several processes started by torchrun share: the replicas, or the environments and batch of every replica.
+    """
     threads: Count = 0
     """CPU threads of torch; 0: chosen by the size of the work."""
     run_dir: str | None = None

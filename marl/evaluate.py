@@ -48,6 +48,7 @@ def evaluate(
     spec: EnvSpec | None = None,
     replicas: Sequence[int] | None = None,
     batch: int = 32,
+    collect: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = lambda found: found,
 ) -> dict[str, Any]:
     """Play every player for `episodes` episodes and sum up.
 
@@ -63,6 +64,7 @@ def evaluate(
         spec: the environment's spec where it is known.
         replicas: numbers of the replicas that the players stand for; default 0, 1, ...
         batch: environments in lockstep.
+        collect: adds the entries of the replicas that other processes play, in their order.
 
     Returns:
         What `python -m marl.evaluate --json` writes. `replicas`: for each player `replica`, `return`
@@ -77,8 +79,6 @@ def evaluate(
         RunFailed, EnvFailure: the environment broke while it was played.
     """
     several = list(players) if isinstance(players, Sequence) else [players]
-    if not several:
-        raise UserError("expected at least one player to evaluate, got none.")
     numbers = list(range(len(several)) if replicas is None else replicas)
     spec = spec or _spec_of(env_id, env_args or {}, make)
     reference = anchors(env_id, env_args)
@@ -89,6 +89,9 @@ def evaluate(
             env_id, player, episodes, seed, env_args=env_args, backend=backend, make=make, spec=spec, batch=batch
         ).returns
         found.append(_replica(number, returns, spec, groups, reference))
+    found = collect(found)
+    if not found:
+        raise UserError("expected at least one player to evaluate, got none.")
     means = [one["mean_return"] for one in found]
     mean_return = float(np.mean(means))
     together = {} if len(found) > 1 else {"return": found[0]["return"], "sides": found[0]["sides"]}

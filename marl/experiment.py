@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
+import time
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,20 +16,21 @@ import torch
 
 import envs
 from envs.batched import BatchedEnv
+from envs.describe import callable_id
 from envs.streams import Stream
 from marl import checkpoint
 from marl.compatibility import check_spec
 from marl.config import Config
-from marl.configure import to_dict, to_yaml, validated
+from marl.configure import from_dict, to_dict, to_yaml, validated
 from marl.devices import choose_device
+from marl.distributed import Division, Ranks, Silent, processes
 from marl.durable import replace_text
-from marl.errors import UserError
-from marl.evaluate import evaluate
 from marl.evaluation_table import table
 from marl.logger import Logger
 from marl.maddpg import MADDPG
 from marl.replay import BatchSource, Replay
 from marl.rundir import RunDir, fresh_default
+from marl.settings import flatten
 from marl.signals import StopRequest
 from marl.trainer import Trainer
 from marl.versions import changed_versions
@@ -48,46 +52,70 @@ def train(
     resume: Path | None = None,
     stop: StopRequest | None = None,
     make_env: Callable[..., Any] | None = None,
+    ranks: Ranks | None = None,
 ) -> RunResult:
-    """Train as `config` says.
+    """Train as `config` says; in a process that torchrun started, together with the others.
 
     Args:
         config: the run; `run_dir` unset means runs/<env>/<date-time>_seed<seed>/.
         resume: checkpoint directory to continue from.
         stop: polled between rounds; the run saves and returns when it is requested.
-        make_env: builds a PettingZoo ParallelEnv from `env_args`, in place of `config.env`.
+        make_env: builds a PettingZoo ParallelEnv from `env_args`, in place of `config.env`, which then becomes its
+            package.module:function.
+        ranks: the processes of the run, where they have been joined before.
 
     Raises:
         UserError: the configuration, environment or run directory is unusable.
         RunFailed, EnvFailure: the run broke on its way; checkpoints so far are kept.
+        Echo: rank 0 has raised one of these (on the other ranks).
     """
-    if make_env is not None:
-        config = replace(config, backend="pettingzoo", env=config.env or getattr(make_env, "__name__", "custom"))
-    else:
+    if ranks is None:
+        with processes() as found:
+            return train(config, resume=resume, stop=stop, make_env=make_env, ranks=found)
+    if make_env is None:
         config = validated(config)
-    config = replace(config, device=str(choose_device(config.device)))
-    torch.set_num_threads(config.threads or 1)
-    path = Path(config.run_dir) if config.run_dir else fresh_default(config.env.replace(":", "."), config.seed)
-    notes: list[str] = []
-    with RunDir(path, resume is not None, note=notes.append) as run:
-        env = _environment(config, make_env)
-        try:
+    else:
+        named = replace(config, backend="pettingzoo", env=callable_id(make_env))
+        config = from_dict(to_dict(named))
+    with ranks.watched(), ExitStack() as stack:
+        division = Division.of(config, ranks)
+        device = choose_device(ranks.device(config.device))
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        config = replace(config, device=str(device))
+        torch.set_num_threads(config.threads or 1)
+        notes: list[str] = []
+
+        def open_directory() -> Path:
+            path = Path(config.run_dir) if config.run_dir else fresh_default(config.env.replace(":", "."), config.seed)
+            run = stack.enter_context(RunDir(path, resume is not None, note=notes.append))
             run.describe(to_yaml(replace(config, run_dir=None)))
-            return _run(config, run.path, env, resume, stop or StopRequest(), make_env, notes)
-        finally:
-            env.close()
+            return run.path
+
+        path = ranks.first(open_directory)
+        env = _environment(config, make_env, division)
+        stack.callback(env.close)
+        return _run(config, path, env, resume, stop or StopRequest(), make_env, notes, division)
 
 
-def _environment(config: Config, make_env: Callable[..., Any] | None) -> BatchedEnv:
-    count = config.num_replicas * config.num_envs
+def _environment(config: Config, make_env: Callable[..., Any] | None, division: Division) -> BatchedEnv:
+    """The environments that this process steps."""
+    rows = division.rows(config.num_envs)
+    workers = min(config.workers, len(rows))
     if make_env is not None:
         from envs.pettingzoo import PettingZooEnv
 
-        env: BatchedEnv = PettingZooEnv(make=make_env, num_envs=count, device=config.device, **config.env_args)
+        env: BatchedEnv = PettingZooEnv(
+            make=make_env, num_envs=len(rows), device=config.device, rows=rows, workers=workers, **config.env_args
+        )
     else:
         env = envs.make(
-            config.env, count, config.device, config.backend, workers=config.workers, **config.env_args
+            config.env, len(rows), config.device, config.backend, rows=rows, workers=workers, **config.env_args
         )
+    if division.shared and division.ranks.size > 1:
+        from marl.data_parallel import SplitEnv
+
+        env = SplitEnv(env, division.ranks)
     env.reset(seed=config.seed)
     return env
 
@@ -100,107 +128,133 @@ def _run(
     stop: StopRequest,
     make_env: Callable[..., Any] | None,
     notes: list[str],
+    division: Division,
 ) -> RunResult:
-    replicas = range(config.num_replicas)
-    learner = MADDPG(env.spec, config.maddpg, config.seed, replicas, config.device)
-    saved = None if resume is None else checkpoint.load(resume, device=config.device)
-    if saved is not None:
+    ranks = division.ranks
+
+    def saved_parts() -> checkpoint.Checkpoint | None:
+        if resume is None:
+            return None
+        saved = checkpoint.load(resume)
         check_spec(saved.manifest["spec"], env.spec, saved.path)
         left = checkpoint.remove_leftovers(path / checkpoint.DIRECTORY)
-        notes += [f"removed the unfinished {name}" for name in left]
-        notes += changed_versions(saved.manifest.get("versions", {}))
+        notes.extend(f"removed the unfinished {name}" for name in left)
+        notes.extend(changed_versions(saved.manifest.get("versions", {})))
+        return saved
+
+    saved = ranks.first_only(saved_parts)
+    learner, source = _learner(config, env, division)
+    with _logger(config, path, saved, ranks) as logger:
+        for note in notes:
+            logger.say(note)
+        trainer = Trainer(config, env, learner, source, logger, path, stop, make_env, division)
+        if resume is not None:
+            trainer.restore(None if saved is None else saved.parts)
+            saved = None  # its tensors are no longer needed
+        else:
+            logger.hparams(_plain_settings(config), ["evaluation/return"])
+        if trainer.run():
+            stop.request()
+            return RunResult(path, trainer.step, trainer.seconds, None)
+        with stop.at_once():  # everything is saved
+            result = _finish(config, path, trainer, logger)
+    return RunResult(path, trainer.step, trainer.seconds, result)
+
+
+def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDPG, BatchSource]:
+    """The learner of the replicas trained here, and where its batches come from."""
+    replicas = division.trained
+    learner = MADDPG(env.spec, config.maddpg, config.seed, replicas, config.device)
     capacity = min(config.replay.capacity, config.total_steps + config.num_envs)
-    replay = Replay(
-        env.spec,
-        capacity,
-        config.num_envs,
-        Stream(config.seed, "replay", replicas, config.device),
-        config.maddpg.gamma,
-        config.maddpg.n_step,
-    )
+    stream = Stream(config.seed, "replay", replicas, config.device)
+    replay = Replay(env.spec, capacity, config.num_envs, stream, config.maddpg.gamma, config.maddpg.n_step)
     source: BatchSource = replay
     if config.world_model:
         from marl.world_model.compose import imagining
 
         source = imagining(replay, learner, config)
-    with Logger(
-        path,
-        total_steps=config.total_steps,
-        tensorboard=config.logging.tensorboard,
-        progress=config.logging.progress,
-        resume_step=None if saved is None else saved.step,
-    ) as logger:
-        for note in notes:
-            logger.say(note)
-        trainer = Trainer(config, env, learner, source, logger, path, stop, make_env)
-        if saved is not None:
-            trainer.restore(saved.parts)
-        else:
-            _record_settings(config, logger)
-        trainer.run()
-        if stop.requested:
-            return RunResult(path, trainer.step, trainer.seconds, None)
-        result = _finish(config, path, trainer, logger, make_env)
-    return RunResult(path, trainer.step, trainer.seconds, result)
+    if division.shared and division.ranks.size > 1:
+        from marl.data_parallel import PartSource, split_updates
+
+        source = PartSource(source, division.ranks)
+        split_updates(learner, division.ranks)
+    return learner, source
 
 
-def _record_settings(config: Config, logger: Logger) -> None:
-    plain = to_dict(config)
-    groups = [(group, part) for group, part in plain.items() if isinstance(part, dict)]
-    flat = {f"{group}.{name}": value for group, part in groups for name, value in part.items()}
-    flat |= {name: value for name, value in plain.items() if not isinstance(value, dict)}
-    kept = {name: value for name, value in flat.items() if isinstance(value, bool | int | float | str)}
-    logger.hparams(kept, ["evaluation/return"])
+def _logger(config: Config, path: Path, saved: checkpoint.Checkpoint | None, ranks: Ranks) -> Logger:
+    def writer() -> Logger:
+        return Logger(
+            path,
+            total_steps=config.total_steps,
+            tensorboard=config.logging.tensorboard,
+            progress=config.logging.progress,
+            resume_step=None if saved is None else saved.step,
+        )
+
+    return ranks.first_only(writer) or Silent()
 
 
-def _finish(
-    config: Config, path: Path, trainer: Trainer, logger: Logger, make_env: Callable[..., Any] | None
-) -> dict[str, Any]:
+def _plain_settings(config: Config) -> dict[str, bool | int | float | str]:
+    return {name: value for name, value in flatten(config).items() if isinstance(value, bool | int | float | str)}
+
+
+# ------------------------------------------------------------------ the end
+def _finish(config: Config, path: Path, trainer: Trainer, logger: Logger) -> dict[str, Any]:
     """The final policy's evaluation in the real environment, the language, the report and the words at the end."""
-    spec = trainer.env.spec
-    seconds = trainer.seconds
-    result = evaluate(
-        trainer.policies(),
-        config.env,
-        episodes=config.evaluation.final_episodes,
-        seed=config.evaluation.seed,
-        env_args=config.env_args,
-        make=make_env,
-        spec=spec if make_env is not None or ":" in config.env else None,
-    )
-    replace_text(path / "evaluation.json", json.dumps(result, indent=1) + "\n")
+    spec, trained = trainer.env.spec, trainer.seconds
+    episodes = config.evaluation.final_episodes
+    began = time.perf_counter()
+    logger.say(f"Training took {trained:.0f} s. Playing {episodes} episodes a replica in the real environment ...")
+    result = trainer.evaluated(episodes, config.evaluation.seed, "pettingzoo", 32)
     trainer.log_evaluation(result)
+    if not trainer.division.ranks.is_first:
+        return result
+    replace_text(path / "evaluation.json", json.dumps(result, indent=1) + "\n")
     logger.flush()
-    logger.say(table(spec.id, result))
-    if config.logging.report and make_env is None:
+    logger.say(f"{table(spec.id, result)}\n({time.perf_counter() - began:.0f} s)")
+    if config.logging.report:
         _report(config, path, bool(spec.routes), logger)
+    place = shlex.quote(str(path))
+    further = [f"python -m marl.evaluate {place}   (more episodes, --sampled, --gif film.gif)"]
+    if spec.routes:
+        further.append(f"python -m marl.communication {place}")
+    if config.logging.tensorboard:
+        further.append(f"tensorboard --logdir {place}")
     logger.say(
-        f"{trainer.step} steps, {trainer.learner.updates} updates in {seconds:.0f} s.\n"
-        f"Run directory: {path}\n"
-        f"Look further:  python -m marl.evaluate {path}   (more episodes, --sampled, --gif film.gif)\n"
-        + (f"               python -m marl.communication {path}\n" if spec.routes else "")
-        + f"               tensorboard --logdir {path}"
+        f"{trainer.step} steps, {trainer.learner.updates} updates in {trained:.0f} s.\n"
+        f"Run directory: {path}\nLook further:  " + "\n               ".join(further)
     )
     return result
 
 
 def _report(config: Config, path: Path, has_channel: bool, logger: Logger) -> None:
     """Pictures and words; a fault in them is told and does not take the trained run away."""
-    from marl.gif import film, write_gif
-    from marl.policy import Policy
-    from marl.report import write_report
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if has_channel:
-                from marl.communication import analyse_run
+    def language() -> str:
+        from marl.communication import QUICK, analyse_run
 
-                logger.say(analyse_run(path, episodes=1000)["text"])
-            if ":" not in config.env:
-                frames = film(Policy.load(path), config.env, seed=config.evaluation.seed, env_args=config.env_args)
-                write_gif(frames, path / "episodes.gif")
-            logger.say(f"Report: {write_report(path)}")
-    except (UserError, OSError) as error:
-        logger.warn(f"the report is incomplete: {error}")
+        text: str = analyse_run(path, QUICK)["text"]
+        return text
 
+    def episodes() -> str:
+        from marl.gif import film, write_gif
+        from marl.policy import Policy
+
+        frames = film(Policy.load(path), config.env, seed=config.evaluation.seed, env_args=config.env_args)
+        write_gif(frames, path / "episodes.gif")
+        return f"Film: {path / 'episodes.gif'}"
+
+    def page() -> str:
+        from marl.report import write_report
+
+        return f"Report: {write_report(path)}"
+
+    steps = [*([("language", language)] if has_channel else [("film", episodes)]), ("report", page)]
+    for name, step in steps:
+        began = time.perf_counter()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                logger.say(f"{step()}\n({time.perf_counter() - began:.0f} s)")
+        except Exception as error:  # whatever it is: the run is trained, evaluated and saved
+            logger.warn(f"no {name}: {error or type(error).__name__}")

@@ -49,7 +49,7 @@ class MADDPG:
         replicas: Sequence[int] = (0,),
         device: torch.device | str = "cpu",
     ) -> None:
-        self.spec, self.config = spec, config
+        self.spec, self.config, self.replicas = spec, config, tuple(replicas)
         self.device = torch.device(device)
 
         def stream(name: str) -> Stream:
@@ -267,8 +267,8 @@ class MADDPG:
         replica, group = (int(i) for i in (~torch.isfinite(norm_SG)).nonzero()[0])
         agent = self.spec.agent_names[group % self.spec.num_agents]
         raise RunFailed(
-            f"the gradient of the {name} loss of agent {agent!r} (replica {replica}) is not finite at update "
-            f"{self.updates + 1}; nothing was stepped. Try a smaller --maddpg.{name}-lr."
+            f"the gradient of the {name} loss of agent {agent!r} (replica {self.replicas[replica]}) is not finite at "
+            f"update {self.updates + 1}; nothing was stepped. Try a smaller --maddpg.{name}-lr."
         )
 
     @torch.no_grad()

@@ -58,6 +58,7 @@ class BatchSource(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
     def metrics(self) -> dict[str, Tensor]: ...
+    def warnings(self) -> list[str]: ...
 
 
 class Replay:
@@ -182,6 +183,10 @@ class Replay:
 
     def metrics(self) -> dict[str, Tensor]:
         return {"replay/size": torch.tensor(float(self.size))}
+
+    def warnings(self) -> list[str]:
+        """Nothing: there is nothing to be wrong."""
+        return []
 
     # ------------------------------------------------------------------ state
     def state_dict(self) -> dict[str, Any]:

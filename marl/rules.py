@@ -103,6 +103,7 @@ FREE_ON_RESUME = ("run_dir", "evaluation.", "logging.", "checkpoint.", "workers"
 
 WARNED_ON_RESUME = {
     "total_steps": "schedules that run from start to end (learning rates, temperature, bonuses) follow the new length",
+    "distributed": "sums may be ordered differently, so the run may not go on bit for bit",
     "device": "the run goes on, but not bit for bit as it would have on the other device",
     "threads": "sums may be ordered differently, so the run may not go on bit for bit",
 }

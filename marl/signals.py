@@ -29,6 +29,7 @@ class StopRequest:
         self._last = float("-inf")
         self._saves = 0
         self._waiting = False
+        self._at_once = False
         self._old: dict[int, Any] = {}
 
     @property
@@ -51,6 +52,15 @@ class StopRequest:
         if self._waiting and self._saves == 0:
             self._waiting = False
             raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """While there is nothing to save: the first signal ends the run as else the second does."""
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
@@ -76,6 +86,8 @@ class StopRequest:
         if self._count == 1:
             self._first = signal.Signals(number)
             self.requested = True
+            if self._at_once:
+                raise KeyboardInterrupt
             _tell("stopping after this step and a save; once more to stop at once")
         elif self._saves and self._count == 2:
             self._waiting = True

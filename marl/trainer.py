@@ -15,6 +15,7 @@ from marl import checkpoint
 from marl.collector import Collector
 from marl.config import Config
 from marl.configure import to_dict
+from marl.distributed import Division, Ranks
 from marl.errors import RunFailed
 from marl.evaluate import evaluate
 from marl.live_diagnostics import diagnose
@@ -39,7 +40,8 @@ class Trainer:
         logger: the only writer.
         run_dir: for checkpoints.
         stop: polled once a round.
-        make: builds the environment for evaluations where it has no id.
+        make: builds the environment for evaluations in place of its id.
+        division: which replicas this process trains, and who else is there.
     """
 
     def __init__(
@@ -52,40 +54,52 @@ class Trainer:
         run_dir: Path,
         stop: StopRequest,
         make: Callable[..., Any] | None = None,
+        division: Division | None = None,
     ) -> None:
         self.config, self.env, self.learner, self.source = config, env, learner, source
         self.logger, self.run_dir, self.stop, self.make = logger, run_dir, stop, make
-        self.collector = Collector(env, learner, config.num_replicas)
+        self.division = division or Division(Ranks(), config.num_replicas)
+        self.collector = Collector(env, learner, len(self.division.trained))
         self.step = 0  # environment steps of a replica
         self.credit = 0.0  # updates that are due
-        self.returns: dict[str, Any] = {"sum": None, "count": 0}
+        self._forget_returns()
         self._started, self._before, self._failed_saves = time.perf_counter(), 0.0, 0
         self._score: float | None = None
         self._loss: float | None = None
+        self._warned = False
         self._rate = (time.perf_counter(), 0)
 
     # ------------------------------------------------------------------- loop
-    def run(self) -> None:
-        """Train until the last step or until a stop is requested; the last state is saved."""
-        config = self.config
+    def run(self) -> bool:
+        """Train until the last step or until a stop is requested, save the last state; whether it was stopped."""
+        config, ranks = self.config, self.division.ranks
         saved = self.step if self.step else None
-        while self.step < config.total_steps and not self.stop.requested:
+        while self.step < config.total_steps and not ranks.now_and_then(self.stop.requested):
             before = self.step
             due = self._crosses(before, config.logging.every)
             metrics = self._round(due)
             if due:
                 self._log(metrics)
-            self.logger.advance(self.step, self._score, self._loss)
+            self.logger.advance(min(self.step, config.total_steps), self._score, self._loss)
             if self._crosses(before, config.evaluation.every) and self.step < config.total_steps:
                 self._evaluate()
             if self._crosses(before, config.checkpoint.every) and self.save():
                 saved = self.step
         if saved != self.step:
             self.save(last=True)
+        return ranks.any(self.stop.requested)
 
     def _crosses(self, before: int, every: int) -> bool:
         """Whether the round from step `before` passes a multiple of `every` (0: never)."""
         return every > 0 and before // every != (before + self.config.num_envs) // every
+
+    def _forget_returns(self) -> None:
+        """No episode has ended since the last record."""
+        shape, device = (len(self.division.trained), self.env.spec.num_agents), self.env.device
+        self.returns = {
+            "sum": torch.zeros(shape, device=device),
+            "count": torch.zeros(shape[0], dtype=torch.int64, device=device),
+        }
 
     def _round(self, measure: bool) -> dict[str, Tensor]:
         """One joint step of every environment and the updates that it earns."""
@@ -94,75 +108,91 @@ class Trainer:
         self.source.add(transitions)
         self.step += config.num_envs
         if finished is not None:
-            total = self.returns["sum"]
-            self.returns = {
-                "sum": finished if total is None else total + finished,
-                "count": self.returns["count"] + 1,
-            }
+            self.returns["sum"] += finished[0]
+            self.returns["count"] += finished[1]
         metrics: dict[str, Tensor] = {}
         if self.step <= max(config.maddpg.warmup_steps, config.maddpg.n_step * config.num_envs):
             return metrics
         self.credit += config.num_envs * config.maddpg.updates_per_step
         updates, self.credit = int(self.credit), self.credit - int(self.credit)
-        progress = self.step / config.total_steps
+        progress = min(self.step / config.total_steps, 1.0)
         for k in range(updates):
             batch = self.source.sample(config.maddpg.batch_size)
             metrics = self.learner.update(batch, progress, measure and k == updates - 1) or metrics
         every, done = config.maddpg.diagnostics_every, self.learner.updates
         if every and updates and (done - updates) // every != done // every:
             found = diagnose(self.learner, batch, progress, self.learner.noise["diagnose"])
-            self.logger.log(self.step, found)
+            self._record(dict(found))
         return metrics
 
     # ---------------------------------------------------------------- records
+    def _record(self, values: dict[str, float | Tensor]) -> dict[str, float | Tensor]:
+        """Write one record of all replicas; returns it on rank 0."""
+        values = self.division.record(values)
+        self.logger.log(self.step, values)
+        return values
+
     def _log(self, metrics: dict[str, Tensor]) -> None:
         names = self.env.spec.agent_names
         values: dict[str, float | Tensor] = {}
-        if self.returns["count"]:
-            mean_SN = self.returns["sum"] / self.returns["count"]
-            values["rollout/return"] = mean_SN.mean(1)
-            values |= {f"rollout/return/{name}": mean_SN[:, n] for n, name in enumerate(names)}
-            self.returns = {"sum": None, "count": 0}
+        mean_SN = self.returns["sum"] / self.returns["count"][:, None]  # nan: none of this replica has ended
+        values["rollout/return"] = mean_SN.mean(1)
+        values |= {f"rollout/return/{name}": mean_SN[:, n] for n, name in enumerate(names)}
+        self._forget_returns()
         for name, value in {**metrics, **self.source.metrics()}.items():
             if value.dim() == 2:
                 values |= {f"{name}/{agent}": value[:, n] for n, agent in enumerate(names)}
             else:
                 values[name] = value
-        if "critic/loss" in metrics:
-            self._loss = float(metrics["critic/loss"].mean())
         values["updates"] = float(self.learner.updates)
         now = time.perf_counter()
         then, steps = self._rate
         values["time/steps_per_second"] = (self.step - steps) * self.config.num_replicas / max(now - then, 1e-9)
         values["time/seconds"] = self.seconds
         self._rate = (now, self.step)
-        self.logger.log(self.step, values)
+        loss = self._record(values).get("critic/loss")
+        self._loss = self._loss if loss is None else float(torch.as_tensor(loss).mean())
+        self._warn()
+
+    def _warn(self) -> None:
+        """Tell once what the source of batches finds wrong."""
+        for text in self.division.ranks.collected(self.source.warnings()):
+            if not self._warned:
+                self.logger.warn(text)
+            self._warned = True
 
     @property
     def seconds(self) -> float:
         """Wall time of the run, those before a resume included."""
         return self._before + time.perf_counter() - self._started
 
-    def policies(self, greedy: bool = True) -> list[Policy]:
-        """The current policy of every replica."""
+    def policies(self) -> list[Policy]:
+        """The current greedy policies of the replicas that this process evaluates."""
+        first = self.division.trained.start
         flat_SGP = self.learner.actor.mlp.flat
-        return [Policy(self.env.spec, self.config, flat_GP, greedy) for flat_GP in flat_SGP]
+        return [Policy(self.env.spec, self.config, flat_SGP[s - first]) for s in self.division.evaluated]
+
+    def evaluated(self, episodes: int, seed: int, backend: str, batch: int) -> dict[str, Any]:
+        """What `evaluate` finds of every replica's current policy."""
+        return evaluate(
+            self.policies(),
+            self.config.env,
+            episodes=episodes,
+            seed=seed,
+            env_args=self.config.env_args,
+            backend=backend,
+            make=self.make,
+            spec=self.env.spec if ":" in self.config.env else None,
+            replicas=self.division.evaluated,
+            batch=batch,
+            collect=self.division.ranks.collected,
+        )
 
     def _evaluate(self) -> None:
         """Greedy evaluation on seeds of its own; nothing of the training is touched."""
-        config = self.config
-        result = evaluate(
-            self.policies(),
-            config.env or self.env.spec.id,
-            episodes=config.evaluation.episodes,
-            seed=config.evaluation.seed + _EVALUATION_OFFSET,
-            env_args=config.env_args,
-            backend=config.backend,
-            make=self.make,
-            spec=self.env.spec if self.make is not None or ":" in config.env else None,
-            batch=config.evaluation.episodes if config.backend == "torch" else 32,
-        )
-        self.log_evaluation(result)
+        chosen, backend = self.config.evaluation, self.config.backend
+        batch = chosen.episodes if backend == "torch" else 32
+        self.log_evaluation(self.evaluated(chosen.episodes, chosen.seed + _EVALUATION_OFFSET, backend, batch))
 
     def log_evaluation(self, result: dict[str, Any]) -> None:
         """Record what `evaluate` found under evaluation/."""
@@ -182,12 +212,17 @@ class Trainer:
 
     # ------------------------------------------------------------- checkpoint
     def save(self, last: bool = False) -> bool:
-        """Write a checkpoint; whether it could be written.
+        """Write a checkpoint of all replicas; whether it could be written.
 
         A full disk is told and survived; three times in a row, or at the end, it ends the run.
         """
         self.logger.flush()
-        parts = {
+        parts = self.division.joined(self._parts())
+        return self.division.ranks.first(lambda: self._write(parts, last))
+
+    def _parts(self) -> dict[str, Any]:
+        """What a checkpoint holds; tensors lead with the replicas or with their environments."""
+        return {
             "policy": {"actor": self.learner.actor.mlp.flat.detach()},
             "learner": self.learner.state_dict(),
             "source": self.source.state_dict(),
@@ -200,6 +235,8 @@ class Trainer:
                 "seconds": self.seconds,
             },
         }
+
+    def _write(self, parts: dict[str, Any], last: bool) -> bool:
         manifest = {"spec": self.env.spec.to_dict(), "config": to_dict(self.config)}
         try:
             with self.stop.saving():
@@ -215,12 +252,14 @@ class Trainer:
         self._failed_saves = 0
         return True
 
-    def restore(self, parts: dict[str, Any]) -> None:
-        """Continue from the parts of a checkpoint."""
+    def restore(self, parts: dict[str, Any] | None) -> None:
+        """Continue from the parts of a checkpoint, which rank 0 has read."""
+        parts = self.division.cut(parts)
         self.learner.load_state_dict(parts["learner"])
         self.source.load_state_dict(parts["source"])
         self.collector.load_state_dict(parts["collector"])
         progress = parts["progress"]
-        self.step, self.credit, self.returns = progress["step"], progress["credit"], progress["returns"]
+        self.step, self.credit = progress["step"], progress["credit"]
+        self.returns = {name: value.to(self.env.device) for name, value in progress["returns"].items()}
         self._score, self._before = progress["score"], progress["seconds"]
         self._rate = (time.perf_counter(), self.step)

@@ -40,8 +40,8 @@ def imagining(
     Raises:
         UserError: the environment cannot be imagined.
     """
-    wm, replicas = config.wm, range(config.num_replicas)
-    streams = {name: Stream(config.seed, f"world_model/{name}", replicas, learner.device) for name in _STREAMS}
+    wm = config.wm
+    streams = {name: Stream(config.seed, f"world_model/{name}", learner.replicas, learner.device) for name in _STREAMS}
     source = ImaginationSource(replay, learner.actor, learner.spec, wm, config.num_envs, streams, model)
     if wm.through_horizon:
         spec, estimator = learner.spec, config.maddpg.estimator

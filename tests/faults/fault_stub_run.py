@@ -17,13 +17,14 @@ from marl import checkpoint
 from marl.cli import main
 from marl.config import Config
 from marl.configure import to_dict, to_yaml
+from marl.distributed import Ranks
 from marl.rundir import RunDir
 from marl.signals import StopRequest
 
 SLOW = float(os.environ.get("SAVE_SECONDS", "0"))
 
 
-def train(config: Config, resume: Path | None, stop: StopRequest) -> None:
+def train(config: Config, resume: Path | None, stop: StopRequest, ranks: Ranks) -> None:
     """Steps of a millisecond; a checkpoint at the first step, then every 300."""
     directory = Path(config.run_dir or "")
     step = 0 if resume is None else checkpoint.load(resume).step
