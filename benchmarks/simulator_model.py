@@ -59,7 +59,8 @@ class SimulatorModel:
         replicas, rows = state.obs.shape[:2]
         env = self._env(replicas * rows)
         fresh = env.state_dict()
-        fresh["world"] |= self._read(state.obs.flatten(0, 1).T)
+        read = self._read(state.obs.flatten(0, 1).T)
+        fresh["world"] |= {name: value.movedim(-1, 0) for name, value in read.items()}
         fresh["ages"].zero_()
         env.load_state_dict(fresh)
         step = env.step(self._choices(action_SnU.flatten(0, 1)))
