@@ -244,12 +244,15 @@ class DreamerModel:
             "optimiser": self.optimiser.state_dict(),
             "obs_scale": self.obs_scale.state_dict(),
             "reward_scale": self.reward_scale.state_dict(),
+            "metrics": self._metrics,  # of the last update: the next record may come before another
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimiser.load_state_dict(state["optimiser"])
         self.obs_scale.load_state_dict(state["obs_scale"])
         self.reward_scale.load_state_dict(state["reward_scale"])
+        device = self.obs_scale.mean_S1X.device
+        self._metrics = {name: value.to(device) for name, value in state["metrics"].items()}
 
 
 def mean_over(x_STB: Tensor, weight_STB: Tensor) -> Tensor:

@@ -288,9 +288,12 @@ class SmallModel:
 
     def state_dict(self) -> dict[str, Any]:
         parts = {name: part.state_dict() for name, part in self._parts().items()}
-        return {**parts, "absorbed": self._absorbed, "solved": self._solved}
+        # metrics of the last update: the next record may come before another
+        return {**parts, "absorbed": self._absorbed, "solved": self._solved, "metrics": self._metrics}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self._absorbed, self._solved = state["absorbed"], state["solved"]
+        device = self.obs_scale.mean_S1X.device
+        self._metrics = {name: value.to(device) for name, value in state["metrics"].items()}

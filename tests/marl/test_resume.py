@@ -114,6 +114,12 @@ def own_environments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ENVS))
 
 
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped, for tests that only look at it."""
+    return begun(tmp_path_factory.mktemp("stopped") / "run")
+
+
 def check(tmp_path: Path, settings: dict[str, Any], rounds: int = 23) -> None:
     """Stopped after `rounds` rounds and resumed == never stopped."""
     whole(tmp_path / "whole", settings)
@@ -132,23 +138,27 @@ def test_resume_is_exact(tmp_path: Path, name: str) -> None:
     check(tmp_path, {**LEARNER[name], "num_replicas": 2})
 
 
+ALL_BACKENDS = ("defaults", "everything at once")  # the others: both backends and both numbers of replicas, once each
+
+
 @pytest.mark.fault
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", LEARNER)
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [(name, b) for name in LEARNER for b in BACKENDS if name in ALL_BACKENDS or b in (*BACKENDS,)[1:3]],
+)
 def test_resume_is_exact_for_every_option(tmp_path: Path, name: str, backend: str) -> None:
     check(tmp_path, {**LEARNER[name], **BACKENDS[backend]})
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("rounds", range(1, 60, 4))
+@pytest.mark.parametrize("rounds", [1, 5, 6, 7, 24, 25, 26, 49, 50, 59, 60])
 def test_resume_is_exact_from_any_round(tmp_path: Path, rounds: int) -> None:
     """Before the first update, inside the n-step window, at the end of an episode, at the last step."""
     check(tmp_path, {"maddpg.n_step": 3, "maddpg.twin_critics": True, "maddpg.actor_delay": 2}, rounds)
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("name", ["defaults", "everything at once"])
-@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize(("name", "replicas"), [("defaults", 3), ("everything at once", 1)])
 def test_resume_is_exact_with_workers(tmp_path: Path, name: str, replicas: int) -> None:
     check(tmp_path, {**LEARNER[name], "backend": "pettingzoo", "workers": 2, "num_replicas": replicas})
 
@@ -158,10 +168,14 @@ def test_resume_with_a_world_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("backend", ["torch, one replica", "torch, three replicas", "pettingzoo, one replica"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [(name, "torch, three replicas") for name in MODELS]
+    + [(name, "pettingzoo, one replica") for name in MODELS if name.split(",")[0] in ("rssm", "mlp", "linear")],
+)
 def test_resume_is_exact_with_every_world_model(tmp_path: Path, name: str, backend: str) -> None:
-    """Guard: seen failing with the model's optimiser, its normaliser and the imagined transitions not restored."""
+    """Guard: seen failing with the model's optimiser, its normaliser, the imagined transitions and the metrics of its
+    last update not restored."""
     check(tmp_path, {**MODELS[name], **BACKENDS[backend]}, rounds=41)
     trained = [record for record in records(tmp_path / "whole") if record.get("world_model/imagined", 0.0) > 0]
     assert bool(trained) == (name != "wide gate closed")
@@ -289,13 +303,13 @@ def test_free_settings_may_change(tmp_path: Path) -> None:
 def test_workers_may_change(tmp_path: Path) -> None:
     settings = {"backend": "pettingzoo", "num_replicas": 2, "num_envs": 2}
     whole(tmp_path / "whole", settings)
-    for was, now in ((0, 2), (2, 0), (2, 1)):
+    for was, now in ((0, 2), (2, 0)):
         run = begun(tmp_path / f"{was} {now}", {**settings, "workers": was})
         resumed(run, "--workers", str(now))
         assert_same(tmp_path / "whole", run)
 
 
-@pytest.mark.parametrize("steps", ["200", "241", "400", "92"])
+@pytest.mark.parametrize("steps", ["92", "241", "400"])
 def test_the_length_may_change(tmp_path: Path, steps: str) -> None:
     """With a warning; the replay's size follows, and nothing that was stored is lost or made up.
 
@@ -384,8 +398,8 @@ def test_a_finished_run_goes_on(tmp_path: Path, model: dict[str, Any]) -> None:
         (("--maddpg.hidden", "8", "16"), "maddpg.hidden"),
     ],
 )
-def test_other_changes_are_refused(tmp_path: Path, flags: tuple[str, ...], told: str) -> None:
-    run = begun(tmp_path / "run")
+def test_other_changes_are_refused(stopped: Path, flags: tuple[str, ...], told: str) -> None:
+    run = stopped
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(UserError) as caught:
         resumed(run, *flags)
