@@ -118,7 +118,7 @@ class MADDPG:
             Metrics: name -> [S] or [S, N].
 
         Raises:
-            RunFailed: a gradient is NaN or infinite; nothing was stepped. Names the loss, the agent and the update.
+            RunFailed: a gradient is NaN or infinite; it is not applied. Names the loss, the agent and the update.
         """
         if self.config.communication_correction and self.spec.fixed_agents:
             self.relabel(batch)
@@ -268,7 +268,7 @@ class MADDPG:
         agent = self.spec.agent_names[group % self.spec.num_agents]
         raise RunFailed(
             f"the gradient of the {name} loss of agent {agent!r} (replica {self.replicas[replica]}) is not finite at "
-            f"update {self.updates + 1}; nothing was stepped. Try a smaller --maddpg.{name}-lr."
+            f"update {self.updates + 1}; it was not applied. Try a smaller --maddpg.actor-lr or --maddpg.critic-lr."
         )
 
     @torch.no_grad()

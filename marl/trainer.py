@@ -77,7 +77,10 @@ class Trainer:
         while self.step < config.total_steps and not ranks.now_and_then(self.stop.requested):
             before = self.step
             due = self._crosses(before, config.logging.every)
-            metrics = self._round(due)
+            try:
+                metrics = self._round(due)
+            except RunFailed as error:
+                raise RunFailed(f"at environment step {self.step}: {error}") from error
             if due:
                 self._log(metrics)
             self.logger.advance(min(self.step, config.total_steps), self._score, self._loss)
