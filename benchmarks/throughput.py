@@ -72,9 +72,10 @@ class Contender:
         return json.loads(line) if line else {"error": f"its process ended with {self.process.wait()}"}
 
     def close(self) -> None:
-        assert self.process.stdin is not None
+        assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.close()
         self.process.wait(timeout=60)
+        self.process.stdout.close()
 
 
 # ------------------------------------------------------------------ measuring

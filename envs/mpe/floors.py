@@ -37,7 +37,7 @@ def capacity(variant: Variant) -> float:
     L (1 - erasure) (log2 K - h(noise) - noise log2(K - 1))."""
     size, noise = variant.vocabulary, variant.noise
     bits = math.log2(size)
-    if 0 < noise:
+    if noise > 0:
         bits += noise * math.log2(noise / (size - 1))
     if 0 < noise < 1:
         bits += (1 - noise) * math.log2(1 - noise)
@@ -110,10 +110,8 @@ def _cells(variant: Variant, listener: int, messages: int, memory: bool) -> list
         places, arrives = places * messages, faithful
     else:  # the same message again and again: a place is known once it arrived
         arrives = 1 - (1 - faithful) ** messages
-    return [
-        (min(goals, size ** min(count, 64)), math.comb(places, count) * arrives**count * (1 - arrives) ** (places - count))
-        for count in range(places + 1)
-    ]
+    chances = [math.comb(places, k) * arrives**k * (1 - arrives) ** (places - k) for k in range(places + 1)]
+    return [(min(goals, size ** min(k, 64)), chance) for k, chance in enumerate(chances)]
 
 
 def _reach(step: int) -> float:
