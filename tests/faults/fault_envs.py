@@ -63,7 +63,7 @@ def _fill() -> None:
 
 
 def _free() -> None:
-    (Path(os.environ["FAULT_DISK"]) / "filler").unlink()
+    (Path(os.environ["FAULT_DISK"]) / "filler").unlink(missing_ok=True)  # every copy is told to
 
 
 _ACTIONS = {"raise": _raise, "die": _die, "hang": lambda: time.sleep(3600), "fill": _fill, "free": _free}
