@@ -1,7 +1,8 @@
 """Grouped networks: one batched matrix product a layer serves every agent of every replica.
 
-Shape suffixes: S replicas, G groups (agents, or critics of agents), N agents, C critics per agent, B batch,
-O observation, H heads, K choices of a head, A = H * K, D = N * (O + A) joint input, W width, P parameters.
+Shape suffixes: S replicas, G groups (agents, or critics of agents), N agents, C critics per agent, X = S * groups,
+B batch, O observation, H heads, K choices of a head, A = H * K, D = N * (O + A) joint input, W width, Y = N * W,
+P parameters.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from envs.spec import EnvSpec
 from envs.streams import Stream
+from marl import grouped
 
 
 class GroupedMLP(nn.Module):
@@ -43,43 +44,20 @@ class GroupedMLP(nn.Module):
         super().__init__()
         self.sizes = tuple(sizes)
         self.layer_norm = layer_norm
-        shapes = [(i, o) for i, o in zip(self.sizes[:-1], self.sizes[1:], strict=True)]
-        self._lengths = [n for i, o in shapes for n in (i * o, o)]
-        draws_SGP = stream.uniform(num_groups, sum(self._lengths)) * 2 - 1
+        shapes = list(zip(self.sizes[:-1], self.sizes[1:], strict=True))
+        lengths = [n for i, o in shapes for n in (i * o, o)]
+        draws_SGP = stream.uniform(num_groups, sum(lengths)) * 2 - 1
         first_G = torch.tensor(list(fan_in or [self.sizes[0]] * num_groups), dtype=torch.float32)
         first_G1 = first_G.rsqrt().to(draws_SGP.device)[:, None]
         bounds = [first_G1 if k == 0 else i**-0.5 for k, (i, _) in enumerate(shapes)]
         bounds[-1] = bounds[-1] * out_gain
-        parts = draws_SGP.split(self._lengths, dim=2)
+        parts = draws_SGP.split(lengths, dim=2)
         scaled = [part * bounds[k // 2] for k, part in enumerate(parts)]
         self.flat = nn.Parameter(torch.cat(scaled, dim=2))
 
-    def layers(self, flat_SGP: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
-        """Weights [S, G, in, out] and biases [S, G, 1, out] of every layer, as views of `flat_SGP`."""
-        flat_SGP = self.flat if flat_SGP is None else flat_SGP
-        groups = flat_SGP.shape[:2]
-        parts = flat_SGP.split(self._lengths, dim=2)
-        return [
-            (parts[2 * k].unflatten(2, (i, o)), parts[2 * k + 1].view(*groups, 1, o))
-            for k, (i, o) in enumerate(zip(self.sizes[:-1], self.sizes[1:], strict=True))
-        ]
-
-    def activate(self, x: Tensor) -> Tensor:
-        """Layer normalisation (where on) and ReLU."""
-        return F.relu(F.layer_norm(x, x.shape[-1:]) if self.layer_norm else x)
-
-    def tail(self, hidden_SGBW: Tensor, layers: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Everything behind the first layer's pre-activation."""
-        for weight, bias in layers[1:]:
-            hidden_SGBW = grouped_linear(self.activate(hidden_SGBW), weight, bias)
-        return hidden_SGBW
-
-
-def grouped_linear(x_SGBI: Tensor, weight_SGIO: Tensor, bias_SG1O: Tensor) -> Tensor:
-    """x @ weight + bias for every replica and group: [S, G, B, I] to [S, G, B, O]."""
-    groups = weight_SGIO.shape[:2]
-    flat = torch.baddbmm(bias_SG1O.flatten(0, 1), x_SGBI.flatten(0, 1), weight_SGIO.flatten(0, 1))
-    return flat.unflatten(0, groups)
+    def layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Weights [S, G, in, out] and biases [S, G, out] of every layer, as views of `flat`."""
+        return [(block[:, :, :-1], block[:, :, -1]) for block in grouped.blocks(self.flat, self.sizes)]
 
 
 class Actor(nn.Module):
@@ -101,17 +79,25 @@ class Actor(nn.Module):
         device = self.mlp.flat.device
         self.group_N = torch.tensor(kinds, device=device) if len(widths) < spec.num_agents else None
         self.head_mask = spec.head_mask.to(device)  # [N, H, K]
+        self._indices: dict[tuple[int, ...], Tensor] = {}
 
     def forward(self, obs_SNBO: Tensor, agents: Sequence[int] | None = None) -> Tensor:
         """Logits [S, n, B, H, K] of `agents` (None: all); entries of absent choices are meaningless."""
         flat_SGP: Tensor = self.mlp.flat
         if self.group_N is not None:
-            flat_SGP = flat_SGP[:, self.group_N]
+            flat_SGP = flat_SGP.index_select(1, self.group_N)
         if agents is not None:
-            flat_SGP = flat_SGP[:, list(agents)]
-        layers = self.mlp.layers(flat_SGP)
-        logits = self.mlp.tail(grouped_linear(obs_SNBO, *layers[0]), layers)
-        return logits.unflatten(-1, self.heads)
+            flat_SGP = flat_SGP.index_select(1, self._index(tuple(agents)))
+        groups = flat_SGP.shape[:2]
+        parameters = grouped.prepare(flat_SGP, self.mlp.sizes, self.mlp.layer_norm)
+        logits_XAB = grouped.run(obs_SNBO.transpose(2, 3).flatten(0, 1), parameters, self.mlp.layer_norm)
+        return logits_XAB.unflatten(0, groups).transpose(2, 3).unflatten(-1, self.heads)
+
+    def _index(self, agents: tuple[int, ...]) -> Tensor:
+        """`agents` on the device; made once, since a copy from the host would break a CUDA graph."""
+        if agents not in self._indices:
+            self._indices[agents] = torch.tensor(agents, device=self.mlp.flat.device)
+        return self._indices[agents]
 
 
 class Critic(nn.Module):
@@ -130,29 +116,29 @@ class Critic(nn.Module):
         independent: bool = False,
     ) -> None:
         super().__init__()
-        self.num_critics, self.num_agents = num_critics, spec.num_agents
+        self.num_critics, self.num_agents, self.action_size = num_critics, spec.num_agents, spec.action_size
         n, o, a = spec.num_agents, spec.obs_size, spec.action_size
         widths = [agent.obs_size + sum(head.size for head in agent.heads) for agent in spec.agents]
         fan_in = widths if independent else [sum(widths)] * n
         self.mlp = GroupedMLP((n * (o + a), *hidden, 1), num_critics * n, layer_norm, stream, fan_in * num_critics)
-        device = self.mlp.flat.device
-        agent_N = torch.arange(n, device=device)
-        self.action_rows_NA = n * o + agent_N[:, None] * a + torch.arange(a, device=device)
-        owner_D = torch.cat([agent_N.repeat_interleave(o), agent_N.repeat_interleave(a)])
-        seen_ND = (owner_D == agent_N[:, None]).to(torch.float32)
-        self.seen_GD1 = seen_ND.repeat(num_critics, 1)[..., None] if independent else None
+        self.seen_GP: Tensor | None = None
+        if independent:
+            device = self.mlp.flat.device
+            agent_N = torch.arange(n, device=device)
+            owner_D = torch.cat([agent_N.repeat_interleave(o), agent_N.repeat_interleave(a)])
+            seen_GD = (owner_D == agent_N[:, None]).to(torch.float32).repeat(num_critics, 1)
+            self.seen_GP = torch.ones(self.mlp.flat.shape[1:], device=device)
+            self.seen_GP[:, : owner_D.numel() * self.mlp.sizes[1]] = seen_GD.repeat_interleave(self.mlp.sizes[1], 1)
 
-    def _layers(self) -> list[tuple[Tensor, Tensor]]:
-        layers = self.mlp.layers()
-        if self.seen_GD1 is not None:
-            layers[0] = (layers[0][0] * self.seen_GD1, layers[0][1])
-        return layers
+    def flat(self) -> Tensor:
+        """Parameters [S, C * N, P]; those of inputs that an independent critic does not see are zero."""
+        return self.mlp.flat if self.seen_GP is None else self.mlp.flat * self.seen_GP
 
     def forward(self, joint_SBD: Tensor) -> Tensor:
         """Values [S, C, N, B] of joint rows [S, B, D]: all observations, then all action one-hots."""
-        layers = self._layers()
-        values = self.mlp.tail(first_layer(joint_SBD, *layers[0]), layers)
-        return values.squeeze(-1).unflatten(1, (self.num_critics, self.num_agents))
+        parameters = grouped.prepare(self.flat(), self.mlp.sizes, self.mlp.layer_norm, shared_input=True)
+        values = grouped.run(joint_SBD.transpose(1, 2), parameters, self.mlp.layer_norm)
+        return values.view(-1, self.num_critics, self.num_agents, joint_SBD.shape[1])
 
     def own_action(self, joint_SBD: Tensor) -> OwnActionValue:
         """The first critic's value as a function of each agent's own action, all else as in `joint_SBD`."""
@@ -162,32 +148,28 @@ class Critic(nn.Module):
 class OwnActionValue:
     """Q_i with agent i's action replaced, for all i at once; differentiable in the action only.
 
-    The first layer is linear, so replacing one agent's action adds (new - old) @ its rows of the weight to the
+    The first layer is linear, so replacing one agent's action adds its rows of the weight times (new - old) to the
     pre-activation of the joint row: N joint inputs cost one product and N small ones.
     """
 
+    @torch.no_grad()
     def __init__(self, critic: Critic, joint_SBD: Tensor) -> None:
-        n = critic.num_agents
-        self._mlp = critic.mlp
-        with torch.no_grad():
-            self._layers = [(weight[:, :n], bias[:, :n]) for weight, bias in critic._layers()]
-            weight_SNDW, bias = self._layers[0]
-            agents = torch.arange(n, device=joint_SBD.device)[:, None]
-            self._own_SNAW = weight_SNDW[:, agents, critic.action_rows_NA]
-            action_SNBA = joint_SBD[..., critic.action_rows_NA].permute(0, 2, 1, 3)
-            pre_SNBW = first_layer(joint_SBD, weight_SNDW, bias)
-            # pre-activation of the joint row without the own action
-            self._base_SNBW = pre_SNBW - torch.matmul(action_SNBA, self._own_SNAW)
+        n, sizes, self._layer_norm = critic.num_agents, critic.mlp.sizes, critic.mlp.layer_norm
+        self._agents = (joint_SBD.shape[0], n)
+        flat_SNP = critic.flat()[:, :n]
+        first_SYD, bias_SY1, *self._tail = grouped.prepare(flat_SNP, sizes, self._layer_norm, shared_input=True)
+        seen = joint_SBD.shape[2] - n * critic.action_size
+        actions_SNAB = joint_SBD[..., seen:].unflatten(2, (n, -1)).permute(0, 2, 3, 1)
+        # of the columns of the joint row, agent n's block n
+        own_SNWA = first_SYD[..., seen:].unflatten(1, (n, -1)).unflatten(3, (n, -1)).diagonal(dim1=1, dim2=3)
+        self._own_XWA = own_SNWA.permute(0, 3, 1, 2).flatten(0, 1)
+        pre_SYB = torch.baddbmm(bias_SY1, first_SYD, joint_SBD.transpose(1, 2))
+        pre_XWB = pre_SYB.view(len(self._own_XWA), -1, joint_SBD.shape[1])
+        # pre-activation of the joint row without the own action
+        self._base_XWB = torch.baddbmm(pre_XWB, self._own_XWA, actions_SNAB.flatten(0, 1), alpha=-1.0)
 
     def __call__(self, action_SNBA: Tensor) -> Tensor:
         """Values [S, N, B] of own actions [S, N, B, A]."""
-        pre_SNBW = self._base_SNBW + torch.matmul(action_SNBA, self._own_SNAW)
-        return self._mlp.tail(pre_SNBW, self._layers).squeeze(-1)
-
-
-def first_layer(joint_SBD: Tensor, weight_SGDW: Tensor, bias_SG1W: Tensor) -> Tensor:
-    """One product of the joint rows with every group's first weight: [S, B, D] to [S, G, B, W]."""
-    groups, width = weight_SGDW.shape[1], weight_SGDW.shape[3]
-    wide_SDX = weight_SGDW.transpose(1, 2).flatten(2)
-    pre_SBX = torch.baddbmm(bias_SG1W.flatten(1)[:, None], joint_SBD, wide_SDX)
-    return pre_SBX.unflatten(2, (groups, width)).transpose(1, 2)
+        action_XAB = action_SNBA.transpose(2, 3).flatten(0, 1)
+        values = grouped.run(action_XAB, (self._own_XWA, self._base_XWB, *self._tail), self._layer_norm)
+        return values.view(*self._agents, -1)
