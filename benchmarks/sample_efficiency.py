@@ -17,11 +17,12 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 import envs
@@ -30,8 +31,9 @@ from benchmarks.simulator_model import SimulatorModel
 from envs.streams import Stream
 from marl import anchors, plots, relaxation, stats
 from marl.collector import Collector
-from marl.config import Config, WorldModelConfig
+from marl.config import Config
 from marl.configure import parse
+from marl.durable import replace_text
 from marl.maddpg import MADDPG
 from marl.replay import BatchSource, Replay
 from marl.world_model import compose
@@ -61,7 +63,6 @@ class Arm:
     label: str
     flags: tuple[str, ...] = ()
     perfect: bool = False
-    only: tuple[str, ...] = field(default=())  # tasks; empty: all
 
 
 TASKS = {
@@ -129,3 +130,104 @@ def configuration(env_id: str, arm: Arm, seed: int, replicas: int, extra: Sequen
     words = ["--env", env_id, "--seed", str(seed), "--num-replicas", str(replicas)]
     words += ["--total-steps", str(task.steps), *task.flags, *arm.flags, *extra]
     return parse(words).config
+
+
+# ------------------------------------------------------------------ what it comes to
+def reached(scores_T: Sequence[float], steps_T: Sequence[int], threshold: float) -> float:
+    """Steps at the first of two evaluations in a row at or above `threshold`; infinite where there is none."""
+    good = np.asarray(scores_T) >= threshold
+    both = np.flatnonzero(good[:-1] & good[1:])
+    return float(steps_T[both[0]]) if len(both) else float("inf")
+
+
+def steps_to(env_id: str, found: dict[str, Any], threshold: float) -> list[float]:
+    """Of every replica."""
+    measure = TASKS[env_id].measure
+    scores_TS = [[measure(env_id, value) for value in row] for row in found["returns"]]
+    return [reached(column, found["steps"], threshold) for column in zip(*scores_TS, strict=True)]
+
+
+def table(env_id: str, arms: dict[str, Any]) -> str:
+    """Markdown: steps to each threshold (median, 95 % interval), the last gain, updates, seconds."""
+    task = TASKS[env_id]
+    heads = [f"steps to {threshold:.2f}" for threshold in task.thresholds]
+    lines = ["| arm | " + " | ".join(heads) + " | at the end | updates | CPU seconds per replica |"]
+    lines.append("|---" * (len(heads) + 4) + "|")
+    for name, found in arms.items():
+        cells = [_steps_words(steps_to(env_id, found, threshold), found["steps"][-1]) for threshold in task.thresholds]
+        last = [task.measure(env_id, value) for value in found["returns"][-1]]
+        cells.append(f"{np.median(last):.2f} ({min(last):.2f} to {max(last):.2f})")
+        cells += [str(found["updates"]), f"{found['cpu_seconds'] / len(last):.0f}"]
+        lines.append(f"| {ARMS[name].label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _steps_words(steps: list[float], budget: int) -> str:
+    low, high = stats.median_interval(steps)
+
+    def word(value: float) -> str:
+        return f"{value:,.0f}" if np.isfinite(value) else f"> {budget:,}"
+
+    return f"{word(float(np.median(steps)))} ({word(max(low, 0.0))} to {word(high)})"
+
+
+def curves(env_id: str, arms: dict[str, Any]) -> Figure:
+    """The median of every arm over environment steps, with the range of its replicas."""
+    task = TASKS[env_id]
+    figure, ax = plots.canvas(3.6)
+    for colour, (name, found) in zip(plots.COLOURS, arms.items(), strict=False):
+        values_TS = np.array([[task.measure(env_id, value) for value in row] for row in found["returns"]])
+        steps = np.array(found["steps"])
+        ax.fill_between(steps, values_TS.min(1), values_TS.max(1), color=colour, alpha=0.12, linewidth=0)
+        ax.plot(steps, np.median(values_TS, axis=1), color=colour, label=ARMS[name].label, linewidth=1.6)
+    for threshold in task.thresholds:
+        ax.axhline(threshold, color=plots.FAINT, linewidth=0.8, linestyle=":")
+    ax.set_ylim(-0.3, 1.05)
+    ax.set_xlim(0)
+    ax.legend(fontsize=plots.FONT - 2, frameon=False)
+    plots.label(ax, f"{env_id}: median and range of replicas", "environment steps of a replica", "gain")
+    return figure
+
+
+def publish(numbers: dict[str, Any]) -> str:
+    """Write figures and tables; the tables' text."""
+    parts = []
+    for env_id, arms in numbers["tasks"].items():
+        ordered = {name: arms[name] for name in ARMS if name in arms}
+        plots.save(curves(env_id, ordered), RESULTS / f"sample_efficiency_{env_id}.png")
+        parts.append(f"### {env_id}\n\n{table(env_id, ordered)}\n")
+    text = "\n".join(parts)
+    replace_text(RESULTS / "sample_efficiency.md", text)
+    return text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m benchmarks.sample_efficiency`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sample_efficiency", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--env", choices=tuple(TASKS), nargs="*", default=list(TASKS))
+    parser.add_argument("--arms", choices=tuple(ARMS), nargs="*", default=list(ARMS))
+    parser.add_argument("--replicas", type=int, default=6, help="of every arm (default 6)")
+    parser.add_argument("--figures", action="store_true", help="draw what is there again, train nothing")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / "sample_efficiency.json"
+    numbers: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"tasks": {}}
+    for env_id in [] if options.figures else options.env:
+        for name in options.arms:
+            print(f"{env_id}, {ARMS[name].label}", flush=True)
+            config = configuration(env_id, ARMS[name], FIRST_SEED, options.replicas)
+            found = run(env_id, ARMS[name], config, lambda text: print(text, flush=True))
+            found["flags"] = [*TASKS[env_id].flags, *ARMS[name].flags]
+            numbers["tasks"].setdefault(env_id, {})[name] = found
+            numbers["meta"] = meta("python -m benchmarks.sample_efficiency")
+            replace_text(path, json.dumps(numbers) + "\n")
+    print(publish(numbers))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

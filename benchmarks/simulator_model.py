@@ -64,7 +64,8 @@ class SimulatorModel:
         fresh["ages"].zero_()
         env.load_state_dict(fresh)
         step = env.step(self._choices(action_SnU.flatten(0, 1)))
-        obs = self.layout.join(step.final_obs.unflatten(1, (replicas, rows)).transpose(0, 1))[..., self.layout.dynamic_J]
+        seen = self.layout.join(step.final_obs.unflatten(1, (replicas, rows)).transpose(0, 1))
+        obs = seen[..., self.layout.dynamic_J]
         reward = step.reward.unflatten(1, (replicas, rows)).permute(1, 2, 0)
         certain = torch.zeros(replicas, rows)
         return ObsState(obs), Prediction(obs, reward, torch.full_like(reward, self.gamma), certain)

@@ -7,7 +7,7 @@
 
 Protocol: random policy; 2000 episodes to learn from, other 400 to predict; 5 steps observed, the other 20 predicted
 from the actions alone; root mean square error of the joint observation in the environment's units, message slots
-included. Results: benchmarks/results/world_model/prediction.json, prediction.md and <env>_*.png.
+included. Results: benchmarks/results/world_model/prediction.json, prediction.md, errors_<env>.png, latents_<env>.png.
 """
 
 from __future__ import annotations
@@ -24,17 +24,16 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+import envs
 from benchmarks.gumbel import ROOT, meta
-from envs.mpe.catalogue import canonical_id
 from envs.streams import Stream
 from marl import plots
-from marl.config import Config, WorldModelConfig
+from marl.config import Config
 from marl.configure import parse
 from marl.durable import replace_text
 from marl.world_model.assess import assess, collect, latents_figure
 from marl.world_model.imagination import make_model
 from marl.world_model.layout import Layout
-from marl.world_model.model import WorldModel
 from marl.world_model.sequences import FrameStore, Sequences, StepRows
 
 RESULTS = ROOT / "benchmarks" / "results" / "world_model"
@@ -101,27 +100,134 @@ def summary(found: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def configuration(env_id: str, kind: str, extra: Sequence[str]) -> Config:
+def configuration(env_id: str, kind: str, extra: Sequence[str] = ()) -> Config:
     """Settings of one model, checked as on the command line of run.py."""
     return parse(["--env", env_id, "--world-model", "--wm.kind", kind, *extra]).config
 
 
-def measure(env_id: str, kind: str, updates: int, extra: Sequence[str], train_episodes: int = TRAIN) -> dict[str, Any]:
-    """One model of one task."""
-    config = configuration(env_id, kind, extra)
-    train = collect(env_id, None, 1, train_episodes, STEPS, 1)
+def measure(env_id: str, kind: str, updates: int, extra: Sequence[str] = ()) -> dict[str, Any]:
+    """One model of one task: what `assess` finds, and the way there."""
+    train = collect(env_id, None, 1, TRAIN, STEPS, 1)
     test = collect(env_id, None, 1, TEST, STEPS, 1_000_000)
-    import envs
+    found = learn(configuration(env_id, kind, extra), Layout(envs.make(env_id).spec), train, test, updates)
+    return {**found, "flags": list(extra)}
 
-    layout = Layout(envs.make(env_id).spec)
-    return learn(config, layout, train, test, updates)
+
+def timing(repeats: int = 40) -> dict[str, Any]:
+    """Milliseconds of one model update on 16 episodes of 25 steps, cpu preset, on two threads: median and least."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    found: dict[str, Any] = {"threads": 2, "repeats": repeats, "load": os.getloadavg()[0]}
+    for env_id in TASKS:
+        config = configuration(env_id, "rssm")
+        layout, seq = Layout(envs.make(env_id).spec), collect(env_id, None, 1, 16, STEPS, 0)
+        model = make_model(layout, config.wm, config.maddpg.gamma, Stream(0, "model", [0]))
+        stream, times = Stream(0, "training", [0]), []
+        for _ in range(repeats + 3):
+            start = time.perf_counter()
+            model.update(seq, stream)
+            times.append(1e3 * (time.perf_counter() - start))
+        found[env_id] = {"median": float(np.median(times[3:])), "least": min(times[3:])}
+    torch.set_num_threads(before)
+    return found
+
+
+# ------------------------------------------------------------------ tables and figures
+def table(numbers: dict[str, Any]) -> str:
+    """Markdown: open-loop errors of models and baselines, rewards, message slots."""
+    lines = [
+        "| task | model | updates | error, 20 steps | after 1 / 5 / 20 | rewards' R² after 5 / 20 | messages exact |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for env_id, kinds in numbers["tasks"].items():
+        some = next(iter(kinds.values()))
+        for name in ("copy last", "mean", "linear"):
+            lines.append(f"| {env_id} | {name} | | {_errors_words(some['rmse'][name])} | | |")
+        for kind, found in kinds.items():
+            updates, r2 = found["path"][-1]["updates"], np.mean(found["reward_r2"], axis=0)
+            slots = "" if found["slots"] is None else f"{100 * float(np.mean(found['slots'])):.1f} %"
+            errors = _errors_words(found["rmse"]["model"])
+            lines.append(f"| {env_id} | **{kind}** | {updates} | {errors} | {r2[4]:.3f} / {r2[19]:.3f} | {slots} |")
+    if "timing" in numbers:
+        told = ", ".join(f"{env_id} {numbers['timing'][env_id]['median']:.0f} ms" for env_id in TASKS)
+        lines += ["", f"One RSSM update, 16 episodes of 25 steps, cpu preset, 2 threads, median: {told}."]
+    return "\n".join(lines) + "\n"
+
+
+def _errors_words(entry: dict[str, Any]) -> str:
+    steps = np.mean(entry["steps"], axis=0)
+    some = " / ".join(f"{steps[k]:.3g}" for k in (0, 4, 19))
+    return f"{float(np.mean(entry['all'])):.3g} | {some}"
+
+
+def errors(env_id: str, kinds: dict[str, Any]) -> Figure:
+    """Left: error over the steps of an episode. Right: error over the updates of training."""
+    figure, (left, right) = plots.canvas(3.2, 2 * plots.WIDTH, columns=2)
+    some = next(iter(kinds.values()))
+    curves = {kind: found["rmse"]["model"]["steps"][0] for kind, found in kinds.items()}
+    curves |= {name: some["rmse"][name]["steps"][0] for name in ("linear", "copy last", "mean") if name not in curves}
+    steps = some["context"] + 1 + np.arange(len(some["reward_r2"][0]))
+    for colour, (name, values) in zip(plots.COLOURS, curves.items(), strict=False):
+        left.plot(steps, values, color=colour, label=name, linestyle="-" if name in kinds else ":")
+    for colour, (kind, found) in zip(plots.COLOURS, kinds.items(), strict=False):
+        path = found["path"]
+        right.plot([one["updates"] for one in path], [one["rmse"] for one in path], "o-", color=colour, label=kind)
+    right.axhline(AIM[env_id], color=plots.FAINT, linewidth=0.8, linestyle=":")
+    for ax in (left, right):
+        ax.set_yscale("log")
+        ax.set_ylim(bottom=1e-3)
+    left.legend(fontsize=plots.FONT - 2, frameon=False)
+    plots.label(left, f"{env_id}: open loop after 5 steps observed", "step", "root mean square error")
+    plots.label(right, "All 20 steps, while the model learns (dotted: aim)", "model updates", "")
+    return figure
+
+
+def publish(numbers: dict[str, Any]) -> str:
+    """Write figures and table; the table's text."""
+    for env_id, kinds in numbers["tasks"].items():
+        plots.save(errors(env_id, kinds), RESULTS / f"errors_{env_id}.png")
+        if "rssm" in kinds:
+            latents = latents_figure(kinds["rssm"])
+            if latents is not None:
+                plots.save(latents, RESULTS / f"latents_{env_id}.png")
+    text = table(numbers)
+    replace_text(RESULTS / "prediction.md", text)
+    return text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m benchmarks.world_model`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.world_model", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--env", choices=TASKS, nargs="*", default=list(TASKS))
+    parser.add_argument("--kind", choices=tuple(UPDATES), nargs="*", default=list(UPDATES))
+    parser.add_argument("--updates", type=int, help="an experiment: so many, printed and not stored")
+    parser.add_argument("--timing", action="store_true", help="the timing alone")
+    parser.add_argument("--figures", action="store_true", help="draw what is there again")
+    options, flags = parser.parse_known_args(argv)
+    torch.set_num_threads(1)
+    if options.updates is not None or flags:
+        for env_id in options.env:
+            for kind in options.kind:
+                measure(env_id, kind, options.updates or UPDATES[kind], flags)
+        return 0
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / "prediction.json"
+    numbers: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"tasks": {}}
+    if not options.figures:
+        for env_id in [] if options.timing else options.env:
+            for kind in options.kind:
+                numbers["tasks"].setdefault(env_id, {})[kind] = measure(env_id, kind, UPDATES[kind])
+                replace_text(path, json.dumps(numbers) + "\n")
+        if options.timing or options.env == list(TASKS):
+            numbers["timing"] = timing()
+        numbers["meta"] = meta("python -m benchmarks.world_model")
+        replace_text(path, json.dumps(numbers) + "\n")
+    print(publish(numbers))
+    return 0
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--env")
-    parser.add_argument("--kind")
-    parser.add_argument("--updates", type=int)
-    options, extra = parser.parse_known_args()
-    torch.set_num_threads(1)
-    measure(options.env, options.kind, options.updates, extra)
+    sys.exit(main())

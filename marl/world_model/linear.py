@@ -2,14 +2,15 @@
 
 The joint-observation dynamics of most MPE tasks is exactly linear, so that least squares over all transitions seen
 predicts whole episodes; kind "linear" imagines with it alone, "mlp" adds networks for its residual. Rewards are
-functions of distances, which squares and lengths of neighbouring entries make easy to express.
+distances from what some entry names: least squares of products (marl/world_model/regression.py) knows them from few
+episodes, and networks learn the rest.
 
 Shape suffixes: S replicas, M members, E environments, n rows, J predicted observation entries, U joint action,
 N agents, P inputs of the linear part.
 
 Source: ensembles with a random member per step: Chua et al. 2018 (PETS, arXiv 1805.12114), Janner et al. 2019 (MBPO,
 1906.08253).
-Differs from source: members have no variance, since MPE is deterministic; the linear part is solved, not trained.
+Differs from source: members have no variance, since MPE is deterministic; what is linear is solved, not trained.
 """
 
 from __future__ import annotations
@@ -28,11 +29,14 @@ from marl.world_model.layers import Dense
 from marl.world_model.layout import Layout
 from marl.world_model.model import Prediction, raise_on_faults
 from marl.world_model.optimiser import ReplicaAdam
+from marl.world_model.regression import Features, LeastSquares, Ridge
 from marl.world_model.sequences import Normaliser, Sequences, StepRows
 
 WIDTH = 128  # of the networks' hidden layers
 DECAY = 0.3  # of the networks' weights, as a share of the step size: there are few transitions to learn from
-GROWTH = 1.02  # of the data, after which the linear part is solved anew
+BEFORE = 0.1  # scale of the observation before the step among the rewards' inputs: seldom needed, and it costs data
+GROWTH = 1.02  # of the data, after which what is linear is solved anew
+FARTHEST = 10.0  # deviations from the mean, to which the rewards' closed form is cut
 
 
 @dataclass
@@ -60,84 +64,6 @@ class SkipMLP(nn.Module):
         """[S * G, n, in] to [S * G, n, out]."""
         hidden = F.silu(self.second(F.silu(self.first(x))))
         return self.last(hidden, self.skip(x))
-
-
-class Features:
-    """Observations with squares and lengths of neighbouring entries of the same agent, standardised.
-
-    Args:
-        layout: which entry belongs to which agent.
-        replicas: S.
-    """
-
-    LIMIT = 10.0  # deviations: features of an imagined observation far outside of what was seen are cut off
-
-    def __init__(self, layout: Layout, replicas: int) -> None:
-        device = layout.dynamic_J.device
-        owner = [n for n, agent in enumerate(layout.spec.agents) for _ in range(agent.obs_size)]
-        kept = layout.dynamic_J.tolist()
-        pairs = [j for j in range(len(kept) - 1) if owner[kept[j]] == owner[kept[j + 1]] and kept[j + 1] == kept[j] + 1]
-        self._pairs = torch.tensor(pairs, dtype=torch.int64, device=device)
-        self.size = 2 * len(kept) + len(pairs)
-        self.scale = Normaliser(replicas, self.size, device)
-
-    def raw(self, obs_SnJ: Tensor) -> Tensor:
-        squares = obs_SnJ.square()
-        lengths = squares.index_select(2, self._pairs) + squares.index_select(2, self._pairs + 1)
-        return torch.cat([obs_SnJ, squares, (lengths + 1e-8).sqrt()], dim=2)
-
-    def __call__(self, obs_SnJ: Tensor) -> Tensor:
-        """[S, n, J] to [S, n, size]."""
-        return self.scale.apply(self.raw(obs_SnJ)).clamp(-self.LIMIT, self.LIMIT)
-
-
-class LeastSquares:
-    """x' = [x, a, 1] W by the normal equations of all transitions seen, in float64.
-
-    Args:
-        inputs: P, the constant among them.
-        outputs: J.
-        replicas: S.
-        device: where the sums are kept.
-    """
-
-    CUT = 1e-11  # eigenvalues below this share of the largest belong to directions never seen: no weight there
-
-    def __init__(self, inputs: int, outputs: int, replicas: int, device: torch.device | str) -> None:
-        self.gram_SPP = torch.zeros(replicas, inputs, inputs, dtype=torch.float64, device=device)
-        self.cross_SPJ = torch.zeros(replicas, inputs, outputs, dtype=torch.float64, device=device)
-        self.squares_SJ = torch.zeros(replicas, outputs, dtype=torch.float64, device=device)
-        self.count_S = torch.zeros(replicas, dtype=torch.float64, device=device)
-        self.weight_SPJ = torch.zeros(replicas, inputs, outputs, device=device)
-        self.residual_S1J = torch.ones(replicas, 1, outputs, device=device)
-
-    def add(self, inputs_SEP: Tensor, outputs_SEJ: Tensor, weight_SE: Tensor) -> None:
-        x, y = inputs_SEP.double(), outputs_SEJ.double()
-        weighted = (x * weight_SE.double()[..., None]).transpose(1, 2)
-        self.gram_SPP = self.gram_SPP + weighted @ x
-        self.cross_SPJ = self.cross_SPJ + weighted @ y
-        self.squares_SJ = self.squares_SJ + (y.square() * weight_SE.double()[..., None]).sum(1)
-        self.count_S = self.count_S + weight_SE.double().sum(1)
-
-    def solve(self) -> None:
-        """Weights of least norm among the least-squares solutions, and the residual's root mean square."""
-        values, vectors = torch.linalg.eigh(self.gram_SPP)
-        usable = values > self.CUT * values[:, -1:]
-        inverse = torch.where(usable, 1.0 / values.where(usable, 1.0), 0.0)
-        weight = vectors @ (inverse[..., None] * (vectors.transpose(1, 2) @ self.cross_SPJ))
-        explained = (weight * self.cross_SPJ).sum(1)
-        rest = (self.squares_SJ - explained).clamp(min=0.0) / self.count_S.clamp(min=1.0)[:, None]
-        self.weight_SPJ, self.residual_S1J = weight.float(), rest.sqrt().float()[:, None]
-
-    def __call__(self, inputs_SnP: Tensor) -> Tensor:
-        return torch.bmm(inputs_SnP, self.weight_SPJ)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return dict(vars(self))
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for name, value in vars(self).items():
-            setattr(self, name, state[name].to(value.device))
 
 
 class Networks(nn.Module):
@@ -168,6 +94,7 @@ class SmallModel:
         agents, j, u = layout.spec.num_agents, layout.obs_size, layout.action_size
         self.linear = LeastSquares(j + u + 1, j, replicas, device)
         self.features = Features(layout, replicas)
+        self.rewards = Ridge(self.features.products_size, agents, replicas, device)
         self.obs_scale = Normaliser(replicas, j, device)
         self.reward_scale = Normaliser(replicas, agents, device)
         dynamics = config.kind == "mlp"
@@ -180,10 +107,11 @@ class SmallModel:
         self._metrics: dict[str, Tensor] = {}
 
     def absorb(self, step: StepRows, mask_SE: Tensor) -> None:
-        """Add one joint step to the least-squares problem and the statistics."""
+        """Add one joint step to the least-squares problems and the statistics."""
         obs, after = step.obs[..., self.layout.dynamic_J], step.next_obs[..., self.layout.dynamic_J]
         self._absorbed += 1
         self.linear.add(self._inputs(obs, step.action), after, mask_SE)
+        self.rewards.add(self.features.products(after), step.reward, mask_SE)
         self.obs_scale.add(after, mask_SE)
         self.features.scale.add(self.features.raw(after), mask_SE)
         self.reward_scale.add(step.reward, mask_SE)
@@ -200,17 +128,18 @@ class SmallModel:
     def _heads(
         self, networks: Networks, obs_SnJ: Tensor, action_SnU: Tensor, after_SnJ: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Standardised rewards and discount logits, each [S, M, n, N]."""
-        inputs = (self.features(after_SnJ), action_SnU, self.obs_scale.apply(obs_SnJ))
+        """What the closed form leaves of the rewards, in its deviations, and discount logits, each [S, M, n, N]."""
+        inputs = (self.features(after_SnJ), action_SnU, BEFORE * self.obs_scale.apply(obs_SnJ))
         reward, discount = self._members(networks.heads, *inputs).chunk(2, dim=3)
         return reward, discount
 
     # --------------------------------------------------------------- training
     def update(self, seq: Sequences, stream: Stream) -> None:
-        """One Adam step of all networks on the transitions of `seq`; now and then a new solution of the linear part."""
+        """One Adam step of all networks on the transitions of `seq`; now and then new solutions of what is linear."""
         if self._absorbed > GROWTH * self._solved:
             self._solved = self._absorbed
             self.linear.solve()
+            self.rewards.solve()
         self.optimiser.zero_grad()
         loss_S, self._metrics = self.loss(seq)
         loss_S.sum().backward()
@@ -224,9 +153,11 @@ class SmallModel:
         weight_Sn = seq.follows[:, 1:].flatten(1, 2).float()
         share_S1n = (weight_Sn / weight_Sn.sum(1, keepdim=True).clamp(min=1.0))[:, None]
         told, logits = self._heads(self.networks, obs, action, after)
-        error_SMnN = self.reward_scale.apply(reward)[:, None] - told
+        rest_reward = (reward - self._solved_rewards(after)) / self._reward_rest_scale()
+        error_SMnN = rest_reward[:, None] - told
         log_g = losses.bernoulli_log_prob((self.gamma * alive)[:, None].expand_as(logits), logits)
-        squares_S = (error_SMnN.detach().square().mean(3) * share_S1n).sum(2).mean(1)
+        wrong_SMnN = error_SMnN.detach() * (self._reward_rest_scale() / self.reward_scale.std_S1X)[:, None]
+        squares_S = (wrong_SMnN.square().mean(3) * share_S1n).sum(2).mean(1)
         metrics = {"reward_r2": 1.0 - squares_S}
         total_SMn = 0.5 * error_SMnN.square().sum(3) - log_g.sum(3)
         if self.networks.residual is not None:
@@ -240,6 +171,15 @@ class SmallModel:
     def _rest_scale(self) -> Tensor:
         """Deviation of the linear part's residual; at least a thousandth of the entry's own."""
         return torch.maximum(self.linear.residual_S1J, 1e-3 * self.obs_scale.std_S1X)
+
+    def _reward_rest_scale(self) -> Tensor:
+        """Deviation of what the closed form leaves of the rewards, [S, 1, N]; at least a thousandth of their own."""
+        return torch.maximum(self.rewards.residual_S1J, 1e-3 * self.reward_scale.std_S1X)
+
+    def _solved_rewards(self, after_SnJ: Tensor) -> Tensor:
+        """Rewards by the closed form, [S, n, N]."""
+        told = self.reward_scale.apply(self.rewards(self.features.products(after_SnJ)))
+        return self.reward_scale.invert(told.clamp(-FARTHEST, FARTHEST))
 
     # -------------------------------------------------------------- imagining
     def observe(self, seq: Sequences, stream: Stream) -> ObsState:
@@ -263,9 +203,11 @@ class SmallModel:
             after = after + rest_SMnJ.gather(1, index)[:, 0]
             spread_Sn = (rest_SMnJ.detach() / self.obs_scale.std_S1X[:, None]).var(1).mean(2)
         told, logits = self._heads(networks, obs, action_SnU, after)
-        reward = self.reward_scale.invert(told.mean(1))
+        told = told * self._reward_rest_scale()[:, None]
+        reward = self._solved_rewards(after) + told.mean(1)
         discount = torch.sigmoid(logits).mean(1)
-        return ObsState(after), Prediction(after, reward, discount, spread_Sn + told.detach().var(1).mean(2))
+        doubt_SnN = told.detach().var(1) / self.reward_scale.std_S1X.square()
+        return ObsState(after), Prediction(after, reward, discount, spread_Sn + doubt_SnN.mean(2))
 
     # ------------------------------------------------------------------ state
     def check(self) -> None:
@@ -281,6 +223,7 @@ class SmallModel:
         return {
             "optimiser": self.optimiser,
             "linear": self.linear,
+            "rewards": self.rewards,
             "features": self.features.scale,
             "obs_scale": self.obs_scale,
             "reward_scale": self.reward_scale,
