@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -199,3 +200,19 @@ def test_bounds_are_ordered() -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(UserError, match="noise must be"):
         Variant(noise=2.0)
+
+
+def test_the_page_tells_these_numbers() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "variants.md").read_text(encoding="utf-8")
+    rows = [line for line in page.split("| return bound |")[1].splitlines() if line.startswith(("| (default)", "| `"))]
+    assert len(rows) == 10
+    for row in rows:
+        name, *cells = [cell.strip() for cell in row.strip("|").split("|")]
+        pairs = [pair.split("=") for pair in name.strip("`").split() if "=" in pair]
+        variant = Variant(**{key: float(value) if "." in value else int(value) for key, value in pairs})
+        bits, told, distance, bound, played = (float(cell.replace("−", "-")) for cell in cells)
+        assert bits == pytest.approx(capacity(variant), abs=6e-4)
+        assert told == pytest.approx(told_share(variant), abs=6e-4)
+        assert distance == pytest.approx(distance_floor(variant), abs=6e-4)
+        assert bound == pytest.approx(return_bound(variant), abs=6e-3)
+        assert played < bound
