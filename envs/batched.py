@@ -102,7 +102,10 @@ def encode_actions(spec: EnvSpec, actions: dict[str, Any], device: torch.device 
     for agent in spec.agents:
         given = actions[agent.name]
         given = given if isinstance(given, Tensor) else np.asarray(given)
-        ids = torch.as_tensor(given, device=device).to(torch.int64)
+        ids = torch.as_tensor(given, device=device)
+        if ids.is_floating_point() or ids.dtype == torch.bool:
+            raise UserError(f"actions of agent {agent.name!r} must be integers, got {ids.dtype}.")
+        ids = ids.to(torch.int64)
         heads = ids.new_zeros(len(ids), spec.num_heads)
         if agent.multi_discrete:
             sizes = ids.new_tensor([head.size for head in agent.heads])

@@ -298,7 +298,8 @@ class MPE(BatchedEnv):
         """Continue from `state_dict` bit for bit.
 
         Raises:
-            UserError: the state of another scenario, other arguments, number of environments or precision.
+            UserError: the state of another scenario, other arguments, number of environments or precision, or one
+                with numbers that are not finite.
         """
         if state["id"] != self.spec.id:
             raise UserError(f"this is the state of {state['id']}, expected one of {self.spec.id}.")
@@ -314,6 +315,8 @@ class MPE(BatchedEnv):
                     f"state of {self.spec.id}: {name!r} is {got}, expected {expected}; "
                     f"build the environment with the same arguments, num_envs and dtype."
                 )
+            if not bool(torch.isfinite(given[name]).all()):
+                raise UserError(f"state of {self.spec.id}: {name!r} holds numbers that are not finite.")
         self._seed, self._rows = int(state["seed"]), state["rows"].cpu().numpy().copy()
         self._set_keys()
         self._steps.fill_(state["steps"])

@@ -10,7 +10,7 @@ from mpe_cases import VARIATIONS, label
 
 import envs
 from envs import UserError
-from envs.mpe import MPE, MPE_IDS, make
+from envs.mpe import MPE, MPE_IDS, VARIANT_IDS, make
 from envs.mpe.env import side_by_side
 
 
@@ -36,6 +36,8 @@ def test_bad_arguments_of_make() -> None:
     refuses("num_envs must be an integer of at least 1, got 2.0", num_envs=2.0)
     refuses("device 'cuda:99' is not usable here", device="cuda:99")
     refuses("device 'gpu' is not usable here", device="gpu")
+    if not torch.cuda.is_available():
+        refuses("device 'cuda' is not usable here", device="cuda")
     refuses("dtype must be torch.float32 or torch.float64, got torch.float16", dtype=torch.float16)
     refuses("rows must be 2 integers", rows=[1])
     refuses("rows must be 2 integers", rows=[0.5, 1.5])
@@ -132,7 +134,40 @@ def test_actions_that_are_not_contiguous() -> None:
     assert torch.equal(one.step(actions).obs, other.step(actions.contiguous()).obs)
 
 
+@pytest.mark.parametrize("ids", [[0.7, 1.0], [float("nan"), 0.0], [True, False]])
+def test_pettingzoo_ids_that_are_no_integers(ids: list[Any]) -> None:
+    """Rounding 0.7 to 0 would play another action than the one that was meant."""
+    env = make("simple_speaker_listener", 2)
+    with pytest.raises(UserError, match=r"actions of agent 'speaker_0' must be integers, got torch.(float64|bool)"):
+        env.encode_actions({"speaker_0": ids, "listener_0": [0, 1]})
+
+
 # ------------------------------------------------------------------ states
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_states_with_numbers_that_are_not_finite(bad: float) -> None:
+    env, state = make("simple_spread", 2), make("simple_spread", 2).state_dict()
+    state["world"]["vel"][1, 0, 1] = bad
+    before = env.observe()
+    with pytest.raises(UserError, match="state of simple_spread_v3: 'vel' holds numbers that are not finite"):
+        env.load_state_dict(state)
+    assert torch.equal(env.observe(), before)
+
+
+@pytest.mark.parametrize("mpe_id", [*MPE_IDS, *VARIANT_IDS])
+def test_nothing_that_can_be_played_makes_nan(mpe_id: str) -> None:
+    """All bodies at one place, then whole episodes of every action at its extremes."""
+    env = make(mpe_id, 8)
+    env.world.pos.zero_()
+    actions = torch.zeros(env.spec.num_agents, 8, env.spec.num_heads, dtype=torch.int64)
+    for count in range(60):
+        for n, agent in enumerate(env.spec.agents):
+            for h, head in enumerate(agent.heads):
+                actions[n, :, h] = (torch.arange(8) + (count if count % 3 else 0)) % head.size
+        step = env.step(actions)
+        for part in (step.obs, step.final_obs, step.reward):
+            assert bool(torch.isfinite(part).all())
+
+
 def test_states_that_do_not_match() -> None:
     env = make("simple_spread", 2)
     for state, message in (
