@@ -155,6 +155,7 @@ def test_a_disk_that_fills_up_during_training(
 ) -> None:
     """Checkpoints and records together. Guard: seen failing with `GuardedFile` giving records up."""
     settings = {**EVERY, "env": "fault_envs:faulty", "backend": "pettingzoo", "logging.tensorboard": True}
+    settings["logging.every"] = 4  # more than the last page of a file holds
     clean, run = tmp_path / "clean", disk / "run"
     assert run_py({**settings, "run_dir": clean})[0] == 0
     monkeypatch.setenv("FAULT_DISK", str(disk))
