@@ -212,8 +212,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     if options.device != "cpu":
         from benchmarks.throughput_device import sweep_and_save
+        from envs import UserError
 
-        print(sweep_and_save(options.device, options.tasks, options.out))
+        try:
+            print(sweep_and_save(options.device, options.tasks, options.out))
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
         return 0
     jax, vmas = options.jax_python, options.vmas_python
     if options.venvs is not None:

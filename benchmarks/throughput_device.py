@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 import envs
+from envs.mpe.env import usable_device
 
 HORIZON = 25
 COUNTS = tuple(2**power for power in range(8, 23))
@@ -132,7 +133,12 @@ def draw(rows: Sequence[dict[str, Any]], device: str, path: Path) -> None:
 def sweep_and_save(
     device: str, tasks: Sequence[str], out: Path, counts: Sequence[int] = COUNTS, modes: Sequence[str] = MODES
 ) -> str:
-    """Sweep, write `throughput_<device>.json` and `.png` into `out`, and tell the knees."""
+    """Sweep, write `throughput_<device>.json` and `.png` into `out`, and tell the knees.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    usable_device(device)
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     rows = sweep(device, tasks, counts, modes)
     stem = f"throughput_{device.replace(':', '')}"

@@ -60,3 +60,8 @@ def test_sweep_of_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_rate_counts_steps() -> None:
     found = throughput_device.rate(lambda: None, 10, "cpu", repeats=1, seconds=0.01)
     assert found > 25 * 10 / 0.01
+
+
+def test_a_device_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert throughput.main(["--device", "cuda:99", "--out", str(tmp_path)]) == 2
+    assert "device 'cuda:99' is not usable here" in capsys.readouterr().err
