@@ -110,7 +110,7 @@ class EvaluationConfig:
 
     every: Count = 10_000
     """Environment steps of a replica between evaluations; 0: only at the end."""
-    episodes: Positive = 200
+    episodes: Positive = 500
     """Episodes per replica in an evaluation during training."""
     final_episodes: Positive = 1000
     """Episodes per replica in the evaluation that ends the run, in the real environment."""
@@ -152,9 +152,9 @@ PRESETS: dict[str, dict[str, int]] = {
 class WorldModelConfig:
     """The optional world model (--world-model). Sources in marl/world_model/."""
 
-    kind: Literal["rssm", "mlp", "linear"] = "rssm"
-    """DreamerV2's categorical state-space model, an ensemble of small networks with a linear skip, or the linear
-    dynamics alone (with a learned reward)."""
+    kind: Literal["rssm", "mlp", "linear"] = "mlp"
+    """DreamerV2's categorical state-space model; dynamics and rewards in closed form with an ensemble of small networks
+    for the rest; or linear dynamics alone (rewards as for mlp)."""
     preset: Literal["cpu", "gpu"] = "cpu"
     """Sizes: cpu is 32 x 8 latents, 200 units, 16 sequences; gpu is 32 x 32 latents, 512 units, 64 sequences."""
 
@@ -210,7 +210,7 @@ class WorldModelConfig:
     """Frames of a training sequence; unset: one episode where the horizon is known (horizon + 1), else 50."""
     capacity: Positive = 500_000
     """Frames kept per replica; never more than the run produces."""
-    warmup_steps: Count = 500
+    warmup_steps: Count = 400
     """Environment steps of a replica before the model's first update."""
     updates_per_step: Rate = 0.25
     """Model updates per environment step of a replica."""
@@ -220,20 +220,20 @@ class WorldModelConfig:
     """Members whose disagreement measures uncertainty: networks (mlp, linear) or small prior heads (rssm)."""
 
     # ----------------------------------------------------------------- imagination
-    imagined_share: Share = 0.5
+    imagined_share: Share = 0.9
     """Share of imagined transitions in the learner's batches."""
-    rollout: Positive = 5
+    rollout: Positive = 10
     """Most steps of an imagined rollout."""
     gate: Weight = 0.1
     """Rollouts are cut to the longest k whose validation error after k steps is at most this many standard
     deviations; 0 steps: real transitions only."""
     reward_gate: Weight = 0.3
     """The same bound for the rewards' error."""
-    starts: Positive = 256
+    starts: Positive = 512
     """Rollouts per replica in one generation of imagined transitions."""
     keep: Annotated[float, Range(0.0, 1.0, above=True)] = 0.8
     """Share of the imagined transitions that is kept: those on which the ensemble disagrees least."""
-    refresh_every: Positive = 128
+    refresh_every: Positive = 64
     """Environment steps of a replica between two generations of imagined transitions."""
     through_horizon: Annotated[int, Range(0)] = 0
     """Steps of the actor loss through the model, with the critic's value at the end; a message needs 3; 0: off."""
