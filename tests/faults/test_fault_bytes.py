@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,17 +33,20 @@ def flips(size: int, stride: int) -> list[int]:
     return sorted({*range(0, min(64, size)), *range(0, size, stride), *range(max(0, size - 64), size)})
 
 
-def flip_everywhere(saved: Path, stride: int) -> None:
-    whole = load(saved)
+def flip_everywhere(saved: Path, stride: int) -> tuple[int, str]:
+    """Returns how many bits were flipped, one at a time, and the last words."""
+    whole, tries, told = load(saved), 0, ""
     for file in sorted(saved.iterdir()):
         content = file.read_bytes()
         for position in flips(len(content), stride):
             broken = bytearray(content)
             broken[position] ^= 1 << (position % 8)
             file.write_bytes(broken)
+            tries += 1
             try:
                 found = load(saved)
             except UserError as error:
+                told = str(error)
                 newer = file.name == "manifest.json" and "this build reads up to" in str(error)
                 assert newer or "is damaged" in str(error), f"{file.name}[{position}]: {error}"
                 assert newer or f"The newest good one is {saved.with_name('step_000000010')}" in str(error)
@@ -51,13 +55,15 @@ def flip_everywhere(saved: Path, stride: int) -> None:
                 assert file.name == "manifest.json" and same, f"{file.name}[{position}]"
         file.write_bytes(content)
     assert equal(load(saved).parts, parts_of(2))
+    return tries, told
 
 
 @pytest.mark.fault
-def test_every_byte_region_flipped(saved: Path) -> None:
+def test_every_byte_region_flipped(saved: Path, seen: Callable) -> None:
     """Guard: seen failing with the comparison of sha256 removed (flips in tensor data load silently), and with that of
     the manifest's own checksum removed (another step, another configuration)."""
-    flip_everywhere(saved, 5)
+    tries, told = flip_everywhere(saved, 5)
+    seen("truncated, empty, text or bit-flipped checkpoint", "one bit in every fifth byte of a file", told, tries, 2)
 
 
 def test_some_byte_regions_flipped(saved: Path) -> None:
@@ -170,10 +176,12 @@ def fuzz_inside(saved: Path, tries: int) -> tuple[int, int]:
 
 
 @pytest.mark.fault
-def test_random_damage_behind_a_right_checksum_is_refused_or_plain(saved: Path) -> None:
+def test_random_damage_behind_a_right_checksum_is_refused_or_plain(saved: Path, seen: Callable) -> None:
     """The second line of defence: whatever the bytes, never another exception, never code."""
     refused, loaded = fuzz_inside(saved, 2000)
     assert refused > 150 and refused + loaded == 2000
+    told = "policy.pt is refused: its checksum is right, but it holds something other than tensors, numbers and text"
+    seen("malicious pickle", "random bytes behind a right checksum: refused, or plain data", told, 2000, 2)
 
 
 def test_some_random_damage_behind_a_right_checksum(saved: Path) -> None:

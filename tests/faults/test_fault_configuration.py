@@ -141,11 +141,13 @@ def run_fuzz(count: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.fault
-def test_any_file_and_any_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_file_and_any_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: Callable) -> None:
     """Guard: seen failing with NaN taken for a number, and with the OverflowError of 10^400 and the ValueError of 5000
     digits let through."""
     monkeypatch.chdir(tmp_path)
     run_fuzz(400, tmp_path)
+    told = "every problem with its file, line and flag, and close names; or a checked configuration"
+    seen("anything as configuration or flags", "hypothesis: files, values and command lines", told, 4 * 400 + 100, 2)
 
 
 def test_some_files_and_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,10 +198,12 @@ def test_run_py_refuses_with_code_2_and_no_traceback(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault
-def test_python_o_keeps_every_check(tmp_path: Path) -> None:
+def test_python_o_keeps_every_check(tmp_path: Path, seen: Callable) -> None:
     """Guard: seen failing with a range checked by `assert`."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-O", str(HERE / "fault_optimised_child.py"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
     assert done.returncode == 0 and done.stdout.split()[-1] == "refused", done.stdout + done.stderr
-    assert program("--env", "simpl", "--seed", "-1", optimised=True).returncode == 2
+    done = program("--env", "simpl", "--seed", "-1", optimised=True)
+    assert done.returncode == 2
+    seen("`python -O`", "every refusal once more without `assert`", done.stderr, times=15, code=2)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -91,7 +91,9 @@ def test_sigterm_saves(tmp_path: Path, started: list[Process]) -> None:
 
 
 @pytest.mark.fault
-def test_ctrl_c_twice_ends_at_once_and_the_old_checkpoint_is_whole(tmp_path: Path, started: list[Process]) -> None:
+def test_ctrl_c_twice_ends_at_once_and_the_old_checkpoint_is_whole(
+    tmp_path: Path, started: list[Process], seen: Callable
+) -> None:
     """During the save that the first asked for: the second waits for it, the third does not."""
     run = tmp_path / "run"
     process = Process(run, save_seconds=30.0, *("--run-dir", str(run)))  # noqa: B026 - the flags of the stand-in
@@ -106,6 +108,7 @@ def test_ctrl_c_twice_ends_at_once_and_the_old_checkpoint_is_whole(tmp_path: Pat
     code, err = process.end()
     assert code == 130 and "stopped at once" in err and "Traceback" not in err
     assert not any(path.name.startswith(".saving") for path in run.rglob("*"))
+    seen("Ctrl-C twice", "SIGINT three times during a save", err, code=130)
 
 
 @pytest.mark.fault
@@ -144,7 +147,7 @@ def test_ctrl_c_twice_outside_a_save(tmp_path: Path, started: list[Process]) -> 
 
 
 @pytest.mark.fault
-def test_ctrl_c_during_a_save_ends_after_it(tmp_path: Path, started: list[Process]) -> None:
+def test_ctrl_c_during_a_save_ends_after_it(tmp_path: Path, started: list[Process], seen: Callable) -> None:
     run = tmp_path / "run"
     process = Process(run, "--run-dir", str(run), save_seconds=2.0)
     started.append(process)
@@ -156,6 +159,7 @@ def test_ctrl_c_during_a_save_ends_after_it(tmp_path: Path, started: list[Proces
     assert code == 130 and "stopped at once" in err and process.seen[-1] == "save done"
     assert len(saved_checkpoints(run / "checkpoints")) == 1
     assert load(newest(run / "checkpoints") or Path()).parts["policy"]["step"] == 1
+    seen("Ctrl-C twice", "SIGINT twice during a save", err, code=130)
 
 
 # ------------------------------------------------------------------ directories
@@ -164,7 +168,7 @@ def listing(run: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.fault
-def test_two_runs_in_one_directory_and_a_stale_lock(tmp_path: Path, started: list[Process]) -> None:
+def test_two_runs_in_one_directory_and_a_stale_lock(tmp_path: Path, started: list[Process], seen: Callable) -> None:
     """Guard: seen failing with `_lock` not looking at the holder."""
     run = tmp_path / "run"
     first = Process(run)
@@ -178,6 +182,7 @@ def test_two_runs_in_one_directory_and_a_stale_lock(tmp_path: Path, started: lis
         code, err = second.end()
         assert code == 2 and f"is in use by process {first.child.pid} on this machine" in err, err
         assert listing(run) == before, "nothing was changed"
+        seen("two runs into one directory", " ".join(flags[:1]), err, code=2)
     os.kill(first.child.pid, signal.SIGKILL)
     third = Process(run, "--resume", str(run))  # at once, the dead process not yet waited for
     started.append(third)
@@ -193,7 +198,7 @@ def test_two_runs_in_one_directory_and_a_stale_lock(tmp_path: Path, started: lis
 
 
 @pytest.mark.fault
-def test_a_directory_that_cannot_be_written(tmp_path: Path, started: list[Process]) -> None:
+def test_a_directory_that_cannot_be_written(tmp_path: Path, started: list[Process], seen: Callable) -> None:
     """A file system mounted read-only, since root may write anywhere else."""
     mount = tmp_path / "disk"
     mount.mkdir()
@@ -213,3 +218,4 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path, started: list[Proces
         if words.startswith("Read"):
             subprocess.run(["umount", str(mount)], check=True)
     assert code == 2 and "cannot be written" in err and words in err and "Traceback" not in err
+    seen("unwritable directory", "a file system mounted read-only", err, code=2)

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,7 +39,7 @@ def check_killed(rows: list[dict]) -> None:
 
 
 @pytest.mark.fault
-def test_kill_9_at_every_point_of_a_save(tmp_path: Path) -> None:
+def test_kill_9_at_every_point_of_a_save(tmp_path: Path, seen: Callable) -> None:
     """Guard: seen failing with `_write` writing into the target directory itself (no rename), with the prune before
     the save, and with `remove_leftovers` doing nothing."""
     rows = killed_everywhere(tmp_path, 1)
@@ -49,6 +49,8 @@ def test_kill_9_at_every_point_of_a_save(tmp_path: Path) -> None:
     check_killed(rows)
     assert {row["state"] for row in rows} == {2, 3}
     assert any(row["leftovers"] for row in rows)
+    told = "at the resume: removed the unfinished " + next(row["leftovers"][0] for row in rows if row["leftovers"])
+    seen("`kill -9` at every write point of a save", "SIGKILL at every operation on the disk", told, len(rows), -9)
 
 
 def test_kill_9_at_some_points_of_a_save(tmp_path: Path) -> None:
@@ -56,12 +58,12 @@ def test_kill_9_at_some_points_of_a_save(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------ a full disk
-def fill_up_everywhere(directory: Path, stride: int, lasting: bool) -> int:
-    """Let a save meet a full disk at every `stride`-th point; returns how often the save failed."""
+def fill_up_everywhere(directory: Path, stride: int, lasting: bool) -> tuple[int, str]:
+    """Let a save meet a full disk at every `stride`-th point; returns how often the save failed, and the last words."""
     before = directory / "before"
     save(before, 10, parts_of(1), MANIFEST)
     save(before, 20, parts_of(2), MANIFEST)
-    point, failures = 1 - stride, 0
+    point, failures, told = 1 - stride, 0, ""
     while True:
         point += stride
         root = directory / str(point)
@@ -71,11 +73,11 @@ def fill_up_everywhere(directory: Path, stride: int, lasting: bool) -> int:
             with points:
                 save(root, 30, parts_of(3), MANIFEST)
         except SaveFailed as error:
-            failures += 1
+            failures, told = failures + 1, str(error)
             assert f"The checkpoint before it is kept: {newest(root)}" in str(error)
             assert re.search(r"needs \d+ MB, .* has \d+ MB free", str(error)), str(error)
         if points.count < point:
-            return failures
+            return failures, told
         found = load(newest(root) or Path("none"))
         assert equal(found.parts, parts_of(found.step // 10)) and found.step in (20, 30)
         if not lasting:
@@ -86,13 +88,15 @@ def fill_up_everywhere(directory: Path, stride: int, lasting: bool) -> int:
 
 @pytest.mark.fault
 @pytest.mark.parametrize("lasting", [False, True], ids=["one operation fails", "all later ones fail"])
-def test_a_disk_that_fills_up_at_every_point(tmp_path: Path, lasting: bool) -> None:
+def test_a_disk_that_fills_up_at_every_point(tmp_path: Path, lasting: bool, seen: Callable) -> None:
     """Guard: seen failing with `_write` not removing its temporary directory, and with an OSError let through."""
-    assert fill_up_everywhere(tmp_path, 1, lasting) >= 15
+    failures, told = fill_up_everywhere(tmp_path, 1, lasting)
+    assert failures >= 15
+    seen("disk full at a checkpoint", "ENOSPC at every operation of a save", told, times=failures)
 
 
 def test_a_disk_that_fills_up_at_some_points(tmp_path: Path) -> None:
-    assert fill_up_everywhere(tmp_path, 6, lasting=True) >= 2
+    assert fill_up_everywhere(tmp_path, 6, lasting=True)[0] >= 2
 
 
 @pytest.fixture
