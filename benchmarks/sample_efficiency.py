@@ -63,17 +63,23 @@ class Arm:
     label: str
     flags: tuple[str, ...] = ()
     perfect: bool = False
+    stretch: float = 1.0  # of the task's steps
 
 
+LEARNER = (
+    *("--maddpg.actor-lr", "5e-3", "--maddpg.critic-lr", "5e-3", "--maddpg.gamma", "0.9"),
+    *("--maddpg.signalling-bonus", "3", "--maddpg.signalling-final", "1"),
+    *("--maddpg.warmup-steps", "400", "--maddpg.diagnostics-every", "0"),
+)
 TASKS = {
-    "simple_speaker_listener": Task(8000, anchors.gain, (0.8, 0.9)),
+    "simple_speaker_listener": Task(3000, anchors.gain, (0.8, 0.9), LEARNER),
 }
-UPDATES = ("--maddpg.updates-per-step", "1")
-IMAGINED = (*UPDATES, "--world-model", "--wm.rollout", "10", "--wm.imagined-share", "0.75")
+UPDATES = ("--maddpg.updates-per-step", "3")
+IMAGINED = (*UPDATES, "--world-model")
 ARMS = {
-    "maddpg": Arm("MADDPG"),
-    "updates": Arm("MADDPG, as many updates", UPDATES),
-    "ceiling": Arm("perfect model", IMAGINED, perfect=True),
+    "maddpg": Arm("MADDPG, 1 update every 8 steps", ("--maddpg.updates-per-step", "0.125"), stretch=5.0),
+    "updates": Arm("MADDPG, as many updates", UPDATES, stretch=5 / 3),
+    "ceiling": Arm("perfect model", (*IMAGINED, "--wm.kind", "linear"), perfect=True),
     "mlp": Arm("small model", (*IMAGINED, "--wm.kind", "mlp")),
     "rssm": Arm("RSSM", (*IMAGINED, "--wm.kind", "rssm")),
     "through": Arm("RSSM, loss through it", (*IMAGINED, "--wm.kind", "rssm", "--wm.through-horizon", "3")),
@@ -128,7 +134,7 @@ def configuration(env_id: str, arm: Arm, seed: int, replicas: int, extra: Sequen
     """The task's and the arm's settings, checked as on the command line of run.py."""
     task = TASKS[env_id]
     words = ["--env", env_id, "--seed", str(seed), "--num-replicas", str(replicas)]
-    words += ["--total-steps", str(task.steps), *task.flags, *arm.flags, *extra]
+    words += ["--total-steps", str(round(task.steps * arm.stretch)), *task.flags, *arm.flags, *extra]
     return parse(words).config
 
 
@@ -209,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--env", choices=tuple(TASKS), nargs="*", default=list(TASKS))
     parser.add_argument("--arms", choices=tuple(ARMS), nargs="*", default=list(ARMS))
-    parser.add_argument("--replicas", type=int, default=6, help="of every arm (default 6)")
+    parser.add_argument("--replicas", type=int, default=5, help="of every arm (default 5)")
     parser.add_argument("--figures", action="store_true", help="draw what is there again, train nothing")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)

@@ -189,10 +189,10 @@ def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
 
 
 def test_warnings() -> None:
-    launch = parse(["--env", "simple", "--total-steps", "500", "--wm.kind", "mlp"])
+    launch = parse(["--env", "simple", "--total-steps", "500", "--wm.kind", "rssm"])
     assert any("nothing will be learned" in warning for warning in launch.warnings)
     assert any("wm.kind has no effect without --world-model" in warning for warning in launch.warnings)
-    assert parse(["--env", "simple", "--wm.kind", "mlp", "--world-model"]).warnings == ()
+    assert parse(["--env", "simple", "--wm.kind", "rssm", "--world-model"]).warnings == ()
 
 
 def test_rules_name_settings_that_exist() -> None:

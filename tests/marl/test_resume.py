@@ -84,6 +84,7 @@ BACKENDS: dict[str, dict[str, Any]] = {
 }
 MODEL = {
     "world_model": True,
+    "wm.kind": "rssm",
     "wm.latents": 4,
     "wm.classes": 4,
     "wm.deter": 12,

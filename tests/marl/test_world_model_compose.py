@@ -24,6 +24,7 @@ from marl.world_model import evaluate as command
 from marl.world_model.imagination import ImaginationSource
 
 SMALL = WorldModelConfig(
+    kind="rssm",
     classes=4, latents=4, deter=8, hidden=8, sequences=4, warmup_steps=50, updates_per_step=0.05, starts=16, rollout=3,
     gate=1e9, reward_gate=1e9, refresh_every=50, ensemble=2, validation_share=0.25,
 )  # fmt: skip
