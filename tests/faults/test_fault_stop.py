@@ -17,15 +17,21 @@ from typing import Any
 
 import pytest
 from conftest import flags_of
-from whole_runs import BASE, assert_same, whole
+from whole_runs import BASE, assert_same
 
-from marl import checkpoint
+from marl import checkpoint, train
+from marl.configure import parse
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
 STRIDE = 23  # of the points at which a run is killed
 SETTINGS = {"total_steps": 3000, "checkpoint.every": 200, "logging.tensorboard": True}
 PATHS = os.pathsep.join(map(str, (REPOSITORY, HERE, HERE.parent / "marl", HERE.parent / "envs")))
+
+
+def whole(run: Path, settings: dict[str, Any]) -> Path:
+    """A run from start to end by the same command line, which reads configs/ too."""
+    return train(parse(flags_of({**BASE, **settings, "run_dir": run})).config).run_dir
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +103,9 @@ def test_signals(
 
 
 @pytest.mark.fault
-def test_ctrl_c_twice_in_a_step_that_hangs(tmp_path: Path, start: Callable, run_py: Callable, seen: Callable) -> None:
+def test_ctrl_c_twice_in_a_step_that_hangs(
+    tmp_path: Path, start: Callable, run_py: Callable, seen: Callable
+) -> None:
     settings = {"env": "fault_envs:faulty", "backend": "pettingzoo", "checkpoint.every": 40}
     clean, run = whole(tmp_path / "clean", settings), tmp_path / "run"
     child = start({**settings, "run_dir": run}, {"FAULTS": "hang:33"})
