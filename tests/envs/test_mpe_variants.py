@@ -251,6 +251,18 @@ def test_goals_are_uniform() -> None:
     assert stats.chisquare(joint.numpy()).pvalue > 1e-4
 
 
+def test_places_are_uniform_and_independent_of_goals() -> None:
+    world = make(ID, 6000, num_speakers=2, num_listeners=2, num_landmarks=4).world
+    places = world.pos.reshape(-1, 6000).numpy()
+    for coordinate in places:
+        assert stats.kstest(coordinate, stats.uniform(-1, 2).cdf).pvalue > 1e-4
+        for goal in world.facts["goal"].numpy():
+            groups = [coordinate[goal == value] for value in range(4)]
+            assert stats.kruskal(*groups).pvalue > 1e-4
+    correlation = np.corrcoef(places) - np.eye(len(places))
+    assert np.abs(correlation).max() < 5 / 6000**0.5
+
+
 # ------------------------------------------------------------------ the channel
 def heard_by_port(said: list[int], rows: int, **kwargs: Any) -> torch.Tensor:
     """What listener_0 hears of speaker_0 at each step: symbols [steps, rows], K for nothing."""
