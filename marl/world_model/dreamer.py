@@ -147,7 +147,7 @@ class DreamerModel:
             "discount": (-config.ng, mean_over(log_g, follows)),
             "kl": (config.beta, mean_over(kl_loss, valid)),
         }
-        members = self._ensemble_kl(observed).unflatten(1, frames)
+        members = self._ensemble_entropy(observed).unflatten(1, frames)
         terms["ensemble"] = (config.beta, mean_over(members, valid))
         loss_S = torch.stack([weight * value for weight, value in terms.values()]).sum(0)
         metrics = {f"log_{name}": terms[name][1] for name in ("observation", "reward", "discount")}
@@ -169,11 +169,11 @@ class DreamerModel:
         z = observed.state.z.unflatten(-1, log_q.shape[-2:])
         return *losses.sampled_kl(log_q, log_p, z, config.alpha, *nats), log_q
 
-    def _ensemble_kl(self, observed: Observed) -> Tensor:
-        """KL of the posterior and every small prior head, summed over the heads, [S, n]; trains these alone."""
-        log_q = losses.unimix(observed.posterior.detach(), self.config.unimix).flatten(1, 2)
-        log_p = losses.unimix(self.networks.rssm.ensemble_logits(observed.state.h.flatten(1, 2)), self.config.unimix)
-        return losses.kl_divergence(log_q[:, None], log_p).sum(1)
+    def _ensemble_entropy(self, observed: Observed) -> Tensor:
+        """Cross entropy of the posterior and the small prior heads, summed over these, [S, n]; trains them alone."""
+        q_SnCL = torch.softmax(observed.posterior.detach(), dim=losses.CLASSES).flatten(1, 2)
+        logits_SMnCL = self.networks.rssm.ensemble_logits(observed.state.h.flatten(1, 2))
+        return -losses.categorical_log_prob(q_SnCL[:, None], torch.log_softmax(logits_SMnCL, dim=losses.CLASSES)).sum(1)
 
     # -------------------------------------------------------------- imagining
     @torch.no_grad()
