@@ -26,9 +26,10 @@ def test_the_simulator_put_into_an_observation_goes_on_as_the_environment_did(en
 @pytest.mark.parametrize("gains, steps", [
     ([0.1, 0.85, 0.7, 0.8, 0.9], 4000.0),  # one good evaluation is not enough
     ([0.8, 0.8, 0.0, 0.0, 0.0], 1000.0),
-    ([0.0, 0.0, 0.0, 0.0, 0.9], float("inf")),
+    ([0.0, 0.9, 0.0, 0.0, 0.9], 5000.0),  # the last one is what the run leaves
+    ([0.9, 0.0, 0.0, 0.9, 0.0], float("inf")),
 ])  # fmt: skip
-def test_reached_at_the_first_of_two_in_a_row(gains: list[float], steps: float) -> None:
+def test_reached_at_the_first_of_two_in_a_row_or_at_the_end(gains: list[float], steps: float) -> None:
     assert reached(gains, [1000, 2000, 3000, 4000, 5000], 0.8) == steps
 
 
