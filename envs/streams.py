@@ -26,9 +26,9 @@ _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 def mix(z: Tensor) -> Tensor:
     """SplitMix64's finaliser on int64 (wraps around modulo 2^64); a bijection of 64-bit words."""
-    z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * _MIX_1
-    z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * _MIX_2
-    return z ^ ((z >> 31) & 0x1FFFFFFFF)
+    z = (z >> 30).bitwise_and_(0x3FFFFFFFF).bitwise_xor_(z).mul_(_MIX_1)
+    z = (z >> 27).bitwise_and_(0x1FFFFFFFFF).bitwise_xor_(z).mul_(_MIX_2)
+    return (z >> 31).bitwise_and_(0x1FFFFFFFF).bitwise_xor_(z)
 
 
 def name_key(seed: int, name: str) -> int:

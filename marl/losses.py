@@ -120,7 +120,7 @@ def signalling_bonus(logits_SnBK: Tensor, mask_nK: Tensor, k: float) -> Tensor:
     Source: Eccles et al. 2019 (arXiv 1912.05676), section 3.1, positive signalling.
     Differs from source: no target entropy; both entropies enter linearly.
     """
-    log_p = torch.log_softmax(logits_SnBK.masked_fill(~mask_nK[:, None], -1e9), dim=-1)
+    log_p = relaxation.log_probabilities(logits_SnBK, mask_nK[:, None])
     p = log_p.exp()
     mean_p = p.mean(2)
     marginal = -(mean_p * mean_p.clamp(min=1e-12).log()).sum(-1)

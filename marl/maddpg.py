@@ -12,10 +12,12 @@ A = H * K, D = N * (O + A).
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from envs.spec import EnvSpec
@@ -69,6 +71,7 @@ class MADDPG:
         self.imagined_loss: Callable[[float], Tensor] | None = None  # of the actors, added to theirs (a world model's)
         self.combine: Callable[[Tensor], Tensor] | None = None  # of gradients: their mean over ranks
         self.head_mask = spec.head_mask.to(self.device)[:, None]  # [N, 1, H, K]
+        self.sender_mask = self.head_mask[list(spec.senders)]
         self.team_NN = self._team_matrix() if config.team_reward else None
         self.estimator_H = self._estimators()
 
@@ -146,8 +149,7 @@ class MADDPG:
             return
         senders = self.spec.senders
         logits = self.actor(batch.prev_obs, senders)
-        mask = self.head_mask[list(senders)]
-        said = relaxation.sample_onehot(logits, self._gumbel("relabel", logits), mask)
+        said = relaxation.sample_onehot(logits, self._gumbel("relabel", logits), self.sender_mask)
         said = said * ~batch.first[:, None, :, None, None]
         for route in routes:
             symbol_SBM = said[:, senders.index(route.sender), :, route.head, : route.size]
@@ -225,8 +227,9 @@ class MADDPG:
         if weight > 0:
             for sender, head in sorted({(route.sender, route.head) for route in self.spec.routes}):
                 choices = self.head_mask[sender, :, head]
-                bonus_S1 = losses.signalling_bonus(logits[:, [sender], :, head], choices, cfg.signalling_k)
-                total_SN = total_SN.index_add(1, torch.tensor([sender], device=self.device), weight * bonus_S1)
+                own_S1BK = logits[:, sender : sender + 1, :, head]
+                bonus_S1 = losses.signalling_bonus(own_S1BK, choices, cfg.signalling_k)
+                total_SN = total_SN + weight * F.pad(bonus_S1, (sender, self.spec.num_agents - 1 - sender))
         if cfg.listening_bonus > 0 and self.spec.routes:
             muted = batch.obs.clone()
             for route in self.spec.routes:
@@ -255,7 +258,7 @@ class MADDPG:
         if self.combine is not None:
             gradient = self.combine(gradient)
         norm_SG = torch.linalg.vector_norm(gradient, dim=2)
-        if not bool(torch.isfinite(norm_SG).all()):
+        if not math.isfinite(norm_SG.sum().item()):
             self._raise_not_finite(norm_SG, name)
         scale_SG = (self.config.max_grad_norm / (norm_SG + 1e-6)).clamp(max=1.0)
         flat_SGP.grad = gradient.mul_(scale_SG[..., None])

@@ -154,7 +154,7 @@ class Replay:
 
     def gather(self, index_SB: Tensor) -> Batch:
         """The transitions at positions of the flattened [S * capacity] store."""
-        rows_SBD = self.data_SCD.flatten(0, 1)[index_SB]
+        rows_SBD = self.data_SCD.flatten(0, 1).index_select(0, index_SB.flatten()).unflatten(0, index_SB.shape)
         parts = dict(zip(self._widths, rows_SBD.split(list(self._widths.values()), dim=2), strict=True))
         n, o, heads = self.spec.num_agents, self.spec.obs_size, (self.spec.num_heads, self.spec.head_size)
 
