@@ -208,7 +208,7 @@ def _run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
                 f"{party.name!r} leaves {missing} of {spec.id} without a player; join it with a script of the other "
                 f"side: --scripted {party.name}+{_other_scripts(env_id, missing)[0]}."
             )
-        numbers = range(len(party.players)) if options.replica is None else [options.replica]
+        numbers = options.replica or range(len(party.players))
         result = evaluate(party.players, env_id, mode=mode, spec=spec, replicas=numbers, **common)
         text = table(party.name, result)
     else:
@@ -281,9 +281,9 @@ def _other_scripts(env_id: str, missing: Sequence[str]) -> list[str]:
 
 
 def _trained(
-    options: argparse.Namespace, run: Path, replica: int | None = None, checkpoint: int | None = None
+    options: argparse.Namespace, run: Path, replicas: Sequence[int] | None = None, checkpoint: int | None = None
 ) -> Party:
-    """All replicas of a run, or the one that was asked for."""
+    """All replicas of a run, or those that were asked for."""
     from marl.policy import Policy  # torch and the networks are not needed for scripts
 
     def load(number: int) -> Any:
@@ -291,8 +291,8 @@ def _trained(
 
     if not run.exists():
         raise UserError(f"no such run: {run}. Expected a run directory such as runs/<env>/<date-time>_seed<seed>.")
-    if replica is not None:
-        return Party(str(run), [load(replica)])
+    if replicas:
+        return Party(str(run), [load(number) for number in replicas])
     first = load(0)
     return Party(str(run), [first, *(load(r) for r in range(1, first.num_replicas))])
 
@@ -307,7 +307,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sampled", action="store_true", help="sample every choice; default: the likeliest one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found here too")
     parser.add_argument("--gif", type=Path, metavar="FILE", help="film three episodes, with the messages said")
-    parser.add_argument("--replica", type=int, metavar="I", help="this replica of RUN only (default: all)")
+    parser.add_argument(
+        "--replica", type=int, nargs="+", metavar="I", help="these replicas of RUN only (default: all)"
+    )
     parser.add_argument(
         "--checkpoint", type=int, metavar="STEP", help="the checkpoint of RUN at this step (default: newest)"
     )

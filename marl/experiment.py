@@ -23,11 +23,13 @@ from marl.compatibility import check_spec
 from marl.config import Config
 from marl.configure import from_dict, to_dict, to_yaml, validated
 from marl.devices import choose_device
-from marl.distributed import Division, Ranks, Silent, processes
+from marl.distributed import Ranks, processes
+from marl.division import Division, Silent
 from marl.durable import replace_text
 from marl.evaluation_table import table
 from marl.logger import Logger
 from marl.maddpg import MADDPG
+from marl.parallel_evaluation import Helpers, processes_for
 from marl.replay import BatchSource, Replay
 from marl.rundir import RunDir, fresh_default
 from marl.settings import flatten
@@ -202,18 +204,16 @@ def _plain_settings(config: Config) -> dict[str, bool | int | float | str]:
 def _finish(config: Config, path: Path, trainer: Trainer, logger: Logger) -> dict[str, Any]:
     """The final policy's evaluation in the real environment, the language, the report and the words at the end."""
     spec, trained = trainer.env.spec, trainer.seconds
-    episodes = config.evaluation.final_episodes
     began = time.perf_counter()
-    logger.say(f"Training took {trained:.0f} s. Playing {episodes} episodes a replica in the real environment ...")
-    result = trainer.evaluated(episodes, config.evaluation.seed, "pettingzoo", 32)
+    result = _final_evaluation(config, path, trainer, logger)
     trainer.log_evaluation(result)
     if not trainer.division.ranks.is_first:
         return result
     replace_text(path / "evaluation.json", json.dumps(result, indent=1) + "\n")
     logger.flush()
-    logger.say(f"{table(spec.id, result)}\n({time.perf_counter() - began:.0f} s)")
+    logger.say(f"{table(str(path), result)}\n({time.perf_counter() - began:.0f} s)")
     if config.logging.report:
-        _report(config, path, bool(spec.routes), logger)
+        _report(config, path, bool(spec.routes), logger, result)
     place = shlex.quote(str(path))
     further = [f"python -m marl.evaluate {place}   (more episodes, --sampled, --gif film.gif)"]
     if spec.routes:
@@ -227,13 +227,45 @@ def _finish(config: Config, path: Path, trainer: Trainer, logger: Logger) -> dic
     return result
 
 
-def _report(config: Config, path: Path, has_channel: bool, logger: Logger) -> None:
+def _telling(result: dict[str, Any]) -> list[int]:
+    """The replicas of the least, the middle and the greatest return."""
+    by_return = sorted(result["replicas"], key=lambda one: one["mean_return"])
+    last = len(by_return) - 1
+    return sorted({int(by_return[i]["replica"]) for i in (0, last // 2, last)})
+
+
+def _final_evaluation(config: Config, path: Path, trainer: Trainer, logger: Logger) -> dict[str, Any]:
+    """Every replica in the real environment; where it takes long, on all cores, from the checkpoint just saved."""
+    ranks, own = trainer.division.ranks, trainer.division.evaluated
+    episodes, seed = config.evaluation.final_episodes, config.evaluation.seed
+    saved = checkpoint.newest(path / checkpoint.DIRECTORY)
+    loadable = trainer.make is None and saved is not None and saved.name.startswith(f"step_{trainer.step:09d}")
+    count = processes_for(len(own), episodes, ranks.local_size) if loadable else 1
+    logger.say(
+        f"Training took {trainer.seconds:.0f} s. Playing {episodes} episodes with "
+        + (f"each of {config.num_replicas} replicas" if config.num_replicas > 1 else "the policy")
+        + " in the real environment"
+        + (f", in {count} processes ..." if count > 1 else " ...")
+    )
+    if count == 1:
+        return trainer.evaluated(episodes, seed, "pettingzoo", 32)
+    parts = [[own[i] for i in part] for part in Ranks(size=count).shares(len(own))]
+    with Helpers(path, parts[1:], episodes, seed) as helpers:
+        return trainer.evaluated(episodes, seed, "pettingzoo", 32, helpers, len(parts[0]))
+
+
+def _report(config: Config, path: Path, has_channel: bool, logger: Logger, result: dict[str, Any]) -> None:
     """Pictures and words; a fault in them is told and does not take the trained run away."""
 
     def language() -> str:
         from marl.communication import QUICK, analyse_run
 
-        text: str = analyse_run(path, QUICK)["text"]
+        chosen = _telling(result)
+        text: str = analyse_run(path, QUICK, replicas=chosen)["text"]
+        if len(chosen) < config.num_replicas:
+            listed = ", ".join(map(str, chosen))
+            text += f"\n(replicas {listed}, the least, the middle and the greatest return; all of them: "
+            text += f"python -m marl.communication {shlex.quote(str(path))})"
         return text
 
     def episodes() -> str:

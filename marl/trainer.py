@@ -15,12 +15,14 @@ from marl import checkpoint
 from marl.collector import Collector
 from marl.config import Config
 from marl.configure import to_dict
-from marl.distributed import Division, Ranks
+from marl.distributed import Ranks
+from marl.division import Division
 from marl.errors import RunFailed
 from marl.evaluate import evaluate
 from marl.live_diagnostics import diagnose
 from marl.logger import Logger
 from marl.maddpg import MADDPG
+from marl.parallel_evaluation import Helpers
 from marl.policy import Policy
 from marl.replay import BatchSource
 from marl.signals import StopRequest
@@ -175,10 +177,28 @@ class Trainer:
         flat_SGP = self.learner.actor.mlp.flat
         return [Policy(self.env.spec, self.config, flat_SGP[s - first]) for s in self.division.evaluated]
 
-    def evaluated(self, episodes: int, seed: int, backend: str, batch: int) -> dict[str, Any]:
-        """What `evaluate` finds of every replica's current policy."""
+    def evaluated(
+        self,
+        episodes: int,
+        seed: int,
+        backend: str,
+        batch: int,
+        helpers: Helpers | None = None,
+        own: int | None = None,
+    ) -> dict[str, Any]:
+        """What `evaluate` finds of every replica's current policy.
+
+        Args:
+            episodes, seed, backend, batch: as for `evaluate`.
+            helpers: processes that evaluate all but the first `own` of this process's replicas.
+            own: None: this process evaluates all of its replicas itself.
+        """
+
+        def collect(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            return self.division.ranks.collected(found + (helpers.results() if helpers else []))
+
         return evaluate(
-            self.policies(),
+            self.policies()[:own],
             self.config.env,
             episodes=episodes,
             seed=seed,
@@ -186,9 +206,9 @@ class Trainer:
             backend=backend,
             make=self.make,
             spec=self.env.spec if ":" in self.config.env else None,
-            replicas=self.division.evaluated,
+            replicas=self.division.evaluated[:own],
             batch=batch,
-            collect=self.division.ranks.collected,
+            collect=collect,
         )
 
     def _evaluate(self) -> None:

@@ -19,7 +19,8 @@ from whole_runs import StopAfter, config
 
 from marl import distributed, train
 from marl.checkpoint import DIRECTORY, newest
-from marl.distributed import Division, Echo, Ranks, processes
+from marl.distributed import Echo, Ranks, processes
+from marl.division import Division
 from marl.errors import RunFailed, UserError
 
 REPLICAS = {"num_replicas": 3, "maddpg.n_step": 2, "evaluation.every": 80, "checkpoint.every": 100}

@@ -31,7 +31,8 @@ from marl import train
 from marl.checkpoint import DIRECTORY, load, newest
 from marl.config import Config, MADDPGConfig
 from marl.data_parallel import PartSource, PartStream, split_updates
-from marl.distributed import Division, Ranks, mapped, part_of
+from marl.distributed import Ranks, mapped, part_of
+from marl.division import Division
 from marl.errors import UserError
 from marl.maddpg import MADDPG
 from marl.replay import Replay, Transitions

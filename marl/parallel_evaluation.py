@@ -1,0 +1,73 @@
+"""Evaluates many replicas of a saved run in several processes: the real environments step on one core each."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from marl.errors import RunFailed
+
+_WORTH = 3000  # episodes in all, below which another process costs more than it brings
+
+
+def processes_for(replicas: int, episodes: int, sharing: int = 1) -> int:
+    """How many processes to evaluate with, this one included, where `sharing` of them use this machine's cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(replicas, cores // sharing)) if replicas * episodes >= _WORTH else 1
+
+
+class Helpers:
+    """Processes that evaluate replicas of a run's newest checkpoint; they end with the context.
+
+    Args:
+        run: the run directory.
+        parts: the replicas of every process.
+        episodes, seed: as for `evaluate`.
+    """
+
+    def __init__(self, run: Path, parts: Sequence[Sequence[int]], episodes: int, seed: int) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._files = [Path(self._folder.name) / f"{i}.json" for i in range(len(parts))]
+        importable = os.pathsep.join(place or os.getcwd() for place in sys.path)
+        environment = {**os.environ, "PYTHONPATH": importable, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        command = [sys.executable, "-m", "marl.evaluate", str(run), "--episodes", str(episodes), "--seed", str(seed)]
+        self._processes = []
+        for file, part in zip(self._files, parts, strict=True):
+            words = [*command, "--json", str(file), "--replica", *map(str, part)]
+            with open(file.with_suffix(".err"), "w") as errors:
+                self._processes.append(
+                    subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+                )
+
+    def results(self) -> list[dict[str, Any]]:
+        """The entries of all replicas, in the order of `parts`; waits for them.
+
+        Raises:
+            RunFailed: a process ended without a result; with its words.
+        """
+        found: list[dict[str, Any]] = []
+        for process, file in zip(self._processes, self._files, strict=True):
+            code = process.wait()
+            if code != 0:
+                words = file.with_suffix(".err").read_text(errors="replace").strip()[-500:]
+                raise RunFailed(f"an evaluating process ended with code {code}: {words}")
+            found += json.loads(file.read_text())["replicas"]
+        return found
+
+    def __enter__(self) -> Helpers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        self._folder.cleanup()
