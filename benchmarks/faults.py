@@ -1,4 +1,4 @@
-"""Injects every fault and writes what was seen: the table of docs/reliability.md.
+"""Injects every fault and writes what was seen: the tables of docs/reliability.md.
 
     python -m benchmarks.faults                     runs the fault tests (some minutes), then writes
     python -m benchmarks.faults --records FILE ...  writes from records of earlier runs with FAULT_RECORDS=FILE
@@ -25,7 +25,7 @@ from marl.versions import versions
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reliability.md"
 RESULT = ROOT / "benchmarks" / "results" / "faults.json"
-BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
+SOAKS = ("soak.json", "soak_world_model.json")  # by benchmarks/soak.py
 WORDS = 230  # letters of a message that are shown
 
 
@@ -68,6 +68,24 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def soak_table() -> str:
+    """What benchmarks/soak.py has measured, in Markdown."""
+    lines = ["| run | resident memory in the middle | at the end | peak | grows |", "|---|--:|--:|--:|---|"]
+    for name in SOAKS:
+        found = json.loads((RESULT.parent / name).read_text())
+        steps = re.findall(r"--total-steps (\d+)", found["command"])[0]
+        run = f"{int(steps):,} steps{', with the world model' if '--world-model' in found['command'] else ''}"
+        sizes = " | ".join(f"{found[key]:.1f} MB" for key in ("middle_mb", "end_mb", "peak_mb"))
+        lines.append(f"| {run} | {sizes} | {'yes' if found['grows'] else 'no'} |")
+    return "\n".join(lines)
+
+
+def put(page: str, name: str, text: str) -> str:
+    """`page` with `text` between the marks of `name`."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    return page.partition(begin)[0] + f"{begin}\n{text}\n{end}" + page.partition(end)[2]
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=Path, nargs="+", help="of earlier runs, in place of running the tests")
@@ -81,8 +99,7 @@ def main(argv: list[str] | None = None) -> int:
                 return error.returncode
         rows = summed([line for file in files for line in file.read_text().splitlines()])
     replace_text(RESULT, json.dumps({"rows": rows, "versions": versions()}, indent=1) + "\n")
-    before, rest = PAGE.read_text().split(BEGIN)
-    replace_text(PAGE, f"{before}{BEGIN}\n{table(rows)}\n{END}{rest.split(END)[1]}")
+    replace_text(PAGE, put(put(PAGE.read_text(), "faults", table(rows)), "soak", soak_table()))
     print(f"{len(rows)} faults, {sum(row['times'] for row in rows)} injections: {PAGE}")
     return 0
 

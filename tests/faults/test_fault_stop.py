@@ -84,7 +84,7 @@ def group_is_gone(child: subprocess.Popen[str]) -> bool:
 def test_signals(
     number: int, code: int, clean: Path, tmp_path: Path, start: Callable, run_py: Callable, seen: Callable
 ) -> None:
-    """Guard: seen failing without StopRequest in cli.py (no checkpoint at the stop, a traceback)."""
+    """The real training; see test_fault_process.py for the guard."""
     run = tmp_path / "run"
     child = start({**SETTINGS, "run_dir": run})
     wait_for_checkpoint(run, child)
@@ -178,8 +178,7 @@ def test_a_pipe_that_is_closed(which: str, clean: Path, tmp_path: Path, start: C
 
 @pytest.mark.fault
 def test_kill_9_wherever_a_run_touches_the_disk(tmp_path: Path, seen: Callable) -> None:
-    """Saves, records, the run directory, the final evaluation. Guard: seen failing without `drop_after`: records that
-    were played twice stood in metrics.jsonl twice."""
+    """Saves, records, the run directory, the final evaluation."""
     environment = os.environ | {"PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(HERE / "fault_kill_run.py"), str(tmp_path), str(STRIDE)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment, check=False)

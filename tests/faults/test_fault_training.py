@@ -86,9 +86,10 @@ def test_a_world_model_that_diverges(tmp_path: Path, run_py: Callable, seen: Cal
 def test_saves_that_fail(
     failures: int, tmp_path: Path, run_py: Callable, monkeypatch: pytest.MonkeyPatch, seen: Callable
 ) -> None:
-    """Twice in a row is told and survived, three times ends the run; the checkpoint before is whole either way.
+    """Twice in a row is told and survived, also if it comes again later; three times ends the run. The checkpoint
+    before is whole either way.
 
-    Guard: seen failing with the count never reset and with it never read.
+    Guard: seen failing with a count that never ends the run.
     """
     clean, run = tmp_path / "clean", tmp_path / "run"
     assert run_py({**EVERY, "run_dir": clean})[0] == 0
@@ -96,7 +97,7 @@ def test_saves_that_fail(
 
     def full(*args: Any) -> Path:
         calls[0] += 1
-        if 2 <= calls[0] < 2 + failures:
+        if calls[0] in ((2, 3, 5, 6) if failures == 2 else (2, 3, 4)):
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(*args)
 
@@ -104,7 +105,9 @@ def test_saves_that_fail(
         patch.setattr(checkpoint, "_write", full)
         code, _, err = run_py({**EVERY, "run_dir": run})
     warned = len(re.findall(r"warning: the disk is full: the checkpoint of step \d+ needs \d+ MB, .* has \d+ MB", err))
-    assert warned == 2 and err.count("The checkpoint before it is kept") >= 2 and err.count("Training goes on.") == 2
+    expected = 4 if failures == 2 else 2
+    assert warned == err.count("Training goes on.") == expected
+    assert err.count("The checkpoint before it is kept") >= expected
     if failures == 3:
         assert code == 1 and "This was failure 3 in a row." in err
         assert state(run)["step"] == 40
