@@ -76,12 +76,15 @@ TASKS = {
     "simple_speaker_listener": Task(3000, anchors.gain, (0.8, 0.9), LEARNER),
 }
 UPDATES = ("--maddpg.updates-per-step", "3")
+TWICE = ("--maddpg.updates-per-step", "6")
 IMAGINED = (*UPDATES, "--world-model")
 ARMS = {
     "maddpg": Arm("MADDPG, 1 update every 8 steps", ("--maddpg.updates-per-step", "0.125"), stretch=5.0),
-    "updates": Arm("MADDPG, as many updates", UPDATES, stretch=5 / 3),
+    "updates": Arm("MADDPG, 3 updates a step", UPDATES, stretch=5 / 3),
+    "updates_6": Arm("MADDPG, 6 updates a step", TWICE, stretch=5 / 3),
     "ceiling": Arm("perfect model", (*IMAGINED, "--wm.kind", "linear"), perfect=True),
     "mlp": Arm("small model", (*IMAGINED, "--wm.kind", "mlp")),
+    "mlp_6": Arm("small model, 6 updates a step", (*TWICE, "--world-model", "--wm.kind", "mlp"), stretch=2 / 3),
     "rssm": Arm("RSSM", (*IMAGINED, "--wm.kind", "rssm")),
     "through": Arm("RSSM, loss through it", (*IMAGINED, "--wm.kind", "rssm", "--wm.through-horizon", "3")),
 }
