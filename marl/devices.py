@@ -1,12 +1,18 @@
-"""Which device a run computes on: what was asked for, or a refusal; never silently another."""
+"""Which device a run computes on: what was asked for, or a refusal; never silently another. And how many threads."""
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 import warnings
 
 import torch
 
 from marl.errors import UserError
+
+_NUMBERS_PER_THREAD = 1 << 17
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h; 32 MiB is the largest mmap threshold it takes
 
 
 def choose_device(name: str) -> torch.device:
@@ -31,6 +37,37 @@ def choose_device(name: str) -> torch.device:
         f"--device {name}: there is no such device here{because}. Devices of this machine: {', '.join(here)}. "
         f"Choose one of them, or --device auto."
     )
+
+
+def choose_threads(asked: int, replicas: int, agents: int, batch_size: int, width: int) -> int:
+    """CPU threads for torch: `asked`, or where that is 0 one for every 2^17 numbers of the widest hidden layer.
+
+    A thread that gets less costs more to wake than it computes: `benchmarks/results/training/` has the measurements.
+    Never more than the cores that this process may use.
+
+    Args:
+        asked: config.threads.
+        replicas, agents, batch_size, width: sizes of one hidden layer in an update.
+    """
+    if asked:
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(min(replicas * agents * batch_size * width // _NUMBERS_PER_THREAD, cores), 1)
+
+
+def keep_freed_memory() -> bool:
+    """Tell the C library to keep freed blocks for the next update; whether it could be told (glibc on Linux).
+
+    Hidden layers of many replicas are megabytes each. By default every one is returned to the system and faulted in
+    again page by page, a fifth of the time of such an update.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, 32 << 20)) and bool(mallopt(_M_TRIM_THRESHOLD, 1 << 30))
 
 
 def _gpus() -> tuple[int, str]:
