@@ -53,7 +53,7 @@ def summed(lines: list[str]) -> list[dict[str, Any]]:
 def without_paths(text: str) -> str:
     """The message without the directories of tests and of this machine."""
     text = re.sub(r"\S*/pytest-of-[^/\s]+/[^/\s]+/[^/\s'\"]+/", "", text)
-    return text.replace(f"{ROOT}/", "")
+    return re.sub(r"/\S*?(tests/faults/)", r"\1", text)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -63,7 +63,7 @@ def damage(run: Path, run_py: Callable, places: int) -> tuple[int, str]:
 def test_flipped_bits(places: int, run: Path, clean: Path, run_py: Callable, seen: Callable) -> None:
     """Never a silent load; and the older checkpoint that the message names leads to the same end.
 
-    Guard: seen failing without the comparison of sha256 in `verify`: the run went on with another number in it.
+    Guard: seen failing without the comparison of sizes and sha256 in `verify`.
     """
     tries, told = damage(run, run_py, places)
     (newest(run) / "source.pt").write_bytes(b"")
@@ -104,7 +104,7 @@ def test_a_newer_format(run: Path, run_py: Callable, seen: Callable) -> None:
 def test_files_that_mean_harm(run: Path, tmp_path: Path, run_py: Callable, seen: Callable) -> None:
     """A shared run whose manifest vouches for a pickle that runs a command; resume and evaluation refuse it.
 
-    Guard: seen failing with `weights_only=False`: the marker appears.
+    Guard: seen failing with `weights_only=False`.
     """
     marker = tmp_path / "harm"
     files = harmful_files(Harm(marker))

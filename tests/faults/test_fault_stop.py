@@ -56,7 +56,10 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for child in children:
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
-            child.communicate()
+            child.wait()
+        for stream in (child.stdout, child.stderr):
+            if stream is not None:
+                stream.close()
 
 
 def wait_for_checkpoint(run: Path, child: subprocess.Popen[str]) -> None:
