@@ -32,7 +32,7 @@ from marl.world_model.layout import Layout
 from marl.world_model.linear import SmallModel
 from marl.world_model.model import WorldModel
 from marl.world_model.rollouts import joined, mixed, rollout_errors, rows_of
-from marl.world_model.sequences import FrameStore, Sequences
+from marl.world_model.sequences import FrameStore
 
 Policy = Callable[[Tensor], Tensor]
 """Padded observations [S, N, B, O] to logits [S, N, B, H, K]."""
@@ -84,7 +84,8 @@ class ImaginationSource:
         self.store = FrameStore(widths, replicas, num_envs, config.capacity, device)
         self.validation = FrameStore(widths, replicas, num_envs, held_out, device)
         self._episode_SE = torch.arange(num_envs, device=device).expand(replicas, -1) - num_envs
-        self.window = config.window or (spec.horizon + 1 if spec.horizon else 50)
+        self.span = spec.horizon + 1 if spec.horizon else 50  # frames that validation and starts are taken from
+        self.window = config.window or -(-self.span // 2)
         size = config.starts * config.rollout
         self.imagined = Replay(spec, size, size, self._imagination, replay.gamma)
         self._order_SX = torch.zeros(replicas, size, dtype=torch.int64, device=device)
@@ -111,7 +112,8 @@ class ImaginationSource:
         self._credit += self.num_envs * self.config.updates_per_step
         while self._credit >= 1.0:
             self._credit -= 1.0
-            self.model.update(self._windows(self.store), self._training)
+            count = self.config.size("sequences")
+            self.model.update(self.store.windows(self.window, count, self._training), self._training)
         self._since += self.num_envs
         if self._since >= self.config.refresh_every:
             self._since = 0
@@ -125,15 +127,13 @@ class ImaginationSource:
         share = self.config.validation_share
         return ((self._episode_SE + 1) * share).floor() > (self._episode_SE * share).floor()
 
-    def _windows(self, store: FrameStore) -> Sequences:
-        return store.windows(self.window, self.config.size("sequences"), self._training)
-
     # --------------------------------------------------------------- validation
     @torch.no_grad()
     def validate(self) -> None:
         """Measure the errors after 1 .. K steps on held-out episodes and set how long rollouts may be."""
+        seq = self.validation.windows(self.span, self.config.size("sequences"), self._training)
         self.errors_SK, self.reward_errors_SK = rollout_errors(
-            self.model, self._windows(self.validation), self.config.rollout, self.layout, self._training
+            self.model, seq, self.config.rollout, self.layout, self._training
         )
         good_SK = (self.errors_SK <= self.config.gate) & (self.reward_errors_SK <= self.config.reward_gate)
         self.gate_S = good_SK.long().cumprod(1).sum(1)
@@ -164,8 +164,8 @@ class ImaginationSource:
 
     def _starts(self) -> tuple[Any, Tensor, Tensor, Tensor, Tensor]:
         """States, observations, those before them, `first` and validity of R frames of stored episodes."""
-        count = max(self.config.size("sequences"), -(-2 * self.config.starts // self.window))
-        seq = self.store.windows(self.window, count, self._imagination)
+        count = max(self.config.size("sequences"), -(-2 * self.config.starts // self.span))
+        seq = self.store.windows(self.span, count, self._imagination)
         states = self.model.observe(seq, self._imagination)
         open_SX = (seq.valid & ~seq.last).flatten(1, 2)
         order = self._imagination.uniform(open_SX.shape[1]) + ~open_SX
