@@ -1,7 +1,7 @@
 """Several processes train what one trains: exchanges, both modes, checkpoints for any number of ranks, lost ranks.
 
 Guard: seen failing with the rows of another rank's environments, with noise that is not cut, with gradients that are
-summed, with a checkpoint of rank 0's replicas alone, with a rank whose death nobody notices.
+summed, with a checkpoint of rank 0's replicas alone.
 """
 
 from __future__ import annotations
