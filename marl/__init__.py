@@ -1,6 +1,6 @@
 """MADDPG with Gumbel-softmax actors for discrete actions and discrete messages.
 
-`train(Config(env=...))` trains, `Policy.load(run_dir)` plays.
+`train(tuned("simple_speaker_listener"))` trains, `Policy.load(run_dir)` plays.
 """
 
 from __future__ import annotations
@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from marl.config import Config
+    from marl.configure import tuned
     from marl.experiment import train
     from marl.policy import Policy
 
-__all__ = ["Config", "Policy", "train"]
+__all__ = ["Config", "Policy", "train", "tuned"]
 
-_HOMES = {"Config": "marl.config", "Policy": "marl.policy", "train": "marl.experiment"}
+_HOMES = {
+    "Config": "marl.config",
+    "Policy": "marl.policy",
+    "train": "marl.experiment",
+    "tuned": "marl.configure",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -113,6 +113,21 @@ def from_dict(plain: dict[str, Any], where: str = "configuration") -> Config:
     return config
 
 
+def tuned(env: str, **changes: Any) -> Config:
+    """The configuration that `run.py --env ENV` starts with, and changes to it.
+
+    Args:
+        env: as `--env`.
+        changes: of any setting by its name; those of a group as a dict: `tuned("simple", maddpg={"gamma": 0.9})`.
+
+    Raises:
+        UserError: as `from_dict`, and for an unknown environment.
+    """
+    own = _Sources()
+    _collect({"env": env, **changes}, "tuned()", Document(), own)
+    return _fresh(own, _Sources(), False).config
+
+
 def validated(config: Config) -> Config:
     """The same configuration, checked: for one that was built in Python, whose dataclass checks nothing.
 

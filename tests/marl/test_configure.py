@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from marl import checkpoint
 from marl.config import Config
-from marl.configure import check_resume, from_dict, parse, to_dict, to_yaml, validated
+from marl.configure import check_resume, from_dict, parse, to_dict, to_yaml, tuned, validated
 from marl.errors import UserError
 from marl.rules import FREE_ON_RESUME, RULES, WARNED_ON_RESUME, WARNINGS
 from marl.settings import flatten, with_values
@@ -343,3 +343,15 @@ def test_check_resume_covers_every_setting() -> None:
         else:
             with pytest.raises(UserError, match=f"{name}: "):
                 check_resume(SAVED, wanted)
+
+
+def test_tuned_is_what_the_command_line_starts_with() -> None:
+    env = "simple_speaker_listener"
+    assert tuned(env) == parse(["--env", env]).config
+    changed = tuned(env, total_steps=500, maddpg={"gamma": 0.5})
+    assert (changed.total_steps, changed.maddpg.gamma) == (500, 0.5)
+    assert changed.maddpg.actor_lr == tuned(env).maddpg.actor_lr != Config().maddpg.actor_lr
+    with pytest.raises(UserError, match="maddpg.gama"):
+        tuned(env, maddpg={"gama": 0.5})
+    with pytest.raises(UserError, match="unknown environment"):
+        tuned("simple_speeker")
