@@ -39,7 +39,7 @@ def choose_device(name: str) -> torch.device:
     )
 
 
-def choose_threads(asked: int, replicas: int, agents: int, batch_size: int, width: int) -> int:
+def choose_threads(asked: int, networks: int, batch_size: int, width: int, processes: int = 1) -> int:
     """CPU threads for torch: `asked`, or where that is 0 one for every 2^17 numbers of the widest hidden layer.
 
     A thread that gets less costs more to wake than it computes: `benchmarks/results/training/` has the measurements.
@@ -47,12 +47,14 @@ def choose_threads(asked: int, replicas: int, agents: int, batch_size: int, widt
 
     Args:
         asked: config.threads.
-        replicas, agents, batch_size, width: sizes of one hidden layer in an update.
+        networks: agents of all replicas of this process.
+        batch_size, width: sizes of one hidden layer in an update.
+        processes: that share the cores.
     """
     if asked:
         return asked
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(min(replicas * agents * batch_size * width // _NUMBERS_PER_THREAD, cores), 1)
+    return max(min(networks * batch_size * width // _NUMBERS_PER_THREAD, cores // processes), 1)
 
 
 def keep_freed_memory() -> bool:

@@ -22,7 +22,7 @@ from marl import checkpoint
 from marl.compatibility import check_spec
 from marl.config import Config
 from marl.configure import from_dict, to_dict, to_yaml, validated
-from marl.devices import choose_device
+from marl.devices import choose_device, choose_threads, keep_freed_memory
 from marl.distributed import Ranks, processes
 from marl.division import Division, Silent
 from marl.durable import replace_text
@@ -85,7 +85,7 @@ def train(
         if device.type == "cuda":
             torch.cuda.set_device(device)
         config = replace(config, device=str(device))
-        torch.set_num_threads(config.threads or 1)
+        keep_freed_memory()
         notes: list[str] = []
 
         def open_directory() -> Path:
@@ -97,6 +97,9 @@ def train(
         path = ranks.first(open_directory)
         env = _environment(config, make_env, division)
         stack.callback(env.close)
+        learner = config.maddpg
+        share = len(division.trained) * env.spec.num_agents, learner.batch_size, max(learner.hidden)
+        torch.set_num_threads(choose_threads(config.threads, *share, processes=ranks.size))
         return _run(config, path, env, resume, stop or StopRequest(), make_env, notes, division)
 
 

@@ -351,7 +351,7 @@ def test_tuned_is_what_the_command_line_starts_with() -> None:
     changed = tuned(env, total_steps=500, maddpg={"gamma": 0.5})
     assert (changed.total_steps, changed.maddpg.gamma) == (500, 0.5)
     assert changed.maddpg.actor_lr == tuned(env).maddpg.actor_lr != Config().maddpg.actor_lr
-    with pytest.raises(UserError, match="maddpg.gama"):
+    with pytest.raises(UserError, match=r"maddpg\.gama"):
         tuned(env, maddpg={"gama": 0.5})
     with pytest.raises(UserError, match="unknown environment"):
         tuned("simple_speeker")

@@ -14,15 +14,16 @@ from marl import devices
 @pytest.mark.parametrize(
     ("asked", "sizes", "expected"),
     [
-        (0, (1, 2, 1024, 64), 1),  # one replica: a second thread made an update slower
-        (0, (10, 2, 256, 64), 2),  # ten: half again as fast
-        (0, (10, 2, 512, 128), 4),  # as many as there are
-        (0, (1, 1, 1, 1), 1),
-        (3, (1, 1, 1, 1), 3),
+        (0, (2, 1024, 64), 1),  # one replica: a second thread made an update slower
+        (0, (20, 256, 64), 2),  # ten: half again as fast
+        (0, (20, 512, 128), 4),  # as many as there are
+        (0, (20, 512, 128, 2), 2),  # two processes share them
+        (0, (1, 1, 1), 1),
+        (3, (1, 1, 1), 3),
     ],
 )
 def test_threads_follow_the_work_and_stop_at_the_cores(
-    asked: int, sizes: tuple[int, int, int, int], expected: int, monkeypatch: pytest.MonkeyPatch
+    asked: int, sizes: tuple[int, ...], expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     assert devices.choose_threads(asked, *sizes) == expected
