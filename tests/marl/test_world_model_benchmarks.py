@@ -47,7 +47,7 @@ def test_table_and_figure_of_hand_made_runs() -> None:
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_is_a_valid_configuration(env_id: str, arm: str) -> None:
     config = configuration(env_id, ARMS[arm], 100, 5)
-    assert config.world_model == (arm not in ("maddpg", "updates")) and config.num_replicas == 5
+    assert config.world_model == (arm not in ("maddpg", "updates", "updates_6")) and config.num_replicas == 5
 
 
 def test_episodes_as_joint_steps_are_stored_as_they_were() -> None:
