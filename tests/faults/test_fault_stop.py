@@ -24,7 +24,7 @@ from marl.configure import parse
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
-STRIDE = 97  # of the points at which a run is killed
+STRIDE = 149  # of the points at which a run is killed
 SETTINGS = {"total_steps": 3000, "checkpoint.every": 200, "logging.tensorboard": True}
 PATHS = os.pathsep.join(map(str, (REPOSITORY, HERE, HERE.parent / "marl", HERE.parent / "envs")))
 
@@ -188,10 +188,10 @@ def test_kill_9_wherever_a_run_touches_the_disk(tmp_path: Path, seen: Callable) 
     done = subprocess.run(command, capture_output=True, text=True, timeout=550, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(rows) > 8 and all(row["killed"] == -9 for row in rows)
+    assert len(rows) > 5 and all(row["killed"] == -9 for row in rows)
     for row in rows:
         assert row["same"] or (row["nothing"] and row["resumed"] == 2), row
-    assert sum(row["same"] for row in rows) > 5
+    assert sum(row["same"] for row in rows) > 3
     injected = f"at every {STRIDE}th operation on the disk, from the first to the last"
     seen("`kill -9` in training", injected, "at the resume: the lock of a dead process was taken over", len(rows), -9)
 
