@@ -66,3 +66,13 @@ def test_python_compiles_and_imports_what_exists(code: str) -> None:
 def test_the_two_commands_stand_in_it() -> None:
     assert "pip install -e . && python run.py --env simple_speaker_listener" in README
     assert 'pip install -e ".[test]" && pytest' in README
+
+
+@pytest.mark.parametrize("code", python_blocks())
+def test_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands but for the length of training."""
+    monkeypatch.chdir(tmp_path)
+    short = 'total_steps=320, run_dir="run"'
+    exec(compile(code.replace("total_steps=20_000", short), "README.md", "exec"), {})
+    if "train(" in code:
+        assert (tmp_path / "run" / "evaluation.json").exists()
