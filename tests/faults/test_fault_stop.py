@@ -24,7 +24,7 @@ from marl.configure import parse
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
-STRIDE = 149  # of the points at which a run is killed
+STRIDE = 251  # of the points at which a run is killed
 SETTINGS = {"total_steps": 3000, "checkpoint.every": 200, "logging.tensorboard": True}
 PATHS = os.pathsep.join(map(str, (REPOSITORY, HERE, HERE.parent / "marl", HERE.parent / "envs")))
 
@@ -192,7 +192,7 @@ def test_kill_9_wherever_a_run_touches_the_disk(tmp_path: Path, seen: Callable) 
     for row in rows:
         assert row["same"] or (row["nothing"] and row["resumed"] == 2), row
     assert sum(row["same"] for row in rows) > 3
-    injected = f"at every {STRIDE}th operation on the disk, from the first to the last"
+    injected = f"at every {STRIDE}st operation on the disk, from the first to the last"
     seen("`kill -9` in training", injected, "at the resume: the lock of a dead process was taken over", len(rows), -9)
 
 
