@@ -39,19 +39,27 @@ from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.collector import Collector
 from marl.config import MADDPGConfig
+from marl.configure import tuned
 from marl.devices import keep_freed_memory
 from marl.maddpg import MADDPG
 from marl.replay import Batch, Replay
 
-TUNED = {"actor_lr": 3e-3, "critic_lr": 3e-3, "signalling_bonus": 1.0, "signalling_final": 0.0}
+
+def _tuned(env: str) -> dict[str, object]:
+    """The task's settings but for the sizes, which every case names."""
+    return {name: value for name, value in vars(tuned(env).maddpg).items() if name not in ("hidden", "batch_size")}
+
+
 CASES = {  # name: environment, replicas, batch, width, further settings
     "2 agents, 1024": ("simple_speaker_listener", 1, 1024, 64, {"communication_correction": False}),
     "with communication correction": ("simple_speaker_listener", 1, 1024, 64, {}),
-    "speaker_listener, tuned": ("simple_speaker_listener", 1, 256, 64, TUNED),
-    "speaker_listener, tuned, 10 replicas": ("simple_speaker_listener", 10, 256, 64, TUNED),
-    "reference, 10 replicas": ("simple_reference", 10, 512, 128, {}),
-    "spread, 10 replicas": ("simple_spread", 10, 512, 128, {}),
-}
+    "speaker_listener, tuned": ("simple_speaker_listener", 1, 256, 64, _tuned("simple_speaker_listener")),
+    "speaker_listener, tuned, 10 replicas": (
+        "simple_speaker_listener", 10, 256, 64, _tuned("simple_speaker_listener")
+    ),
+    "reference, tuned, 10 replicas": ("simple_reference", 10, 512, 128, _tuned("simple_reference")),
+    "spread, tuned, 10 replicas": ("simple_spread", 10, 512, 128, _tuned("simple_spread")),
+}  # fmt: skip
 ENVS = 16
 
 

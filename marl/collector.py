@@ -25,7 +25,6 @@ class Collector:
         self.prev_SNEO = torch.zeros_like(self.obs_SNEO)
         envs = env.num_envs // num_replicas
         self.first_SE = torch.ones(num_replicas, envs, dtype=torch.bool, device=env.device)
-        self.active_SNE: Tensor | None = None
         self.return_SNE = torch.zeros(num_replicas, env.spec.num_agents, envs, device=env.device)
 
     def grouped(self, x_NR: Tensor) -> Tensor:
