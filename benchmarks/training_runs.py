@@ -22,7 +22,7 @@ from marl.evaluate import evaluate
 from marl.records import RunRecords, read_run
 
 EPISODES_SEED = 5_000_000  # of the episodes that judge; far from those of training-time evaluations
-THRESHOLDS = (0.8, 0.9, 0.95)
+_COLUMNS = {"step": "step", "seconds": "time/seconds"}
 
 
 def run_arm(
@@ -84,13 +84,17 @@ def run_arm(
 
 
 def curve(run: RunRecords) -> dict[str, Any]:
-    """The evaluations during training: {step: [n], seconds: [n], return, score and gain: [n][S]} where they exist."""
-    seconds = {line["step"]: line["time/seconds"] for line in run.metrics if "evaluation/return" in line}
-    found: dict[str, Any] = {"step": list(seconds), "seconds": list(seconds.values())}
+    """The evaluations during training: {step: [n], seconds: [n], return, score and gain: [n][S]} where they exist.
+
+    The one at the end is left out: it plays other episodes, and here hardly any.
+    """
+    end = run.config.total_steps
+    lines = [line for line in run.metrics if "evaluation/return" in line and line["step"] < end]
+    found: dict[str, Any] = {name: [line[key] for line in lines] for name, key in _COLUMNS.items()}
     for name in ("return", "score", "gain"):
         steps, values = run.series(f"evaluation/{name}")
         if len(steps):
-            found[name] = values.tolist()
+            found[name] = values[steps < end].tolist()
     return found
 
 
