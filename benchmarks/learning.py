@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.training_runs import first_reached, machine, median, run_arm
+from benchmarks.training_runs import first_reached, machine, median, run_arm, split_at_dashes
 from marl import plots, stats
 from marl.anchors import lines_of
 
@@ -47,11 +47,12 @@ HEAD = f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}"
 
 
 def main() -> int:
-    options = _parser().parse_args()
+    own, flags = split_at_dashes(sys.argv[1:])
+    options = _parser().parse_args(own)
     RESULTS.mkdir(parents=True, exist_ok=True)
     if options.env:
         record = run_arm(
-            options.env, options.flags, options.seed, options.replicas, options.episodes, ("greedy", "sampled"),
+            options.env, flags, options.seed, options.replicas, options.episodes, ("greedy", "sampled"),
             keep=options.keep,
         )  # fmt: skip
         record |= {"machine": machine(), "command": " ".join(["python -m benchmarks.learning", *sys.argv[1:]])}
@@ -128,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--replicas", type=int, default=10, help="independent runs (default 10)")
     parser.add_argument("--episodes", type=int, default=4000, help="of the judgement, per replica (default 4000)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the run directory there")
-    parser.add_argument("flags", nargs="*", help="further flags of run.py, behind --")
+    parser.epilog = "Everything behind -- are flags of run.py."
     return parser
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.training_runs import first_reached, machine, median, run_arm
+from benchmarks.training_runs import first_reached, machine, median, run_arm, split_at_dashes
 from marl import plots, stats
 
 RESULTS = Path(__file__).parent / "results" / "studies"
@@ -71,20 +71,20 @@ STUDIES = {"ablations": ABLATIONS, "estimators": ESTIMATORS}
 
 
 def main() -> int:
-    options = _parser().parse_args()
+    own, flags = split_at_dashes(sys.argv[1:])
+    options = _parser().parse_args(own)
     if options.study != "table":
         arms = STUDIES[options.study]
         for name in options.arms or arms:
-            _measure(options, name, arms[name])
+            _measure(options, name, [*_flags(options.env, arms[name].split()), *flags])
     for folder in sorted(path for path in RESULTS.glob("*_*") if path.is_dir()):
         print(_tabulate(folder))
     return 0
 
 
-def _measure(options: argparse.Namespace, name: str, words: str) -> None:
+def _measure(options: argparse.Namespace, name: str, flags: list[str]) -> None:
     folder = RESULTS / f"{options.study}_{options.env}"
     folder.mkdir(parents=True, exist_ok=True)
-    flags = [*_flags(options.env, words.split()), *options.flags]
     record = run_arm(options.env, flags, options.seed, options.replicas, options.episodes, backend="torch")
     record |= {"arm": name, "machine": machine()}
     (folder / f"{name}.json").write_text(json.dumps(record) + "\n")
@@ -166,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=SEED, help="root seed (default 2000)")
     parser.add_argument("--replicas", type=int, default=5, help="independent runs of each arm (default 5)")
     parser.add_argument("--episodes", type=int, default=1000, help="of the judgement, per replica (default 1000)")
-    parser.add_argument("flags", nargs="*", help="further flags of run.py for every arm, behind --")
+    parser.epilog = "Everything behind -- are flags of run.py."
     return parser
 
 

@@ -116,3 +116,10 @@ def machine() -> str:
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     processor = names[0] if names else platform.processor()
     return f"{processor}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, {date.today()}"
+
+
+def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A benchmark's own arguments, and the flags of run.py behind `--`."""
+    own = list(argv)
+    at = own.index("--") if "--" in own else len(own)
+    return own[:at], own[at + 1 :]
