@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marl import checkpoint
-from marl.config import Config
+from marl.config import Config, Range
 from marl.configure import check_resume, from_dict, parse, to_dict, to_yaml, tuned, validated
 from marl.errors import UserError
 from marl.rules import FREE_ON_RESUME, RULES, WARNED_ON_RESUME, WARNINGS
@@ -207,12 +207,15 @@ def test_rules_name_settings_that_exist() -> None:
 
 # ------------------------------------------------------------------ round trips
 def fitting(name: str) -> st.SearchStrategy:
-    """Values that fit a setting, from its default alone."""
-    default = all_settings(Config)[name].default
+    """Values that fit a setting, from its default and its range."""
+    setting = all_settings(Config)[name]
+    default = setting.default
     if isinstance(default, bool):
         return st.booleans()
     if isinstance(default, float):
-        return st.floats(0.001, 1.0)
+        extras = getattr(setting.kind, "__metadata__", ())
+        limits = next((extra for extra in extras if isinstance(extra, Range)), Range())
+        return st.floats(max(0.001, limits.low or 0.0), min(1.0, limits.high or 1.0))
     if isinstance(default, int):
         return st.integers(2, 10**12)
     if isinstance(default, tuple):

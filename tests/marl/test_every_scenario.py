@@ -1,4 +1,4 @@
-"""Every MPE scenario trains for 5000 steps in two sittings, is evaluated in the real environment and leaves a report."""
+"""Every MPE scenario trains for 5000 steps in two sittings, is evaluated in the real environment, reports."""
 
 import json
 from dataclasses import replace

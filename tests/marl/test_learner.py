@@ -279,7 +279,8 @@ def reached(name: str, steps: int = 900, **options: object) -> float:
     for _ in range(200):
         _, finished = collector.collect()
         if finished is not None:
-            total, count = total + finished[0], count + 1
+            returns_SN, episodes_S = finished
+            total, count = total + returns_SN[0], count + int(episodes_S[0])
     optimum = torch.as_tensor(rules.optimum, dtype=torch.float32)
     chance = torch.as_tensor(rules.chance, dtype=torch.float32)
     return float(((total / count - chance) / (optimum - chance)).mean())
