@@ -287,7 +287,12 @@ def reached(name: str, steps: int = 900, **options: object) -> float:
 
 
 GATES = [{}, {"twin_critics": True, "actor_delay": 2}, {"estimator": "gapped"}]
-MORE_GATES = [options for options in [*OPTIONS, {"n_step": 2}, {"share_actors": True}] if options not in GATES]
+GENTLE = {"listening_bonus": 0.1, "logit_penalty": 0.01}  # weights that leave the reward the last word
+MORE_GATES = [
+    {name: GENTLE.get(name, value) for name, value in options.items()}
+    for options in [*OPTIONS, {"n_step": 2}, {"share_actors": True}]
+    if options not in GATES
+]
 
 
 @pytest.mark.parametrize(
