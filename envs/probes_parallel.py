@@ -32,23 +32,7 @@ class ProbeParallelEnv(ParallelEnv[str, np.ndarray, int]):
             agent.name: (spaces.Box(-1.0, 1.0, (agent.obs_size,)), spaces.Discrete(agent.num_actions))
             for agent in spec.agents
         }
-        names = spec.agent_names
-        self.metadata = {
-            "name": spec.id.partition(":")[2],
-            "render_modes": [],
-            "heads": {agent.name: [[head.name, head.size] for head in agent.heads] for agent in spec.agents},
-            "routes": [
-                {
-                    "sender": names[route.sender],
-                    "head": spec.agents[route.sender].heads[route.head].name,
-                    "receiver": names[route.receiver],
-                    "start": route.start,
-                    "meaning": None if route.meaning is None else list(route.meaning),
-                }
-                for route in spec.routes
-            ],
-            "fixed_agents": True,
-        }
+        self.metadata = {"name": spec.id.partition(":")[2], "render_modes": [], **spec.declaration()}
         self._next = probe.reset(0)  # [N, 1, O] what the next unseeded reset returns
 
     def observation_space(self, agent: str) -> spaces.Space[Any]:

@@ -131,6 +131,25 @@ class EnvSpec:
         order = list(dict.fromkeys(keys))
         return tuple(order.index(key) for key in keys)
 
+    def declaration(self) -> dict[str, Any]:
+        """Heads, routes and fixed agents as an environment's metadata tells `envs.pettingzoo.PettingZooEnv` of them."""
+        names = self.agent_names
+        return {
+            "heads": {agent.name: [[head.name, head.size] for head in agent.heads] for agent in self.agents},
+            "routes": [
+                {
+                    "sender": names[route.sender],
+                    "head": self.agents[route.sender].heads[route.head].name,
+                    "receiver": names[route.receiver],
+                    "start": route.start,
+                    "exact": route.exact,
+                    "meaning": None if route.meaning is None else list(route.meaning),
+                }
+                for route in self.routes
+            ],
+            "fixed_agents": self.fixed_agents,
+        }
+
     # ------------------------------------------------------------- plain data
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, dicts, strings and numbers: what a checkpoint stores."""

@@ -25,6 +25,7 @@ import torch
 from matplotlib.figure import Figure
 
 from envs.spec import EnvSpec
+from marl import commands
 from marl.analysis import Material, analyse_player
 from marl.anchors import lines_of
 from marl.channels import Meaning, channels_of
@@ -357,7 +358,8 @@ def _tensorboard(run_dir: Path) -> Iterator[Callable[[str, Figure], None]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     given = _arguments().parse_args(argv)
-    try:
+
+    def analysed() -> str:
         meaning = _function(given.meaning) if given.meaning else None
         with _tensorboard(given.run) as show:
             found = analyse_run(
@@ -369,14 +371,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             )  # fmt: skip
         if given.json:
             replace_text(given.json, json.dumps(found, indent=1, allow_nan=False) + "\n")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(found["text"])
-    print(f"\nNumbers: {given.run / JSON}")
-    if found["figures"]:
-        print(f"Pictures: {given.run / FIGURES}/")
-    return 0
+        pictures = f"\nPictures: {given.run / FIGURES}/" if found["figures"] else ""
+        return f"{found['text']}\n\nNumbers: {given.run / JSON}{pictures}"
+
+    return commands.main(analysed)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,12 @@ from typing import Any
 import numpy as np
 
 from envs.describe import describe_known, parallel_env
-from envs.errors import EnvFailure
 from envs.mpe.catalogue import canonical_id
 from envs.spec import EnvSpec
-from marl import scripted, stats
+from marl import commands, scripted, stats
 from marl.anchors import Anchors, anchors, is_competitive, sides
 from marl.durable import replace_text
-from marl.errors import RunFailed, UserError
+from marl.errors import UserError
 from marl.evaluation_table import match_table, table
 from marl.gif import film, write_gif
 from marl.matches import Party, one_pair, play_matches, team_names
@@ -162,26 +161,21 @@ def _interval(found: list[dict[str, Any]], means: list[float]) -> list[float] | 
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m marl.evaluate`; returns the exit code."""
     options = _parser().parse_args(argv)
-    try:
-        for path in (options.json, options.gif):
-            _require_place(path)
-        result, text = _run(options)
-        if options.json is not None:
-            try:
-                replace_text(options.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
-            except OSError as error:
-                why = error.strerror or error
-                raise UserError(f"cannot write {options.json}: {why}. Give another file.") from error
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (RunFailed, EnvFailure) as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    print(text)
-    return 0
+    return commands.main(lambda: _written(options))
+
+
+def _written(options: argparse.Namespace) -> str:
+    """The table, after the files that were asked for."""
+    for path in (options.json, options.gif):
+        _require_place(path)
+    result, text = _run(options)
+    if options.json is not None:
+        try:
+            replace_text(options.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
+        except OSError as error:
+            why = error.strerror or error
+            raise UserError(f"cannot write {options.json}: {why}. Give another file.") from error
+    return text
 
 
 def _require_place(path: Path | None) -> None:

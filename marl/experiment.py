@@ -97,9 +97,9 @@ def train(
         path = ranks.first(open_directory)
         env = _environment(config, make_env, division)
         stack.callback(env.close)
-        learner = config.maddpg
-        share = len(division.trained) * env.spec.num_agents, learner.batch_size, max(learner.hidden)
-        torch.set_num_threads(choose_threads(config.threads, *share, processes=ranks.size))
+        networks, width = len(division.trained) * env.spec.num_agents, max(config.maddpg.hidden)
+        rows = config.maddpg.batch_size // (ranks.size if division.shared else 1)
+        torch.set_num_threads(choose_threads(config.threads, networks, rows, width, ranks.local_size))
         return _run(config, path, env, resume, stop or StopRequest(), make_env, notes, division)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from marl import page
+from marl import commands, page
 from marl.anchors import lines_of
 from marl.durable import replace_text
 from marl.errors import UserError
@@ -295,17 +295,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
     parser.add_argument("--out", type=Path, help=f"the page (default: RUN/{REPORT}, or {COMPARISON} for several runs)")
     given = parser.parse_args(argv)
-    try:
-        runs = [read_run(path) for path in given.runs]
-        out = given.out or (runs[0].path / REPORT if len(runs) == 1 else Path(COMPARISON))
-        _write(out, report_html(runs[0]) if len(runs) == 1 else compare_html(runs))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if len(runs) > 1:
-        print(text_table(*comparison_rows(runs)) + "\n")
-    print(f"Report: {out}")
-    return 0
+    return commands.main(lambda: _written(given.runs, given.out))
+
+
+def _written(paths: list[Path], out: Path | None) -> str:
+    """Write the page; where it is, below the table of several runs."""
+    runs = [read_run(path) for path in paths]
+    several = len(runs) > 1
+    out = out or (Path(COMPARISON) if several else runs[0].path / REPORT)
+    _write(out, compare_html(runs) if several else report_html(runs[0]))
+    return (text_table(*comparison_rows(runs)) + "\n\n" if several else "") + f"Report: {out}"
 
 
 if __name__ == "__main__":

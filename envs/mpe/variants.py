@@ -186,7 +186,7 @@ class raw_env(SimpleEnv, EzPickle):  # mpe2's name for it
         )
         world.dim_c = spoken
         scenario.reset_world(world, self.np_random)
-        self.metadata = {**SimpleEnv.metadata, "name": VARIANT_ID, **declared(self.variant)}
+        self.metadata = {**SimpleEnv.metadata, "name": VARIANT_ID, **self.variant.spec().declaration()}
 
     def _set_action(self, action: Any, agent: Agent, action_space: Any, time: Any = None) -> None:
         """mpe2's for moves; a message is one symbol for each place, the first place runs fastest."""
@@ -208,27 +208,6 @@ class raw_env(SimpleEnv, EzPickle):  # mpe2's name for it
         super().draw()
         for agent, message in zip(self.world.speakers, said, strict=True):
             agent.state.c = message
-
-
-def declared(variant: Variant) -> dict[str, Any]:
-    """Heads and routes as `envs.pettingzoo.PettingZooEnv` reads them from an environment's metadata."""
-    spec = variant.spec()
-    names = spec.agent_names
-    return {
-        "heads": {agent.name: [[head.name, head.size] for head in agent.heads] for agent in spec.agents},
-        "routes": [
-            {
-                "sender": names[route.sender],
-                "head": spec.agents[route.sender].heads[route.head].name,
-                "receiver": names[route.receiver],
-                "start": route.start,
-                "exact": route.exact,
-                "meaning": None if route.meaning is None else list(route.meaning),
-            }
-            for route in spec.routes
-        ],
-        "fixed_agents": True,
-    }
 
 
 env = make_env(raw_env)

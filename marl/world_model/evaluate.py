@@ -19,11 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from envs.errors import EnvFailure
 from envs.streams import Stream
-from marl import checkpoint, plots
+from marl import checkpoint, commands, plots
 from marl.durable import replace_text
-from marl.errors import RunFailed, UserError
+from marl.errors import UserError
 from marl.gif import write_gif
 from marl.world_model.assess import CONTEXT, assess, collect, errors_figure, film, latents_figure
 from marl.world_model.compose import SavedModel, load
@@ -90,15 +89,7 @@ def table(found: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m marl.world_model.evaluate`; returns the exit code."""
     options = _parser().parse_args(argv)
-    try:
-        print(_run(options))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (RunFailed, EnvFailure) as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return commands.main(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> str:
