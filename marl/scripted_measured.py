@@ -51,7 +51,7 @@ MEASURED: dict[str, dict[str, dict[str, tuple[float, float]]]] = {
     },
     "collect_treasure_v1": {
         "random": {"collectors": (2.6229, 3.1366), "deposits": (3.2338, 2.5283)},
-        "noop": {"collectors": (0.671, 0.7608), "deposits": (-0.2467, 0.8197)},
+        "noop": {"collectors": (-5.3781, 0.3212), "deposits": (-1.3071, 0.0432)},
         "greedy": {"collectors": (35.4118, 1.592), "deposits": (37.823, 2.8761)},
         "best": {"collectors": (41.4013, 4.3589), "deposits": (41.2779, 4.5492)},
     },
@@ -92,7 +92,7 @@ MEASURED: dict[str, dict[str, dict[str, tuple[float, float]]]] = {
     },
     "simple_world_comm_v3": {
         "random": {"adversaries": (3.949, 2.623), "good": (-28.4877, 8.4541)},
-        "noop": {"adversaries": (-1.8497, 0.1395), "good": (-9.5644, 4.6319)},
+        "noop": {"adversaries": (-1.1123, 0.0694), "good": (-7.8573, 0.283)},
         "feed+random": {"adversaries": (0.9711, 1.1742), "good": (16.3933, 3.6246)},
         "flee+random": {"adversaries": (-2.161, 0.1531), "good": (10.8295, 5.1729)},
         "chase+random": {"adversaries": (57.9406, 4.8786), "good": (-45.4517, 8.7891)},
