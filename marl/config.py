@@ -210,7 +210,7 @@ class WorldModelConfig:
     """Frames of a training sequence; unset: half an episode where the horizon is known, else 25: it teaches faster than
     the same frames as whole episodes."""
     capacity: Positive = 500_000
-    """Frames kept per replica; never more than the run produces."""
+    """Frames kept per replica."""
     warmup_steps: Count = 400
     """Environment steps of a replica before the model's first update."""
     updates_per_step: Rate = 0.25

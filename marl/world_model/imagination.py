@@ -118,8 +118,9 @@ class ImaginationSource:
         if self._since >= self.config.refresh_every:
             self._since = 0
             self.model.check()
-            self.validate()
-            self.imagine()
+            if bool((self.validation.frames_S > 0).all()):  # else no episode has been held out yet: nothing is trusted
+                self.validate()
+                self.imagine()
 
     def _held_out(self, first_SE: Tensor) -> Tensor:
         """Bool [S, E]: the running episode is kept from training; every 1 / share-th episode is."""

@@ -1,9 +1,10 @@
 """The small model: linear dynamics in closed form, an ensemble of networks for what is not linear and for the reward.
 
 The joint-observation dynamics of most MPE tasks is exactly linear, so that least squares over all transitions seen
-predicts whole episodes; kind "linear" imagines with it alone, "mlp" adds networks for its residual. Rewards are
-distances from what some entry names: least squares of products (marl/world_model/regression.py) knows them from few
-episodes, and networks learn the rest.
+predicts whole episodes; kind "linear" imagines with it alone. "mlp" adds the pushes of bodies that touch, in closed
+form too (marl/world_model/regression.py), and networks for what is left. Rewards are
+distances from what some entry names: least squares of products knows them from few episodes, and networks learn the
+rest.
 
 Shape suffixes: S replicas, M members, E environments, n rows, J predicted observation entries, U joint action,
 N agents, P inputs of the linear part.
@@ -92,8 +93,14 @@ class SmallModel:
         self.layout, self.config, self.gamma = layout, config, gamma
         replicas, device = len(stream.key_R), stream.key_R.device
         agents, j, u = layout.spec.num_agents, layout.obs_size, layout.action_size
-        self.linear = LeastSquares(j + u + 1, j, replicas, device)
         self.features = Features(layout, replicas)
+        inputs, pushes = j + u + 1, self.features.contacts_size
+        self._touching = config.kind == "mlp" and pushes > 0
+        self.linear: LeastSquares = (
+            Ridge(inputs + pushes, j, replicas, device, inputs)
+            if self._touching
+            else LeastSquares(inputs, j, replicas, device)
+        )
         self.rewards = Ridge(self.features.products_size, agents, replicas, device)
         self.obs_scale = Normaliser(replicas, j, device)
         self.reward_scale = Normaliser(replicas, agents, device)
@@ -116,9 +123,9 @@ class SmallModel:
         self.features.scale.add(self.features.raw(after), mask_SE)
         self.reward_scale.add(step.reward, mask_SE)
 
-    @staticmethod
-    def _inputs(obs_SnJ: Tensor, action_SnU: Tensor) -> Tensor:
-        return torch.cat([obs_SnJ, action_SnU, torch.ones_like(obs_SnJ[..., :1])], dim=2)
+    def _inputs(self, obs_SnJ: Tensor, action_SnU: Tensor) -> Tensor:
+        parts = [obs_SnJ, action_SnU, torch.ones_like(obs_SnJ[..., :1])]
+        return torch.cat([*parts, self.features.contacts(obs_SnJ)] if self._touching else parts, dim=2)
 
     def _members(self, network: SkipMLP, *inputs_SnX: Tensor) -> Tensor:
         """Every member's output [S, M, n, ·] of the same inputs."""

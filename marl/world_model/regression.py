@@ -20,6 +20,7 @@ class Features:
         replicas: S.
     """
 
+    RADII = tuple(0.05 * k for k in range(1, 11))  # at which bodies may touch
     LIMIT = 10.0  # deviations: features of an imagined observation far outside of what was seen are cut off
     MOST_PRODUCTS = 1000  # more of them are left out: solving for their weights would cost more than it is worth
 
@@ -35,6 +36,8 @@ class Features:
         products = len(kept) * (self.size - len(kept))
         self._multiply = products <= self.MOST_PRODUCTS
         self.products_size = 1 + self.size + products * self._multiply
+        self._radii = torch.tensor(self.RADII, device=device)
+        self.contacts_size = 2 * len(pairs) * len(self.RADII)
 
     def raw(self, obs_SnJ: Tensor) -> Tensor:
         squares = obs_SnJ.square()
@@ -51,6 +54,17 @@ class Features:
         if self._multiply:
             parts.append((obs_SnJ[..., :, None] * raw[..., None, self._entries :]).flatten(2))
         return torch.cat(parts, dim=2)
+
+    def contacts(self, obs_SnJ: Tensor) -> Tensor:
+        """Every neighbouring pair of entries as a vector d: max(r - |d|, 0) d / |d| for every radius r, both entries.
+
+        Bodies that touch push each other by a multiple of it; a sum of several has any force that is piecewise linear
+        in the distance. [S, n, contacts_size].
+        """
+        x, y = obs_SnJ.index_select(2, self._pairs), obs_SnJ.index_select(2, self._pairs + 1)
+        length = (x.square() + y.square() + 1e-12).sqrt()
+        depth = (self._radii - length[..., None]).clamp(min=0.0) / length[..., None]
+        return torch.cat([(depth * x[..., None]).flatten(2), (depth * y[..., None]).flatten(2)], dim=2)
 
     def __call__(self, obs_SnJ: Tensor) -> Tensor:
         """[S, n, J] to [S, n, size]."""
@@ -87,38 +101,60 @@ class LeastSquares:
 
     def solve(self) -> None:
         """Weights of least norm among the least-squares solutions, and the residual's root mean square."""
-        values, vectors = torch.linalg.eigh(self.gram_SPP)
-        usable = values > self.CUT * values[:, -1:]
-        inverse = torch.where(usable, 1.0 / values.where(usable, 1.0), 0.0)
-        weight = vectors @ (inverse[..., None] * (vectors.transpose(1, 2) @ self.cross_SPJ))
+        weight = self._inverse(self.gram_SPP) @ self.cross_SPJ
         explained = (weight * self.cross_SPJ).sum(1)
         rest = (self.squares_SJ - explained).clamp(min=0.0) / self.count_S.clamp(min=1.0)[:, None]
         self.weight_SPJ, self.residual_S1J = weight.float(), rest.sqrt().float()[:, None]
+
+    def _inverse(self, gram_SPP: Tensor) -> Tensor:
+        """Pseudo-inverse of a symmetric matrix, nought in directions that were never seen."""
+        values, vectors = torch.linalg.eigh(gram_SPP)
+        usable = values > self.CUT * values[:, -1:]
+        inverse = torch.where(usable, 1.0 / values.where(usable, 1.0), 0.0)
+        return (vectors * inverse[:, None]) @ vectors.transpose(1, 2)
 
     def __call__(self, inputs_SnP: Tensor) -> Tensor:
         return torch.bmm(inputs_SnP, self.weight_SPJ)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for name, value in vars(self).items():
+        for name, value in self.state_dict().items():
             setattr(self, name, state[name].to(value.device))
 
 
 class Ridge(LeastSquares):
-    """Least squares of many inputs: with a small penalty on every weight, in units of its input's mean square."""
+    """Least squares of many inputs: with a small penalty on every weight, in units of its input's mean square.
+
+    Args:
+        free: the first inputs, whose weights are not penalised: what they explain, the others cannot.
+    """
 
     PENALTY = 1e-6
 
+    def __init__(
+        self, inputs: int, outputs: int, replicas: int, device: torch.device | str, free: int = 0
+    ) -> None:
+        super().__init__(inputs, outputs, replicas, device)
+        self._free = free
+
     def solve(self) -> None:
         """The penalised problem's weights, and the residual's root mean square on the data."""
-        scale_SP = self.gram_SPP.diagonal(dim1=1, dim2=2).sqrt()
-        scale_SP = scale_SP.where(scale_SP > 0, 1.0)
-        gram = self.gram_SPP / (scale_SP[:, :, None] * scale_SP[:, None])
+        p = self._free
+        inverse = self._inverse(self.gram_SPP[:, :p, :p])
+        mixed_SpQ, cross_SpJ = self.gram_SPP[:, :p, p:], self.cross_SPJ[:, :p]
+        shared = inverse @ mixed_SpQ
+        # what is left of the penalised inputs and of the outputs beside the free inputs (Frisch and Waugh)
+        gram = self.gram_SPP[:, p:, p:] - mixed_SpQ.transpose(1, 2) @ shared
+        cross = self.cross_SPJ[:, p:] - shared.transpose(1, 2) @ cross_SpJ
+        scale_SQ = self.gram_SPP[:, p:, p:].diagonal(dim1=1, dim2=2).sqrt()
+        scale_SQ = scale_SQ.where(scale_SQ > 0, 1.0)
+        gram = gram / (scale_SQ[:, :, None] * scale_SQ[:, None])
         gram.diagonal(dim1=1, dim2=2).add_(self.PENALTY)
         factor = torch.linalg.cholesky(gram)
-        weight = torch.cholesky_solve(self.cross_SPJ / scale_SP[..., None], factor) / scale_SP[..., None]
+        penalised = torch.cholesky_solve(cross / scale_SQ[..., None], factor) / scale_SQ[..., None]
+        weight = torch.cat([inverse @ cross_SpJ - shared @ penalised, penalised], dim=1)
         gained = 2.0 * (weight * self.cross_SPJ).sum(1) - (weight * (self.gram_SPP @ weight)).sum(1)
         rest = (self.squares_SJ - gained).clamp(min=0.0) / self.count_S.clamp(min=1.0)[:, None]
         self.weight_SPJ, self.residual_S1J = weight.float(), rest.sqrt().float()[:, None]

@@ -80,6 +80,19 @@ def test_before_the_warm_up_only_real_transitions() -> None:
     assert int(built.model.optimiser.updates) == 0  # type: ignore[attr-defined]
 
 
+def test_before_any_episode_is_held_out_nothing_is_imagined() -> None:
+    """Four environments hold out their tenth episode first; the model is trained, and trusted only then."""
+    config = replace(CONFIG, warmup_steps=20, refresh_every=4, validation_share=0.1)
+    spec = envs.make("simple_speaker_listener").spec
+    made = source(spec, config, num_envs=4, replicas=1)
+    usable = []
+    for t in play(envs.make(spec.id, num_envs=4), 75):
+        made.add(t)
+        made.sample(8)
+        usable.append(int(made.usable_S))
+    assert not any(usable[:50]) and usable[-1] > 0
+
+
 def test_imagined_transitions_are_what_the_environment_would_do() -> None:
     """With exactly linear dynamics an imagined next observation is the true one, message slots to the bit."""
     env = envs.make("simple_reference", num_envs=20)
