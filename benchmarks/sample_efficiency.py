@@ -1,11 +1,12 @@
-"""Environment steps to a communication gain of .80 and .90: MADDPG with and without a world model.
+"""Environment steps to a gain (on spread, a score): MADDPG with and without a world model.
 
     python -m benchmarks.sample_efficiency --env simple_speaker_listener            all arms, then table and figure
     python -m benchmarks.sample_efficiency --env simple_speaker_listener --arms ceiling mlp
     python -m benchmarks.sample_efficiency --figures                                table and figure from what is there
 
 All replicas of an arm train side by side in one process. The greedy policies play the same 200 episodes after every
-500 steps. A threshold counts as reached at the first of two evaluations in a row at or above it, or at the end. Given
+500 steps. Step sizes fall over the task's steps in all arms but those of plain MADDPG with fewer updates, which get
+more steps. A threshold counts as reached at the first of two evaluations in a row at or above it, or at the end. Given
 are the median over replicas and their range, which for five replicas holds the true median with 94 %. Results, all
 below benchmarks/results/world_model/: sample_efficiency.json, sample_efficiency.md, sample_efficiency_<env>.png.
 Settings were chosen on seeds 0 to 9; published are seeds from 100 on.
@@ -49,12 +50,13 @@ FIRST_SEED = 100  # below are seeds that settings were chosen on
 
 @dataclass(frozen=True)
 class Task:
-    """What is learned in how many steps, and what counts as learned."""
+    """What is learned in how many steps with how many updates a step, and what counts as learned."""
 
     steps: int
+    updates: float
     measure: Callable[[str, float], float | None]
     thresholds: tuple[float, ...]
-    flags: tuple[str, ...] = ()
+    flags: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -63,30 +65,39 @@ class Arm:
 
     label: str
     flags: tuple[str, ...] = ()
+    updates: float | None = None  # a step; None: the task's
     perfect: bool = False
     stretch: float = 1.0  # of the task's steps
 
 
-LEARNER = (
+COMMON = (
     *("--maddpg.actor-lr", "5e-3", "--maddpg.critic-lr", "5e-3", "--maddpg.gamma", "0.9"),
-    *("--maddpg.signalling-bonus", "3", "--maddpg.signalling-final", "1"),
-    *("--maddpg.warmup-steps", "400", "--maddpg.diagnostics-every", "0"),
+    *("--maddpg.batch-size", "256", "--maddpg.hidden", "64", "64", "--num-envs", "16"),
+    *("--maddpg.team-reward", "true", "--maddpg.warmup-steps", "400", "--maddpg.diagnostics-every", "0"),
 )
+
+
+def _signalling(bonus: str) -> tuple[str, ...]:
+    return ("--maddpg.signalling-bonus", bonus, "--maddpg.signalling-final", "1")
+
+
 TASKS = {
-    "simple_speaker_listener": Task(3000, anchors.gain, (0.8, 0.9), LEARNER),
+    "simple_speaker_listener": Task(5000, 3.0, anchors.gain, (0.8, 0.9), (*COMMON, *_signalling("3"))),
+    "simple_reference": Task(10000, 1.0, anchors.gain, (0.3, 0.5), (*COMMON, *_signalling("0.1"))),
+    "simple_spread": Task(10000, 1.0, anchors.score, (0.5, 0.6), COMMON),
 }
-UPDATES = ("--maddpg.updates-per-step", "3")
-TWICE = ("--maddpg.updates-per-step", "6")
-IMAGINED = (*UPDATES, "--world-model")
+IMAGINED = ("--world-model", "--wm.kind", "mlp")
+RSSM = ("--world-model", "--wm.kind", "rssm", "--wm.updates-per-step", "0.5")
+THROUGH = ("--wm.through-horizon", "3", "--wm.starts", "128")
 ARMS = {
-    "maddpg": Arm("MADDPG, 1 update every 8 steps", ("--maddpg.updates-per-step", "0.125"), stretch=5.0),
-    "updates": Arm("MADDPG, 3 updates a step", UPDATES, stretch=5 / 3),
-    "updates_6": Arm("MADDPG, 6 updates a step", TWICE, stretch=5 / 3),
-    "ceiling": Arm("perfect model", (*IMAGINED, "--wm.kind", "linear"), perfect=True),
-    "mlp": Arm("small model", (*IMAGINED, "--wm.kind", "mlp")),
-    "mlp_6": Arm("small model, 6 updates a step", (*TWICE, "--world-model", "--wm.kind", "mlp"), stretch=2 / 3),
-    "rssm": Arm("RSSM", (*IMAGINED, "--wm.kind", "rssm")),
-    "through": Arm("RSSM, loss through it", (*IMAGINED, "--wm.kind", "rssm", "--wm.through-horizon", "3")),
+    "maddpg": Arm("MADDPG", updates=0.25, stretch=6.0),
+    "updates_1": Arm("MADDPG", updates=1.0, stretch=3.0),
+    "updates": Arm("MADDPG"),
+    "ceiling": Arm("perfect model", ("--world-model", "--wm.kind", "linear"), perfect=True),
+    "mlp": Arm("small model", IMAGINED),
+    "mlp_through": Arm("small model, loss through it", (*IMAGINED, *THROUGH)),
+    "rssm": Arm("RSSM", RSSM, updates=1.0),
+    "through": Arm("RSSM, loss through it", (*RSSM, *THROUGH), updates=1.0),
 }
 
 
@@ -138,8 +149,20 @@ def configuration(env_id: str, arm: Arm, seed: int, replicas: int, extra: Sequen
     """The task's and the arm's settings, checked as on the command line of run.py."""
     task = TASKS[env_id]
     words = ["--env", env_id, "--seed", str(seed), "--num-replicas", str(replicas)]
-    words += ["--total-steps", str(round(task.steps * arm.stretch)), *task.flags, *arm.flags, *extra]
+    words += ["--total-steps", str(round(task.steps * arm.stretch))]
+    words += ["--maddpg.updates-per-step", str(updates(task, arm)), *task.flags, *arm.flags, *extra]
     return parse(words).config
+
+
+def updates(task: Task, arm: Arm) -> float:
+    """Of the learner, an environment step of a replica."""
+    return task.updates if arm.updates is None else arm.updates
+
+
+def label(env_id: str, name: str) -> str:
+    """An arm in words."""
+    rate = updates(TASKS[env_id], ARMS[name])
+    return f"{ARMS[name].label}, {rate:g} update{'s' * (rate > 1)} a step"
 
 
 # ------------------------------------------------------------------ what it comes to
@@ -168,7 +191,7 @@ def table(env_id: str, arms: dict[str, Any]) -> str:
         last = [task.measure(env_id, value) for value in found["returns"][-1]]
         cells.append(f"{np.median(last):.2f} ({min(last):.2f} to {max(last):.2f})")
         cells += [str(found["updates"]), f"{found['cpu_seconds'] / len(last):.0f}"]
-        lines.append(f"| {ARMS[name].label} | " + " | ".join(cells) + " |")
+        lines.append(f"| {label(env_id, name)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -189,13 +212,13 @@ def curves(env_id: str, arms: dict[str, Any]) -> Figure:
         values_TS = np.array([[task.measure(env_id, value) for value in row] for row in found["returns"]])
         steps = np.array(found["steps"])
         ax.fill_between(steps, values_TS.min(1), values_TS.max(1), color=colour, alpha=0.12, linewidth=0)
-        ax.plot(steps, np.median(values_TS, axis=1), color=colour, label=ARMS[name].label, linewidth=1.6)
+        ax.plot(steps, np.median(values_TS, axis=1), color=colour, label=label(env_id, name), linewidth=1.6)
     for threshold in task.thresholds:
         ax.axhline(threshold, color=plots.FAINT, linewidth=0.8, linestyle=":")
     ax.set_ylim(-0.3, 1.05)
-    ax.set_xlim(0)
+    ax.set_xlim(0, 1.5 * task.steps)
     ax.legend(fontsize=plots.FONT - 2, frameon=False)
-    plots.label(ax, f"{env_id}: median and range of replicas", "environment steps of a replica", "gain")
+    plots.label(ax, f"{env_id}: median and range of replicas", "environment steps of a replica", task.measure.__name__)
     return figure
 
 
@@ -228,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     numbers: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"tasks": {}}
     for env_id in [] if options.figures else options.env:
         for name in options.arms:
-            print(f"{env_id}, {ARMS[name].label}", flush=True)
+            print(f"{env_id}, {label(env_id, name)}", flush=True)
             config = configuration(env_id, ARMS[name], FIRST_SEED, options.replicas)
             found = run(env_id, ARMS[name], config, lambda text: print(text, flush=True))
             found["flags"] = [*TASKS[env_id].flags, *ARMS[name].flags]
