@@ -121,16 +121,16 @@ def _tabulate(folder: Path) -> str:
         f"{first['env']}, {first['replicas']} replicas, {first['steps']} steps, seed {first['seed']}, "
         f"{first['machine']}; final policies, {first['final']['greedy']['episodes']} greedy episodes a replica",
         "",
-        f"| arm | {measure}, IQM [95 %] | worst | replicas above .10 | above .90 "
+        f"| arm | {measure}, IQM [95 %] | worst | replicas above .10 | above .50 | above .90 "
         "| median steps to .80 | to .90 | seconds |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for record in records:
         values, middle, _ = _measured(record)
         low, high = stats.bootstrap_interval(values)
         steps = [median(first_reached(record["curve"], measure, threshold)) for threshold in (0.8, 0.9)]
         told = " | ".join(f"{n / 1000:g}k" if np.isfinite(n) else "never" for n in steps)
-        over = " | ".join(f"{sum(v >= bar for v in values)} of {len(values)}" for bar in (0.1, 0.9))
+        over = " | ".join(f"{sum(v >= bar for v in values)} of {len(values)}" for bar in (0.1, 0.5, 0.9))
         lines.append(
             f"| {record['arm']} | {middle:.3f} [{low:.3f}, {high:.3f}] | {min(values):.3f} | {over} | {told} "
             f"| {record['seconds']:.0f} |"
@@ -151,8 +151,8 @@ def _figure(records: list[dict[str, Any]], measure: str) -> Any:
         ax.plot(np.clip([low, high], -1.0, None), [row, row], color=plots.COLOURS[0], linewidth=3, alpha=0.6)
         ax.plot(max(middle, -1.0), row, "D", color=plots.COLOURS[0], markersize=4)
     ax.set_yticks(range(len(records)), [record["arm"] for record in reversed(records)])
-    title = f"{records[0]['env']}: {len(values)} replicas, IQM with 95 % interval"
-    plots.label(ax, title, f"{measure} (below -1: at -1)")
+    title = f"{records[0]['env']}, {len(values)} replicas"
+    plots.label(ax, title, f"{measure}: replicas, IQM, 95 % interval (below -1: at -1)")
     return figure
 
 
