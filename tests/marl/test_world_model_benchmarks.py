@@ -6,10 +6,22 @@ import pytest
 import torch
 from world_model_data import episodes
 
-from benchmarks.sample_efficiency import ARMS, TASKS, configuration, curves, reached, table
+from benchmarks.sample_efficiency import (
+    ARMS,
+    EPISODES,
+    EVALUATION_SEED,
+    TASKS,
+    configuration,
+    curves,
+    ease,
+    reached,
+    table,
+)
 from benchmarks.simulator_model import SimulatorModel
 from benchmarks.world_model import steps_of
 from envs.streams import Stream
+from marl.rollout import play
+from marl.scripted import scripted
 from marl.world_model.model import open_loop
 from marl.world_model.sequences import FrameStore
 
@@ -34,13 +46,24 @@ def test_reached_at_the_first_of_two_in_a_row_or_at_the_end(gains: list[float], 
 
 
 def test_table_and_figure_of_hand_made_runs() -> None:
+    lucky = ease("simple_speaker_listener")
+    returns = [[-15.37] * 5, [-8.0] * 4 + [-15.37], [-7.46] * 4 + [-15.37]]
     found = {
-        "steps": [500, 1000, 1500], "returns": [[-15.37] * 5, [-8.0] * 4 + [-15.37], [-7.46] * 4 + [-15.37]],
+        "steps": [500, 1000, 1500], "returns": [[value + lucky for value in row] for row in returns],
         "updates": 7, "cpu_seconds": 10.0,
     }  # fmt: skip
     text = table("simple_speaker_listener", {"mlp": found})
-    assert "| small model, 3 updates a step | 1,000 (1,000 to > 1,500) |" in text and "| 1.00 (0.00 to 1.00) | 7 | 2 |" in text
+    assert "| small model, 3 updates a step | 1,000 (1,000 to > 1,500) |" in text
+    assert "| 1.00 (0.00 to 1.00) | 7 | 2 |" in text
     assert curves("simple_speaker_listener", {"mlp": found}).axes[0].lines
+
+
+def test_ease_is_that_of_the_oracle_too() -> None:
+    """Another policy meets the same luck in the same episodes: its return there less ease is its return elsewhere."""
+    env_id = "simple_speaker_listener"
+    oracle = scripted(env_id, "oracle")
+    same = play(env_id, oracle, EPISODES, EVALUATION_SEED, backend="torch", batch=EPISODES).returns.mean()
+    assert abs(same - ease(env_id) + 7.46) < 0.1 < abs(same + 7.46)
 
 
 @pytest.mark.parametrize("env_id", TASKS)
