@@ -6,10 +6,11 @@
 
 All replicas of an arm train side by side in one process. The greedy policies play the same 200 episodes after every
 500 steps. How much easier or harder these are than others is known from a scripted policy, which plays them and 20,000
-others, and is taken off. Step sizes fall over the task's steps in all arms but those of plain MADDPG with fewer updates, which get
-more steps. A threshold counts as reached at the first of two evaluations in a row at or above it, or at the end. Given
-are the median over replicas and their range, which for five replicas holds the true median with 94 %. Results, all
-below benchmarks/results/world_model/: sample_efficiency.json, sample_efficiency.md, sample_efficiency_<env>.png.
+others, and is taken off. Step sizes fall over the task's steps in all arms but those of plain MADDPG with fewer
+updates, which get more steps. A threshold counts as reached at the first of two evaluations in a row at or above it,
+or at the end. Given are the median over replicas and their range, which for five replicas holds the true median with
+94 %. Results, all below benchmarks/results/world_model/: sample_efficiency.json, sample_efficiency.md,
+sample_efficiency_<env>.png.
 Settings were chosen on seeds 0 to 9; published are seeds from 100 on.
 """
 
