@@ -97,6 +97,7 @@ THROUGH = ("--wm.through-horizon", "3", "--wm.starts", "128")
 ARMS = {
     "maddpg": Arm("MADDPG", updates=0.25, stretch=6.0),
     "updates_1": Arm("MADDPG", updates=1.0, stretch=3.0),
+    "updates_long": Arm("MADDPG, longer", stretch=2.4),
     "updates": Arm("MADDPG"),
     "ceiling": Arm("perfect model", ("--world-model", "--wm.kind", "linear"), perfect=True),
     "mlp": Arm("small model", IMAGINED),
