@@ -46,7 +46,7 @@ def own_value(
     logits_SNBHK: Tensor,
     gumbel_SNBHK: Tensor,
     estimator_H: Sequence[str],
-    temperature: float,
+    temperature: float | Tensor,
     mask: Tensor,
     conditional: Tensor | None = None,
 ) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -176,6 +176,17 @@ class MPE(BatchedEnv):
         if success_E is None:
             return self._finish_by_schedule(reward_NE, obs_NEO)
         return self._finish_by_mask(reward_NE, obs_NEO, success_E)
+
+    def pattern(self) -> Hashable | None:
+        """The rows that end with the next step, as far as the host decides it, and the stage of the curriculum."""
+        if self._check_next and self.device.type != "cpu":
+            return None  # the actions will be read
+        return () if self.scenario.can_terminate else self._schedule.due(), self.curriculum_stage
+
+    def repeated(self) -> None:
+        """The device has replayed a step of the present `pattern`: count it."""
+        if not self.scenario.can_terminate:
+            self._schedule.tick()
 
     def _advance(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """One step of every row, no resets: rewards, observations, rows that reached their goal. No host, no sync."""
