@@ -33,7 +33,7 @@ class Recorder(Protocol):
         """Do the work as usual, where it will be recorded."""
 
     def record(self, work: Work) -> Work:
-        """Call `work` without any effect on the device's memory; what is returned has that effect, any number of times."""
+        """Call `work` without any effect on the device's memory; the work that is returned has it, at every call."""
 
 
 class CudaRecorder:

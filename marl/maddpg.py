@@ -256,7 +256,7 @@ class MADDPG:
         if cfg.listening_bonus > 0 and self.spec.routes:
             muted = batch.obs.clone()
             for route in self.spec.routes:
-                muted[:, route.receiver, :, route.slot] = 0.0
+                muted[:, route.receiver, :, route.slot].zero_()
             bonus = losses.listening_bonus(logits, self.actor(muted).detach(), self._mask(batch.mask))
             total_SN = total_SN + cfg.listening_bonus * bonus
         return total_SN

@@ -221,11 +221,11 @@ class MPE(BatchedEnv):
             rows = slice(*span)
             if span not in self._views:
                 self._views[span] = self.world.rows(rows)
-            self._episode_E[rows] += 1
+            self._episode_E[rows].add_(1)
             self._start(self._views[span], self._reset_key_E[rows], self._episode_E[rows])
             self._observe_into(next_NEO[:, rows], self._views[span])
-            truncated_NE[:, rows] = True
-            done_E[rows] = True
+            truncated_NE[:, rows].fill_(True)
+            done_E[rows].fill_(True)
         return Step(next_NEO, obs_NEO, reward_NE, terminated_NE, truncated_NE, done=done_E)
 
     def _finish_by_mask(self, reward_NE: Tensor, obs_NEO: Tensor, success_E: Tensor) -> Step:
