@@ -260,7 +260,8 @@ def test_a_round_needs_no_number_and_no_other_device(name: str, monkeypatch: pyt
     Guard: seen failing with a constant of a scenario left on the CPU.
     """
     monkeypatch.setattr(torch.optim, "Adam", NoSteps)
-    quiet = {"maddpg.diagnostics_every": 0, "logging.every": 10_000, "maddpg.updates_per_step": 0.2, "maddpg.warmup_steps": 4}
+    few = {"maddpg.updates_per_step": 0.2, "maddpg.warmup_steps": 4}
+    quiet = {"maddpg.diagnostics_every": 0, "logging.every": 10_000, **few}
     made = trainer({**WITHOUT_NUMBERS[name], **quiet}, device="meta")
     made.env._check_next = False  # type: ignore[attr-defined]  # the first step's actions are read, and not recorded
     played(made, 27 if name in SETTINGS else 6)
