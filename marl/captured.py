@@ -104,6 +104,8 @@ class Graphs:
             return
         try:
             self._replays[key] = self._recorder.record(work)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             told = str(error).strip().splitlines() or [type(error).__name__]
             raise RunFailed(
