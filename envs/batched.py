@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,19 @@ class BatchedEnv(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    # -------------------------------------------------------- recorded steps
+    def pattern(self) -> Hashable | None:
+        """What the host decides of the next step, for those who record steps and replay them (a CUDA graph).
+
+        Steps of one pattern are the same work on the device, whatever its tensors hold. None: the host takes part in
+        the step, which can not be recorded.
+        """
+        return None
+
+    def repeated(self) -> None:
+        """The device has replayed a step of the present `pattern` without a call of `step`: the host counts it."""
+        raise NotImplementedError(f"steps of {type(self).__name__} can not be recorded")
 
     def close(self) -> None:  # noqa: B027 - most backends hold nothing to close
         """Release worker processes and windows; calling it twice is harmless."""

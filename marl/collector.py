@@ -16,11 +16,14 @@ from marl.replay import Transitions
 
 
 class Collector:
-    """Steps the environments of all replicas with the current sampled policies; row s * E + e is replica s's."""
+    """Steps the environments of all replicas with the current sampled policies; row s * E + e is replica s's.
+
+    What a step leaves for the next one is written in place, so that steps can be recorded in a CUDA graph.
+    """
 
     def __init__(self, env: BatchedEnv, learner: MADDPG, num_replicas: int) -> None:
         self.env, self.learner, self.num_replicas = env, learner, num_replicas
-        self.obs_SNEO = self.grouped(env.reset())
+        self.obs_SNEO = self.grouped(env.reset()).to(torch.float32, copy=True)
         self.mask = None if env.mask is None else self.grouped(env.mask)
         self.prev_SNEO = torch.zeros_like(self.obs_SNEO)
         envs = env.num_envs // num_replicas
@@ -31,9 +34,9 @@ class Collector:
         """[N, S * E, ...] to [S, N, E, ...]."""
         return x_NR.unflatten(1, (self.num_replicas, -1)).transpose(0, 1)
 
-    def collect(self) -> tuple[Transitions, tuple[Tensor, Tensor] | None]:
+    def collect(self) -> tuple[Transitions, tuple[Tensor, Tensor]]:
         """One joint step of every environment; and of the episodes that ended with it the sum of returns [S, N] and
-        the number [S] (None: none, where that costs no wait for a device)."""
+        the number [S]."""
         onehot = self.learner.act(self.obs_SNEO, self.mask)  # [S, N, E, H, K]
         choices_NRH = onehot.argmax(-1).transpose(0, 1).flatten(1, 2)
         step = self.env.step(choices_NRH)
@@ -42,9 +45,9 @@ class Collector:
             onehot = onehot * active[..., None, None]
         next_mask = None if step.final_mask is None else self.grouped(step.final_mask)
         transitions = Transitions(
-            obs=self.obs_SNEO,
-            prev_obs=self.prev_SNEO,
-            first=self.first_SE,
+            obs=self.obs_SNEO.clone(),
+            prev_obs=self.prev_SNEO.clone(),
+            first=self.first_SE.clone(),
             action=onehot.flatten(-2),
             reward=self.grouped(step.reward).to(torch.float32),
             terminated=self.grouped(step.terminated),
@@ -55,25 +58,20 @@ class Collector:
             next_mask=next_mask,
         )
         done_SE = self._done(step.done, transitions)
-        self.return_SNE = self.return_SNE + transitions.reward
-        finished = self._finished(done_SE)
+        self.return_SNE += transitions.reward
+        finished = (self.return_SNE * done_SE[:, None]).sum(-1), done_SE.sum(-1)
         keep = (~done_SE)[:, None]
-        self.prev_SNEO = self.obs_SNEO * keep[..., None]
-        self.obs_SNEO = self.grouped(step.obs).to(torch.float32)
+        torch.mul(self.obs_SNEO, keep[..., None], out=self.prev_SNEO)
+        self.obs_SNEO.copy_(self.grouped(step.obs))
         self.mask = None if step.mask is None else self.grouped(step.mask)
-        self.first_SE = done_SE
-        self.return_SNE = self.return_SNE * keep
+        self.first_SE.copy_(done_SE)
+        self.return_SNE *= keep
         return transitions, finished
 
     def _done(self, done_R: Tensor | None, t: Transitions) -> Tensor:
         if done_R is not None:
             return done_R.unflatten(0, (self.num_replicas, -1))
         return (t.terminated | t.truncated).all(1)
-
-    def _finished(self, done_SE: Tensor) -> tuple[Tensor, Tensor] | None:
-        if self.env.device.type == "cpu" and not bool(done_SE.any()):
-            return None
-        return (self.return_SNE * done_SE[:, None]).sum(-1), done_SE.sum(-1)
 
     # ------------------------------------------------------------------ state
     def state_dict(self) -> dict[str, Any]:
@@ -88,7 +86,8 @@ class Collector:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.env.load_state_dict(state["env"])
-        device = self.env.device
-        self.obs_SNEO, self.prev_SNEO = state["obs"].to(device), state["prev"].to(device)
-        self.first_SE, self.return_SNE = state["first"].to(device), state["returns"].to(device)
-        self.mask = None if state["mask"] is None else state["mask"].to(device)
+        for mine, saved in (
+            (self.obs_SNEO, "obs"), (self.prev_SNEO, "prev"), (self.first_SE, "first"), (self.return_SNE, "returns")
+        ):  # fmt: skip
+            mine.copy_(state[saved])
+        self.mask = None if state["mask"] is None else state["mask"].to(self.env.device)

@@ -274,6 +274,8 @@ class Config:
     """
     threads: Count = 0
     """CPU threads of torch; 0: chosen by the size of the work."""
+    graphs: bool = True
+    """On a GPU, record the training round as CUDA graphs and replay them; off: launch every kernel by itself."""
     run_dir: str | None = None
     """Where everything is written; unset: runs/<env>/<date-time>_seed<seed>/."""
     world_model: bool = False

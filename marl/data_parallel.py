@@ -107,6 +107,11 @@ class PartSource:
     def __init__(self, whole: BatchSource, ranks: Ranks) -> None:
         self._whole, self._ranks = whole, ranks
 
+    @property
+    def settled(self) -> bool:
+        """No: the ranks talk to each other."""
+        return False
+
     def add(self, transitions: Transitions) -> None:
         self._whole.add(transitions)
 

@@ -46,7 +46,7 @@ def own_value(
     logits_SNBHK: Tensor,
     gumbel_SNBHK: Tensor,
     estimator_H: Sequence[str],
-    temperature: float,
+    temperature: float | Tensor,
     mask: Tensor,
     conditional: Tensor | None = None,
 ) -> Tensor:
@@ -97,8 +97,8 @@ def _all_choices(value: Callable[[Tensor], Tensor], sampled_SNBHK: Tensor, h: in
     with torch.no_grad():
         for k in range(sampled_SNBHK.shape[-1]):
             action = sampled_SNBHK.clone()
-            action[..., h, :] = 0.0
-            action[..., h, k] = 1.0
+            action[..., h, :].zero_()
+            action[..., h, k].fill_(1.0)
             values.append(value(action.flatten(-2)))
     return torch.stack(values, dim=-1)
 

@@ -12,7 +12,6 @@ A = H * K, D = N * (O + A).
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,9 +23,10 @@ from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl import losses, relaxation
 from marl.config import MADDPGConfig
-from marl.errors import RunFailed
+from marl.finite import FiniteGradients
 from marl.networks import Actor, Critic
 from marl.replay import Batch
+from marl.schedules import Schedules
 
 _NOISE = ("act", "target", "own", "others", "relabel", "conditional", "diagnose")
 INNER_DRAWS = 10  # of the Rao-Blackwellised estimator
@@ -63,17 +63,30 @@ class MADDPG:
         self.critic = Critic(spec, hidden, norm, stream("critic"), num_critics, config.independent_critics)
         self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
-        fused = self.device.type in ("cpu", "cuda")
-        self.actor_optimiser = torch.optim.Adam([self.actor.mlp.flat], lr=config.actor_lr, fused=fused)
-        self.critic_optimiser = torch.optim.Adam([self.critic.mlp.flat], lr=config.critic_lr, fused=fused)
+        self.schedules = Schedules(config, self.device)
+        sizes = {name: module.mlp.flat.shape[1] for name, module in (("critic", self.critic), ("actor", self.actor))}
+        self.finite = FiniteGradients(sizes, spec.agent_names, self.replicas, self.device, self.device.type == "cpu")
+        self.actor_optimiser = self._adam(self.actor, self.schedules.actor_lr)
+        self.critic_optimiser = self._adam(self.critic, self.schedules.critic_lr)
         self.noise = {name: stream(name) for name in _NOISE}
         self.updates = 0
-        self.imagined_loss: Callable[[float], Tensor] | None = None  # of the actors, added to theirs (a world model's)
+        self.imagined_loss: Callable[[Tensor], Tensor] | None = None  # of the actors, added to theirs (a world model's)
         self.combine: Callable[[Tensor], Tensor] | None = None  # of gradients: their mean over ranks
         self.head_mask = spec.head_mask.to(self.device)[:, None]  # [N, 1, H, K]
         self.sender_mask = self.head_mask[list(spec.senders)]
         self.team_NN = self._team_matrix() if config.team_reward else None
         self.estimator_H = self._estimators()
+
+    def _adam(self, module: Actor | Critic, lr: Tensor) -> torch.optim.Adam:
+        """An optimiser that a CUDA graph can hold and that `finite` can hold back."""
+        graphs = self.device.type == "cuda"
+        fused = self.device.type in ("cpu", "cuda")
+        optimiser = torch.optim.Adam([module.mlp.flat], lr=lr, fused=fused, capturable=graphs)
+        if not self.finite.at_once:
+            optimiser.found_inf = self.finite.broken  # type: ignore[attr-defined]  # as torch.amp.GradScaler gives it
+        # torch would warn of steps outside of a graph, of which there are a few in every run
+        optimiser._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
+        return optimiser
 
     def _team_matrix(self) -> Tensor:
         matrix = torch.eye(self.spec.num_agents, device=self.device)
@@ -121,22 +134,33 @@ class MADDPG:
             Metrics: name -> [S] or [S, N].
 
         Raises:
-            RunFailed: a gradient is NaN or infinite; it is not applied. Names the loss, the agent and the update.
+            RunFailed: a gradient is NaN or infinite; it is not applied. Names the loss, the agent and the update. On a
+                GPU, where this would wait, `check` raises it, and no step is applied until then.
         """
+        self.schedules.follow(progress)
+        actors_too = self.actors_next
+        self.updates += 1
+        self.finite.begin()
         if self.config.communication_correction and self.spec.fixed_agents:
             self.relabel(batch)
-        self._schedule(progress)
         metrics = self.update_critic(batch, measure)
-        self.updates += 1
-        if self.updates % self.config.actor_delay == 0:
-            metrics |= self.update_actor(batch, progress, measure)
+        if actors_too:
+            metrics |= self.update_actor(batch, measure)
             self._follow()
         return metrics
 
-    def _schedule(self, progress: float) -> None:
-        factor = 1.0 - (1.0 - self.config.lr_final) * min(max(progress, 0.0), 1.0)
-        self.actor_optimiser.param_groups[0]["lr"] = self.config.actor_lr * factor
-        self.critic_optimiser.param_groups[0]["lr"] = self.config.critic_lr * factor
+    @property
+    def actors_next(self) -> bool:
+        """Whether the actors learn in the next update: all that the host decides of it."""
+        return (self.updates + 1) % self.config.actor_delay == 0
+
+    def repeated(self) -> None:
+        """The device has replayed an update (a recorded CUDA graph) without a call of `update`: count it."""
+        self.updates += 1
+
+    def check(self) -> None:
+        """Raise `RunFailed` where a gradient was not finite and could not be told at once; waits for the device."""
+        self.finite.check()
 
     @torch.no_grad()
     def relabel(self, batch: Batch) -> None:
@@ -184,7 +208,7 @@ class MADDPG:
             "critic/grad_norm": norm_SG.unflatten(1, (-1, agents)).mean(1),
         }
 
-    def update_actor(self, batch: Batch, progress: float, measure: bool) -> dict[str, Tensor]:
+    def update_actor(self, batch: Batch, measure: bool) -> dict[str, Tensor]:
         cfg, mask = self.config, self._mask(batch.mask)
         logits = self.actor(batch.obs)
         joint = batch.joint
@@ -194,23 +218,22 @@ class MADDPG:
         conditional = None
         if "rao_blackwell" in self.estimator_H:
             conditional = self.noise["conditional"].uniform(INNER_DRAWS, *logits.shape[1:]).transpose(0, 1)
-        temperature = relaxation.temperature_at(progress, cfg.temperature, cfg.temperature_final)
         value_SNB = losses.own_value(
             self.critic.own_action(joint),
             logits,
             self._gumbel("own", logits),
             self.estimator_H,
-            temperature,
+            self.schedules.temperature,
             mask,
             conditional,
         )
         value_SN = losses.weighted_mean(value_SNB, batch.active)
         penalty_SN = losses.logit_penalty(logits, mask, batch.active)
-        bonus_SN = self._bonuses(batch, logits, progress)
+        bonus_SN = self._bonuses(batch, logits)
         loss_SN = cfg.logit_penalty * penalty_SN - value_SN - bonus_SN
         loss = loss_SN.sum()
         if self.imagined_loss is not None:
-            loss = loss + self.imagined_loss(temperature).sum()
+            loss = loss + self.imagined_loss(self.schedules.temperature).sum()
         norm_SG = self._step(loss, self.actor, self.actor_optimiser, "actor")
         if not measure:
             return {}
@@ -219,21 +242,21 @@ class MADDPG:
             metrics["actor/grad_norm"] = norm_SG
         return metrics | self._policy_metrics(logits.detach(), mask)
 
-    def _bonuses(self, batch: Batch, logits: Tensor, progress: float) -> Tensor:
+    def _bonuses(self, batch: Batch, logits: Tensor) -> Tensor:
         """Signalling and listening bonuses of every agent, [S, N]."""
         cfg = self.config
         total_SN = logits.new_zeros(logits.shape[:2])
-        weight = cfg.signalling_bonus * (1.0 - (1.0 - cfg.signalling_final) * progress)
-        if weight > 0:
+        if cfg.signalling_bonus > 0:
             for sender, head in sorted({(route.sender, route.head) for route in self.spec.routes}):
                 choices = self.head_mask[sender, :, head]
                 own_S1BK = logits[:, sender : sender + 1, :, head]
                 bonus_S1 = losses.signalling_bonus(own_S1BK, choices, cfg.signalling_k)
-                total_SN = total_SN + weight * F.pad(bonus_S1, (sender, self.spec.num_agents - 1 - sender))
+                padded_SN = F.pad(bonus_S1, (sender, self.spec.num_agents - 1 - sender))
+                total_SN = total_SN + self.schedules.signalling * padded_SN
         if cfg.listening_bonus > 0 and self.spec.routes:
             muted = batch.obs.clone()
             for route in self.spec.routes:
-                muted[:, route.receiver, :, route.slot] = 0.0
+                muted[:, route.receiver, :, route.slot].zero_()
             bonus = losses.listening_bonus(logits, self.actor(muted).detach(), self._mask(batch.mask))
             total_SN = total_SN + cfg.listening_bonus * bonus
         return total_SN
@@ -258,21 +281,12 @@ class MADDPG:
         if self.combine is not None:
             gradient = self.combine(gradient)
         norm_SG = torch.linalg.vector_norm(gradient, dim=2)
-        if not math.isfinite(norm_SG.sum().item()):
-            self._raise_not_finite(norm_SG, name)
+        self.finite.watch(name, norm_SG, self.updates)
         scale_SG = (self.config.max_grad_norm / (norm_SG + 1e-6)).clamp(max=1.0)
         flat_SGP.grad = gradient.mul_(scale_SG[..., None])
         optimiser.step()
         flat_SGP.grad = None
         return norm_SG
-
-    def _raise_not_finite(self, norm_SG: Tensor, name: str) -> None:
-        replica, group = (int(i) for i in (~torch.isfinite(norm_SG)).nonzero()[0])
-        agent = self.spec.agent_names[group % self.spec.num_agents]
-        raise RunFailed(
-            f"the gradient of the {name} loss of agent {agent!r} (replica {self.replicas[replica]}) is not finite at "
-            f"update {self.updates + 1}; it was not applied. Try a smaller --maddpg.actor-lr or --maddpg.critic-lr."
-        )
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -288,8 +302,8 @@ class MADDPG:
         """Networks, optimisers, streams and the update count as plain data."""
         return {
             "networks": {name: dict(module.state_dict()) for name, module in self._modules().items()},
-            "actor_optimiser": self.actor_optimiser.state_dict(),
-            "critic_optimiser": self.critic_optimiser.state_dict(),
+            "actor_optimiser": _plain(self.actor_optimiser),
+            "critic_optimiser": _plain(self.critic_optimiser),
             "noise": {name: stream.state_dict() for name, stream in self.noise.items()},
             "updates": self.updates,
         }
@@ -297,11 +311,27 @@ class MADDPG:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, module in self._modules().items():
             module.load_state_dict(state["networks"][name])
-        self.actor_optimiser.load_state_dict(state["actor_optimiser"])
-        self.critic_optimiser.load_state_dict(state["critic_optimiser"])
+        _restore(self.actor_optimiser, state["actor_optimiser"])
+        _restore(self.critic_optimiser, state["critic_optimiser"])
         for name, stream in self.noise.items():
             stream.load_state_dict(state["noise"][name])
         self.updates = state["updates"]
+        self.finite.restart(self.updates)
+
+
+def _plain(optimiser: torch.optim.Adam) -> dict[str, Any]:
+    """State with the step size as a number."""
+    state = optimiser.state_dict()
+    for group in state["param_groups"]:
+        group["lr"] = float(group["lr"])
+    return state
+
+
+def _restore(optimiser: torch.optim.Adam, state: dict[str, Any]) -> None:
+    """Take over the moments; the step size stays the tensor that it is, and how a step is made that of this device."""
+    kept = {name: optimiser.param_groups[0][name] for name in ("lr", "fused", "capturable")}
+    optimiser.load_state_dict(state)
+    optimiser.param_groups[0].update(kept)
 
 
 def joint_rows(obs_SNBO: Tensor, action_SNBA: Tensor) -> Tensor:

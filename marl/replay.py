@@ -7,6 +7,7 @@ C capacity, D width of a stored row.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -53,6 +54,10 @@ class Batch:
 class BatchSource(Protocol):
     """Where the learner's batches come from: the replay buffer, or a world model around it."""
 
+    @property
+    def settled(self) -> bool:
+        """Whether `add` and `sample` are from now on the same work on the device every time, without the host."""
+
     def add(self, transitions: Transitions) -> None: ...
     def sample(self, batch_size: int) -> Batch: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -63,6 +68,9 @@ class BatchSource(Protocol):
 
 class Replay:
     """Uniform replay with n-step returns.
+
+    Where the next rows go and how many there are is kept on the device, and every tensor that outlives a call is only
+    ever written in place: adding and sampling can be recorded in a CUDA graph.
 
     Args:
         spec: sizes of the environment.
@@ -87,25 +95,47 @@ class Replay:
         if spec.has_masks:
             widths |= {"mask": n * a, "next_mask": n * a}
         self._widths = widths
+        self._senders = torch.tensor(spec.senders, dtype=torch.int64, device=stream.key_R.device)
         replicas = len(stream.key_R)
         device = stream.key_R.device
         self.data_SCD = torch.empty(replicas, self.capacity, sum(widths.values()), device=device)
         self._offset_S1 = torch.arange(replicas, device=device)[:, None] * self.capacity
-        self.cursor, self.size = 0, 0
+        self._slot_1 = torch.zeros(1, dtype=torch.int64, device=device)  # where the next joint step goes
+        self._size = torch.zeros((), dtype=torch.int64, device=device)
         self._window: list[dict[str, Tensor]] = []  # the last n_step - 1 joint steps, oldest first
 
+    @property
+    def size(self) -> int:
+        """Transitions that are stored of a replica; asking waits for the device."""
+        return int(self._size)
+
+    @property
+    def cursor(self) -> int:
+        """Position of the next transition; asking waits for the device."""
+        return int(self._slot_1) * self.num_envs
+
     # ---------------------------------------------------------------- storing
+    @property
+    def settled(self) -> bool:
+        """Whether the n-step window is full: a step then completes another."""
+        return len(self._window) == self.n_step - 1
+
     def add(self, transitions: Transitions) -> None:
         """Store the transitions that are complete: those of n_step - 1 joint steps ago."""
-        self._window.append(self._fields(transitions))
-        if len(self._window) < self.n_step:
+        newest = self._fields(transitions)
+        if not self.settled:
+            self._window.append({name: x.clone() for name, x in newest.items()})
             return
-        fields = self._n_step_fields()
-        self._window.pop(0)
+        steps = [*self._window, newest]
+        fields = self._n_step_fields(steps)
         rows_SED = torch.cat([fields[name] for name in self._widths], dim=2)
-        self.data_SCD[:, self.cursor : self.cursor + self.num_envs] = rows_SED
-        self.cursor = (self.cursor + self.num_envs) % self.capacity
-        self.size = min(self.size + self.num_envs, self.capacity)
+        joint_steps = self.data_SCD.unflatten(1, (-1, self.num_envs))
+        joint_steps.index_copy_(1, self._slot_1, rows_SED[:, None])
+        self._slot_1.add_(1).remainder_(joint_steps.shape[1])
+        self._size.add_(self.num_envs).clamp_(max=self.capacity)
+        for older, later in pairwise(steps):
+            for name, x in older.items():
+                x.copy_(later[name])
 
     def _fields(self, t: Transitions) -> dict[str, Tensor]:
         """Every stored field as [S, E, width], with one step's reward and discount."""
@@ -116,7 +146,7 @@ class Replay:
         active = torch.ones_like(t.reward) if t.active is None else t.active.to(t.reward.dtype)
         fields = {
             "joint": torch.cat([rows(t.obs), rows(t.action)], dim=2),
-            "prev_obs": rows(t.prev_obs[:, list(self.spec.senders)]),
+            "prev_obs": rows(t.prev_obs.index_select(1, self._senders)),
             "first": t.first[..., None].to(t.obs.dtype),
             "reward": rows((t.reward * active)[..., None]),
             "discount": rows((self.gamma * ~t.terminated * active)[..., None]),
@@ -130,11 +160,11 @@ class Replay:
             fields |= {"next_mask": rows(t.next_mask.flatten(3)).to(t.obs.dtype)}
         return fields
 
-    def _n_step_fields(self) -> dict[str, Tensor]:
-        """The oldest joint step of the window with rewards summed until the window's or the episode's end."""
-        oldest = dict(self._window[0])
+    def _n_step_fields(self, steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The oldest of n joint steps with rewards summed until the last of them or the episode's end."""
+        oldest = dict(steps[0])
         going_SEN = ~oldest["ended"].bool()
-        for later in self._window[1:]:
+        for later in steps[1:]:
             reward, discount = oldest["reward"], oldest["discount"]
             oldest["reward"] = torch.where(going_SEN, reward + discount * later["reward"], reward)
             oldest["discount"] = torch.where(going_SEN, discount * later["discount"], discount)
@@ -149,7 +179,7 @@ class Replay:
     # --------------------------------------------------------------- sampling
     def sample(self, batch_size: int) -> Batch:
         """B transitions per replica, drawn uniformly with replacement."""
-        index_SB = self.stream.integers(self.size, batch_size) + self._offset_S1
+        index_SB = self.stream.integers(self._size, batch_size) + self._offset_S1
         return self.gather(index_SB)
 
     def gather(self, index_SB: Tensor) -> Batch:
@@ -182,7 +212,7 @@ class Replay:
         )
 
     def metrics(self) -> dict[str, Tensor]:
-        return {"replay/size": torch.tensor(float(self.size))}
+        return {"replay/size": self._size.to(torch.float32)}
 
     def warnings(self) -> list[str]:
         """Nothing: there is nothing to be wrong."""
@@ -191,12 +221,12 @@ class Replay:
     # ------------------------------------------------------------------ state
     def state_dict(self) -> dict[str, Any]:
         """Filled rows, cursor, open n-step window and the stream."""
-        full = self.size == self.capacity
+        size = self.size
         return {
-            "data": self.data_SCD if full else self.data_SCD[:, : self.size].clone(),
+            "data": self.data_SCD if size == self.capacity else self.data_SCD[:, :size].clone(),
             "cursor": self.cursor,
-            "size": self.size,
-            "window": self._window,
+            "size": size,
+            "window": [{name: x.clone() for name, x in fields.items()} for fields in self._window],
             "stream": self.stream.state_dict(),
         }
 
@@ -208,7 +238,8 @@ class Replay:
             data_SCD = data_SCD.roll(-cursor, 1)[:, -self.capacity :]  # oldest first
             size = data_SCD.shape[1]
             cursor = size % self.capacity
-        self.cursor, self.size = cursor, size
+        self._slot_1.fill_(cursor // self.num_envs)
+        self._size.fill_(size)
         self.data_SCD[:, :size] = data_SCD
-        self._window = [{name: x.to(device) for name, x in fields.items()} for fields in state["window"]]
+        self._window = [{name: x.to(device, copy=True) for name, x in fields.items()} for fields in state["window"]]
         self.stream.load_state_dict(state["stream"])

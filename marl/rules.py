@@ -105,6 +105,7 @@ WARNED_ON_RESUME = {
     "total_steps": "schedules that run from start to end (learning rates, temperature, bonuses) follow the new length",
     "distributed": "sums may be ordered differently, so the run may not go on bit for bit",
     "device": "the run goes on, but not bit for bit as it would have on the other device",
+    "graphs": "sums may be ordered differently, so the run may not go on bit for bit",
     "threads": "sums may be ordered differently, so the run may not go on bit for bit",
 }
 """Settings that may change with a warning."""

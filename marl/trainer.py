@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from envs.batched import BatchedEnv
 from marl import checkpoint
+from marl.captured import Graphs
 from marl.collector import Collector
 from marl.config import Config
 from marl.configure import to_dict
@@ -64,7 +66,13 @@ class Trainer:
         self.collector = Collector(env, learner, len(self.division.trained))
         self.step = 0  # environment steps of a replica
         self.credit = 0.0  # updates that are due
-        self._forget_returns()
+        self.progress = 0.0  # share of the run that is over, at the last updates
+        shape, device = (len(self.division.trained), env.spec.num_agents), env.device
+        self.returns = {  # of the episodes that have ended since the last record
+            "sum": torch.zeros(shape, device=device),
+            "count": torch.zeros(shape[0], dtype=torch.int64, device=device),
+        }
+        self.graphs = Graphs.on(device, config.graphs)
         self._started, self._before, self._failed_saves = time.perf_counter(), 0.0, 0
         self._score: float | None = None
         self._loss: float | None = None
@@ -79,10 +87,8 @@ class Trainer:
         while self.step < config.total_steps and not ranks.now_and_then(self.stop.requested):
             before = self.step
             due = self._crosses(before, config.logging.every)
-            try:
+            with self._told():
                 metrics = self._round(due)
-            except RunFailed as error:
-                raise RunFailed(f"at environment step {self.step}: {error}") from error
             if due:
                 self._log(metrics)
             self.logger.advance(min(self.step, config.total_steps), self._score, self._loss)
@@ -94,41 +100,70 @@ class Trainer:
             self.save(last=True)
         return ranks.any(self.stop.requested)
 
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Faults of the training inside are told with the step."""
+        try:
+            yield
+        except RunFailed as error:
+            raise RunFailed(f"at environment step {self.step}: {error}") from error
+
+    def _check(self) -> None:
+        """Raise `RunFailed` where the device has met a fault since it was last asked; it is waited for."""
+        with self._told():
+            self.learner.check()
+
     def _crosses(self, before: int, every: int) -> bool:
         """Whether the round from step `before` passes a multiple of `every` (0: never)."""
         return every > 0 and before // every != (before + self.config.num_envs) // every
 
-    def _forget_returns(self) -> None:
-        """No episode has ended since the last record."""
-        shape, device = (len(self.division.trained), self.env.spec.num_agents), self.env.device
-        self.returns = {
-            "sum": torch.zeros(shape, device=device),
-            "count": torch.zeros(shape[0], dtype=torch.int64, device=device),
-        }
-
     def _round(self, measure: bool) -> dict[str, Tensor]:
         """One joint step of every environment and the updates that it earns."""
-        config = self.config
-        transitions, finished = self.collector.collect()
-        self.source.add(transitions)
+        config, learner = self.config, self.learner
+        self.graphs.run(self._pattern(), self._collect, self.env.repeated)
         self.step += config.num_envs
-        if finished is not None:
-            self.returns["sum"] += finished[0]
-            self.returns["count"] += finished[1]
         metrics: dict[str, Tensor] = {}
         if self.step <= max(config.maddpg.warmup_steps, config.maddpg.n_step * config.num_envs):
             return metrics
         self.credit += config.num_envs * config.maddpg.updates_per_step
         updates, self.credit = int(self.credit), self.credit - int(self.credit)
-        progress = min(self.step / config.total_steps, 1.0)
-        for k in range(updates):
+        self.progress = min(self.step / config.total_steps, 1.0)
+        every, done = config.maddpg.diagnostics_every, learner.updates + updates
+        diagnosed = every > 0 and learner.updates // every != done // every
+        seen = measure or diagnosed  # of the last update more is wanted than what it leaves behind
+        learner.schedules.follow(self.progress)  # now, so that no update does it while it is recorded
+        for _ in range(updates - seen):
+            self.graphs.run(self._kind(), self._update, learner.repeated)
+        if seen and updates:
             batch = self.source.sample(config.maddpg.batch_size)
-            metrics = self.learner.update(batch, progress, measure and k == updates - 1) or metrics
-        every, done = config.maddpg.diagnostics_every, self.learner.updates
-        if every and updates and (done - updates) // every != done // every:
-            found = diagnose(self.learner, batch, progress, self.learner.noise["diagnose"])
-            self._record(dict(found))
+            metrics = learner.update(batch, self.progress, measure)
+            if diagnosed:
+                self._record(dict(diagnose(learner, batch, self.progress, learner.noise["diagnose"])))
         return metrics
+
+    # What can be recorded (marl/captured.py), and what tells its kinds apart. None: the host takes part, as in a real
+    # PettingZoo environment, a world model, between ranks, or while the replay's n-step window fills.
+    def _pattern(self) -> Hashable | None:
+        """Of the next collected step."""
+        pattern = self.env.pattern()
+        return None if pattern is None or not self.source.settled else ("step", pattern)
+
+    def _kind(self) -> Hashable | None:
+        """Of the next update."""
+        learner = self.learner
+        alone = learner.combine is None and learner.imagined_loss is None
+        return ("update", learner.actors_next) if alone and self.source.settled else None
+
+    def _collect(self) -> None:
+        """One joint step of every environment, stored."""
+        transitions, (returns_SN, episodes_S) = self.collector.collect()
+        self.source.add(transitions)
+        self.returns["sum"] += returns_SN
+        self.returns["count"] += episodes_S
+
+    def _update(self) -> None:
+        """One update of which nothing is measured."""
+        self.learner.update(self.source.sample(self.config.maddpg.batch_size), self.progress, False)
 
     # ---------------------------------------------------------------- records
     def _record(self, values: dict[str, float | Tensor]) -> dict[str, float | Tensor]:
@@ -138,12 +173,14 @@ class Trainer:
         return values
 
     def _log(self, metrics: dict[str, Tensor]) -> None:
+        self._check()
         names = self.env.spec.agent_names
         values: dict[str, float | Tensor] = {}
         mean_SN = self.returns["sum"] / self.returns["count"][:, None]  # nan: none of this replica has ended
         values["rollout/return"] = mean_SN.mean(1)
         values |= {f"rollout/return/{name}": mean_SN[:, n] for n, name in enumerate(names)}
-        self._forget_returns()
+        for total in self.returns.values():
+            total.zero_()
         for name, value in {**metrics, **self.source.metrics()}.items():
             if value.dim() == 2:
                 values |= {f"{name}/{agent}": value[:, n] for n, agent in enumerate(names)}
@@ -213,6 +250,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Greedy evaluation on seeds of its own; nothing of the training is touched."""
+        self._check()
         chosen, backend = self.config.evaluation, self.config.backend
         batch = chosen.episodes if backend == "torch" else 32
         self.log_evaluation(self.evaluated(chosen.episodes, chosen.seed + _EVALUATION_OFFSET, backend, batch))
@@ -239,6 +277,7 @@ class Trainer:
 
         A full disk is told and survived; three times in a row, or at the end, it ends the run.
         """
+        self._check()
         self.logger.flush()
         parts = self.division.joined(self._parts())
         return self.division.ranks.first(lambda: self._write(parts, last))
@@ -283,6 +322,8 @@ class Trainer:
         self.collector.load_state_dict(parts["collector"])
         progress = parts["progress"]
         self.step, self.credit = progress["step"], progress["credit"]
-        self.returns = {name: value.to(self.env.device) for name, value in progress["returns"].items()}
+        for name, total in self.returns.items():
+            total.copy_(progress["returns"][name])
+        self.graphs.forget()
         self._score, self._before = progress["score"], progress["seconds"]
         self._rate = (time.perf_counter(), self.step)

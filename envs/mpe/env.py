@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -177,6 +177,17 @@ class MPE(BatchedEnv):
             return self._finish_by_schedule(reward_NE, obs_NEO)
         return self._finish_by_mask(reward_NE, obs_NEO, success_E)
 
+    def pattern(self) -> Hashable | None:
+        """The rows that end with the next step, as far as the host decides it, and the stage of the curriculum."""
+        if self._check_next and self.device.type != "cpu":
+            return None  # the actions will be read
+        return () if self.scenario.can_terminate else self._schedule.due(), self.curriculum_stage
+
+    def repeated(self) -> None:
+        """The device has replayed a step of the present `pattern`: count it."""
+        if not self.scenario.can_terminate:
+            self._schedule.tick()
+
     def _advance(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """One step of every row, no resets: rewards, observations, rows that reached their goal. No host, no sync."""
         scenario, world = self.scenario, self.world
@@ -210,11 +221,11 @@ class MPE(BatchedEnv):
             rows = slice(*span)
             if span not in self._views:
                 self._views[span] = self.world.rows(rows)
-            self._episode_E[rows] += 1
+            self._episode_E[rows].add_(1)
             self._start(self._views[span], self._reset_key_E[rows], self._episode_E[rows])
             self._observe_into(next_NEO[:, rows], self._views[span])
-            truncated_NE[:, rows] = True
-            done_E[rows] = True
+            truncated_NE[:, rows].fill_(True)
+            done_E[rows].fill_(True)
         return Step(next_NEO, obs_NEO, reward_NE, terminated_NE, truncated_NE, done=done_E)
 
     def _finish_by_mask(self, reward_NE: Tensor, obs_NEO: Tensor, success_E: Tensor) -> Step:

@@ -47,6 +47,10 @@ class Schedule:
         self._due = {int(end): as_spans(np.nonzero(ends == end)[0]) for end in np.unique(ends)}
         self._num_rows = len(ages)
 
+    def due(self) -> tuple[Span, ...]:
+        """The spans of rows whose episode ends with the next step."""
+        return self._due.get(self._clock + 1, ())
+
     def tick(self) -> tuple[Span, ...]:
         """Count one step; the spans of rows whose episode ends with it (they start anew at age 0)."""
         self._clock += 1

@@ -55,7 +55,7 @@ def imagining(
             estimator if estimator in PATHWISE and estimator != "rao_blackwell" else "straight_through",
         )
 
-        def loss(temperature: float) -> Tensor:
+        def loss(temperature: Tensor) -> Tensor:
             return wm.through_weight * through.loss(temperature)
 
         learner.imagined_loss = loss

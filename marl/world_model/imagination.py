@@ -98,6 +98,11 @@ class ImaginationSource:
         self._head_mask = spec.head_mask.to(device)[:, None]  # [N, 1, H, K]
 
     # ---------------------------------------------------------------- storing
+    @property
+    def settled(self) -> bool:
+        """No: the host decides when the model learns and imagines."""
+        return False
+
     def add(self, transitions: Transitions) -> None:
         """Store one joint step; train the model and imagine anew where they are due."""
         self.replay.add(transitions)
