@@ -57,7 +57,7 @@ CASES = {  # name: environment, replicas, batch, width, further settings
     "speaker_listener, tuned, 10 replicas": (
         "simple_speaker_listener", 10, 256, 64, _tuned("simple_speaker_listener")
     ),
-    "reference, tuned, 10 replicas": ("simple_reference", 10, 512, 128, _tuned("simple_reference")),
+    "reference, tuned, 10 replicas": ("simple_reference", 10, 256, 64, _tuned("simple_reference")),
     "spread, tuned, 10 replicas": ("simple_spread", 10, 512, 128, _tuned("simple_spread")),
 }  # fmt: skip
 ENVS = 16
