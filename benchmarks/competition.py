@@ -181,7 +181,7 @@ def figure(record: dict[str, Any]) -> Any:
         ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right", rotation_mode="anchor")
         ax.set_yticks(range(len(rows)), rows)
         ax.spines[:].set_visible(False)
-        plots.label(ax, f"{record['env']}: return of {side}", f"{second}: replica or script", first)
+        plots.label(ax, f"{record['env']}: return of {side}", f"{second}: replica or script", f"{first}: replica or script")
     return found
 
 
