@@ -100,7 +100,15 @@ def measured(options: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any
 def table(record: dict[str, Any]) -> str:
     """A task's tables as Markdown."""
     count = record["replicas"]
-    head = ["side", "against", "trained", "pairing to beat", "other scripts of the side", "replicas above", "verdict"]
+    head = [
+        "side",
+        "against",
+        "trained",
+        "pairing to beat",
+        "verdict",
+        "replicas above it",
+        "other scripts of the side",
+    ]
     lines = [
         f"## {record['env']}",
         "",
@@ -112,17 +120,16 @@ def table(record: dict[str, Any]) -> str:
         f"|{'---|' * len(head)}",
     ]
     for row in record["against"]:
-        scripts, best = dict(row["scripts"]), row["best"]
-        to_beat = _plus_minus(scripts.pop(best))
-        others = ", ".join(f"{name} {value['mean']:.1f}" for name, value in scripts.items())
+        scripts = dict(row["scripts"])
+        best = scripts.pop(row["best"])
         cells = [
             row["side"],
             row["opponent"] + (" *" if row["informed"] else ""),
             _plus_minus(row["trained"]),
-            f"{best} {to_beat}",
-            others,
-            f"{row['beating']} of {count}",
-            row["verdict"],
+            f"{row['best']} {_plus_minus(best)}",
+            best["verdict"],
+            f"{best['beating']} of {count}",
+            ", ".join(f"{name} {found['mean']:.1f} {found['verdict']}" for name, found in scripts.items()),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *_cross_play(record)]
@@ -181,7 +188,9 @@ def figure(record: dict[str, Any]) -> Any:
         ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right", rotation_mode="anchor")
         ax.set_yticks(range(len(rows)), rows)
         ax.spines[:].set_visible(False)
-        plots.label(ax, f"{record['env']}: return of {side}", f"{second}: replica or script", f"{first}: replica or script")
+        plots.label(
+            ax, f"{record['env']}: return of {side}", f"{second}: replica or script", f"{first}: replica or script"
+        )
     return found
 
 

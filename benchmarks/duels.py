@@ -168,28 +168,39 @@ def compared(trained_RE: np.ndarray, scripts: Mapping[str, np.ndarray], candidat
         candidates: those that act on their own observations: the best of them is the one to beat.
 
     Returns:
-        `trained` {mean, se} (over replicas, or episodes of the only one), `replicas` their means; `scripts`
-        {name: {mean, se}}; `best` the name of the one to beat; `difference` {mean, se} to it; `beating`: how many
-        replicas are above it by more than two standard errors of their own paired difference; `verdict`: "beaten" or
-        "not beaten" where the mean difference exceeds two standard errors, else "level"; `score`: 0 as much as random
-        play of the same side, 1 as much as the best.
+        `trained` {mean, se} (over replicas and episodes), `replicas` their means; `scripts`: for each what `beside`
+        finds; `best`: the name of the one to beat; `score`: 0 as much as random play of the same side, 1 as much as
+        the best.
     """
     best = max(candidates, key=lambda name: float(scripts[name].mean()))
     means_R = trained_RE.mean(1)
-    paired_RE = trained_RE - scripts[best]
-    gap, gap_se = float(paired_RE.mean()), _error(paired_RE)
-    single, errors = mean_and_se(paired_RE, axis=1)
-    verdict = "level" if abs(gap) <= 2 * gap_se else "beaten" if gap > 0 else "not beaten"
     low, high = float(scripts["random"].mean()), float(scripts[best].mean())
     return {
         "trained": {"mean": float(means_R.mean()), "se": _error(trained_RE)},
         "replicas": means_R.tolist(),
-        "scripts": {name: {"mean": float(r.mean()), "se": _error(r[None])} for name, r in scripts.items()},
+        "scripts": {name: beside(trained_RE, returns) for name, returns in scripts.items()},
         "best": best,
-        "difference": {"mean": gap, "se": gap_se},
-        "beating": int((single > 2 * errors).sum()),
-        "verdict": verdict,
         "score": (float(means_R.mean()) - low) / (high - low) if high > low else None,
+    }
+
+
+def beside(trained_RE: np.ndarray, script_E: np.ndarray) -> dict[str, Any]:
+    """A script's return and the paired difference of trained replicas to it.
+
+    Returns:
+        `mean` and `se` of the script; `difference` {mean, se} of the trained to it; `beating`: how many replicas are
+        above it by more than two standard errors of their own difference; `verdict`: "beaten" or "not beaten" where
+        the mean difference exceeds two standard errors, else "level".
+    """
+    paired_RE = trained_RE - script_E
+    gap, gap_se = float(paired_RE.mean()), _error(paired_RE)
+    single_R, error_R = mean_and_se(paired_RE, axis=1)
+    return {
+        "mean": float(script_E.mean()),
+        "se": _error(script_E[None]),
+        "difference": {"mean": gap, "se": gap_se},
+        "beating": int((single_R > 2 * error_R).sum()),
+        "verdict": "level" if abs(gap) <= 2 * gap_se else "beaten" if gap > 0 else "not beaten",
     }
 
 

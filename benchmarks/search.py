@@ -49,6 +49,7 @@ SPACE: dict[str, Sequence[Any]] = {  # a pair of floats: log-uniform between the
     "--num-envs": [8, 16, 32],
 }
 MESSAGES: dict[str, Sequence[Any]] = {"--maddpg.signalling-bonus": [0.0, 0.1, 1.0]}  # of tasks with a channel
+QUIET = ["--logging.progress=false", "--evaluation.every=0", "--maddpg.diagnostics-every=0"]
 WITH_A_CHANNEL = ("simple_crypto", "simple_reference", "simple_speaker_listener", "simple_world_comm")
 
 
@@ -67,7 +68,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as scratch:
             run = Path(scratch) / "run"
             words = [word for name, value in settings.items() for word in _flag(name, value)]
-            _, result = train_arm(options.env, [*words, *flags], options.seed, options.replicas, run)
+            _, result = train_arm(options.env, [*QUIET, *words, *flags], options.seed, options.replicas, run)
             players = [Policy.load(run, replica) for replica in range(options.replicas)]
             found = objective(options.env, players, options.episodes)
         line = {"env": options.env, **known, "settings": settings, **found, "seconds": round(result.seconds)}

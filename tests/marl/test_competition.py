@@ -88,11 +88,13 @@ def test_rows_hold_a_script_to_its_own_pairing() -> None:
     ]  # fmt: skip
     for opponent in ("chase", "surround"):
         row = found["good", opponent]
-        assert (row["best"], row["verdict"], row["beating"]) == ("flee", "level", 0)
-        assert row["difference"] == {"mean": 0.0, "se": 0.0} and row["score"] == 1.0
+        assert row["best"] == "flee" and row["score"] == 1.0
+        assert row["scripts"]["flee"]["verdict"] == "level" and row["scripts"]["flee"]["beating"] == 0
+        assert row["scripts"]["flee"]["difference"] == {"mean": 0.0, "se": 0.0}
+        assert row["scripts"]["random"]["verdict"] == "beaten" and row["scripts"]["random"]["beating"] == 2
     caught = found["adversaries", "flee"]
     assert caught["replicas"][0] == caught["scripts"]["surround"]["mean"]
-    assert (caught["best"] == "surround") == (caught["verdict"] == "level")
+    assert caught["scripts"]["surround"]["verdict"] == "level" and caught["scripts"]["random"]["verdict"] == "beaten"
 
 
 def test_a_script_that_is_told_more_is_an_opponent_but_not_the_one_to_beat(quick: None) -> None:
@@ -114,9 +116,11 @@ def test_verdicts(shift: float, verdict: str, beating: int) -> None:
     script = rng.normal(5.0, 2.0, 400)
     trained = script + shift + np.array([[1.0], [-1.0]]) + rng.normal(0.0, 0.1, (2, 400))
     row = compared(trained, {"good": script, "random": script - 10, "told": script + 50}, ["good", "random"])
-    assert (row["best"], row["verdict"], row["beating"]) == ("good", verdict, beating)
-    assert row["difference"]["mean"] == pytest.approx(shift, abs=0.02)
-    assert row["difference"]["se"] == pytest.approx(1.0, rel=0.02), "the spread of two replicas, 2 apart"
+    beside = row["scripts"]["good"]
+    assert (row["best"], beside["verdict"], beside["beating"]) == ("good", verdict, beating)
+    assert beside["difference"]["mean"] == pytest.approx(shift, abs=0.02)
+    assert beside["difference"]["se"] == pytest.approx(1.0, rel=0.02), "the spread of two replicas, 2 apart"
+    assert row["scripts"]["told"]["verdict"] == "not beaten" and row["scripts"]["random"]["verdict"] == "beaten"
     assert row["score"] == pytest.approx(1 + shift / 10, abs=0.01)
 
 
