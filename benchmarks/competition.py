@@ -52,8 +52,7 @@ def main() -> int:
     if options.seed < SEED:
         parser.error(f"--seed must be at least {SEED}: the seeds below are for tuning")
     if options.env:
-        words = [word for k, word in enumerate(own) if "--keep" not in (word, own[max(k - 1, 0)])]
-        command = " ".join(["python -m benchmarks.competition", *words, *(["--", *flags] if flags else [])])
+        command = " ".join(["python -m benchmarks.competition", *_placeless(own), *(["--", *flags] if flags else [])])
         record = measured(options, flags) | {"machine": machine(), "command": command}
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / f"{options.env}.json").write_text(json.dumps(record) + "\n")
@@ -64,6 +63,15 @@ def main() -> int:
         (options.out / "README.md").write_text(f"{__doc__}\n{tables}\n")
     print(tables)
     return 0
+
+
+def _placeless(words: Sequence[str]) -> list[str]:
+    """A command's words without the places of this machine: no --keep and --out, and RUN for a run that was played."""
+    kept: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        if before not in ("--keep", "--out") and word not in ("--keep", "--out"):
+            kept.append("RUN" if before == "--run" else word)
+    return kept
 
 
 def measured(options: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any]:
