@@ -17,8 +17,10 @@ import numpy as np
 import torch
 
 from marl import Policy, train
+from marl.config import Config
 from marl.configure import parse
 from marl.evaluate import evaluate
+from marl.experiment import RunResult
 from marl.records import RunRecords, read_run
 
 EPISODES_SEED = 5_000_000  # of the episodes that judge; far from those of training-time evaluations
@@ -53,10 +55,7 @@ def run_arm(
     """
     with tempfile.TemporaryDirectory() as scratch:
         directory = keep or Path(scratch) / "run"
-        own = ["--seed", str(seed), "--num-replicas", str(replicas), "--run-dir", str(directory)]
-        quiet = ["--logging.report", "false", "--logging.tensorboard", "false", "--evaluation.final-episodes", "2"]
-        config = parse(["--env", env, *own, *quiet, *flags]).config
-        result = train(config)
+        config, result = train_arm(env, flags, seed, replicas, directory)
         run = read_run(directory)
         final = {}
         for mode in modes:
@@ -81,6 +80,14 @@ def run_arm(
         "curve": curve(run),
         "final": final,
     }
+
+
+def train_arm(env: str, flags: Sequence[str], seed: int, replicas: int, directory: Path) -> tuple[Config, RunResult]:
+    """Train with the task's configuration and `flags`, without report or judgement; the settings and what came out."""
+    own = ["--seed", str(seed), "--num-replicas", str(replicas), "--run-dir", str(directory)]
+    quiet = ["--logging.report", "false", "--logging.tensorboard", "false", "--evaluation.final-episodes", "2"]
+    config = parse(["--env", env, *own, *quiet, *flags]).config
+    return config, train(config)
 
 
 def curve(run: RunRecords) -> dict[str, Any]:

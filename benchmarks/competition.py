@@ -1,0 +1,223 @@
+"""What trained teams are worth against others than those that they trained with.
+
+    python -m benchmarks.competition --env simple_tag --replicas 5       trains, plays, writes, prints the tables
+    python -m benchmarks.competition --env simple_tag --run RUN          the same for a run that there is
+    python -m benchmarks.competition                                     only prints the tables of what was written
+
+Every replica trains for the `total_steps` of configs/<env>.yaml with a seed that no tuning has seen (tuning uses seeds
+below 1000). The final policies then play greedily in the batched port (equal to `mpe2` within rounding and far
+faster), all duels over the same episodes, which neither training nor tuning has seen:
+
+- the first side of every replica against the second side of every other replica;
+- every trained side against every scripted opponent, beside the best script of the same side against that opponent
+  (the pairing to beat; scripts that see more than their own agents' observations, marked *, are no candidates);
+- simple_crypto: Alice and Bob of every replica, frozen, against a fresh Eve that trained beside them for as many steps
+  with the same settings, and against the best Eve that there can be.
+
+A pairing is beaten where the mean paired difference exceeds two standard errors, which hold the spread of replicas and
+that of episodes; a replica beats it where its own difference exceeds two of its own.
+
+Written: benchmarks/results/competition/<env>.json and .png, and README.md with the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.duels import SCRIPTS, Arena, against_scripts, tournament
+from benchmarks.fresh_eve import ENV as CRYPTO
+from benchmarks.fresh_eve import fresh_eves
+from benchmarks.training_runs import machine, split_at_dashes, train_arm
+from marl import Policy, plots
+from marl.records import read_run
+
+RESULTS = Path(__file__).parent / "results" / "competition"
+SEED = 1000  # of the reported runs
+EPISODES_SEED = 6_000_000  # of the duels
+EVE_SEED = 1001  # of the fresh Eves
+
+
+def main() -> int:
+    own, flags = split_at_dashes(sys.argv[1:])
+    parser = _parser()
+    options = parser.parse_args(own)
+    if options.seed < SEED:
+        parser.error(f"--seed must be at least {SEED}: the seeds below are for tuning")
+    if options.env:
+        command = " ".join(["python -m benchmarks.competition", *_placeless(own), *(["--", *flags] if flags else [])])
+        record = measured(options, flags) | {"machine": machine(), "command": command}
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / f"{options.env}.json").write_text(json.dumps(record) + "\n")
+        plots.save(figure(record), options.out / f"{options.env}.png")
+    records = [json.loads(path.read_text()) for path in sorted(options.out.glob("*.json"))]
+    tables = "\n\n".join(map(table, records))
+    if records:
+        (options.out / "README.md").write_text(f"{__doc__}\n{tables}\n")
+    print(tables)
+    return 0
+
+
+def _placeless(words: Sequence[str]) -> list[str]:
+    """A command's words without the places of this machine: no --keep and --out, and RUN for a run that was played."""
+    kept: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        if before not in ("--keep", "--out") and word not in ("--keep", "--out"):
+            kept.append("RUN" if before == "--run" else word)
+    return kept
+
+
+def measured(options: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any]:
+    """Train where there is no run, play everything; what the file of a task holds."""
+    with tempfile.TemporaryDirectory() as scratch:
+        run = options.run or options.keep or Path(scratch) / "run"
+        if options.run is None:
+            train_arm(options.env, flags, options.seed, options.replicas, run)
+        first = Policy.load(run)
+        players = [Policy.load(run, replica) for replica in range(first.num_replicas)]
+        seconds = [float(line["time/seconds"]) for line in read_run(run).metrics if "time/seconds" in line][-1]
+    config = first.config
+    arena = Arena(options.env, options.episodes, EPISODES_SEED)
+    played = tournament(arena, players)
+    record = {
+        "env": options.env,
+        "seed": config.seed,
+        "replicas": len(players),
+        "steps": config.total_steps,
+        "seconds": round(seconds, 1),
+        "episodes": arena.episodes,
+        "backend": "torch",
+        "sides": arena.sides,
+        "names": played.names,
+        "returns": played.table(),
+        "against": against_scripts(played),
+    }
+    if options.env == CRYPTO:
+        record["fresh_eves"] = fresh_eves(arena, players, EVE_SEED)
+    return record
+
+
+# ----------------------------------------------------------------------------------------------------------- tables
+def table(record: dict[str, Any]) -> str:
+    """A task's tables as Markdown."""
+    count = record["replicas"]
+    head = [
+        "side",
+        "against",
+        "trained",
+        "pairing to beat",
+        "verdict",
+        "replicas above it",
+        "other scripts of the side",
+    ]
+    lines = [
+        f"## {record['env']}",
+        "",
+        f"{count} replicas, {record['steps']} steps, seed {record['seed']}, {record['seconds'] / count:.0f} s of "
+        f"training a replica, {record['machine']}; {record['episodes']} episodes a duel. Returns per agent ± standard "
+        f"error. `{record['command']}`",
+        "",
+        f"| {' | '.join(head)} |",
+        f"|{'---|' * len(head)}",
+    ]
+    for row in record["against"]:
+        scripts = dict(row["scripts"])
+        best = scripts.pop(row["best"])
+        cells = [
+            row["side"],
+            row["opponent"] + (" *" if row["informed"] else ""),
+            _plus_minus(row["trained"]),
+            f"{row['best']} {_plus_minus(best)}",
+            best["verdict"],
+            f"{best['beating']} of {count}",
+            ", ".join(f"{name} {found['mean']:.1f} {found['verdict']}" for name, found in scripts.items()),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *_cross_play(record)]
+    if "fresh_eves" in record:
+        lines += ["", *_eves(record["fresh_eves"])]
+    return "\n".join([*lines, "", f"![who against whom]({record['env']}.png)"])
+
+
+def _plus_minus(value: dict[str, float]) -> str:
+    return f"{value['mean']:.2f} ± {value['se']:.2f}"
+
+
+def _cross_play(record: dict[str, Any]) -> list[str]:
+    """Replicas against each other in one line a side: trained together, and against another replica."""
+    lines = []
+    for side in record["sides"]:
+        found_RR = np.array(record["returns"][side])[: record["replicas"], : record["replicas"]]
+        own, count = float(np.trace(found_RR)), len(found_RR)
+        text = f"- {side}: {own / count:.2f} against the opponent of its own training"
+        if count > 1:
+            text += f", {(found_RR.sum() - own) / (count * count - count):.2f} against those of other replicas"
+        lines.append(f"{text} (single duels {found_RR.min():.2f} to {found_RR.max():.2f})")
+    return lines
+
+
+def _eves(found: dict[str, list[float]]) -> list[str]:
+    """Alice and Bob against Eves, one column a replica."""
+    count = len(found["guaranteed"])
+    names = {
+        "with their own eve": "Alice and Bob, each, with the Eve of their training",
+        "with a fresh eve": "Alice and Bob, each, with a fresh Eve",
+        "guaranteed": "Alice and Bob, each, with the best Eve possible",
+        "fresh eve": "the fresh Eve",
+    }
+    lines = [f"| return in replica | {' | '.join(map(str, range(count)))} | mean |", f"|---|{'---|' * (count + 1)}"]
+    for key, text in names.items():
+        lines.append(f"| {text} | {' | '.join(f'{x:.2f}' for x in found[key])} | {np.mean(found[key]):.2f} |")
+    return lines
+
+
+# ----------------------------------------------------------------------------------------------------------- figure
+def figure(record: dict[str, Any]) -> Any:
+    """A heat map for each side: its return with every row (first side) against every column (second side)."""
+    first, second = record["sides"]
+    rows, columns, count = record["names"][first], record["names"][second], record["replicas"]
+    size = 1.1 + 0.36 * len(rows)
+    found, axes = plots.canvas(2 * size, width=max(plots.WIDTH, 1.8 + 0.52 * len(columns)), rows=2)
+    for ax, side in zip(axes, (first, second), strict=True):
+        values = np.array(record["returns"][side])
+        low, high = float(values.min()), float(values.max())
+        ax.imshow(values, cmap=plots.MAP, vmin=low, vmax=high if high > low else low + 1, aspect="auto")
+        for i, j in np.ndindex(*values.shape):
+            plots.cell_text(ax, j, i, f"{values[i, j]:.1f}", (values[i, j] - low) / ((high - low) or 1.0), 8)
+        ax.axhline(count - 0.5, color="white", linewidth=2)
+        ax.axvline(count - 0.5, color="white", linewidth=2)
+        ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right", rotation_mode="anchor")
+        ax.set_yticks(range(len(rows)), rows)
+        ax.spines[:].set_visible(False)
+        plots.label(
+            ax, f"{record['env']}: return of {side}", f"{second}: replica or script", f"{first}: replica or script"
+        )
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.competition",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--env", choices=list(SCRIPTS), help="task; none: only the tables")
+    parser.add_argument("--seed", type=int, default=SEED, help="root seed of the training (default 1000)")
+    parser.add_argument("--replicas", type=int, default=5, help="independent runs (default 5)")
+    parser.add_argument("--episodes", type=int, default=1000, help="of every duel (default 1000)")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the run directory there")
+    parser.add_argument("--run", type=Path, metavar="RUN", help="play with the replicas of this run; train nothing")
+    parser.add_argument("--out", type=Path, metavar="DIR", default=RESULTS, help="where the results are written")
+    parser.epilog = "Everything behind -- are flags of run.py."
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
