@@ -166,7 +166,8 @@ class MADDPG:
     def relabel(self, batch: Batch) -> None:
         """Replace received messages in `batch.obs` by ones that the senders would say now; reset slots stay zero.
 
-        A share of them (`message_exploration`) may be any symbol. Only the observation that is acted on: the next one must keep the message that the critic's action names.
+        A share of them (`message_exploration`) may be any symbol. Only the observation that is acted on: the next one
+        must keep the message that the critic's action names.
         """
         routes = [route for route in self.spec.routes if route.exact]
         if not routes:

@@ -143,12 +143,15 @@ def test_independent_critic_sees_its_own_agent_alone() -> None:
 # ------------------------------------------------------------- the learner
 def test_a_share_of_relabelled_messages_is_uniform() -> None:
     """A speaker that says symbol 0 for certain is heard to say it in 1 - .6 + .6 / 3 of the rows."""
+
+    def certain(obs: torch.Tensor, agents: object) -> torch.Tensor:
+        return (60.0 * (torch.arange(4) == 0)).expand(*obs.shape[:3], 1, -1)
+
     buffer = filled()
     said = {}
     for share in (0.0, 0.6):
         agent = learner(message_exploration=share)
-        bias = torch.tensor([60.0, 0.0, 0.0, 0.0])[: agent.spec.head_size]
-        agent.actor = lambda obs, agents: bias.expand(*obs.shape[:3], 1, -1)  # type: ignore[assignment]
+        agent.actor = certain  # type: ignore[assignment]
         batch = buffer.sample(4000)
         agent.relabel(batch)
         heard = batch.obs[:, 1, :, 2:5][~batch.first]
