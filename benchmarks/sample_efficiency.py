@@ -236,7 +236,7 @@ def curves(env_id: str, arms: dict[str, Any]) -> Figure:
     for threshold in task.thresholds:
         ax.axhline(threshold, color=plots.FAINT, linewidth=0.8, linestyle=":")
     ax.set_ylim(-0.3, 1.05)
-    ax.set_xlim(0, 1.5 * task.steps)
+    ax.set_xlim(0, 2.4 * task.steps)
     ax.legend(fontsize=plots.FONT - 2, frameon=False)
     plots.label(ax, f"{env_id}: median and range of replicas", "environment steps of a replica", task.measure.__name__)
     return figure

@@ -132,6 +132,7 @@ class Ridge(LeastSquares):
     """
 
     PENALTY = 1e-6
+    FLOOR = 1e-4  # of the largest input's root mean square: below it, inputs are penalised as if they were so large
 
     def __init__(
         self, inputs: int, outputs: int, replicas: int, device: torch.device | str, free: int = 0
@@ -149,6 +150,8 @@ class Ridge(LeastSquares):
         gram = self.gram_SPP[:, p:, p:] - mixed_SpQ.transpose(1, 2) @ shared
         cross = self.cross_SPJ[:, p:] - shared.transpose(1, 2) @ cross_SpJ
         scale_SQ = self.gram_SPP[:, p:, p:].diagonal(dim1=1, dim2=2).sqrt()
+        # inputs that have hardly ever been seen would be given weights without bound
+        scale_SQ = torch.maximum(scale_SQ, self.FLOOR * scale_SQ.amax(1, keepdim=True))
         scale_SQ = scale_SQ.where(scale_SQ > 0, 1.0)
         gram = gram / (scale_SQ[:, :, None] * scale_SQ[:, None])
         gram.diagonal(dim1=1, dim2=2).add_(self.PENALTY)

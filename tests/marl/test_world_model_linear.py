@@ -93,6 +93,18 @@ def test_what_free_inputs_explain_needs_no_other() -> None:
     assert fit.residual_S1J.max() < 1e-6
 
 
+def test_inputs_hardly_ever_seen_get_no_great_weights() -> None:
+    """One row has 1e-14 in an input that is zero elsewhere, and an output that nothing else explains."""
+    g = torch.Generator().manual_seed(3)
+    x, y = torch.randn(1, 40, 4, generator=g).double(), torch.randn(1, 40, 2, generator=g).double()
+    x[..., 3] = 0.0
+    x[0, 7, 3] = 1e-14
+    fit = Ridge(4, 2, 1, "cpu", free=2)
+    fit.add(x, y, torch.ones(1, 40))
+    fit.solve()
+    assert fit.weight_SPJ.abs().max() < 10.0
+
+
 def test_contacts_by_hand() -> None:
     """Listener of five entries, of which two are no message: one pair, at (.06, .08), is .1 long."""
     features = Features(Layout(two_agents()), 1)
