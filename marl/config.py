@@ -83,9 +83,6 @@ class MADDPGConfig:
     """Every agent learns from its team's mean reward."""
     communication_correction: bool = True
     """Relabel received messages in replayed observations with the sender's current policy."""
-    message_exploration: Share = 0.0
-    """Share of relabelled messages that are drawn uniformly: listeners then know what to do on symbols that nobody says
-    yet, and a speaker can try them."""
     signalling_bonus: Weight = 0.0
     """Weight of the senders' bonus H(mean policy) - k * mean H(policy) on message heads."""
     signalling_k: Weight = 0.5

@@ -166,17 +166,13 @@ class MADDPG:
     def relabel(self, batch: Batch) -> None:
         """Replace received messages in `batch.obs` by ones that the senders would say now; reset slots stay zero.
 
-        A share of them (`message_exploration`) may be any symbol. Only the observation that is acted on: the next one
-        must keep the message that the critic's action names.
+        Only the observation that is acted on: the next one must keep the message that the critic's action names.
         """
         routes = [route for route in self.spec.routes if route.exact]
         if not routes:
             return
         senders = self.spec.senders
         logits = self.actor(batch.prev_obs, senders)
-        if self.config.message_exploration > 0:
-            anything = self.noise["relabel"].uniform(*logits.shape[1:3]) < self.config.message_exploration
-            logits = logits * ~anything[..., None, None]
         said = relaxation.sample_onehot(logits, self._gumbel("relabel", logits), self.sender_mask)
         said = said * ~batch.first[:, None, :, None, None]
         for route in routes:

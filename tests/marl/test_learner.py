@@ -141,26 +141,6 @@ def test_independent_critic_sees_its_own_agent_alone() -> None:
 
 
 # ------------------------------------------------------------- the learner
-def test_a_share_of_relabelled_messages_is_uniform() -> None:
-    """A speaker that says symbol 0 for certain is heard to say it in 1 - .6 + .6 / 3 of the rows."""
-
-    def certain(obs: torch.Tensor, agents: object) -> torch.Tensor:
-        return (60.0 * (torch.arange(4) == 0)).expand(*obs.shape[:3], 1, -1)
-
-    buffer = filled()
-    said = {}
-    for share in (0.0, 0.6):
-        agent = learner(message_exploration=share)
-        agent.actor = certain  # type: ignore[assignment]
-        batch = buffer.sample(4000)
-        agent.relabel(batch)
-        heard = batch.obs[:, 1, :, 2:5][~batch.first]
-        assert torch.equal(heard.sum(-1), torch.ones(len(heard)))
-        said[share] = heard.mean(0)
-    assert said[0.0].tolist() == [1.0, 0.0, 0.0]
-    torch.testing.assert_close(said[0.6], torch.tensor([0.6, 0.2, 0.2]), atol=0.02, rtol=0)
-
-
 def test_relabelling_changes_the_slot_alone_and_leaves_first_steps_silent() -> None:
     agent, buffer = learner(), replay()
     first = torch.zeros(S, E, dtype=torch.bool)
@@ -228,7 +208,6 @@ OPTIONS = [
     {"independent_critics": True},
     {"team_reward": True},
     {"communication_correction": False},
-    {"message_exploration": 0.5},
     {"signalling_bonus": 1.0},
     {"listening_bonus": 1.0},
     {"layer_norm": False},
