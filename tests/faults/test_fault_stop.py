@@ -70,6 +70,19 @@ def wait_for_checkpoint(run: Path, child: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
+def wait_until_it_hangs(child: subprocess.Popen[str]) -> None:
+    """The child sleeps: it has used no processor time for half a second and is not waiting for a processor."""
+    before, end = None, time.monotonic() + 120
+    while True:
+        assert child.poll() is None and time.monotonic() < end
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+        state, spent = fields[0], fields[11:13]
+        if state == "S" and spent == before:
+            return
+        before = spent
+        time.sleep(0.5)
+
+
 def group_is_gone(child: subprocess.Popen[str]) -> bool:
     """No process of the child's session is left."""
     end = time.monotonic() + 10
@@ -113,7 +126,7 @@ def test_ctrl_c_twice_in_a_step_that_hangs(
     clean, run = whole(tmp_path / "clean", settings), tmp_path / "run"
     child = start({**settings, "run_dir": run}, {"FAULTS": "hang:33"})
     wait_for_checkpoint(run, child)
-    time.sleep(1.0)
+    wait_until_it_hangs(child)
     child.send_signal(signal.SIGINT)
     time.sleep(0.5)
     assert child.poll() is None
