@@ -10,7 +10,7 @@ import pytest
 import torch
 from tape import HostAsked, Tape, memory
 from torch import Tensor
-from whole_runs import config, differences
+from whole_runs import MANY_OPTIONS, config, differences
 
 import envs
 from envs.mpe.catalogue import MPE_IDS
@@ -33,22 +33,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "everything": {
         "env": "simple_reference",
         "num_replicas": 2,
-        "maddpg.estimator": "reinmax",
-        "maddpg.message_estimator": "rao_blackwell",
-        "maddpg.twin_critics": True,
-        "maddpg.actor_delay": 2,
-        "maddpg.n_step": 3,
-        "maddpg.share_actors": True,
-        "maddpg.team_reward": True,
-        "maddpg.other_actions": "current",
-        "maddpg.signalling_bonus": 0.5,
+        **MANY_OPTIONS,
         "maddpg.signalling_final": 0.2,
-        "maddpg.listening_bonus": 0.2,
         "maddpg.temperature": 2.0,
-        "maddpg.temperature_final": 0.5,
         "maddpg.updates_per_step": 0.6,
         "maddpg.diagnostics_every": 30,
-        "replay.capacity": 100,
     },
     "surrogates": {
         "env": "simple_reference",

@@ -16,6 +16,7 @@ import pytest
 import torch
 from whole_runs import (
     ENVS,
+    MANY_OPTIONS,
     assert_learned,
     assert_same,
     begun,
@@ -61,18 +62,7 @@ LEARNER: dict[str, dict[str, Any]] = {
     "arguments": {"env": "simple_spread", "env_args": {"N": 2, "local_ratio": 0.3, "max_cycles": 7}},
     "everything at once": {
         **TWO_HEADS,
-        "maddpg.estimator": "reinmax",
-        "maddpg.message_estimator": "rao_blackwell",
-        "maddpg.twin_critics": True,
-        "maddpg.actor_delay": 2,
-        "maddpg.n_step": 3,
-        "maddpg.share_actors": True,
-        "maddpg.team_reward": True,
-        "maddpg.other_actions": "current",
-        "maddpg.signalling_bonus": 0.5,
-        "maddpg.listening_bonus": 0.2,
-        "maddpg.temperature_final": 0.5,
-        "replay.capacity": 100,
+        **MANY_OPTIONS,
     },
 }  # fmt: skip
 OWN = {"backend": "pettingzoo", "maddpg.communication_correction": False}

@@ -37,6 +37,20 @@ BASE = {
     "logging.report": False,
     "checkpoint.every": 0,
 }
+MANY_OPTIONS = {  # of the learner, at once
+    "maddpg.estimator": "reinmax",
+    "maddpg.message_estimator": "rao_blackwell",
+    "maddpg.twin_critics": True,
+    "maddpg.actor_delay": 2,
+    "maddpg.n_step": 3,
+    "maddpg.share_actors": True,
+    "maddpg.team_reward": True,
+    "maddpg.other_actions": "current",
+    "maddpg.signalling_bonus": 0.5,
+    "maddpg.listening_bonus": 0.2,
+    "maddpg.temperature_final": 0.5,
+    "replay.capacity": 100,
+}
 
 
 def config(run: Path, settings: dict[str, Any] | None = None) -> Config:
