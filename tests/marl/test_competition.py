@@ -13,7 +13,7 @@ import torch
 import envs
 from benchmarks import competition, search
 from benchmarks.duels import SCRIPTS, Arena, against_scripts, compared, tournament
-from benchmarks.fresh_eve import Beside, fresh_eves, guaranteed
+from benchmarks.fresh_eve import fresh_eves, guaranteed
 from envs.mpe import catalogue
 from marl.config import Config, MADDPGConfig
 from marl.networks import Actor
@@ -182,33 +182,6 @@ def test_the_scripted_ciphers_keep_what_they_earn_against_an_eve_who_repeats() -
         player = scripted("simple_crypto", name, spec=arena.spec)
         earned = arena.scripted("oracle", name)["alice and bob"]
         assert abs(guaranteed(player) - earned.mean()) < 4 * earned.std() / 20 + 0.01
-
-
-def test_frozen_players_play_their_own_rows() -> None:
-    whole = envs.make("simple_crypto", num_envs=6)
-    plain = Told([[2, 2], [3, 3]], [[0, 0, 0, 1]] * 2)
-    env = Beside(envs.make("simple_crypto", num_envs=6), [XOR, plain], ["eve_0"])
-    assert env.spec.agent_names == ("eve_0",) and env.spec.obs_size == 4 and env.spec.routes == ()
-    seen, obs = whole.reset(seed=3), env.reset(seed=3)
-    assert obs.shape == (1, 6, 4) and not obs.any()
-    for t in range(30):
-        guesses = torch.full((1, 6, 1), t % 2)
-        views = {name: x.numpy() for name, x in whole.split_obs(seen).items()}
-        blocks = [
-            pair.act({name: x[rows] for name, x in views.items()})
-            for pair, rows in ((XOR, slice(0, 3)), (plain, slice(3, 6)))
-        ]
-        joint = {name: np.concatenate([block[name] for block in blocks]) for name in ("bob_0", "alice_0")}
-        expected = whole.step(whole.encode_actions({**joint, "eve_0": guesses[0, :, 0].numpy()}))
-        step = env.step(guesses)
-        assert torch.equal(step.obs, expected.obs[:1, :, :4]) and torch.equal(step.reward, expected.reward[:1])
-        assert torch.equal(step.final_obs, expected.final_obs[:1, :, :4])
-        assert torch.equal(step.truncated, expected.truncated[:1]) and step.truncated.any() == (t == 24)
-        seen = expected.obs
-    state = env.state_dict()
-    after = env.step(guesses).reward
-    env.load_state_dict(state)
-    assert torch.equal(env.step(guesses).reward, after)
 
 
 def test_a_fresh_eve_breaks_plain_text_and_nothing_breaks_the_key() -> None:
