@@ -85,8 +85,8 @@ class MADDPGConfig:
     """Relabel received messages in replayed observations with the sender's current policy."""
     signalling_bonus: Weight = 0.0
     """Weight of the senders' bonus H(mean policy) - k * mean H(policy) on message heads."""
-    signalling_k: Weight = 0.5
-    """k of the signalling bonus: how much a single observation's message should be certain."""
+    signalling_k: Weight = 1.0
+    """k of the signalling bonus: how much a single observation's message should be certain; 1: mutual information."""
     signalling_final: Share = 1.0
     """The signalling bonus falls linearly over the run to this share of its weight."""
     listening_bonus: Weight = 0.0

@@ -116,7 +116,9 @@ def logit_penalty(logits_SNBHK: Tensor, mask: Tensor, weight_SNB: Tensor | None 
 def signalling_bonus(logits_SnBK: Tensor, mask_nK: Tensor, k: float) -> Tensor:
     """H(mean over the batch of pi(m|o)) - k * mean H(pi(m|o)) in nats, [S, n], for n message heads.
 
-    High where a sender uses many symbols over situations and is certain in each.
+    With k = 1 the mutual information of message and observation, in [0, log K]. A smaller k pays for hesitation, so
+    for synonyms: one meaning with two symbols while two meanings share the third is then a trap, whose way out has a
+    vanishing gradient. A larger k pays for saying one thing always.
     Source: Eccles et al. 2019 (arXiv 1912.05676), section 3.1, positive signalling.
     Differs from source: no target entropy; both entropies enter linearly.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -75,6 +76,34 @@ def test_td_target_by_hand() -> None:
 def test_critic_loss_refuses_shapes_that_would_broadcast() -> None:
     with pytest.raises(ValueError, match="do not match"):
         losses.critic_loss(torch.zeros(1, 1, 2, 4), torch.zeros(1, 4, 2))
+
+
+LANGUAGES = {  # goals x symbols: probabilities of each symbol, and H(M) and H(M|O) in nats by hand
+    "a symbol each": ([[1, 0, 0], [0, 1, 0], [0, 0, 1]], math.log(3), 0.0),
+    "two goals share, a symbol unused": ([[1, 0, 0], [0, 1, 0], [0, 1, 0]], math.log(3) - 2 / 3 * math.log(2), 0.0),
+    "two goals share, the third has synonyms": (
+        [[0.5, 0.5, 0], [0, 0, 1], [0, 0, 1]], math.log(3) - math.log(2) / 3, math.log(2) / 3,
+    ),
+    "always the same": ([[1, 0, 0]] * 3, 0.0, 0.0),
+}  # fmt: skip
+
+
+def bonus(language: str, k: float) -> float:
+    logits = torch.tensor(LANGUAGES[language][0], dtype=torch.float64).clamp(min=1e-9).log()[None, None]
+    return losses.signalling_bonus(logits, torch.ones(1, 3, dtype=torch.bool), k).item()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("k", [0.5, 1.0, 2.0])
+def test_signalling_bonus_by_hand(language: str, k: float) -> None:
+    _, marginal, conditional = LANGUAGES[language]
+    assert bonus(language, k) == pytest.approx(marginal - k * conditional, abs=1e-6)
+
+
+def test_a_small_k_pays_for_synonyms_and_mutual_information_does_not() -> None:
+    shared, synonyms = "two goals share, a symbol unused", "two goals share, the third has synonyms"
+    assert bonus(synonyms, 0.5) > bonus(shared, 0.5) + 0.1
+    assert bonus(synonyms, 1.0) == pytest.approx(bonus(shared, 1.0), abs=1e-6)
 
 
 def test_truncation_is_bootstrapped_and_termination_is_not() -> None:
