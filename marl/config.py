@@ -234,7 +234,7 @@ class WorldModelConfig:
     """Rollouts per replica in one generation of imagined transitions."""
     keep: Annotated[float, Range(0.0, 1.0, above=True)] = 0.8
     """Share of the imagined transitions that is kept: those on which the ensemble disagrees least."""
-    refresh_every: Positive = 64
+    refresh_every: Positive = 16
     """Environment steps of a replica between two generations of imagined transitions."""
     through_horizon: Annotated[int, Range(0)] = 0
     """Steps of the actor loss through the model, with the critic's value at the end; a message needs 3; 0: off."""

@@ -101,7 +101,7 @@ class SmallModel:
             if self._touching
             else LeastSquares(inputs, j, replicas, device)
         )
-        self.rewards = Ridge(self.features.products_size, agents, replicas, device)
+        self.rewards = Ridge(self.features.reward_size, agents, replicas, device)
         self.obs_scale = Normaliser(replicas, j, device)
         self.reward_scale = Normaliser(replicas, agents, device)
         dynamics = config.kind == "mlp"
@@ -118,7 +118,7 @@ class SmallModel:
         obs, after = step.obs[..., self.layout.dynamic_J], step.next_obs[..., self.layout.dynamic_J]
         self._absorbed += 1
         self.linear.add(self._inputs(obs, step.action), after, mask_SE)
-        self.rewards.add(self.features.products(after), step.reward, mask_SE)
+        self.rewards.add(self.features.rewards(after), step.reward, mask_SE)
         self.obs_scale.add(after, mask_SE)
         self.features.scale.add(self.features.raw(after), mask_SE)
         self.reward_scale.add(step.reward, mask_SE)
@@ -185,7 +185,7 @@ class SmallModel:
 
     def _solved_rewards(self, after_SnJ: Tensor) -> Tensor:
         """Rewards by the closed form, [S, n, N]."""
-        told = self.reward_scale.apply(self.rewards(self.features.products(after_SnJ)))
+        told = self.reward_scale.apply(self.rewards(self.features.rewards(after_SnJ)))
         return self.reward_scale.invert(told.clamp(-FARTHEST, FARTHEST))
 
     # -------------------------------------------------------------- imagining

@@ -33,27 +33,37 @@ class Features:
         self.size = 2 * len(kept) + len(pairs)
         self.scale = Normaliser(replicas, self.size, device)
         self._entries = len(kept)
-        products = len(kept) * (self.size - len(kept))
-        self._multiply = products <= self.MOST_PRODUCTS
-        self.products_size = 1 + self.size + products * self._multiply
         self._radii = torch.tensor(self.RADII, device=device)
         self.contacts_size = 2 * len(pairs) * len(self.RADII)
+        alike = _alike(layout, [owner[kept[j]] for j in pairs])
+        self._alike = [torch.tensor(group, dtype=torch.int64, device=device) for group in alike]
+        products = len(kept) * (self.size - len(kept))
+        self._multiply = products <= self.MOST_PRODUCTS
+        bodies = sum(len(group[0]) for group in alike) + len(pairs) * len(self.RADII)
+        self.reward_size = 1 + self.size + (products if self._multiply else bodies)
 
     def raw(self, obs_SnJ: Tensor) -> Tensor:
         squares = obs_SnJ.square()
         lengths = squares.index_select(2, self._pairs) + squares.index_select(2, self._pairs + 1)
         return torch.cat([obs_SnJ, squares, (lengths + 1e-8).sqrt()], dim=2)
 
-    def products(self, obs_SnJ: Tensor) -> Tensor:
-        """One, the features, and every entry times every square and length, [S, n, products_size].
+    def rewards(self, obs_SnJ: Tensor) -> Tensor:
+        """What rewards are made of, [S, n, reward_size]: one, the features, and every entry times every square and
+        length; where these would be too many, the least length among agents of a kind and whether a length is below
+        each radius instead.
 
-        Which landmark's distance pays depends on who is told to go where: a product of the two.
+        Which landmark's distance pays, where this depends on who is told to go where, is a product. How near the
+        nearest agent is to a landmark is a least length; that two bodies touch is a length below the sum of their
+        sizes.
         """
         raw = self.raw(obs_SnJ)
         parts = [torch.ones_like(raw[..., :1]), raw]
         if self._multiply:
-            parts.append((obs_SnJ[..., :, None] * raw[..., None, self._entries :]).flatten(2))
-        return torch.cat(parts, dim=2)
+            return torch.cat([*parts, (obs_SnJ[..., :, None] * raw[..., None, self._entries :]).flatten(2)], dim=2)
+        length = raw[..., raw.shape[2] - len(self._pairs) :]
+        nearest = [length[..., group].amin(2) for group in self._alike]
+        touching = (length[..., None] < self._radii).to(raw.dtype).flatten(2)
+        return torch.cat([*parts, *nearest, touching], dim=2)
 
     def contacts(self, obs_SnJ: Tensor) -> Tensor:
         """Every neighbouring pair of entries as a vector d: max(r - |d|, 0) d / |d| for every radius r, both entries.
@@ -69,6 +79,15 @@ class Features:
     def __call__(self, obs_SnJ: Tensor) -> Tensor:
         """[S, n, J] to [S, n, size]."""
         return self.scale.apply(self.raw(obs_SnJ)).clamp(-self.LIMIT, self.LIMIT)
+
+
+def _alike(layout: Layout, owner_of_pair: list[int]) -> list[list[list[int]]]:
+    """For every kind of several agents the pairs [members][pairs of one], in the order of their places."""
+    members: dict[int, list[list[int]]] = {}
+    for n, kind in enumerate(layout.spec.kinds):
+        members.setdefault(kind, []).append([p for p, owner in enumerate(owner_of_pair) if owner == n])
+    # message slots, which are no entries here, may leave agents of a kind with different pairs
+    return [group for group in members.values() if len(group) > 1 and len({len(pairs) for pairs in group}) == 1]
 
 
 class LeastSquares:

@@ -9,6 +9,7 @@ import torch
 from world_model_data import episodes, play, two_agents
 
 import envs
+from envs.spec import AgentSpec, EnvSpec, Head
 from envs.streams import Stream
 from marl.config import WorldModelConfig
 from marl.world_model.layout import Layout
@@ -154,11 +155,29 @@ def test_rewards_of_distances_are_known_from_few_episodes(env_id: str, count: in
     assert (told.discount - 0.95).abs().max() < 0.35
 
 
+def test_nearest_and_touching_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two agents of a kind see a landmark at (3, 4) and (.06, .08): lengths 5 and .1, of which .1 is the least."""
+    agents = tuple(AgentSpec(f"agent_{n}", 2, (Head("move", 5),)) for n in range(2))
+    monkeypatch.setattr(Features, "MOST_PRODUCTS", 0)
+    features = Features(Layout(EnvSpec("toy", agents, horizon=4)), 1)
+    told = features.rewards(torch.tensor([[[3.0, 4.0, 0.06, 0.08]]]))[0, 0]
+    assert len(told) == features.reward_size == 1 + 10 + 1 + 2 * 10
+    assert told[9:12].tolist() == pytest.approx([5.0, 0.1, 0.1], abs=1e-4)
+    assert told[12:22].tolist() == [0.0] * 10  # (3, 4) touches nothing
+    assert told[22:].tolist() == [0.0] * 2 + [1.0] * 8  # .1 long: below .15, .2, ..., .5
+
+
+def test_rewards_of_the_nearest_agent_and_of_collisions_are_known() -> None:
+    model, test = trained("simple_spread", 20, "mlp", count=100)
+    told = open_loop(model, test, 5, Stream(0, "noise", [0]))
+    truth = test.reward[:, 6:11]
+    assert 1 - (told.reward[:, :5] - truth).square().mean() / truth.var() > 0.99
+
+
 def test_networks_learn_what_the_closed_form_leaves_of_the_rewards() -> None:
-    """Without products the closed form knows little of them: networks make up for some of it."""
-    model, _ = trained("simple_spread", 100, count=30)
-    assert model.features.products_size == 1 + model.features.size
-    _, seq, _ = episodes("simple_spread", 30)
+    """Predators' and prey's rewards are no sums of its inputs: networks make up for some of what is left."""
+    model, _ = trained("simple_tag", 100, count=60)
+    _, seq, _ = episodes("simple_tag", 60)
     model.update(seq, Stream(0, "noise", [0]))
     left = (model.rewards.residual_S1J / model.reward_scale.std_S1X).mean() ** 2
     assert model.metrics()["reward_r2"] > 1 - 0.8 * left
@@ -203,8 +222,8 @@ def test_features_by_hand() -> None:
     raw = features.raw(torch.tensor([[[3.0, 4.0, 5.0, 12.0]]]))
     assert raw[0, 0].tolist() == pytest.approx([3, 4, 5, 12, 9, 16, 25, 144, 5, 13])
     assert features.size == 10
-    products = features.products(torch.tensor([[[3.0, 4.0, 5.0, 12.0]]]))[0, 0]
-    assert len(products) == features.products_size == 1 + 10 + 4 * 6 and products[0] == 1
+    products = features.rewards(torch.tensor([[[3.0, 4.0, 5.0, 12.0]]]))[0, 0]
+    assert len(products) == features.reward_size == 1 + 10 + 4 * 6 and products[0] == 1
     assert products[11:17].tolist() == pytest.approx([27, 48, 75, 432, 15, 39])  # 3 times squares and lengths
     assert products[-1] == 12 * 13
     assert features(torch.tensor([[[300.0, 0.0, 0.0, 0.0]]])).max() == 10.0  # cut off
