@@ -223,14 +223,14 @@ class WorldModelConfig:
     # ----------------------------------------------------------------- imagination
     imagined_share: Share = 0.9
     """Share of imagined transitions in the learner's batches."""
-    rollout: Positive = 10
+    rollout: Positive = 25
     """Most steps of an imagined rollout."""
     gate: Weight = 0.1
     """Rollouts are cut to the longest k whose validation error after k steps is at most this many standard
     deviations; 0 steps: real transitions only."""
     reward_gate: Weight = 0.3
     """The same bound for the rewards' error."""
-    starts: Positive = 512
+    starts: Positive = 256
     """Rollouts per replica in one generation of imagined transitions."""
     keep: Annotated[float, Range(0.0, 1.0, above=True)] = 0.8
     """Share of the imagined transitions that is kept: those on which the ensemble disagrees least."""
