@@ -34,6 +34,8 @@ from marl.world_model.model import WorldModel
 from marl.world_model.rollouts import joined, mixed, rollout_errors, rows_of
 from marl.world_model.sequences import FrameStore
 
+RENEWALS = 4  # of the imagined transitions between two validations, which cost three times as much
+
 Policy = Callable[[Tensor], Tensor]
 """Padded observations [S, N, B, O] to logits [S, N, B, H, K]."""
 
@@ -94,7 +96,7 @@ class ImaginationSource:
         self.gate_S = torch.zeros(replicas, dtype=torch.int64, device=device)
         self.errors_SK = torch.full((replicas, config.rollout), float("inf"), device=device)
         self.reward_errors_SK = self.errors_SK.clone()
-        self.steps, self._credit, self._since, self._filled = 0, 0.0, 0, False
+        self.steps, self._credit, self._since, self._renewals, self._filled = 0, 0.0, 0, 0, False
         self._head_mask = spec.head_mask.to(device)[:, None]  # [N, 1, H, K]
 
     # ---------------------------------------------------------------- storing
@@ -104,7 +106,7 @@ class ImaginationSource:
         return False
 
     def add(self, transitions: Transitions) -> None:
-        """Store one joint step; train the model and imagine anew where they are due."""
+        """Store one joint step; train the model, measure it and imagine anew where these are due."""
         self.replay.add(transitions)
         step = rows_of(self.layout, transitions)
         held_SE = self._held_out(step.first)
@@ -124,7 +126,9 @@ class ImaginationSource:
             self._since = 0
             self.model.check()
             if bool((self.validation.frames_S > 0).all()):  # else no episode has been held out yet: nothing is trusted
-                self.validate()
+                if self._renewals % RENEWALS == 0:
+                    self.validate()
+                self._renewals += 1
                 self.imagine()
 
     def _held_out(self, first_SE: Tensor) -> Tensor:
@@ -250,7 +254,7 @@ class ImaginationSource:
             setattr(self, name, state[name])
 
     _TENSORS = ("_episode_SE", "_order_SX", "usable_S", "gate_S", "errors_SK", "reward_errors_SK")
-    _COUNTERS = ("steps", "_credit", "_since", "_filled")
+    _COUNTERS = ("steps", "_credit", "_since", "_renewals", "_filled")
 
     def _parts(self) -> dict[str, Any]:
         return {
