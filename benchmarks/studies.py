@@ -5,9 +5,9 @@
     python -m benchmarks.studies ablations --env simple_speaker_listener --arms default no_layer_norm
     python -m benchmarks.studies table                                       only the tables of what was written
 
-An arm is the task's configuration with a few settings changed. All arms share seeds, steps and episodes; every
-replica's final policy plays `--episodes` greedy episodes of the batched port (equal to `mpe2` within rounding, and far
-faster).
+An arm is the task's configuration, and the flags after --, with a few settings changed. All arms share seeds, steps
+and episodes; every replica's final policy plays `--episodes` greedy episodes of the batched port (equal to `mpe2`
+within rounding, and far faster).
 Written: benchmarks/results/studies/<study>_<env>/<arm>.json, table.md and figure.png.
 """
 
@@ -78,7 +78,7 @@ def main() -> int:
     if options.study != "table":
         arms = STUDIES[options.study]
         for name in options.arms or arms:
-            _measure(options, name, [*_flags(options.env, arms[name].split()), *flags])
+            _measure(options, name, [*flags, *_flags(options.env, flags, arms[name].split())])
     for folder in sorted(path for path in RESULTS.glob("*_*") if path.is_dir()):
         print(_tabulate(folder))
     return 0
@@ -93,11 +93,11 @@ def _measure(options: argparse.Namespace, name: str, flags: list[str]) -> None:
     print(f"{name}: {record['seconds']:.0f} s, {_measured(record)[1]:.3f}", flush=True)
 
 
-def _flags(env: str, words: list[str]) -> list[str]:
-    """The arm's flags; LR and UPDATES scale what the task's configuration says."""
+def _flags(env: str, flags: list[str], words: list[str]) -> list[str]:
+    """The arm's flags; LR and UPDATES scale what the task's configuration and the flags of all arms say."""
     from marl.configure import parse
 
-    config = parse(["--env", env]).config.maddpg
+    config = parse(["--env", env, *flags]).config.maddpg
     if words[:1] == ["LR"]:
         scale = float(words[1])
         return [f"--maddpg.actor-lr={scale * config.actor_lr}", f"--maddpg.critic-lr={scale * config.critic_lr}"]
