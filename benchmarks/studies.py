@@ -1,8 +1,9 @@
-"""Comparisons of learners on one task: ablations and gradient estimators.
+"""Comparisons of learners on one task: ablations, gradient estimators, and two heads against a flat one.
 
     python -m benchmarks.studies ablations --env simple_speaker_listener
     python -m benchmarks.studies estimators --env simple_speaker_listener --replicas 10
     python -m benchmarks.studies ablations --env simple_speaker_listener --arms default no_layer_norm
+    python -m benchmarks.studies heads --env simple_reference
     python -m benchmarks.studies table                                       only the tables of what was written
 
 An arm is the task's configuration, and the flags after --, with a few settings changed. All arms share seeds, steps
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.training_runs import first_reached, machine, median, run_arm, split_at_dashes
-from marl import plots, stats
+from marl import anchors, plots, stats
 
 RESULTS = Path(__file__).parent / "results" / "studies"
 SEED = 2000
@@ -69,7 +70,13 @@ ESTIMATORS: dict[str, str] = {
     "reinforce": "--maddpg.estimator reinforce",
     "exact": "--maddpg.estimator exact",
 }
-STUDIES = {"ablations": ABLATIONS, "estimators": ESTIMATORS}
+FLAT = "flat"  # trained on benchmarks/flat_heads.py, with the configuration of the task that it flattens
+HEADS: dict[str, str] = {
+    "two_heads": "",
+    "two_heads_alone": "--maddpg.communication-correction false --maddpg.signalling-bonus 0",
+    FLAT: "--maddpg.signalling-bonus 0",
+}
+STUDIES = {"ablations": ABLATIONS, "estimators": ESTIMATORS, "heads": HEADS}
 
 
 def main() -> int:
@@ -87,10 +94,24 @@ def main() -> int:
 def _measure(options: argparse.Namespace, name: str, flags: list[str]) -> None:
     folder = RESULTS / f"{options.study}_{options.env}"
     folder.mkdir(parents=True, exist_ok=True)
-    record = run_arm(options.env, flags, options.seed, options.replicas, options.episodes, backend="torch")
-    record |= {"arm": name, "machine": machine()}
+    env, backend = options.env, "torch"
+    if name == FLAT:
+        env, backend = f"benchmarks.flat_heads:{env}", "pettingzoo"
+        flags = ["--config", f"configs/{options.env}.yaml", *flags]
+    record = run_arm(env, flags, options.seed, options.replicas, options.episodes, backend=backend)
+    record |= {"env": options.env, "arm": name, "machine": machine()}
+    if name == FLAT:
+        _rate(record)
     (folder / f"{name}.json").write_text(json.dumps(record) + "\n")
     print(f"{name}: {record['seconds']:.0f} s, {_measured(record)[1]:.3f}", flush=True)
+
+
+def _rate(record: dict[str, Any]) -> None:
+    """Fill in the gains that the flat task, which is not among those with anchors, came without."""
+    env, greedy, curve = record["env"], record["final"]["greedy"], record["curve"]
+    for one in (greedy, *greedy["replicas"]):
+        one["gain"] = anchors.gain(env, one["mean_return"])
+    curve["gain"] = [[anchors.gain(env, value) for value in row] for row in curve["return"]]
 
 
 def _flags(env: str, flags: list[str], words: list[str]) -> list[str]:
