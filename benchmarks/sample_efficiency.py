@@ -85,7 +85,7 @@ def _task_flags(gamma: str, bonus: str = "0", k: str = "1") -> tuple[str, ...]:
 
 TASKS = {
     "simple_speaker_listener": Task(2500, 10.0, anchors.gain, (0.8, 0.9), _task_flags("0.7", "3")),
-    "simple_reference": Task(10000, 1.0, anchors.gain, (0.3, 0.5), _task_flags("0.9", "0.1", "0.5")),
+    "simple_reference": Task(10000, 4.0, anchors.gain, (0.8, 0.9), _task_flags("0.75", "0.1", "0.5")),
     "simple_spread": Task(4000, 5.0, anchors.score, (0.3, 0.5), _task_flags("0.9")),
 }
 IMAGINED = ("--world-model", "--wm.kind", "mlp")

@@ -232,6 +232,8 @@ class WorldModelConfig:
     """The same bound for the rewards' error."""
     starts: Positive = 256
     """Rollouts per replica in one generation of imagined transitions."""
+    blend: bool = True
+    """Rollouts start between two stored states that agree in all entries of few values (mlp, linear)."""
     keep: Annotated[float, Range(0.0, 1.0, above=True)] = 0.8
     """Share of the imagined transitions that is kept: those on which the ensemble disagrees least."""
     refresh_every: Positive = 16

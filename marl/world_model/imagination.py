@@ -29,10 +29,11 @@ from marl.errors import UserError
 from marl.replay import Batch, Replay, Transitions
 from marl.world_model.dreamer import DreamerModel
 from marl.world_model.layout import Layout
-from marl.world_model.linear import SmallModel
+from marl.world_model.linear import ObsState, SmallModel
 from marl.world_model.model import WorldModel
 from marl.world_model.rollouts import joined, mixed, rollout_errors, rows_of
 from marl.world_model.sequences import FrameStore
+from marl.world_model.starts import partners
 
 RENEWALS = 4  # of the imagined transitions between two validations, which cost three times as much
 
@@ -181,11 +182,28 @@ class ImaginationSource:
         order = self._imagination.uniform(open_SX.shape[1]) + ~open_SX
         index_SR = order.argsort(1)[:, : self.config.starts]
         s = torch.arange(len(index_SR), device=index_SR.device)[:, None]
-        first_SR = seq.first.flatten(1, 2)[s, index_SR]
-        obs = seq.obs.flatten(1, 2)
-        before = obs[s, (index_SR - seq.first.shape[2]).clamp(min=0)] * ~first_SR[..., None]
-        padded = (self.layout.split(rows) for rows in (obs[s, index_SR], before))
-        return states.pick(index_SR), *padded, first_SR, open_SX.gather(1, index_SR)
+        first_SR, open_SR = seq.first.flatten(1, 2)[s, index_SR], open_SX.gather(1, index_SR)
+        every = seq.obs.flatten(1, 2)
+        obs, state = every[s, index_SR], states.pick(index_SR)
+        before = every[s, (index_SR - seq.first.shape[2]).clamp(min=0)] * ~first_SR[..., None]
+        if self.config.blend and isinstance(state, ObsState):
+            obs, before = self._blended(obs, before, first_SR + 2 * open_SR)
+            state = ObsState(obs[..., self.layout.dynamic_J])
+        return state, self.layout.split(obs), self.layout.split(before), first_SR, open_SR
+
+    def _blended(self, obs_SRF: Tensor, before_SRF: Tensor, kind_SR: Tensor) -> tuple[Tensor, Tensor]:
+        """Every row moved towards a partner's, by a share of its own; messages stay."""
+        count, entries = obs_SRF.shape[1], self.layout.dynamic_J
+        order_SR = self._imagination.uniform(count).argsort(1)
+        partner_SR = partners(obs_SRF[..., entries], kind_SR, order_SR)
+        share_SR1 = self._imagination.uniform(count, 1)
+        s = torch.arange(len(partner_SR), device=partner_SR.device)[:, None]
+
+        def moved(rows_SRF: Tensor) -> Tensor:
+            own = rows_SRF[..., entries]
+            return rows_SRF.index_copy(2, entries, own + share_SR1 * (rows_SRF[s, partner_SR][..., entries] - own))
+
+        return moved(obs_SRF), moved(before_SRF)
 
     def _act(self, obs_SNRO: Tensor) -> Tensor:
         """Hard one-hots [S, N, R, A] of the current actors, sampled."""

@@ -22,7 +22,7 @@ from marl.world_model.rollouts import joined, mixed, rollout_errors
 
 CONFIG = WorldModelConfig(
     kind="linear", imagined_share=0.5, sequences=8, warmup_steps=100, updates_per_step=0.05, refresh_every=100,
-    starts=24, rollout=4, reward_gate=1e9, ensemble=2, validation_share=0.25,
+    starts=24, rollout=4, reward_gate=1e9, ensemble=2, validation_share=0.25, blend=False,
 )  # fmt: skip
 
 COLOUR = torch.tensor([0.15, 0.15, 0.65])
