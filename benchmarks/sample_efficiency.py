@@ -85,21 +85,26 @@ def _task_flags(gamma: str, bonus: str = "0", k: str = "1") -> tuple[str, ...]:
 
 TASKS = {
     "simple_speaker_listener": Task(2500, 10.0, anchors.gain, (0.8, 0.9), _task_flags("0.7", "3")),
-    "simple_reference": Task(10000, 4.0, anchors.gain, (0.8, 0.9), _task_flags("0.75", "0.1", "0.5")),
+    "simple_reference": Task(12000, 4.0, anchors.gain, (0.8, 0.9), _task_flags("0.75", "0.1", "0.5")),
     "simple_spread": Task(4000, 5.0, anchors.score, (0.3, 0.5), _task_flags("0.9")),
 }
+PERFECT = ("--world-model", "--wm.kind", "linear")
 IMAGINED = ("--world-model", "--wm.kind", "mlp")
 RSSM = ("--world-model", "--wm.kind", "rssm", "--wm.updates-per-step", "0.5")
-THROUGH = ("--wm.through-horizon", "3")
+STORED = ("--wm.no-blend",)  # rollouts start where an episode has been, not between two of them
+# a loss through 8 steps costs as much as 8 updates: fewer rollouts, and no more of the ensemble than must be
+THROUGH = ("--wm.through-horizon", "8", "--wm.starts", "64", "--wm.ensemble", "2", "--wm.updates-per-step", "0.0625")
 ARMS = {
     "maddpg": Arm("MADDPG", updates=0.25, stretch=12.0),
     "updates_1": Arm("MADDPG", updates=1.0, stretch=6.0),
     "updates": Arm("MADDPG", stretch=2.5),
-    "ceiling": Arm("perfect model", ("--world-model", "--wm.kind", "linear"), perfect=True),
+    "ceiling": Arm("perfect model", PERFECT, perfect=True),
+    "ceiling_stored": Arm("perfect model, stored starts", (*PERFECT, *STORED), perfect=True),
     "mlp": Arm("small model", IMAGINED),
-    "mlp_through": Arm("small model, loss through it", (*IMAGINED, *THROUGH)),
+    "mlp_stored": Arm("small model, stored starts", (*IMAGINED, *STORED)),
+    "mlp_through": Arm("small model, loss through it", (*IMAGINED, *THROUGH), updates=1.0, stretch=1.5),
     "rssm": Arm("RSSM", RSSM, updates=1.0, stretch=2.0),
-    "through": Arm("RSSM, loss through it", (*RSSM, *THROUGH), updates=1.0, stretch=2.0),
+    "through": Arm("RSSM, loss through it", (*RSSM, "--wm.through-horizon", "3"), updates=1.0, stretch=2.0),
 }
 
 
