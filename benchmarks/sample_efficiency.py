@@ -86,7 +86,7 @@ def _task_flags(gamma: str, bonus: str = "0", k: str = "1") -> tuple[str, ...]:
 TASKS = {
     "simple_speaker_listener": Task(2500, 10.0, anchors.gain, (0.8, 0.9), _task_flags("0.7", "3")),
     "simple_reference": Task(12000, 4.0, anchors.gain, (0.8, 0.9), _task_flags("0.75", "0.1", "0.5")),
-    "simple_spread": Task(4000, 5.0, anchors.score, (0.3, 0.5), _task_flags("0.9")),
+    "simple_spread": Task(4000, 5.0, anchors.score, (0.3, 0.5, 0.8), _task_flags("0.9")),
 }
 PERFECT = ("--world-model", "--wm.kind", "linear")
 IMAGINED = ("--world-model", "--wm.kind", "mlp")
@@ -228,17 +228,20 @@ def _steps_words(steps: list[float], budget: int) -> str:
 def curves(env_id: str, arms: dict[str, Any]) -> Figure:
     """The median of every arm over environment steps, with the range of its replicas."""
     task = TASKS[env_id]
-    figure, ax = plots.canvas(3.6)
-    for colour, (name, found) in zip(plots.COLOURS, arms.items(), strict=False):
+    figure, ax = plots.canvas(3.6 + 0.18 * len(arms))
+    for name, found in arms.items():
+        again, place = divmod(tuple(ARMS).index(name), len(plots.COLOURS))  # the same line in all figures
+        colour, line = plots.COLOURS[place], ("-", "--")[again]
         values_TS = np.array([measured(env_id, row) for row in found["returns"]])
         steps = np.array(found["steps"])
         ax.fill_between(steps, values_TS.min(1), values_TS.max(1), color=colour, alpha=0.12, linewidth=0)
-        ax.plot(steps, np.median(values_TS, axis=1), color=colour, label=label(env_id, name), linewidth=1.6)
+        middle = np.median(values_TS, axis=1)
+        ax.plot(steps, middle, line, color=colour, label=label(env_id, name), linewidth=1.6)
     for threshold in task.thresholds:
         ax.axhline(threshold, color=plots.FAINT, linewidth=0.8, linestyle=":")
     ax.set_ylim(-0.3, 1.05)
     ax.set_xlim(0, 3.0 * task.steps)
-    ax.legend(fontsize=plots.FONT - 2, frameon=False)
+    ax.legend(fontsize=plots.FONT - 2, frameon=False, loc="upper left", bbox_to_anchor=(0.0, -0.16))
     plots.label(ax, f"{env_id}: median and range of replicas", "environment steps of a replica", task.measure.__name__)
     return figure
 
