@@ -1,7 +1,7 @@
 """Starts of imagined rollouts between those that were seen.
 
 An exact model still imagines from the episodes that it has stored, and of these there are few: after 2,000 steps, 80
-worlds. A critic tells 80 worlds apart by heart, and with them what should have been said in each; then messages are not
+worlds. A critic can tell 80 worlds apart by heart, with what should have been said in each; then messages are not
 needed. So every start is moved towards another one in which the same things are said, shown and coloured: entries that
 take a few values only (colours, identities, goals) must agree, the others are interpolated. Positions and velocities
 relative to anything stay consistent between agents, as they are linear in the world's coordinates.

@@ -48,7 +48,7 @@ def test_replicas_are_apart() -> None:
 
 def test_blended_starts_are_states_of_the_environment() -> None:
     """In simple_reference both agents see the same three landmarks: what they say of them must agree in every start,
-    the goal's colour must be a colour, and most starts must be new."""
+    and the goal's colour must be a colour."""
     source = filled("simple_reference", starts=200, blend=True)
     state, obs, _, _, valid = source._starts()
     assert isinstance(state, ObsState) and bool(valid.any())
