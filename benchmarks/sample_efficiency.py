@@ -103,8 +103,8 @@ ARMS = {
     "mlp": Arm("small model", IMAGINED),
     "mlp_stored": Arm("small model, stored starts", (*IMAGINED, *STORED)),
     "mlp_through": Arm("small model, loss through it", (*IMAGINED, *THROUGH), updates=1.0, stretch=1.5),
-    "rssm": Arm("RSSM", RSSM, updates=1.0, stretch=2.0),
-    "through": Arm("RSSM, loss through it", (*RSSM, "--wm.through-horizon", "3"), updates=1.0, stretch=2.0),
+    "rssm": Arm("RSSM", RSSM, updates=1.0, stretch=1.5),
+    "through": Arm("RSSM, loss through it", (*RSSM, "--wm.through-horizon", "3"), updates=1.0, stretch=1.5),
 }
 
 
