@@ -51,6 +51,24 @@ MANY_OPTIONS = {  # of the learner, at once
     "maddpg.temperature_final": 0.5,
     "replay.capacity": 100,
 }
+MODEL = {  # DreamerV2's, tiny, and trusted whatever its error
+    "world_model": True,
+    "wm.kind": "rssm",
+    "wm.latents": 4,
+    "wm.classes": 4,
+    "wm.deter": 12,
+    "wm.hidden": 12,
+    "wm.layers": 1,
+    "wm.sequences": 4,
+    "wm.warmup_steps": 60,
+    "wm.updates_per_step": 0.125,
+    "wm.refresh_every": 24,
+    "wm.rollout": 3,
+    "wm.starts": 8,
+    "wm.gate": 1e6,
+    "wm.reward_gate": 1e6,
+    "wm.validation_share": 0.3,
+}
 
 
 def config(run: Path, settings: dict[str, Any] | None = None) -> Config:
