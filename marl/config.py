@@ -37,6 +37,9 @@ class MADDPGConfig:
     """Adam step size of the actors at the start of training."""
     critic_lr: Rate = 1e-3
     """Adam step size of the critics at the start of training."""
+    actor_lr_shares: dict[str, Share] = field(default_factory=dict)
+    """Shares of `actor_lr` for single agents, as NAME=SHARE ...; 1 for those not named. A sender much slower than its
+    listeners meets their best answers (two time scales)."""
     lr_final: Share = 0.05
     """Both step sizes fall linearly over the run to this share of their start; 1 keeps them constant."""
     gamma: Share = 0.95

@@ -23,6 +23,7 @@ from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl import losses, relaxation
 from marl.config import MADDPGConfig
+from marl.errors import UserError
 from marl.finite import FiniteGradients
 from marl.networks import Actor, Critic
 from marl.replay import Batch
@@ -41,6 +42,9 @@ class MADDPG:
         seed: root seed.
         replicas: global indices of the replicas trained here.
         device: where everything lives.
+
+    Raises:
+        UserError: `actor_lr_shares` names an agent that is not there, or differ between agents that share an actor.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class MADDPG:
         self.schedules = Schedules(config, self.device)
         sizes = {name: module.mlp.flat.shape[1] for name, module in (("critic", self.critic), ("actor", self.actor))}
         self.finite = FiniteGradients(sizes, spec.agent_names, self.replicas, self.device, self.device.type == "cpu")
+        self.pace_G1 = self._paces()
         self.actor_optimiser = self._adam(self.actor, self.schedules.actor_lr)
         self.critic_optimiser = self._adam(self.critic, self.schedules.critic_lr)
         self.noise = {name: stream(name) for name in _NOISE}
@@ -87,6 +92,22 @@ class MADDPG:
         # torch would warn of steps outside of a graph, of which there are a few in every run
         optimiser._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
         return optimiser
+
+    def _paces(self) -> Tensor | None:
+        """Share of every actor's steps that is taken, [G, 1]; None: all whole."""
+        shares, names = self.config.actor_lr_shares, self.spec.agent_names
+        unknown = sorted(set(shares) - set(names))
+        if unknown:
+            raise UserError(f"maddpg.actor_lr_shares names {unknown[0]!r}; expected one of {', '.join(names)}.")
+        if not shares:
+            return None
+        kinds = self.spec.kinds if self.config.share_actors else tuple(range(len(names)))
+        found: list[set[float]] = [set() for _ in range(max(kinds) + 1)]
+        for name, kind in zip(names, kinds, strict=True):
+            found[kind].add(shares.get(name, 1.0))
+        if any(len(group) > 1 for group in found):
+            raise UserError("maddpg.actor_lr_shares differ between agents that share one actor (maddpg.share_actors).")
+        return torch.tensor([[group.pop()] for group in found], device=self.device)
 
     def _team_matrix(self) -> Tensor:
         matrix = torch.eye(self.spec.num_agents, device=self.device)
@@ -284,8 +305,12 @@ class MADDPG:
         self.finite.watch(name, norm_SG, self.updates)
         scale_SG = (self.config.max_grad_norm / (norm_SG + 1e-6)).clamp(max=1.0)
         flat_SGP.grad = gradient.mul_(scale_SG[..., None])
+        pace_G1 = self.pace_G1 if module is self.actor else None
+        before_SGP = None if pace_G1 is None else flat_SGP.detach().clone()
         optimiser.step()
         flat_SGP.grad = None
+        if pace_G1 is not None and before_SGP is not None:
+            flat_SGP.detach().copy_(before_SGP.lerp_(flat_SGP.detach(), pace_G1))
         return norm_SG
 
     @torch.no_grad()

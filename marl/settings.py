@@ -181,7 +181,8 @@ def expected(kind: Any) -> str:
     if typing.get_origin(base) is tuple:
         return "a list, each entry " + expected(typing.get_args(base)[0])
     if typing.get_origin(base) is dict:
-        return "NAME: VALUE pairs"
+        inner = typing.get_args(base)[1]
+        return "NAME: VALUE pairs" + ("" if inner is Any else f", each value {expected(inner)}")
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     limits = range_words(kind)
     return f"{names[base]}{' ' if limits.startswith('from') else ', '}{limits}" if limits else names[base]
@@ -234,8 +235,10 @@ def _fit(base: Any, value: Any) -> Any:
         inner = typing.get_args(base)[0]
         return tuple(convert(inner, entry) for entry in value)
     if origin is dict:
-        good = isinstance(value, dict) and all(isinstance(key, str) for key in value)
-        return dict(value) if good else _NOTHING
+        if not (isinstance(value, dict) and all(isinstance(key, str) for key in value)):
+            return _NOTHING
+        inner = typing.get_args(base)[1]
+        return {key: entry if inner is Any else convert(inner, entry) for key, entry in value.items()}
     if base is bool:
         return value if isinstance(value, bool) else _NOTHING
     if base is str:
@@ -279,7 +282,7 @@ def convert_words(kind: Any, words: list[str]) -> Any:
         return None
     origin = typing.get_origin(inner)
     if origin is dict:
-        return _pairs(words)
+        return convert(kind, _pairs(words))
     if origin is tuple:
         separate = [part for word in words for part in word.split(",") if part]
         return convert(kind, [scalar(part) for part in separate])

@@ -15,7 +15,7 @@ from envs.streams import Stream
 from marl import losses, relaxation
 from marl.collector import Collector
 from marl.config import MADDPGConfig
-from marl.errors import RunFailed
+from marl.errors import RunFailed, UserError
 from marl.maddpg import MADDPG, joint_rows
 from marl.networks import Actor, Critic
 from marl.replay import Replay, Transitions
@@ -266,6 +266,29 @@ def test_every_option_updates_exactly_repeatably_and_changes_something(options: 
     again.update(batch)
     assert torch.equal(once.actor.mlp.flat, again.actor.mlp.flat)
     assert torch.equal(once.critic.mlp.flat, again.critic.mlp.flat)
+
+
+def test_a_share_of_the_step_size_is_that_share_of_the_step_of_that_agent_alone() -> None:
+    whole, slow = learner(), learner(actor_lr_shares={"speaker": 0.25})
+    begun = whole.actor.mlp.flat.detach().clone()
+    assert torch.equal(begun, slow.actor.mlp.flat)
+    for agent in (whole, slow):
+        agent.update(filled().sample(32))
+    moved, less = whole.actor.mlp.flat.detach() - begun, slow.actor.mlp.flat.detach() - begun
+    assert torch.equal(less[:, 1], moved[:, 1]) and moved[:, 0].abs().max() > 1e-4
+    torch.testing.assert_close(less[:, 0], 0.25 * moved[:, 0], rtol=0, atol=1e-7)
+    assert torch.equal(whole.critic.mlp.flat, slow.critic.mlp.flat)
+
+
+def test_shares_of_the_step_size_for_agents_that_there_are() -> None:
+    with pytest.raises(UserError, match="actor_lr_shares names 'speeker'; expected one of speaker, listener"):
+        learner(actor_lr_shares={"speeker": 0.5})
+    spread = probes.make("matching_game", num_envs=1).spec
+    twins = replace(spread, agents=tuple(replace(spread.agents[0], name=f"agent_{n}") for n in range(2)), routes=())
+    with pytest.raises(UserError, match="differ between agents that share one actor"):
+        MADDPG(twins, MADDPGConfig(share_actors=True, actor_lr_shares={"agent_0": 0.5}), 0)
+    both = MADDPGConfig(share_actors=True, actor_lr_shares={"agent_0": 0.5, "agent_1": 0.5})
+    assert MADDPG(twins, both, 0).pace_G1.tolist() == [[0.5]]
 
 
 # -------------------------------------------------------------- learning gates

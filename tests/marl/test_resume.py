@@ -47,6 +47,7 @@ LEARNER: dict[str, dict[str, Any]] = {
     "listening": {**TWO_HEADS, "maddpg.listening_bonus": 0.2},
     "no correction": {**TWO_HEADS, "maddpg.communication_correction": False},
     "temperatures": {"maddpg.temperature": 2.0, "maddpg.temperature_final": 0.5},
+    "slow speaker": {"maddpg.actor_lr_shares": {"speaker_0": 0.1}},
     "constant step size": {"maddpg.lr_final": 1.0},
     "credit of updates": {"maddpg.updates_per_step": 0.07},
     "small replay": {"replay.capacity": 60},

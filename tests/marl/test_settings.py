@@ -68,6 +68,7 @@ Above = Annotated[float, Range(0.0, above=True)]
         (tuple[Annotated[int, Range(1)], ...], [64, 64.0], (64, 64)),
         (tuple[int, ...], [], ()),
         (dict[str, Any], {"N": [1]}, {"N": [1]}),
+        (dict[str, Share], {"a": 1}, {"a": 1.0}),
     ],
 )
 def test_convert(kind: Any, value: Any, result: Any) -> None:
@@ -98,6 +99,8 @@ def test_convert(kind: Any, value: Any, result: Any) -> None:
         (tuple[Annotated[int, Range(1)], ...], [64, 0], "got 0; expected a whole number, at least 1"),
         (dict[str, Any], [1], "got [1]; expected NAME: VALUE pairs"),
         (dict[str, Any], {1: 2}, "expected NAME: VALUE pairs"),
+        (dict[str, Share], {"a": 2}, "got 2; expected a number from 0 to 1"),
+        (dict[str, Share], 2, "got 2; expected NAME: VALUE pairs, each value a number from 0 to 1"),
         (int, "x" * 500, "...; expected a whole number"),
     ],
 )
@@ -137,6 +140,7 @@ def test_convert_words(kind: Any, given: list[str], result: Any) -> None:
         (int, [""], "expected a whole number"),
         (bool, ["maybe"], "got 'maybe'; expected true or false"),
         (dict[str, Any], ["N"], "got 'N'; expected NAME=VALUE"),
+        (dict[str, Share], ["a=b"], "got 'b'; expected a number from 0 to 1"),
         (dict[str, Any], ["N=1", "N=2"], "gives N twice"),
         (dict[str, Any], ["N=[1"], "not valid YAML"),
         (dict[str, Any], ["9=1"], "expected NAME=VALUE"),
