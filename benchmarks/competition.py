@@ -5,14 +5,15 @@
     python -m benchmarks.competition                                     only prints the tables of what was written
 
 Every replica trains for the `total_steps` of configs/<env>.yaml with a seed that no tuning has seen (tuning uses seeds
-below 1000). The final policies then play greedily in the batched port (equal to `mpe2` within rounding and far
-faster), all duels over the same episodes, which neither training nor tuning has seen:
+below 1000). The final policies then play, greedily or sampled, in the batched port (equal to `mpe2` within rounding and
+far faster), all duels over the same episodes, which neither training nor tuning has seen:
 
 - the first side of every replica against the second side of every other replica;
 - every trained side against every scripted opponent, beside the best script of the same side against that opponent
   (the pairing to beat; scripts that see more than their own agents' observations, marked *, are no candidates);
 - simple_crypto: Alice and Bob of every replica, frozen, against a fresh Eve that trained beside them for as many steps
-  with the same settings, and against the best Eve that there can be.
+  with the same settings, and against the best Eve without memory. Ciphers with synonyms want --sampled: greedy Alice
+  may use one of two synonyms with one secret and the other with the other, which tells Eve.
 
 A pairing is beaten where the mean paired difference exceeds two standard errors, which hold the spread of replicas and
 that of episodes; a replica beats it where its own difference exceeds two of its own.
@@ -34,7 +35,7 @@ import numpy as np
 
 from benchmarks.duels import SCRIPTS, Arena, against_scripts, tournament
 from benchmarks.fresh_eve import ENV as CRYPTO
-from benchmarks.fresh_eve import fresh_eves
+from benchmarks.fresh_eve import fresh_eves, guaranteed
 from benchmarks.training_runs import machine, split_at_dashes, train_arm
 from marl import Policy, plots
 from marl.records import read_run
@@ -81,8 +82,9 @@ def measured(options: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any
         if options.run is None:
             train_arm(options.env, flags, options.seed, options.replicas, run)
         first = Policy.load(run)
-        players = [Policy.load(run, replica) for replica in range(first.num_replicas)]
+        loaded = [[Policy.load(run, r, greedy=g) for r in range(first.num_replicas)] for g in (True, False)]
         seconds = [float(line["time/seconds"]) for line in read_run(run).metrics if "time/seconds" in line][-1]
+    greedy, players = loaded if options.sampled else (loaded[0], loaded[0])
     config = first.config
     arena = Arena(options.env, options.episodes, EPISODES_SEED)
     played = tournament(arena, players)
@@ -94,6 +96,7 @@ def measured(options: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any
         "seconds": round(seconds, 1),
         "episodes": arena.episodes,
         "backend": "torch",
+        "mode": "sampled" if options.sampled else "greedy",
         "sides": arena.sides,
         "names": played.names,
         "returns": played.table(),
@@ -101,6 +104,7 @@ def measured(options: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any
     }
     if options.env == CRYPTO:
         record["fresh_eves"] = fresh_eves(arena, players, EVE_SEED)
+        record["fresh_eves"]["guaranteed, greedy"] = [guaranteed(pair) for pair in greedy]
     return record
 
 
@@ -121,8 +125,8 @@ def table(record: dict[str, Any]) -> str:
         f"## {record['env']}",
         "",
         f"{count} replicas, {record['steps']} steps, seed {record['seed']}, {record['seconds'] / count:.0f} s of "
-        f"training a replica, {record['machine']}; {record['episodes']} episodes a duel. Returns per agent ± standard "
-        f"error. `{record['command']}`",
+        f"training a replica, {record['machine']}; {record['episodes']} episodes a duel, {record['mode']} policies. "
+        f"Returns per agent ± standard error. `{record['command']}`",
         "",
         f"| {' | '.join(head)} |",
         f"|{'---|' * len(head)}",
@@ -169,12 +173,14 @@ def _eves(found: dict[str, list[float]]) -> list[str]:
     names = {
         "with their own eve": "Alice and Bob, each, with the Eve of their training",
         "with a fresh eve": "Alice and Bob, each, with a fresh Eve",
-        "guaranteed": "Alice and Bob, each, with the best Eve possible",
+        "guaranteed": "Alice and Bob, each, with the best Eve without memory",
+        "guaranteed, greedy": "the same, greedy",
         "fresh eve": "the fresh Eve",
     }
     lines = [f"| return in replica | {' | '.join(map(str, range(count)))} | mean |", f"|---|{'---|' * (count + 1)}"]
     for key, text in names.items():
-        lines.append(f"| {text} | {' | '.join(f'{x:.2f}' for x in found[key])} | {np.mean(found[key]):.2f} |")
+        if key in found:
+            lines.append(f"| {text} | {' | '.join(f'{x:.2f}' for x in found[key])} | {np.mean(found[key]):.2f} |")
     return lines
 
 
@@ -212,6 +218,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=SEED, help="root seed of the training (default 1000)")
     parser.add_argument("--replicas", type=int, default=5, help="independent runs (default 5)")
     parser.add_argument("--episodes", type=int, default=1000, help="of every duel (default 1000)")
+    parser.add_argument("--sampled", action="store_true", help="play sampled policies, not greedy ones")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the run directory there")
     parser.add_argument("--run", type=Path, metavar="RUN", help="play with the replicas of this run; train nothing")
     parser.add_argument("--out", type=Path, metavar="DIR", default=RESULTS, help="where the results are written")

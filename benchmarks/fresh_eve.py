@@ -1,8 +1,8 @@
 """Does a trained cipher of simple_crypto hold against an Eve who never trained with it?
 
 Alice and Bob are frozen and a fresh Eve learns beside them, for as many environment steps as they trained, with the
-same settings. Since greedy Alice and Bob are a table of four rows (secret and key), the best Eve that there can be is
-also known exactly.
+same settings. Since Alice and Bob are a table of four rows (secret and key), greedy or sampled, the best Eve without
+memory is also known exactly.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ def train_beside(config: Config, spec: EnvSpec, frozen: Player, learners: list[s
 
 
 def fresh_eves(arena: Arena, players: Sequence[Policy], seed: int) -> dict[str, list[float]]:
-    """What Alice and Bob of every replica keep against an Eve who learns beside them, frozen and greedy.
+    """What Alice and Bob of every replica keep against an Eve who learns beside them, frozen.
 
     Args:
         arena: of simple_crypto; where they meet afterwards.
-        players: the replicas.
+        players: the replicas, greedy or sampled.
         seed: of the first Eve; the others have the next ones.
 
     Returns:
         Return of each of Alice and Bob, one a replica: `with their own eve`, `with a fresh eve`, `guaranteed` (by the
-        best Eve that there is); and of Eve: `fresh eve`.
+        best Eve without memory); and of Eve: `fresh eve`.
     """
     eves = [
         train_beside(replace(pair.config, env_args={}, seed=seed + s), arena.spec, pair, arena.sides["eve"])
@@ -78,23 +78,28 @@ def fresh_eves(arena: Arena, players: Sequence[Policy], seed: int) -> dict[str, 
 
 
 def guaranteed(pair: Player) -> float:
-    """Return of each of Alice and Bob against the best Eve possible, exactly; they are deterministic.
+    """Return of each of Alice and Bob against the best Eve without memory, exactly; sampled policies in the mean.
 
     An error costs 2. At the first step Eve has heard nothing and errs in half of the episodes; then she takes for every
-    symbol the secret that it stands for most often. What Alice says does not change in an episode.
+    symbol the secret that it stands for most often. What Alice is told does not change in an episode.
     """
-    secret, key = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
-    silence = np.zeros((4, SYMBOLS), dtype=np.float32)
+    secret, key = np.repeat([0, 0, 1, 1], SYMBOLS), np.repeat([0, 1, 0, 1], SYMBOLS)
+    symbol = np.tile(np.arange(SYMBOLS), 4)
     shown = np.eye(SYMBOLS, dtype=np.float32)
+    rows = np.arange(len(secret))
 
-    def act(message: np.ndarray) -> dict[str, np.ndarray]:
+    def chances(message: np.ndarray) -> dict[str, np.ndarray]:
+        """Of every row each agent's symbols, [16, SYMBOLS]."""
         seen = {"eve_0": message, "bob_0": np.hstack([shown[key], message])}
-        return pair.act({**seen, "alice_0": np.hstack([shown[secret], shown[key]])})
+        seen["alice_0"] = np.hstack([shown[secret], shown[key]])
+        if isinstance(pair, Policy) and not pair.greedy:
+            return {name: p[:, 0] for name, p in pair.probabilities(seen).items()}
+        return {name: shown[ids] for name, ids in pair.act(seen).items()}
 
-    pair.reset(4)
-    start = act(silence)
-    said = start["alice_0"]
-    bob = act(shown[said])["bob_0"]
-    best = sum(max(np.sum((said == symbol) & (secret == goal)) for goal in (0, 1)) for symbol in range(SYMBOLS)) / 4
-    first = 0.5 - np.mean(start["bob_0"] != secret)
-    return float(2 * (first + HEARD_STEPS * ((1 - best) - np.mean(bob != secret))))
+    pair.reset(len(rows))
+    start = chances(np.zeros((len(rows), SYMBOLS), dtype=np.float32))
+    said = start["alice_0"][rows, symbol]  # of each case of secret and key, the chance of each symbol
+    bob = np.sum(said * chances(shown[symbol])["bob_0"][rows, secret]) / 4
+    best = sum(max(said[(symbol == m) & (secret == goal)].sum() for goal in (0, 1)) for m in range(SYMBOLS)) / 4
+    first = np.mean(start["bob_0"][rows, secret]) - 0.5
+    return float(2 * (first + HEARD_STEPS * (bob - best)))

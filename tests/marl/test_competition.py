@@ -176,6 +176,32 @@ def test_the_best_eve_by_hand(pair: Told, kept: float) -> None:
     assert guaranteed(pair) == pytest.approx(kept)
 
 
+class Mixing(Policy):
+    """The xor with two symbols for each of its two; Alice takes the first with chance `first`, the second with a secret
+    of 1."""
+
+    greedy = False
+
+    def __init__(self, first: float) -> None:
+        self.first = first
+
+    def probabilities(self, observations, masks=None):
+        secret, key = (observations["alice_0"][:, start : start + 2].argmax(1) for start in (0, 4))
+        said, rows = np.zeros((len(secret), 4)), np.arange(len(secret))
+        said[rows, secret ^ key] = np.where(secret == 0, self.first, 1 - self.first)
+        said[rows, (secret ^ key) + 2] = np.where(secret == 0, 1 - self.first, self.first)
+        bob = observations["bob_0"]
+        read = np.eye(4)[(bob[:, 4:8].argmax(1) % 2) ^ bob[:, :2].argmax(1)] * bob[:, 4:8].any(1)[:, None]
+        read[:, 0] += ~bob[:, 4:8].any(1)
+        return {"eve_0": said[:, None], "bob_0": read[:, None], "alice_0": said[:, None]}
+
+
+@pytest.mark.parametrize(("first", "kept"), [(0.5, 24.0), (0.75, 12.0), (1.0, 0.0)])
+def test_the_best_eve_of_sampled_policies_by_hand(first: float, kept: float) -> None:
+    """Each symbol stands for one secret with chance max(first, 1 - first), whatever Bob reads with the key."""
+    assert guaranteed(Mixing(first)) == pytest.approx(kept)
+
+
 def test_the_scripted_ciphers_keep_what_they_earn_against_an_eve_who_repeats() -> None:
     arena = arena_of("simple_crypto", 400)
     for name in ("oracle", "plain"):
@@ -218,7 +244,8 @@ def test_competition_of_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert record["command"].startswith(told) and str(tmp_path) not in json.dumps(record)
     assert (record["replicas"], record["steps"], record["seed"], record["backend"]) == (2, 240, 1000, "torch")
     assert np.shape(record["returns"]["eve"]) == (4, 5) and len(record["against"]) == 5
-    assert len(record["fresh_eves"]["with a fresh eve"]) == 2
+    assert len(record["fresh_eves"]["with a fresh eve"]) == 2 and record["mode"] == "greedy"
+    assert record["fresh_eves"]["guaranteed"] == record["fresh_eves"]["guaranteed, greedy"]
     assert printed.strip() in (out / "README.md").read_text() and (out / "simple_crypto.png").stat().st_size > 10_000
     for row in record["against"]:
         assert f"| {row['side']} | {row['opponent']} |" in printed
@@ -228,6 +255,10 @@ def test_competition_of_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     replayed = json.loads((again / "simple_crypto.json").read_text())
     assert replayed["returns"] == record["returns"] and replayed["fresh_eves"] == record["fresh_eves"]
     assert replayed["command"] == "python -m benchmarks.competition --env simple_crypto --episodes 20 --run RUN"
+    assert command(monkeypatch, competition, *words, "--sampled") == 0
+    sampled = json.loads((again / "simple_crypto.json").read_text())
+    assert sampled["mode"] == "sampled" and sampled["returns"] != record["returns"]
+    assert sampled["fresh_eves"]["guaranteed, greedy"] == record["fresh_eves"]["guaranteed"]
 
 
 def test_published_and_tuning_seeds_are_kept_apart(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
