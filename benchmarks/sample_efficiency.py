@@ -96,6 +96,7 @@ STORED = ("--wm.no-blend",)  # rollouts start where an episode has been, not bet
 THROUGH = ("--wm.through-horizon", "8", "--wm.starts", "64", "--wm.ensemble", "2", "--wm.updates-per-step", "0.0625")
 # it is never right to .1 deviations within these steps, so that by default nobody would learn from it
 LENIENT = ("--wm.gate", "0.4", "--wm.reward-gate", "1.0")
+SHARED = ("--maddpg.share-actors", "true")
 ARMS = {
     "maddpg": Arm("MADDPG", updates=0.25, stretch=12.0),
     "updates_1": Arm("MADDPG", updates=1.0, stretch=6.0),
@@ -105,6 +106,10 @@ ARMS = {
     "mlp": Arm("small model", IMAGINED),
     "mlp_stored": Arm("small model, stored starts", (*IMAGINED, *STORED)),
     "mlp_through": Arm("small model, loss through it", (*IMAGINED, *THROUGH), updates=1.0, stretch=1.5),
+    "updates_1_shared": Arm("MADDPG, one actor for all", SHARED, updates=1.0, stretch=6.0),
+    "mlp_through_shared": Arm(
+        "small model, loss through it, one actor for all", (*IMAGINED, *THROUGH, *SHARED), updates=1.0, stretch=3.0
+    ),
     "rssm": Arm("RSSM", RSSM, updates=1.0, stretch=1.5),
     "through": Arm(
         "RSSM, loss through it, wide gates", (*RSSM, *LENIENT, "--wm.through-horizon", "3"), updates=1.0, stretch=1.5
