@@ -21,7 +21,7 @@ from marl import train
 from marl.config import Config
 from marl.policy import Policy
 from marl.rollout import Player
-from marl.teaching import Beside
+from marl.teaching import Beside, settings_of
 
 ENV = "simple_crypto"
 SYMBOLS = 4
@@ -41,6 +41,7 @@ def train_beside(config: Config, spec: EnvSpec, frozen: Player, learners: list[s
         run = Path(scratch) / "run"
         quiet = replace(
             config,
+            maddpg=settings_of(config.maddpg, learners),
             num_replicas=1,
             run_dir=str(run),
             evaluation=replace(config.evaluation, every=0, final_episodes=1),

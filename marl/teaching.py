@@ -27,6 +27,7 @@ from pettingzoo import ParallelEnv
 from envs.describe import parallel_env
 from envs.spec import EnvSpec
 from marl.anchors import lines_of
+from marl.config import MADDPGConfig
 from marl.durable import replace_text
 from marl.errors import UserError, did_you_mean
 from marl.experiment import train
@@ -180,6 +181,7 @@ def ease_of_teaching(
             config,
             env="marl.teaching:beside",
             env_args={"run": str(run), "learners": ",".join(learners), "replica": replica},
+            maddpg=settings_of(config.maddpg, learners),
             backend="pettingzoo",
             num_replicas=students,
             seed=seed,
@@ -199,6 +201,12 @@ def ease_of_teaching(
     found = {"learners": list(learners), "students": students, "curves": curves, "thresholds": timed(curves, goals)}
     replace_text(path / JSON, json.dumps(found, indent=1, allow_nan=False) + "\n")
     return found
+
+
+def settings_of(config: MADDPGConfig, learners: Sequence[str]) -> MADDPGConfig:
+    """The learner's settings without those that name agents who do not learn."""
+    shares = {name: share for name, share in config.actor_lr_shares.items() if name in learners}
+    return replace(config, actor_lr_shares=shares)
 
 
 def timed(curves: Sequence[Sequence[Sequence[float]]], goals: Mapping[str, float]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -216,6 +217,7 @@ def test_a_fresh_eve_breaks_plain_text_and_nothing_breaks_the_key() -> None:
     learner = MADDPGConfig(
         hidden=(16,), batch_size=64, warmup_steps=100, actor_lr=1e-2, critic_lr=1e-2, gamma=0.5, updates_per_step=0.25
     )
+    learner = replace(learner, actor_lr_shares={"alice_0": 0.1})  # of an agent that does not learn here
     config = Config(env="simple_crypto", total_steps=4000, num_envs=16, maddpg=learner)
     pairs = [XOR, Told([[2, 2], [3, 3]], [[0, 0, 0, 1]] * 2)]
     for pair in pairs:

@@ -18,7 +18,7 @@ from marl.errors import UserError
 from marl.experiment import train
 from marl.policy import Policy
 from marl.rollout import play
-from marl.teaching import Beside, beside, in_words, main, timed
+from marl.teaching import Beside, beside, in_words, main, settings_of, timed
 
 ENV = "simple_speaker_listener"
 
@@ -97,6 +97,11 @@ def test_from_a_run_by_name(monkeypatch):
         env.step({"listener_0": 0})
         steps += 1
     assert steps == 5
+
+
+def test_settings_of_agents_that_do_not_learn_are_left_out():
+    config = MADDPGConfig(gamma=0.5, actor_lr_shares={"bob_0": 0.3, "alice_0": 0.02})
+    assert settings_of(config, ["bob_0", "eve_0"]) == MADDPGConfig(gamma=0.5, actor_lr_shares={"bob_0": 0.3})
 
 
 def test_times_by_hand():
