@@ -94,7 +94,10 @@ class MADDPG:
         return optimiser
 
     def _paces(self) -> Tensor | None:
-        """Share of every actor's steps that is taken, [G, 1]; None: all whole."""
+        """Share of every actor's steps that is taken, [G, 1]; None: all whole.
+
+        Source: two time scales, Heusel et al. 2017 (arXiv 1706.08500), section 2; there two networks, here all actors.
+        """
         shares, names = self.config.actor_lr_shares, self.spec.agent_names
         unknown = sorted(set(shares) - set(names))
         if unknown:
