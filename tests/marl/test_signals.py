@@ -24,12 +24,15 @@ def send(number: int = signal.SIGINT) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.usefixtures("fast")
 def test_the_first_only_asks(number: int, code: int, capfd: pytest.CaptureFixture[str]) -> None:
-    before = signal.getsignal(number)
-    with StopRequest() as stop:
-        assert not stop.requested
-        send(number)
-        assert stop.requested and stop.exit_code == code
-    assert signal.getsignal(number) is before
+    started_with = signal.signal(number, signal.default_int_handler)  # nohup starts us with an ignored SIGHUP
+    try:
+        with StopRequest() as stop:
+            assert not stop.requested
+            send(number)
+            assert stop.requested and stop.exit_code == code
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, started_with)
     assert "once more to stop at once" in capfd.readouterr().err
 
 
