@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -221,7 +223,9 @@ def fitting(name: str) -> st.SearchStrategy:
     if isinstance(default, tuple):
         return st.lists(st.integers(1, 512), max_size=3).map(tuple)
     if isinstance(default, dict):
-        return st.dictionaries(st.text(min_size=1, max_size=5), st.integers() | st.text(max_size=5), max_size=2)
+        free = typing.get_args(setting.kind)[1] is Any  # else shares
+        values = st.integers() | st.text(max_size=5) if free else st.floats(0.0, 1.0)
+        return st.dictionaries(st.text(min_size=1, max_size=5), values, max_size=2)
     return st.just(default)
 
 
