@@ -82,9 +82,9 @@ def measured(options: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any
         if options.run is None:
             train_arm(options.env, flags, options.seed, options.replicas, run)
         first = Policy.load(run)
-        loaded = [[Policy.load(run, r, greedy=g) for r in range(first.num_replicas)] for g in (True, False)]
+        replicas = range(first.num_replicas)
+        players, greedy = ([Policy.load(run, r, greedy=g) for r in replicas] for g in (not options.sampled, True))
         seconds = [float(line["time/seconds"]) for line in read_run(run).metrics if "time/seconds" in line][-1]
-    greedy, players = loaded if options.sampled else (loaded[0], loaded[0])
     config = first.config
     arena = Arena(options.env, options.episodes, EPISODES_SEED)
     played = tournament(arena, players)
@@ -179,8 +179,7 @@ def _eves(found: dict[str, list[float]]) -> list[str]:
     }
     lines = [f"| return in replica | {' | '.join(map(str, range(count)))} | mean |", f"|---|{'---|' * (count + 1)}"]
     for key, text in names.items():
-        if key in found:
-            lines.append(f"| {text} | {' | '.join(f'{x:.2f}' for x in found[key])} | {np.mean(found[key]):.2f} |")
+        lines.append(f"| {text} | {' | '.join(f'{x:.2f}' for x in found[key])} | {np.mean(found[key]):.2f} |")
     return lines
 
 

@@ -94,7 +94,7 @@ RSSM = ("--world-model", "--wm.kind", "rssm", "--wm.updates-per-step", "0.5")
 STORED = ("--wm.no-blend",)  # rollouts start where an episode has been, not between two of them
 # a loss through 8 steps costs as much as 6 to 10 updates even with few rollouts and the least ensemble that there is
 THROUGH = ("--wm.through-horizon", "8", "--wm.starts", "64", "--wm.ensemble", "2", "--wm.updates-per-step", "0.0625")
-# it is never right to .1 deviations within these steps, so that by default nobody would learn from it
+# the RSSM is not right to .1 deviations within these steps: by default nobody would learn from it
 LENIENT = ("--wm.gate", "0.4", "--wm.reward-gate", "1.0")
 SHARED = ("--maddpg.share-actors", "true")
 ARMS = {

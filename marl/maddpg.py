@@ -70,7 +70,7 @@ class MADDPG:
         self.schedules = Schedules(config, self.device)
         sizes = {name: module.mlp.flat.shape[1] for name, module in (("critic", self.critic), ("actor", self.actor))}
         self.finite = FiniteGradients(sizes, spec.agent_names, self.replicas, self.device, self.device.type == "cpu")
-        self.pace_G1 = self._paces()
+        self.held_G1 = self._held_back()
         self.actor_optimiser = self._adam(self.actor, self.schedules.actor_lr)
         self.critic_optimiser = self._adam(self.critic, self.schedules.critic_lr)
         self.noise = {name: stream(name) for name in _NOISE}
@@ -93,8 +93,8 @@ class MADDPG:
         optimiser._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
         return optimiser
 
-    def _paces(self) -> Tensor | None:
-        """Share of every actor's steps that is taken, [G, 1]; None: all whole.
+    def _held_back(self) -> Tensor | None:
+        """Share of every actor's steps that is not taken, [G, 1]; None: all are whole.
 
         Source: two time scales, Heusel et al. 2017 (arXiv 1706.08500), section 2; there two networks, here all actors.
         """
@@ -110,7 +110,7 @@ class MADDPG:
             found[kind].add(shares.get(name, 1.0))
         if any(len(group) > 1 for group in found):
             raise UserError("maddpg.actor_lr_shares differ between agents that share one actor (maddpg.share_actors).")
-        return torch.tensor([[group.pop()] for group in found], device=self.device)
+        return torch.tensor([[1.0 - group.pop()] for group in found], device=self.device)
 
     def _team_matrix(self) -> Tensor:
         matrix = torch.eye(self.spec.num_agents, device=self.device)
@@ -308,12 +308,12 @@ class MADDPG:
         self.finite.watch(name, norm_SG, self.updates)
         scale_SG = (self.config.max_grad_norm / (norm_SG + 1e-6)).clamp(max=1.0)
         flat_SGP.grad = gradient.mul_(scale_SG[..., None])
-        pace_G1 = self.pace_G1 if module is self.actor else None
-        before_SGP = None if pace_G1 is None else flat_SGP.detach().clone()
+        held_G1 = self.held_G1 if module is self.actor else None
+        before_SGP = flat_SGP if held_G1 is None else flat_SGP.detach().clone()
         optimiser.step()
         flat_SGP.grad = None
-        if pace_G1 is not None and before_SGP is not None:
-            flat_SGP.detach().copy_(before_SGP.lerp_(flat_SGP.detach(), pace_G1))
+        if held_G1 is not None:
+            flat_SGP.detach().lerp_(before_SGP, held_G1)
         return norm_SG
 
     @torch.no_grad()

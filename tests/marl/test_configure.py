@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from envs.mpe.catalogue import MPE_IDS
 from marl import checkpoint
 from marl.config import Config, Range
 from marl.configure import check_resume, from_dict, parse, to_dict, to_yaml, tuned, validated
@@ -350,6 +351,12 @@ def test_check_resume_covers_every_setting() -> None:
         else:
             with pytest.raises(UserError, match=f"{name}: "):
                 check_resume(SAVED, wanted)
+
+
+@pytest.mark.parametrize("env", MPE_IDS)
+def test_every_task_has_tuned_values(env: str) -> None:
+    """Guard: seen failing with an empty file, which is valid YAML."""
+    assert tuned(env).maddpg != Config().maddpg
 
 
 def test_tuned_is_what_the_command_line_starts_with() -> None:
