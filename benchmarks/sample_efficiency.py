@@ -96,6 +96,7 @@ STORED = ("--wm.no-blend",)  # rollouts start where an episode has been, not bet
 THROUGH = ("--wm.through-horizon", "8", "--wm.starts", "64", "--wm.ensemble", "2", "--wm.updates-per-step", "0.0625")
 # the RSSM is not right to .1 deviations within these steps: by default nobody would learn from it
 LENIENT = ("--wm.gate", "0.4", "--wm.reward-gate", "1.0")
+SHORT_THROUGH = ("--wm.through-horizon", "3", "--wm.starts", "64", "--wm.ensemble", "2")
 SHARED = ("--maddpg.share-actors", "true")
 ARMS = {
     "maddpg": Arm("MADDPG", updates=0.25, stretch=12.0),
@@ -108,12 +109,10 @@ ARMS = {
     "mlp_through": Arm("small model, loss through it", (*IMAGINED, *THROUGH), updates=1.0, stretch=1.5),
     "updates_1_shared": Arm("MADDPG, one actor for all", SHARED, updates=1.0, stretch=6.0),
     "mlp_through_shared": Arm(
-        "small model, loss through it, one actor for all", (*IMAGINED, *THROUGH, *SHARED), updates=1.0, stretch=3.0
+        "small model, loss through it, one actor for all", (*IMAGINED, *THROUGH, *SHARED), updates=1.0, stretch=4.0
     ),
     "rssm": Arm("RSSM", RSSM, updates=1.0, stretch=1.5),
-    "through": Arm(
-        "RSSM, loss through it, wide gates", (*RSSM, *LENIENT, "--wm.through-horizon", "3"), updates=1.0, stretch=1.5
-    ),
+    "through": Arm("RSSM, loss through it, wide gates", (*RSSM, *LENIENT, *SHORT_THROUGH), updates=1.0, stretch=1.5),
 }
 
 
@@ -276,18 +275,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--env", choices=tuple(TASKS), nargs="*", default=list(TASKS))
     parser.add_argument("--arms", choices=tuple(ARMS), nargs="*", default=list(ARMS))
     parser.add_argument("--replicas", type=int, default=5, help="of every arm (default 5)")
+    parser.add_argument("--total-steps", type=int, help="of every arm (default: the task's times the arm's stretch)")
     parser.add_argument("--figures", action="store_true", help="draw what is there again, train nothing")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / "sample_efficiency.json"
     numbers: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"tasks": {}}
+    extra = [] if options.total_steps is None else ["--total-steps", str(options.total_steps)]
     for env_id in [] if options.figures else options.env:
         for name in options.arms:
             print(f"{env_id}, {label(env_id, name)}", flush=True)
-            config = configuration(env_id, ARMS[name], FIRST_SEED, options.replicas)
+            config = configuration(env_id, ARMS[name], FIRST_SEED, options.replicas, extra)
             found = run(env_id, ARMS[name], config, lambda text: print(text, flush=True))
-            found["flags"] = [*TASKS[env_id].flags, *ARMS[name].flags]
+            found["flags"] = [*TASKS[env_id].flags, *ARMS[name].flags, *extra]
             numbers["tasks"].setdefault(env_id, {})[name] = found
             numbers["meta"] = meta("python -m benchmarks.sample_efficiency")
             replace_text(path, json.dumps(numbers) + "\n")
