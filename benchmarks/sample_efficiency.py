@@ -88,7 +88,9 @@ TASKS = {
     "simple_reference": Task(12000, 4.0, anchors.gain, (0.8, 0.9), _task_flags("0.75", "0.1", "0.5")),
     "simple_spread": Task(4000, 5.0, anchors.score, (0.3, 0.5, 0.8), _task_flags("0.9")),
 }
-PERFECT = ("--world-model", "--wm.kind", "linear")
+# nine tenths of every batch are imagined, and no loss through the model
+ALONE = ("--wm.through-horizon", "0", "--wm.starts", "256", "--wm.ensemble", "5", "--wm.updates-per-step", "0.25")
+PERFECT = ("--world-model", "--wm.kind", "linear", *ALONE)
 IMAGINED = ("--world-model", "--wm.kind", "mlp")
 RSSM = ("--world-model", "--wm.kind", "rssm", "--wm.updates-per-step", "0.5")
 STORED = ("--wm.no-blend",)  # rollouts start where an episode has been, not between two of them
@@ -104,8 +106,8 @@ ARMS = {
     "updates": Arm("MADDPG", stretch=2.5),
     "ceiling": Arm("perfect model", PERFECT, perfect=True),
     "ceiling_stored": Arm("perfect model, stored starts", (*PERFECT, *STORED), perfect=True),
-    "mlp": Arm("small model", IMAGINED),
-    "mlp_stored": Arm("small model, stored starts", (*IMAGINED, *STORED)),
+    "mlp": Arm("small model", (*IMAGINED, *ALONE)),
+    "mlp_stored": Arm("small model, stored starts", (*IMAGINED, *ALONE, *STORED)),
     "mlp_through": Arm("small model, loss through it", (*IMAGINED, *THROUGH), updates=1.0, stretch=1.5),
     "updates_1_shared": Arm("MADDPG, one actor for all", SHARED, updates=1.0, stretch=6.0),
     "mlp_through_shared": Arm(

@@ -40,7 +40,7 @@ def flags_of(options: argparse.Namespace) -> list[str]:
     flags += ["--logging.every", str(options.steps // 200), "--no-logging.progress", "--no-logging.report"]
     if options.world_model:
         small = ["--wm.deter", "64", "--wm.hidden", "64", "--wm.latents", "8", "--wm.updates-per-step", "0.02"]
-        flags += ["--world-model", "--wm.capacity", store, *small]
+        flags += ["--world-model", "--wm.through-horizon", "0", "--wm.capacity", store, *small]
     return flags
 
 

@@ -39,7 +39,10 @@ from marl.world_model.sequences import FrameStore, Sequences, StepRows
 RESULTS = ROOT / "benchmarks" / "results" / "world_model"
 TASKS = ("simple_speaker_listener", "simple_reference", "simple_spread")
 UPDATES = {"linear": 1000, "mlp": 1000, "rssm": 4500}
-FLAGS = {"rssm": ("--wm.window", "13", "--wm.sequences", "32", "--wm.average", "0.997")}  # for a long training
+FLAGS = {
+    "rssm": ("--wm.window", "13", "--wm.sequences", "32", "--wm.average", "0.997"),  # for a long training
+    "mlp": ("--wm.ensemble", "5"),
+}
 AIM = {"simple_speaker_listener": 0.05, "simple_reference": 0.05, "simple_spread": 0.15}
 TRAIN, TEST, STEPS = 2000, 400, 25
 GROWTH = 1.6  # of the updates between two measurements

@@ -149,6 +149,12 @@ PRESETS: dict[str, dict[str, int]] = {
     "cpu": {"classes": 8, "deter": 200, "hidden": 200, "sequences": 32},
     "gpu": {"classes": 32, "deter": 512, "hidden": 512, "sequences": 128},
 }
+_SMALL: dict[str, Any] = {"updates_per_step": 0.0625, "ensemble": 2, "starts": 64, "through_horizon": 8}
+KINDS: dict[str, dict[str, Any]] = {
+    "mlp": _SMALL,
+    "linear": _SMALL,
+    "rssm": {"updates_per_step": 0.25, "ensemble": 5, "starts": 256, "through_horizon": 0},
+}
 
 
 @dataclass(frozen=True)
@@ -216,12 +222,13 @@ class WorldModelConfig:
     """Frames kept per replica."""
     warmup_steps: Count = 400
     """Environment steps of a replica before the model's first update."""
-    updates_per_step: Rate = 0.25
-    """Model updates per environment step of a replica."""
+    updates_per_step: Rate | None = None
+    """Model updates per environment step of a replica; unset: 1/16, or 1/4 (rssm)."""
     validation_share: Annotated[float, Range(0.01, 0.5)] = 0.1
     """Share of the episodes held out from training, to measure prediction errors."""
-    ensemble: Annotated[int, Range(2)] = 5
-    """Members whose disagreement measures uncertainty: networks (mlp, linear) or small prior heads (rssm)."""
+    ensemble: Annotated[int, Range(2)] | None = None
+    """Members whose disagreement measures uncertainty: networks (mlp, linear; unset: 2) or small prior heads (rssm;
+    unset: 5)."""
 
     # ----------------------------------------------------------------- imagination
     imagined_share: Share = 0.9
@@ -233,23 +240,33 @@ class WorldModelConfig:
     deviations; 0 steps: real transitions only."""
     reward_gate: Weight = 0.3
     """The same bound for the rewards' error."""
-    starts: Positive = 256
-    """Rollouts per replica in one generation of imagined transitions."""
+    starts: Positive | None = None
+    """Rollouts per replica in one generation of imagined transitions, and in the loss through the model; unset: 64, or
+    256 (rssm)."""
     blend: bool = True
     """Rollouts start between two stored states that agree in all entries of few values (mlp, linear)."""
     keep: Annotated[float, Range(0.0, 1.0, above=True)] = 0.8
     """Share of the imagined transitions that is kept: those on which the ensemble disagrees least."""
     refresh_every: Positive = 16
     """Environment steps of a replica between two generations of imagined transitions."""
-    through_horizon: Annotated[int, Range(0)] = 0
-    """Steps of the actor loss through the model, with the critic's value at the end; a message needs 3; 0: off."""
+    through_horizon: Annotated[int, Range(0)] | None = None
+    """Steps of the actor loss through the model, with the critic's value at the end; a message needs 3; 0: off; unset:
+    8, or off (rssm)."""
     through_weight: Weight = 1.0
     """Weight of the actor loss through the model beside the ordinary one."""
 
-    def size(self, name: Literal["classes", "deter", "hidden", "sequences"]) -> int:
-        """The field's value, or the preset's where it is unset."""
-        value: int | None = getattr(self, name)
-        return PRESETS[self.preset][name] if value is None else value
+    def size(self, name: str) -> int:
+        """A whole number's value, or the preset's or the kind's where it is unset."""
+        return int(self._value(name))
+
+    @property
+    def update_rate(self) -> float:
+        """`updates_per_step`, or the kind's where it is unset."""
+        return float(self._value("updates_per_step"))
+
+    def _value(self, name: str) -> Any:
+        value = getattr(self, name)
+        return {**PRESETS[self.preset], **KINDS[self.kind]}[name] if value is None else value
 
 
 @dataclass(frozen=True)

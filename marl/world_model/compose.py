@@ -43,7 +43,7 @@ def imagining(
     wm = config.wm
     streams = {name: Stream(config.seed, f"world_model/{name}", learner.replicas, learner.device) for name in _STREAMS}
     source = ImaginationSource(replay, learner.actor, learner.spec, wm, config.num_envs, streams, model)
-    if wm.through_horizon:
+    if wm.size("through_horizon"):
         spec, estimator = learner.spec, config.maddpg.estimator
         alone = tuple((n,) for n in range(spec.num_agents))
         through = ThroughModel(

@@ -46,7 +46,7 @@ class Networks(nn.Module):
             latents=config.latents,
             classes=config.size("classes"),
             hidden=width,
-            ensemble=config.ensemble,
+            ensemble=config.size("ensemble"),
         )
         self.encoder: nn.Module = MLP((obs_size, *hidden), stream)
         self.rssm = RSSM(sizes, stream, config.posterior)

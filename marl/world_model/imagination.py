@@ -89,7 +89,7 @@ class ImaginationSource:
         self._episode_SE = torch.arange(num_envs, device=device).expand(replicas, -1) - num_envs
         self.span = spec.horizon + 1 if spec.horizon else 50  # frames that validation and starts are taken from
         self.window = config.window or -(-self.span // 2)
-        size = config.starts * config.rollout
+        size = config.size("starts") * config.rollout
         self.imagined = Replay(spec, size, size, self._imagination, replay.gamma)
         self._order_SX = torch.zeros(replicas, size, dtype=torch.int64, device=device)
         self._offset_S1 = torch.arange(replicas, device=device)[:, None] * size
@@ -117,7 +117,7 @@ class ImaginationSource:
         self.steps += self.num_envs
         if self.steps < self.config.warmup_steps:
             return
-        self._credit += self.num_envs * self.config.updates_per_step
+        self._credit += self.num_envs * self.config.update_rate
         while self._credit >= 1.0:
             self._credit -= 1.0
             count = self.config.size("sequences")
@@ -158,7 +158,7 @@ class ImaginationSource:
         for k in range(self.config.rollout):
             action = self._act(obs)
             rows = self.layout.join_action(action)
-            noise = self._imagination.uniform(self.config.starts, self.model.noise_size)
+            noise = self._imagination.uniform(self.config.size("starts"), self.model.noise_size)
             state, prediction = self.model.step(state, rows, noise)
             next_obs = self.layout.assemble(prediction.obs, rows)
             # the discount head's more probable outcome: exact targets wherever an episode goes on
@@ -175,12 +175,12 @@ class ImaginationSource:
 
     def _starts(self) -> tuple[Any, Tensor, Tensor, Tensor, Tensor]:
         """States, observations, those before them, `first` and validity of R frames of stored episodes."""
-        count = max(self.config.size("sequences"), -(-2 * self.config.starts // self.span))
+        count = max(self.config.size("sequences"), -(-2 * self.config.size("starts") // self.span))
         seq = self.store.windows(self.span, count, self._imagination)
         states = self.model.observe(seq, self._imagination)
         open_SX = (seq.valid & ~seq.last).flatten(1, 2)
         order = self._imagination.uniform(open_SX.shape[1]) + ~open_SX
-        index_SR = order.argsort(1)[:, : self.config.starts]
+        index_SR = order.argsort(1)[:, : self.config.size("starts")]
         s = torch.arange(len(index_SR), device=index_SR.device)[:, None]
         first_SR, open_SR = seq.first.flatten(1, 2)[s, index_SR], open_SX.gather(1, index_SR)
         every = seq.obs.flatten(1, 2)

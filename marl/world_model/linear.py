@@ -105,7 +105,7 @@ class SmallModel:
         self.obs_scale = Normaliser(replicas, j, device)
         self.reward_scale = Normaliser(replicas, agents, device)
         dynamics = config.kind == "mlp"
-        self.networks = Networks(self.features.size, layout, config.ensemble, dynamics, stream)
+        self.networks = Networks(self.features.size, layout, config.size("ensemble"), dynamics, stream)
         self.optimiser = ReplicaAdam(
             self.networks, replicas, config.lr, config.max_grad_norm, config.lr_warmup, config.average, DECAY
         )
@@ -129,8 +129,8 @@ class SmallModel:
 
     def _members(self, network: SkipMLP, *inputs_SnX: Tensor) -> Tensor:
         """Every member's output [S, M, n, ·] of the same inputs."""
-        x = torch.cat(inputs_SnX, dim=2)[:, None].expand(-1, self.config.ensemble, -1, -1)
-        return network(x.flatten(0, 1)).unflatten(0, (-1, self.config.ensemble))
+        x = torch.cat(inputs_SnX, dim=2)[:, None].expand(-1, self.config.size("ensemble"), -1, -1)
+        return network(x.flatten(0, 1)).unflatten(0, (-1, self.config.size("ensemble")))
 
     def _heads(
         self, networks: Networks, obs_SnJ: Tensor, action_SnU: Tensor, after_SnJ: Tensor
@@ -205,7 +205,7 @@ class SmallModel:
         if networks.residual is not None:
             rest_SMnJ = self._members(networks.residual, self.features(obs), action_SnU)
             rest_SMnJ = rest_SMnJ * self._rest_scale()[:, None]
-            member_Sn = (uniform_SnR[..., 0] * self.config.ensemble).long()
+            member_Sn = (uniform_SnR[..., 0] * self.config.size("ensemble")).long()
             index = member_Sn[:, None, :, None].expand(-1, 1, -1, rest_SMnJ.shape[3])
             after = after + rest_SMnJ.gather(1, index)[:, 0]
             spread_Sn = _variance(rest_SMnJ.detach() / self.obs_scale.std_S1X[:, None])

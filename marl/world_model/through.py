@@ -52,7 +52,7 @@ class ThroughModel:
         estimator: str,
     ) -> None:
         self._source, self._actor, self._tail, self._estimator = source, actor, tail, estimator
-        self._horizon = source.config.through_horizon
+        self._horizon = source.config.size("through_horizon")
         device = source.gate_S.device
         agents = torch.arange(source.spec.num_agents)
         member_PN = torch.stack([torch.isin(agents, torch.tensor(group)) for group in groups]).to(device)

@@ -83,6 +83,17 @@ def test_bare_and_negated_flags() -> None:
     assert not config.world_model and not config.maddpg.layer_norm and not config.logging.progress
 
 
+def test_what_a_world_model_leaves_unset_depends_on_its_kind() -> None:
+    def values(*words: str) -> tuple[float, ...]:
+        wm = parse(["--env", "simple", "--world-model", *words]).config.wm
+        return wm.update_rate, wm.size("ensemble"), wm.size("starts"), wm.size("through_horizon"), wm.size("classes")
+
+    assert values() == values("--wm.kind", "linear") == (1 / 16, 2, 64, 8, 8)
+    assert values("--wm.kind", "rssm", "--wm.preset", "gpu") == (0.25, 5, 256, 0, 32)
+    given = ("--wm.updates-per-step", "2", "--wm.ensemble", "3", "--wm.starts", "4", "--wm.through-horizon", "0")
+    assert values(*given) == (2.0, 3, 4, 0, 8)
+
+
 def test_underscores_equals_signs_and_the_last_of_repeated_flags() -> None:
     config = parse(["--env=simple", "--maddpg.actor_lr=1e-4", "--seed", "1", "--seed", "2"]).config
     assert (config.maddpg.actor_lr, config.seed) == (1e-4, 2)
