@@ -86,7 +86,7 @@ def _task_flags(gamma: str, bonus: str = "0", k: str = "1") -> tuple[str, ...]:
 TASKS = {
     "simple_speaker_listener": Task(2500, 10.0, anchors.gain, (0.8, 0.9), _task_flags("0.7", "3")),
     "simple_reference": Task(12000, 4.0, anchors.gain, (0.8, 0.9), _task_flags("0.75", "0.1", "0.5")),
-    "simple_spread": Task(4000, 5.0, anchors.score, (0.3, 0.5, 0.8), _task_flags("0.9")),
+    "simple_spread": Task(4000, 5.0, anchors.score, (0.3, 0.5, 0.8, 0.9), _task_flags("0.9")),
 }
 # nine tenths of every batch are imagined, and no loss through the model
 ALONE = ("--wm.through-horizon", "0", "--wm.starts", "256", "--wm.ensemble", "5", "--wm.updates-per-step", "0.25")
@@ -250,7 +250,7 @@ def curves(env_id: str, arms: dict[str, Any]) -> Figure:
     for threshold in task.thresholds:
         ax.axhline(threshold, color=plots.FAINT, linewidth=0.8, linestyle=":")
     ax.set_ylim(-0.3, 1.05)
-    ax.set_xlim(0, 3.0 * task.steps)
+    ax.set_xlim(0, 4.0 * task.steps)
     ax.legend(fontsize=plots.FONT - 2, frameon=False, loc="upper left", bbox_to_anchor=(0.0, -0.16))
     plots.label(ax, f"{env_id}: median and range of replicas", "environment steps of a replica", task.measure.__name__)
     return figure
