@@ -1,6 +1,6 @@
 """Plays every scripted policy and pairing in the real environments and writes what each side returned.
 
-    python -m benchmarks.anchors [--out benchmarks/anchors.json] [--scale 1.0] [--only ENV ...]
+    python -m benchmarks.anchors [--out benchmarks/results/anchors.json] [--scale 1.0] [--only ENV ...]
     python -m benchmarks.anchors --scale 0 --table marl/scripted_measured.py --page docs/scripted.md
 
 Episode e is reset with seed 1000000 + e. Entries that the file already holds with as many episodes are kept, so that
@@ -35,6 +35,7 @@ PLAN: dict[str, dict[str, int]] = {
         "random": 4000,
         "noop": 4000,
         **{f"{a}+{g}": 2000 for a in ("midpoint", "follow", "omniscient") for g in ("direct", "cover", "planned")},
+        **{f"{a}_reflex+{g}_reflex": 1000 for a in ("midpoint", "follow") for g in ("direct", "cover")},
     },
     "simple_push_v3": {
         "random": 4000,
@@ -124,7 +125,7 @@ def as_page(table: dict[str, dict[str, dict[str, object]]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/anchors.json"), help="the file to write")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/anchors.json"), help="the file to write")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies all numbers of episodes")
     parser.add_argument("--only", nargs="*", default=list(PLAN), help="these environments only")
     parser.add_argument("--table", type=Path, help="write the numbers as a Python module here")

@@ -28,8 +28,8 @@ BATCH = 1000  # episodes in lockstep
 # The scripts of each side, in the order of the tables. Eve's two scripts repeat what Alice says and are one.
 SCRIPTS: dict[str, dict[str, tuple[str, ...]]] = {
     "simple_adversary": {
-        "adversaries": ("midpoint", "follow", "omniscient", "random"),
-        "good": ("direct", "cover", "planned", "random"),
+        "adversaries": ("midpoint", "follow", "midpoint_reflex", "follow_reflex", "omniscient", "random"),
+        "good": ("direct", "cover", "planned", "direct_reflex", "cover_reflex", "random"),
     },
     "simple_push": {
         "adversaries": ("midpoint", "follow", "guess", "block", "random"),

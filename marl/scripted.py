@@ -42,6 +42,10 @@ from marl.scripted_deception import (
     PushGuess,
     PushMidpoint,
     PushPlanned,
+    ReflexCover,
+    ReflexDirect,
+    ReflexFollow,
+    ReflexMidpoint,
 )
 from marl.scripted_pursuit import Chase, Feed, Flee, Hunt, Surround
 from marl.scripted_spread import SpreadCoast, SpreadFixed, SpreadOracle
@@ -97,6 +101,10 @@ TABLE: dict[str, dict[str, Entry]] = {
         "direct": Entry(AdversaryDirect, GOOD),
         "cover": Entry(AdversaryCover, GOOD),
         "planned": Entry(AdversaryPlanned, GOOD),
+        "midpoint_reflex": Entry(ReflexMidpoint, ADVERSARIES),
+        "follow_reflex": Entry(ReflexFollow, ADVERSARIES),
+        "direct_reflex": Entry(ReflexDirect, GOOD),
+        "cover_reflex": Entry(ReflexCover, GOOD),
     },
     "simple_push_v3": {
         "midpoint": Entry(PushMidpoint, ADVERSARIES),

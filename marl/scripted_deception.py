@@ -16,6 +16,10 @@ from marl.scripted_base import Script
 from marl.scripted_cooperative import follow, landmarks, pick
 from marl.scripted_planning import ACCEL, DT, GLIDE, KEEP, MOVES, coast, distance, length, plan
 
+REACH = (
+    0.3  # how far a push carries in the account of an agent that knows no velocity; .05 to .4 earn the same within .2
+)
+
 
 class _Blind(Script):
     """simple_adversary shows nobody its velocity: each agent keeps account of its own pushes."""
@@ -39,6 +43,14 @@ class _Blind(Script):
     def offsets(self, observations: Observations) -> list[np.ndarray]:
         """For each agent of the team, target minus position [E, 2]."""
         raise TypeError(f"{type(self).__name__} must define offsets.")
+
+
+class _Forgetful(_Blind):
+    """Each agent pushes towards its target as it sees it now: all that can be done without memory."""
+
+    def decide(self, observations: Observations) -> Actions:
+        rest = np.stack(self.offsets(observations))[..., None, :] - REACH * MOVES
+        return dict(zip(self.names, np.square(rest).sum(-1).argmin(-1), strict=True))
 
 
 # ------------------------------------------------------------------ simple_adversary: those who know the goal
@@ -119,6 +131,23 @@ class AdversaryOmniscient(_Blind):
         count = (told.shape[1] - 2) // 4  # goal, landmarks, adversary, other good agents
         adversary = told[:, 2 + 2 * count : 4 + 2 * count]
         return [told[:, 0:2] - adversary]
+
+
+# ------------------------------------------------------------------ simple_adversary without memory
+class ReflexDirect(_Forgetful, AdversaryDirect):
+    """`direct` for agents without memory, as trained actors are: they do not know how fast they move."""
+
+
+class ReflexCover(_Forgetful, AdversaryCover):
+    """`cover` for agents without memory."""
+
+
+class ReflexMidpoint(_Forgetful, AdversaryMidpoint):
+    """`midpoint` for an adversary without memory."""
+
+
+class ReflexFollow(_Forgetful, AdversaryFollow):
+    """`follow` for an adversary without memory."""
 
 
 # ------------------------------------------------------------------ simple_push

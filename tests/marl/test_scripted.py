@@ -36,6 +36,8 @@ QUICK = [
     ("simple_adversary", "midpoint+planned", 60),
     ("simple_adversary", "follow+cover", 60),
     ("simple_adversary", "omniscient+direct", 60),
+    ("simple_adversary", "midpoint_reflex+direct_reflex", 60),
+    ("simple_adversary", "follow_reflex+cover_reflex", 60),
     ("simple_push", "guess+planned", 60),
     ("simple_push", "block+direct", 60),
     ("simple_tag", "surround+flee", 50),

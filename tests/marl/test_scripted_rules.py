@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from envs.mpe import catalogue
-from marl.scripted_deception import AdversaryCover, AdversaryFollow, PushGuess, PushPlanned
+from marl.scripted_deception import (
+    AdversaryCover,
+    AdversaryDirect,
+    AdversaryFollow,
+    PushGuess,
+    PushPlanned,
+    ReflexDirect,
+)
 from marl.scripted_planning import MOVES
 from marl.scripted_pursuit import Chase, Feed, Flee, Hunt, Surround, aim, capped
 from marl.scripted_treasure import State, TreasureBest, TreasureGreedy, give_way, in_time, worth
@@ -135,6 +142,21 @@ def test_the_follower_goes_where_the_others_are():
         landmark_1=(-0.9, 0.0),
     )
     assert scene.first(AdversaryFollow) == {"adversary_0": RIGHT}
+
+
+def test_a_reflex_does_not_know_that_it_is_moving():
+    """Pushed to the right three times and now at the goal: an account of the pushes says brake, no memory says stay."""
+    chosen = {}
+    for script in (AdversaryDirect, ReflexDirect):
+        scene = Scene("simple_adversary", agent_0=(0.0, 0.0), agent_1=(0.0, 0.5), landmark_0=(0.9, 0.0))
+        for agent in scene.raw.world.agents:
+            agent.goal_a = scene.raw.world.landmarks[0]
+        player = script(scene.spec)
+        player.reset(1)
+        assert [int(player.act(scene.see())["agent_0"][0]) for _ in range(3)] == [RIGHT] * 3
+        scene.put("agent_0", (0.9, 0.0))
+        chosen[script] = int(player.act(scene.see())["agent_0"][0])
+    assert chosen == {AdversaryDirect: LEFT, ReflexDirect: NONE}
 
 
 def test_the_guesser_looks_at_where_the_agent_is_heading():
