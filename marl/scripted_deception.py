@@ -16,9 +16,7 @@ from marl.scripted_base import Script
 from marl.scripted_cooperative import follow, landmarks, pick
 from marl.scripted_planning import ACCEL, DT, GLIDE, KEEP, MOVES, coast, distance, length, plan
 
-REACH = (
-    0.3  # how far a push carries in the account of an agent that knows no velocity; .05 to .4 earn the same within .2
-)
+REACH = 0.3  # of a push, to an agent that knows no velocity; .05 to .4 earn the same within .4
 
 
 class _Blind(Script):
@@ -46,7 +44,7 @@ class _Blind(Script):
 
 
 class _Forgetful(_Blind):
-    """Each agent pushes towards its target as it sees it now: all that can be done without memory."""
+    """Each agent pushes towards its target as it sees it now and remembers nothing."""
 
     def decide(self, observations: Observations) -> Actions:
         rest = np.stack(self.offsets(observations))[..., None, :] - REACH * MOVES
