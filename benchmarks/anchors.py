@@ -30,7 +30,7 @@ PLAN: dict[str, dict[str, int]] = {
     "simple_line_v1": {"random": 4000, "noop": 4000, "coast": 4000, "oracle": 4000},
     "simple_formation_v1": {"random": 4000, "noop": 4000, "coast": 4000, "oracle": 4000},
     "simple_crypto_v3": {"random": 4000, "noop": 4000, "plain": 4000, "oracle": 4000},
-    "collect_treasure_v1": {"random": 2000, "noop": 2000, "greedy": 2000, "best": 2000},
+    "collect_treasure_v1": {"random": 2000, "noop": 2000, "nearest": 2000, "greedy": 2000, "best": 2000},
     "simple_adversary_v3": {
         "random": 4000,
         "noop": 4000,

@@ -49,7 +49,7 @@ from marl.scripted_deception import (
 )
 from marl.scripted_pursuit import Chase, Feed, Flee, Hunt, Surround
 from marl.scripted_spread import SpreadCoast, SpreadFixed, SpreadOracle
-from marl.scripted_treasure import TreasureBest, TreasureGreedy
+from marl.scripted_treasure import TreasureBest, TreasureGreedy, TreasureNearest
 
 ADVERSARIES = ("adversary", "leadadversary")
 GOOD = ("agent",)
@@ -93,7 +93,11 @@ TABLE: dict[str, dict[str, Entry]] = {
     "simple_line_v1": {"coast": Entry(LineCoast), "oracle": Entry(LineOracle)},
     "simple_formation_v1": {"coast": Entry(FormationCoast), "oracle": Entry(FormationOracle)},
     "simple_crypto_v3": {"plain": Entry(CryptoPlain), "oracle": Entry(CryptoXor)},
-    "collect_treasure_v1": {"greedy": Entry(TreasureGreedy), "best": Entry(TreasureBest)},
+    "collect_treasure_v1": {
+        "nearest": Entry(TreasureNearest),
+        "greedy": Entry(TreasureGreedy),
+        "best": Entry(TreasureBest),
+    },
     "simple_adversary_v3": {
         "midpoint": Entry(AdversaryMidpoint, ADVERSARIES),
         "follow": Entry(AdversaryFollow, ADVERSARIES),

@@ -54,6 +54,7 @@ MEASURED: dict[str, dict[str, dict[str, tuple[float, float]]]] = {
         "noop": {"collectors": (-5.7818, 0.6188), "deposits": (-1.2472, 0.082)},
         "greedy": {"collectors": (32.9372, 0.4872), "deposits": (37.4699, 0.4038)},
         "best": {"collectors": (41.7134, 0.4411), "deposits": (41.8788, 0.438)},
+        "nearest": {"collectors": (13.0699, 1.1639), "deposits": (35.0262, 0.4368)},
     },
     "simple_adversary_v3": {
         "random": {"adversaries": (-28.4353, 0.376), "good": (7.2955, 0.4361)},

@@ -68,7 +68,7 @@ class TreasureGreedy(Script):
     def decide(self, observations: Observations) -> Actions:
         state = State(self.spec, observations)
         away = length(state.treasure[:, None] - state.position[:, :, None]) + 50.0 * ~state.alive[:, None]
-        goal = errands(state, away)[0]
+        goal = self.goals(state, away)
         moves = approach(goal - state.position, state.velocity, ACCEL).argmin(-1)
         middle = state.position.mean(1)
         rows = np.arange(len(middle))
@@ -79,6 +79,18 @@ class TreasureGreedy(Script):
             move = approach(target - state.place[:, kind], state.drift[:, kind], DEPOSIT_ACCEL).argmin(-1)
             moves = np.concatenate([moves, move[:, None]], axis=1)
         return {name: moves[:, n] for n, name in enumerate(self.spec.agent_names)}
+
+    def goals(self, state: State, away: np.ndarray) -> np.ndarray:
+        """Where each collector goes, [E, C, 2], with the treasures `away` from it [E, C, M]."""
+        return errands(state, away)[0]
+
+
+class TreasureNearest(TreasureGreedy):
+    """As `greedy`, but every free collector goes to its own nearest treasure, whoever else does."""
+
+    def goals(self, state: State, away: np.ndarray) -> np.ndarray:
+        goal = np.take_along_axis(state.treasure, away.argmin(2)[..., None], 1)
+        return np.where(state.free[..., None], goal, state.home())
 
 
 class TreasureBest(Script):

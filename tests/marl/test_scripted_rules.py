@@ -14,7 +14,7 @@ from marl.scripted_deception import (
 )
 from marl.scripted_planning import MOVES
 from marl.scripted_pursuit import Chase, Feed, Flee, Hunt, Surround, aim, capped
-from marl.scripted_treasure import State, TreasureBest, TreasureGreedy, give_way, in_time, worth
+from marl.scripted_treasure import State, TreasureBest, TreasureGreedy, TreasureNearest, give_way, in_time, worth
 
 NONE, LEFT, RIGHT, DOWN, UP = range(5)
 
@@ -211,12 +211,19 @@ def test_state_is_read_from_the_observations():
         assert state.type[0, k] == landmark.type
 
 
-@pytest.mark.parametrize("script", [TreasureGreedy, TreasureBest])
+@pytest.mark.parametrize("script", [TreasureNearest, TreasureGreedy, TreasureBest])
 def test_collectors_go_to_treasures_and_bring_them_home(script):
     scene = treasure(collector_0=(-0.9, 0.0), treasure_0=(-0.5, 0.0))
     assert scene.first(script)["collector_0"] == RIGHT
     scene.raw.world.agents[0].holding = 0
     assert scene.first(script)["collector_0"] == UP
+
+
+def test_two_collectors_want_the_same_treasure_and_greedy_ones_share():
+    scene = treasure(collector_0=(-0.4, 0.3), collector_1=(0.1, 0.3), treasure_0=(-0.2, 0.3), treasure_1=(0.6, 0.3))
+    both, shared = scene.first(TreasureNearest), scene.first(TreasureGreedy)
+    assert (both["collector_0"], both["collector_1"]) == (RIGHT, LEFT)
+    assert (shared["collector_0"], shared["collector_1"]) == (RIGHT, RIGHT)
 
 
 def test_deposits_meet_their_carriers():
