@@ -5,17 +5,17 @@ from __future__ import annotations
 # environment -> script, or one for each side -> side -> (mean return per agent, standard error)
 MEASURED: dict[str, dict[str, dict[str, tuple[float, float]]]] = {
     "simple_v3": {
-        "random": {"all": (-39.6296, 0.4165)},
-        "noop": {"all": (-33.4293, 0.3586)},
-        "coast": {"all": (-7.3018, 0.2224)},
-        "oracle": {"all": (-7.0866, 0.2219)},
+        "random": {"all": (-40.1548, 0.2331)},
+        "noop": {"all": (-33.681, 0.1979)},
+        "coast": {"all": (-7.4581, 0.1263)},
+        "oracle": {"all": (-7.2433, 0.1261)},
     },
     "simple_speaker_listener_v4": {
-        "random": {"all": (-39.1955, 0.427)},
-        "noop": {"all": (-33.0101, 0.3597)},
-        "coast": {"all": (-7.6415, 0.2366)},
-        "silent": {"all": (-15.6564, 0.3199)},
-        "oracle": {"all": (-7.4364, 0.2361)},
+        "random": {"all": (-39.3345, 0.2319)},
+        "noop": {"all": (-33.1845, 0.1967)},
+        "coast": {"all": (-7.5771, 0.1249)},
+        "silent": {"all": (-15.2886, 0.1692)},
+        "oracle": {"all": (-7.3641, 0.1245)},
     },
     "simple_reference_v3": {
         "random": {"all": (-28.4218, 0.1669)},
