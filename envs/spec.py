@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -40,6 +40,11 @@ class AgentSpec:
             product *= head.size
         return product
 
+    @property
+    def choices(self) -> int:
+        """Number of choices of all heads together: the width of their one-hots side by side."""
+        return sum(head.size for head in self.heads)
+
 
 @dataclass(frozen=True)
 class Route:
@@ -72,6 +77,7 @@ class EnvSpec:
     teams: tuple[tuple[int, ...], ...] = ()  # agents with a common interest; empty: all agents are one team
     has_masks: bool = False  # some agent's choices may be forbidden by an action mask
     fixed_agents: bool = True  # False where agents may leave before the episode ends
+    frames: int = 1  # observations in what an agent sees; more than one: `stacked`
 
     def __post_init__(self) -> None:
         if not self.teams:
@@ -131,6 +137,25 @@ class EnvSpec:
         order = list(dict.fromkeys(keys))
         return tuple(order.index(key) for key in keys)
 
+    # ----------------------------------------------------------------- frames
+    def stacked(self, frames: int) -> EnvSpec:
+        """The spec with the last `frames` observations side by side, newest first, and the actions between them.
+
+        Slots of messages stay those of the newest observation. See `envs.history.Frames`.
+        """
+        agents = tuple(
+            replace(agent, obs_size=agent.obs_size * frames + agent.choices * (frames - 1)) for agent in self.agents
+        )
+        return replace(self, agents=agents, frames=frames)
+
+    def single(self) -> EnvSpec:
+        """The spec of the environment itself, whose agents see one observation."""
+        agents = tuple(
+            replace(agent, obs_size=(agent.obs_size - agent.choices * (self.frames - 1)) // self.frames)
+            for agent in self.agents
+        )
+        return replace(self, agents=agents, frames=1)
+
     def declaration(self) -> dict[str, Any]:
         """Heads, routes and fixed agents as an environment's metadata tells `envs.pettingzoo.PettingZooEnv` of them."""
         names = self.agent_names
@@ -179,7 +204,7 @@ class EnvSpec:
     def differences(self, other: EnvSpec) -> list[str]:
         """Lines 'field: expected ..., got ...' for every way in which `other` differs; empty where equal."""
         lines = []
-        for field in ("id", "horizon", "routes", "teams", "has_masks", "fixed_agents"):
+        for field in ("id", "horizon", "routes", "teams", "has_masks", "fixed_agents", "frames"):
             mine, theirs = getattr(self, field), getattr(other, field)
             if mine != theirs:
                 lines.append(f"{field}: expected {mine!r}, got {theirs!r}")

@@ -72,4 +72,5 @@ def _env_row(spec: EnvSpec) -> dict[str, str]:
         "teams": str([list(team) for team in spec.teams]),
         "action masks": str(spec.has_masks),
         "agents stay": str(spec.fixed_agents),
+        "observations at a time": str(spec.frames),
     }

@@ -56,6 +56,9 @@ class MADDPGConfig:
     """Widths of the hidden layers of actors and critics."""
     layer_norm: bool = True
     """Normalise every hidden layer before its ReLU, in actors and critics."""
+    frames: Positive = 1
+    """Observations that actors and critics see at a time: the newest, those of the steps before it and the agent's own
+    actions between them."""
     max_grad_norm: Rate = 0.5
     """Gradients of each agent's actor and of each critic are scaled down to this norm."""
     estimator: Estimator = "gumbel_st"

@@ -117,6 +117,10 @@ def _environment(config: Config, make_env: Callable[..., Any] | None, division: 
         env = envs.make(
             config.env, len(rows), config.device, config.backend, rows=rows, workers=workers, **config.env_args
         )
+    if config.maddpg.frames > 1:
+        from envs.history import History
+
+        env = History(env, config.maddpg.frames)
     if division.shared and division.ranks.size > 1:
         from marl.data_parallel import SplitEnv
 

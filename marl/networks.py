@@ -118,7 +118,7 @@ class Critic(nn.Module):
         super().__init__()
         self.num_critics, self.num_agents, self.action_size = num_critics, spec.num_agents, spec.action_size
         n, o, a = spec.num_agents, spec.obs_size, spec.action_size
-        widths = [agent.obs_size + sum(head.size for head in agent.heads) for agent in spec.agents]
+        widths = [agent.obs_size + agent.choices for agent in spec.agents]
         fan_in = widths if independent else [sum(widths)] * n
         self.mlp = GroupedMLP((n * (o + a), *hidden, 1), num_critics * n, layer_norm, stream, fan_in * num_critics)
         self.seen_GP: Tensor | None = None

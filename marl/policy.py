@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from envs.batched import decode_actions
+from envs.history import Frames
 from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl import checkpoint as checkpoints
@@ -24,7 +25,7 @@ class Policy:
     """One replica's actors: a `Player` for evaluation and a function from dicts to dicts for one's own loop.
 
     Args:
-        spec: the environment's specification.
+        spec: the specification that the actors were trained with; `self.spec` is that of the environment itself.
         config: the run's configuration (widths of the networks).
         flat_GP: the replica's actor parameters [G, P].
         greedy: argmax of each head, else a sample.
@@ -32,10 +33,13 @@ class Policy:
     """
 
     def __init__(self, spec: EnvSpec, config: Config, flat_GP: Tensor, greedy: bool = True, seed: int = 0) -> None:
-        self.spec, self.config, self.greedy = spec, config, greedy
+        self.spec, self.config, self.greedy = spec.single(), config, greedy
         self.env_id, self.env_args = spec.id, dict(config.env_args)
         self.num_replicas = config.num_replicas
         self._noise = Stream(seed, "policy", (0,))
+        self._frames = Frames(spec)
+        self._kept_FNEX: Tensor | None = None  # both since the start of the episodes; None: no step yet
+        self._acted_NEH: Tensor | None = None
         learner = config.maddpg
         self._actor = Actor(spec, learner.hidden, learner.layer_norm, Stream(0, "shape", (0,)), learner.share_actors)
         expected = tuple(self._actor.mlp.flat.shape[1:])
@@ -76,12 +80,13 @@ class Policy:
 
     # ---------------------------------------------------------------- playing
     def reset(self, num_envs: int) -> None:
-        """Nothing to forget: actors have no memory."""
+        """Start of episodes: with `maddpg.frames` above 1, forget what was seen before them."""
+        self._kept_FNEX = self._acted_NEH = None
 
     def _padded(self, observations: dict[str, Any]) -> Tensor:
-        """{agent: [E, own width]} to [1, N, E, O]; agents that are not there get zeros."""
+        """{agent: [E, own width]} to [N, E, O]; agents that are not there get zeros."""
         count = len(next(iter(observations.values())))
-        obs = torch.zeros(1, self.spec.num_agents, count, self.spec.obs_size)
+        obs = torch.zeros(self.spec.num_agents, count, self.spec.obs_size)
         for n, agent in enumerate(self.spec.agents):
             if agent.name in observations:
                 given = torch.as_tensor(np.asarray(observations[agent.name]), dtype=torch.float32)
@@ -90,7 +95,7 @@ class Policy:
                         f"observation of {agent.name!r} must have shape [{count}, {agent.obs_size}], "
                         f"got {list(given.shape)}."
                     )
-                obs[0, n, :, : agent.obs_size] = given
+                obs[n, :, : agent.obs_size] = given
         return obs
 
     def _allowed(self, masks: dict[str, Any] | None) -> Tensor:
@@ -114,35 +119,54 @@ class Policy:
         return mask
 
     @torch.no_grad()
-    def _logits(self, observations: dict[str, Any]) -> Tensor:
-        return self._actor(self._padded(observations))[0]
+    def _logits(self, observations: dict[str, Any], remember: bool) -> Tensor:
+        obs_NEO = self._padded(observations)
+        if self._frames.frames == 1:
+            return self._actor(obs_NEO[None])[0]
+        count = obs_NEO.shape[1]
+        if self._kept_FNEX is None or self._acted_NEH is None:
+            kept_FNEX = self._frames.first(obs_NEO)
+        elif self._acted_NEH.shape[1] == count:
+            kept_FNEX = self._frames.after(self._kept_FNEX, self._acted_NEH, obs_NEO)
+        else:
+            raise UserError(
+                f"got observations of {count} environments, {self._acted_NEH.shape[1]} before: this policy remembers, "
+                f"call reset(num_envs) at the start of episodes."
+            )
+        if remember:
+            self._kept_FNEX = kept_FNEX
+        return self._actor(self._frames.wide(kept_FNEX)[None])[0]
 
     def act(self, observations: dict[str, Any], masks: dict[str, Any] | None = None) -> dict[str, np.ndarray]:
         """{agent: float [E, own width]} to {agent: PettingZoo ids int64 [E]} (MultiDiscrete [E, heads])."""
-        logits, mask = self._logits(observations), self._allowed(masks)
+        logits, mask = self._logits(observations, remember=True), self._allowed(masks)
         if self.greedy:
             onehot = relaxation.greedy_onehot(logits, mask)
         else:
             onehot = relaxation.sample_onehot(logits, self._noise.gumbel(*logits.shape)[0], mask)
-        ids = decode_actions(self.spec, onehot.argmax(-1))
+        self._acted_NEH = onehot.argmax(-1)
+        ids = decode_actions(self.spec, self._acted_NEH)
         return {name: x.numpy() for name, x in ids.items() if name in observations}
 
     def probabilities(
         self, observations: dict[str, Any], masks: dict[str, Any] | None = None
     ) -> dict[str, np.ndarray]:
-        """{agent: float64 [E, H, K]} of each head's choices."""
-        p = relaxation.probabilities(self._logits(observations).double(), self._allowed(masks))
+        """{agent: float64 [E, H, K]} of each head's choices; nothing is remembered."""
+        p = relaxation.probabilities(self._logits(observations, remember=False).double(), self._allowed(masks))
         return {name: p[n].numpy() for n, name in enumerate(self.spec.agent_names) if name in observations}
 
     def __call__(self, observations: dict[str, Any], masks: dict[str, Any] | None = None) -> dict[str, Any]:
-        """{agent: float [own width]} of one environment to {agent: int} (MultiDiscrete: array [heads])."""
+        """{agent: float [own width]} of one environment to {agent: int} (MultiDiscrete: array [heads]).
+
+        With `maddpg.frames` above 1, call `reset(1)` before an episode's first step.
+        """
         batched = {name: np.asarray(obs, dtype=np.float32).reshape(1, -1) for name, obs in observations.items()}
         wide = None if masks is None else {name: np.asarray(mask)[None] for name, mask in masks.items()}
         return {name: ids[0] if ids.ndim > 1 else int(ids[0]) for name, ids in self.act(batched, wide).items()}
 
     # ------------------------------------------------------------- inspection
     def first_weights(self, agent: str) -> np.ndarray:
-        """The first layer's weight [own width, W] of an agent's actor."""
+        """The first layer's weight [own width, W] of an agent's actor, on the newest observation."""
         n = self.spec.agent_names.index(agent)
         group = n if self._actor.group_N is None else int(self._actor.group_N[n])
         weight = self._actor.mlp.layers()[0][0][0, group]

@@ -57,6 +57,12 @@ RULES: tuple[Rule, ...] = (
         lambda c: f"backend torch has MPE's tasks only; expected backend pettingzoo for {c.env!r}",
     ),
     Rule(
+        ("maddpg.frames", "world_model"),
+        lambda c: c.maddpg.frames > 1 and c.world_model,
+        lambda c: f"maddpg.frames {c.maddpg.frames} and world_model exclude each other; the model predicts one "
+        f"observation, expected frames 1 with it",
+    ),
+    Rule(
         ("device",),
         lambda c: _DEVICE.fullmatch(c.device) is None,
         lambda c: f"device: got {c.device[:60]!r}; expected auto, cpu, cuda or cuda:i",

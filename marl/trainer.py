@@ -242,7 +242,7 @@ class Trainer:
             env_args=self.config.env_args,
             backend=backend,
             make=self.make,
-            spec=self.env.spec if ":" in self.config.env else None,
+            spec=self.env.spec.single() if ":" in self.config.env else None,
             replicas=self.division.evaluated[:own],
             batch=batch,
             collect=collect,

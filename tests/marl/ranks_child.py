@@ -24,7 +24,13 @@ from marl.division import Division
 from marl.errors import RunFailed, UserError
 
 REPLICAS = {"num_replicas": 3, "maddpg.n_step": 2, "evaluation.every": 80, "checkpoint.every": 100}
-DATA = {"num_replicas": 2, "maddpg.estimator": "rao_blackwell", "evaluation.every": 80, "distributed": "data"}
+DATA = {
+    "num_replicas": 2,
+    "maddpg.frames": 2,
+    "maddpg.estimator": "rao_blackwell",
+    "evaluation.every": 80,
+    "distributed": "data",
+}
 
 
 def exchanges(ranks: Ranks, out: Path) -> dict[str, Any]:

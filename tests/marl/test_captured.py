@@ -13,6 +13,7 @@ from torch import Tensor
 from whole_runs import MANY_OPTIONS, config, differences
 
 import envs
+from envs.history import History
 from envs.mpe.catalogue import MPE_IDS
 from envs.streams import Stream
 from marl import captured
@@ -46,6 +47,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "maddpg.independent_critics": True,
         "maddpg.target_action": "argmax",
     },
+    "frames": {"env": "simple_adversary", "maddpg.frames": 2},
     "ends that only the device knows": {"env": "simple_spread", "env_args": {"terminate_on_success": True}},
 }
 
@@ -71,6 +73,8 @@ def trainer(settings: dict[str, Any], recorder: Any = None, device: str = "cpu",
     chosen: Config = config(Path("none"), {"logging.every": 40, "total_steps": 4 * ROUNDS, **settings})
     replicas = range(chosen.num_replicas)
     env = envs.make(chosen.env, len(replicas) * chosen.num_envs, device, **chosen.env_args)
+    if chosen.maddpg.frames > 1:
+        env = History(env, chosen.maddpg.frames)
     env.reset(seed=chosen.seed)
     learner = MADDPG(env.spec, chosen.maddpg, chosen.seed, replicas, device)
     stream = Stream(chosen.seed, "replay", replicas, device)
@@ -252,7 +256,8 @@ def test_a_round_needs_no_number_and_no_other_device(name: str, monkeypatch: pyt
     few = {"maddpg.updates_per_step": 0.2, "maddpg.warmup_steps": 4}
     quiet = {"maddpg.diagnostics_every": 0, "logging.every": 10_000, **few}
     made = trainer({**WITHOUT_NUMBERS[name], **quiet}, device="meta")
-    made.env._check_next = False  # type: ignore[attr-defined]  # the first step's actions are read, and not recorded
+    inner = made.env.env if isinstance(made.env, History) else made.env
+    inner._check_next = False  # type: ignore[attr-defined]  # the first step's actions are read, and not recorded
     played(made, 27 if name in SETTINGS else 6)
     assert made.learner.updates >= 2 and made.collector.obs_SNEO.is_meta
     with pytest.raises((RuntimeError, NotImplementedError)):

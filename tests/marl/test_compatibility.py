@@ -39,6 +39,7 @@ def changed(agent: int, **fields: object) -> EnvSpec:
         (dataclasses.replace(SPEC, horizon=50), "horizon  25  50"),
         (dataclasses.replace(SPEC, routes=()), "channels  0->1 head 1 at 11+10 of [8, 3]  none"),
         (dataclasses.replace(SPEC, teams=((0,), (1,))), "teams  [[0, 1]]  [[0], [1]]"),
+        (SPEC.stacked(2), "observations at a time  1  2"),
         (changed(1, start=3), "agent_1: first action id  0  3"),
     ],
 )

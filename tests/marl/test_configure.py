@@ -156,6 +156,8 @@ def test_no_environment_lists_the_tasks() -> None:
         (["--env", "simple_spread_v2"], "unknown environment 'simple_spread_v2'. Did you mean 'simple_spread_v3'"),
         (["--env", "my-module:make"], "unknown environment 'my-module:make'"),
         (["--env", "simple", "--num-envs", "8", "--total-steps", "7"], "total_steps 7 is less than num_envs 8"),
+        (["--env", "simple", "--maddpg.frames", "0"], "got 0; expected a whole number, at least 1"),
+        (["--env", "simple", "--maddpg.frames", "2", "--world-model"], "expected frames 1 with it"),
         (["--env", "simple", "--workers", "2"], "workers 2 needs backend pettingzoo"),
         (["--env", "simple", "--backend", "pettingzoo", "--workers", "99"], "more than the 16 environments"),
         (["--env", "simple", "--maddpg.estimator", "gumbel"], "Did you mean 'gumbel_st'"),

@@ -38,6 +38,8 @@ LEARNER: dict[str, dict[str, Any]] = {
     "matd3": {"maddpg.twin_critics": True, "maddpg.actor_delay": 2},
     "n_step": {"maddpg.n_step": 3},
     "share_actors": {"env": "simple_spread", "maddpg.share_actors": True},
+    "frames": {"env": "simple_world_comm", "maddpg.frames": 3},
+    "frames and everything": {**TWO_HEADS, **MANY_OPTIONS, "maddpg.frames": 2},
     "iddpg": {"maddpg.independent_critics": True},
     "team_reward": {"env": "simple_tag", "maddpg.team_reward": True},
     "argmax targets": {"maddpg.target_action": "argmax"},
