@@ -19,6 +19,7 @@ from envs.mpe import catalogue
 from envs.spec import EnvSpec
 from marl import train
 from marl.config import Config
+from marl.errors import UserError
 from marl.policy import Policy
 from marl.rollout import Player
 from marl.teaching import Beside, settings_of
@@ -63,7 +64,12 @@ def fresh_eves(arena: Arena, players: Sequence[Policy], seed: int) -> dict[str, 
     Returns:
         Return of each of Alice and Bob, one a replica: `with their own eve`, `with a fresh eve`, `guaranteed` (by the
         best Eve without memory); and of Eve: `fresh eve`.
+
+    Raises:
+        UserError: the players have memory.
     """
+    if any(pair.config.maddpg.frames > 1 for pair in players):
+        raise UserError("the fresh Eve and the best one are for policies that see one observation (--maddpg.frames 1).")
     eves = [
         train_beside(replace(pair.config, env_args={}, seed=seed + s), arena.spec, pair, arena.sides["eve"])
         for s, pair in enumerate(players)

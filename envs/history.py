@@ -21,7 +21,9 @@ from envs.spec import EnvSpec
 class Frames:
     """The last F observations, newest first, and behind them the agent's own last F - 1 actions as one-hots.
 
-    At the start of an episode the first observation stands in for those before it, and zeros for actions. Where an
+    At the start of an episode the first observation stands in for those before it, and zeros for actions. Where agents
+    may leave or come late, all they see while they are not there is zeros, and behind such an observation no action is
+    remembered, which a policy in play can tell as well as the environment. Where an
     action moves an agent one step later, as in MPE, two relative positions and the action between them tell the
     velocity, which simple_adversary shows to nobody (frame stacking: Mnih et al. 2015, "Human-level control through
     deep reinforcement learning", Methods, with F = 4 images and no actions).
@@ -34,6 +36,7 @@ class Frames:
     def __init__(self, spec: EnvSpec, device: torch.device | str = "cpu") -> None:
         own = spec.single()
         self.frames, self.entry_size = spec.frames, own.obs_size + own.action_size
+        self._obs_size, self._may_be_away = own.obs_size, not own.fixed_agents
         self._choices_K = torch.arange(own.head_size, device=device)
         self._columns_N1W = _columns(own, spec).to(device)
 
@@ -45,6 +48,8 @@ class Frames:
     def after(self, kept_FNEX: Tensor, actions_NEH: Tensor, obs_NEO: Tensor) -> Tensor:
         """[F, N, E, X] once integer `actions_NEH` (those of absent heads do not count) led to `obs_NEO`."""
         onehot_NEHK = actions_NEH[..., None].to(obs_NEO.device) == self._choices_K
+        if self._may_be_away:
+            onehot_NEHK &= (kept_FNEX[0, ..., : self._obs_size] != 0).any(-1)[..., None, None]
         newest = torch.cat([obs_NEO, onehot_NEHK.flatten(2).to(obs_NEO.dtype)], dim=2)
         return torch.cat([newest[None], kept_FNEX[:-1]])
 

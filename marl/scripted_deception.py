@@ -133,7 +133,7 @@ class AdversaryOmniscient(_Blind):
 
 # ------------------------------------------------------------------ simple_adversary without memory
 class ReflexDirect(_Forgetful, AdversaryDirect):
-    """`direct` for agents without memory, as actors that see one observation are: they do not know how fast they move."""
+    """`direct` for agents without memory, as actors with one observation are: they do not know how fast they move."""
 
 
 class ReflexCover(_Forgetful, AdversaryCover):

@@ -21,8 +21,8 @@ TASKS = ("simple_adversary", "simple_spread", "simple_world_comm", "simple_line"
 
 
 def made(task: str) -> BatchedEnv:
-    if task == "toy":  # ends at different times in different rows, and one agent leaves before the end
-        return PettingZooEnv(make=Toy, num_envs=4, ragged=True, deaths={"a_0": 3})
+    if task == "toy":  # rows end at different times, one agent leaves before the end, the other comes late
+        return PettingZooEnv(make=Toy, num_envs=4, ragged=True, deaths={"a_0": 3}, births={"a_1": 2})
     return envs.make(task, 4)
 
 
@@ -65,11 +65,12 @@ def test_frames_by_hand(task: str, frames: int) -> None:
     none = [0 * acted for acted in onehots(torch.zeros(*obs.shape[:2], plain.spec.num_heads, dtype=int), plain)]
     seen, done = [obs.clone()] * frames, [none] * (frames - 1)
     assert_stacked(history.reset(5), seen, done, plain)
-    generator, episodes = torch.Generator().manual_seed(0), 0
+    generator, episodes, away = torch.Generator().manual_seed(0), 0, 0
     for _ in range(60):
         chosen = actions(plain, generator)
         one, many = plain.step(chosen), history.step(chosen)
-        done = [onehots(chosen, plain), *done[:-1]]
+        there = [plain.spec.fixed_agents | seen[0][n].any(-1, keepdim=True) for n in range(len(obs))]
+        done = [[acted * here for acted, here in zip(onehots(chosen, plain), there, strict=True)], *done[:-1]]
         assert_stacked(many.final_obs, [one.final_obs, *seen[:-1]], done, plain)
         over = ended(one)[:, None]
         seen = [one.obs.clone(), *(torch.where(over, one.obs, before) for before in seen[:-1])]
@@ -77,7 +78,8 @@ def test_frames_by_hand(task: str, frames: int) -> None:
         assert_stacked(many.obs, seen, done, plain)
         assert torch.equal(many.reward, one.reward) and torch.equal(many.truncated, one.truncated)
         episodes += int(over.sum())
-    assert episodes >= 4
+        away += sum(int((~here).sum()) for here in there if not plain.spec.fixed_agents)
+    assert episodes >= 4 and (away > 20 if task == "toy" else away == 0)
     plain.close()
     history.close()
 

@@ -17,6 +17,7 @@ from benchmarks.duels import SCRIPTS, Arena, against_scripts, compared, tourname
 from benchmarks.fresh_eve import fresh_eves, guaranteed
 from envs.mpe import catalogue
 from marl.config import Config, MADDPGConfig
+from marl.errors import UserError
 from marl.networks import Actor
 from marl.policy import Policy
 from marl.scripted import TABLE, scripted
@@ -227,6 +228,13 @@ def test_a_fresh_eve_breaks_plain_text_and_nothing_breaks_the_key() -> None:
     xor, plain = found["with a fresh eve"]
     assert 20 < xor < 28 and -3 < plain < 3
     assert found["fresh eve"][1] > -3 and found["fresh eve"][0] < -20
+
+
+def test_what_eve_could_learn_of_a_pair_with_memory_is_not_told() -> None:
+    pair = Told([[0, 1], [1, 0]], [[0, 1, 0, 0]] * 2)
+    pair.config = Config(env="simple_crypto", maddpg=MADDPGConfig(frames=2))  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"policies that see one observation"):
+        fresh_eves(arena_of("simple_crypto", 4), [pair], seed=5)  # type: ignore[list-item]
 
 
 # ------------------------------------------------------------------ the commands

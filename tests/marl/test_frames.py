@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from torch.nn.functional import one_hot
 
 import envs
 from envs.history import History
+from envs.pettingzoo import PettingZooEnv
 from envs.probe_rules import Rules
 from envs.probes import Probe
 from envs.spec import AgentSpec, EnvSpec, Head
@@ -75,6 +79,31 @@ def test_one_environment_of_ones_own() -> None:
             choices.append({name: int(x[0]) for name, x in ids.items()})
             obs = plain.step(plain.encode_actions(ids)).obs
     assert batched == single
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_agents_that_come_late_or_leave(named: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether an absent agent's name is missing or zeros stand for it: the policy sees what training sees."""
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "envs"))
+    from toy_envs import Toy
+
+    def made() -> PettingZooEnv:
+        return PettingZooEnv(make=Toy, births={"a_0": 2}, deaths={"a_1": 4}, length=7)
+
+    plain, history = made(), History(made(), 3)
+    for seed in range(4):
+        policy = loud_policy(history)
+        policy.reset(1)
+        obs, wide = plain.reset(seed), history.reset(seed)
+        for _ in range(7):
+            expected = policy._actor(wide[None].float())[0].argmax(-1)
+            seen = {name: x.numpy() for name, x in plain.split_obs(obs).items() if named or x.any()}
+            ids = policy.act(seen)
+            for n, name in enumerate(plain.spec.agent_names):
+                assert name not in seen or ids[name][0] == expected[n, 0, 0]
+            arbitrary = torch.where(obs.any(-1, keepdim=True), expected, 1)
+            obs, wide = plain.step(arbitrary).obs, history.step(arbitrary).obs
 
 
 def test_another_number_of_environments_needs_a_reset() -> None:
@@ -155,3 +184,16 @@ def test_what_one_did_before_is_learned_to_matter() -> None:
     """Both steps show the same and the first observation stands in for those before it: the action alone tells."""
     assert learned(varying(), 2) >= 1.0
     assert learned(varying(), 1) <= 0.6
+
+
+def test_the_listening_bonus_mutes_messages_in_every_observation() -> None:
+    """A listener that obeys the message of one step before is paid for listening, as is one that obeys the newest."""
+    spec = envs.make("simple_speaker_listener").spec
+    wide, route = spec.stacked(2), spec.routes[0]
+    for place in (route.start, spec.agents[1].obs_size + route.start):
+        learner = MADDPG(wide, MADDPGConfig(hidden=(8,), listening_bonus=1.0, frames=2), 0)
+        batch = SimpleNamespace(obs=torch.zeros(1, 2, 6, wide.obs_size), mask=None)
+        batch.obs[0, 1, :, place + 1] = 1.0
+        learner.actor = lambda obs, place=place: one_hot(obs[..., place + 1].long(), 5)[..., None, :] * 9.0  # type: ignore
+        logits = learner.actor(batch.obs)
+        assert float(learner._bonuses(batch, logits)[0, 1]) > 1.0  # type: ignore[arg-type]
