@@ -29,6 +29,11 @@ class Step:
     final_mask: Tensor | None = None  # bool [N, E, H, K] choices allowed at `final_obs`; None: all
     done: Tensor | None = None  # bool [E] the environment was reset after this step; None: any agent's end of all
 
+    @property
+    def ended(self) -> Tensor:
+        """Bool [E]: the environment was reset after this step."""
+        return (self.terminated | self.truncated).all(0) if self.done is None else self.done
+
 
 class BatchedEnv(ABC):
     """E environments stepped together, each reset by itself when its episode ends."""

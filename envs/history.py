@@ -91,14 +91,10 @@ class History(BatchedEnv):
 
     def step(self, actions: Tensor) -> Step:
         step, frames = self.env.step(actions), self._frames
-        ended_E = (step.terminated | step.truncated).all(0) if step.done is None else step.done
         final_obs = frames.wide(frames.after(self._kept_FNEX, actions, step.final_obs))
         going_on = frames.after(self._kept_FNEX, actions, step.obs)
-        self._kept_FNEX.copy_(torch.where(ended_E[:, None], frames.first(step.obs), going_on))
+        self._kept_FNEX.copy_(torch.where(step.ended[:, None], frames.first(step.obs), going_on))
         return replace(step, obs=frames.wide(self._kept_FNEX), final_obs=final_obs)
-
-    def check_actions(self, actions: Tensor) -> None:
-        self.env.check_actions(actions)
 
     def state_dict(self) -> dict[str, Any]:
         return {"env": self.env.state_dict(), "frames": self._kept_FNEX.movedim(2, 0).clone()}

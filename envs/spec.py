@@ -122,6 +122,16 @@ class EnvSpec:
         return mask
 
     @cached_property
+    def heard(self) -> tuple[tuple[int, slice], ...]:
+        """(receiver, columns) of every message slot, in each of the observations that it sees."""
+        found = []
+        for route in self.routes:
+            width = self.single().agents[route.receiver].obs_size
+            for start in range(route.start, width * self.frames, width):
+                found.append((route.receiver, slice(start, start + route.size)))
+        return tuple(found)
+
+    @cached_property
     def senders(self) -> tuple[int, ...]:
         """Agents that some route starts from, in order."""
         return tuple(sorted({route.sender for route in self.routes}))

@@ -57,7 +57,7 @@ class Collector:
             mask=self.mask,
             next_mask=next_mask,
         )
-        done_SE = self._done(step.done, transitions)
+        done_SE = step.ended.unflatten(0, (self.num_replicas, -1))
         self.return_SNE += transitions.reward
         finished = (self.return_SNE * done_SE[:, None]).sum(-1), done_SE.sum(-1)
         keep = (~done_SE)[:, None]
@@ -67,11 +67,6 @@ class Collector:
         self.first_SE.copy_(done_SE)
         self.return_SNE *= keep
         return transitions, finished
-
-    def _done(self, done_R: Tensor | None, t: Transitions) -> Tensor:
-        if done_R is not None:
-            return done_R.unflatten(0, (self.num_replicas, -1))
-        return (t.terminated | t.truncated).all(1)
 
     # ------------------------------------------------------------------ state
     def state_dict(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import torch
 import envs
 from envs.batched import BatchedEnv
 from envs.describe import callable_id
+from envs.history import History
 from envs.streams import Stream
 from marl import checkpoint
 from marl.compatibility import check_spec
@@ -118,8 +119,6 @@ def _environment(config: Config, make_env: Callable[..., Any] | None, division: 
             config.env, len(rows), config.device, config.backend, rows=rows, workers=workers, **config.env_args
         )
     if config.maddpg.frames > 1:
-        from envs.history import History
-
         env = History(env, config.maddpg.frames)
     if division.shared and division.ranks.size > 1:
         from marl.data_parallel import SplitEnv

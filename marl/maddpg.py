@@ -279,10 +279,8 @@ class MADDPG:
                 total_SN = total_SN + self.schedules.signalling * padded_SN
         if cfg.listening_bonus > 0 and self.spec.routes:
             muted = batch.obs.clone()
-            for route in self.spec.routes:
-                own_size = self.spec.single().agents[route.receiver].obs_size
-                for start in range(route.start, own_size * self.spec.frames, own_size):  # in every observation seen
-                    muted[:, route.receiver, :, start : start + route.size].zero_()
+            for receiver, slot in self.spec.heard:
+                muted[:, receiver, :, slot].zero_()
             bonus = losses.listening_bonus(logits, self.actor(muted).detach(), self._mask(batch.mask))
             total_SN = total_SN + cfg.listening_bonus * bonus
         return total_SN

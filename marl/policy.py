@@ -38,8 +38,7 @@ class Policy:
         self.num_replicas = config.num_replicas
         self._noise = Stream(seed, "policy", (0,))
         self._frames = Frames(spec)
-        self._kept_FNEX: Tensor | None = None  # both since the start of the episodes; None: no step yet
-        self._acted_NEH: Tensor | None = None
+        self._last: tuple[Tensor, Tensor] | None = None  # what was seen and done; None: nothing yet, or no memory
         learner = config.maddpg
         self._actor = Actor(spec, learner.hidden, learner.layer_norm, Stream(0, "shape", (0,)), learner.share_actors)
         expected = tuple(self._actor.mlp.flat.shape[1:])
@@ -81,7 +80,7 @@ class Policy:
     # ---------------------------------------------------------------- playing
     def reset(self, num_envs: int) -> None:
         """Start of episodes: with `maddpg.frames` above 1, forget what was seen before them."""
-        self._kept_FNEX = self._acted_NEH = None
+        self._last = None
 
     def _padded(self, observations: dict[str, Any]) -> Tensor:
         """{agent: [E, own width]} to [N, E, O]; agents that are not there get zeros."""
@@ -118,41 +117,42 @@ class Policy:
                 start += head.size
         return mask
 
-    @torch.no_grad()
-    def _logits(self, observations: dict[str, Any], remember: bool) -> Tensor:
+    def _seen(self, observations: dict[str, Any]) -> Tensor:
+        """[F, N, E, X] of what the actors see now; nothing is remembered."""
         obs_NEO = self._padded(observations)
-        if self._frames.frames == 1:
-            return self._actor(obs_NEO[None])[0]
-        count = obs_NEO.shape[1]
-        if self._kept_FNEX is None or self._acted_NEH is None:
-            kept_FNEX = self._frames.first(obs_NEO)
-        elif self._acted_NEH.shape[1] == count:
-            kept_FNEX = self._frames.after(self._kept_FNEX, self._acted_NEH, obs_NEO)
-        else:
+        if self._last is None:
+            return self._frames.first(obs_NEO)
+        kept_FNEX, acted_NEH = self._last
+        if acted_NEH.shape[1] != obs_NEO.shape[1]:
             raise UserError(
-                f"got observations of {count} environments, {self._acted_NEH.shape[1]} before: this policy remembers, "
-                f"call reset(num_envs) at the start of episodes."
+                f"got observations of {obs_NEO.shape[1]} environments, {acted_NEH.shape[1]} before: this policy "
+                f"remembers, call reset(num_envs) at the start of episodes."
             )
-        if remember:
-            self._kept_FNEX = kept_FNEX
+        return self._frames.after(kept_FNEX, acted_NEH, obs_NEO)
+
+    @torch.no_grad()
+    def _logits(self, kept_FNEX: Tensor) -> Tensor:
         return self._actor(self._frames.wide(kept_FNEX)[None])[0]
 
     def act(self, observations: dict[str, Any], masks: dict[str, Any] | None = None) -> dict[str, np.ndarray]:
         """{agent: float [E, own width]} to {agent: PettingZoo ids int64 [E]} (MultiDiscrete [E, heads])."""
-        logits, mask = self._logits(observations, remember=True), self._allowed(masks)
+        kept_FNEX = self._seen(observations)
+        logits, mask = self._logits(kept_FNEX), self._allowed(masks)
         if self.greedy:
             onehot = relaxation.greedy_onehot(logits, mask)
         else:
             onehot = relaxation.sample_onehot(logits, self._noise.gumbel(*logits.shape)[0], mask)
-        self._acted_NEH = onehot.argmax(-1)
-        ids = decode_actions(self.spec, self._acted_NEH)
+        acted_NEH = onehot.argmax(-1)
+        if self._frames.frames > 1:
+            self._last = kept_FNEX, acted_NEH
+        ids = decode_actions(self.spec, acted_NEH)
         return {name: x.numpy() for name, x in ids.items() if name in observations}
 
     def probabilities(
         self, observations: dict[str, Any], masks: dict[str, Any] | None = None
     ) -> dict[str, np.ndarray]:
         """{agent: float64 [E, H, K]} of each head's choices; nothing is remembered."""
-        p = relaxation.probabilities(self._logits(observations, remember=False).double(), self._allowed(masks))
+        p = relaxation.probabilities(self._logits(self._seen(observations)).double(), self._allowed(masks))
         return {name: p[n].numpy() for n, name in enumerate(self.spec.agent_names) if name in observations}
 
     def __call__(self, observations: dict[str, Any], masks: dict[str, Any] | None = None) -> dict[str, Any]:

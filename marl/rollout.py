@@ -301,7 +301,7 @@ class _Batched:
         missing = self.size - self.count  # a short last batch: the last row is repeated
         full = {name: np.concatenate([ids, ids[-1:].repeat(missing, 0)]) for name, ids in actions.items()}
         step = self.env.step(encode_actions(self.spec, full))
-        over = step.done if step.done is not None else (step.terminated | step.truncated).all(0)
+        over = step.ended
         rewards = step.reward.to(torch.float64).T.numpy()[: self.count] * running[:, None]
         return *self._views(step.obs, step.mask), rewards, over[: self.count].numpy()
 
