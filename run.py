@@ -18,7 +18,7 @@ Flags that matter most
     --run-dir DIR         where everything is written; default runs/<env>/<date-time>_seed<K>/
     --world-model         mix a learned world model's imagined transitions into the replay
 
-Values come from: defaults in marl/config.py < configs/<env>.yaml < --config FILE < the command line.
+Values come from: defaults in marl/config/schema.py < configs/<env>.yaml < --config FILE < the command line.
 
 The run directory holds config.yaml (every setting), metrics.jsonl and TensorBoard files, checkpoints/, evaluation.json,
 figures and report.html. Ctrl-C ends the run after a save and prints the command that resumes it; a second Ctrl-C ends
@@ -29,7 +29,7 @@ Exit codes: 0 done, 2 something to mend in the input, 1 the run failed, 130 / 14
 
 import sys
 
-from marl.cli import main
+from marl.cli.launch import main
 
 if __name__ == "__main__":
     sys.exit(main())

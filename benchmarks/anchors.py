@@ -1,7 +1,7 @@
 """Plays every scripted policy and pairing in the real environments and writes what each side returned.
 
     python -m benchmarks.anchors [--out benchmarks/results/anchors.json] [--scale 1.0] [--only ENV ...]
-    python -m benchmarks.anchors --scale 0 --table marl/scripted_measured.py --page docs/scripted.md
+    python -m benchmarks.anchors --scale 0 --table marl/scripted/measured.py --page docs/scripted.md
 
 Episode e is reset with seed 1000000 + e. Entries that the file already holds with as many episodes are kept, so that
 an interrupted run goes on. `--table` copies the file's numbers into the package, `--page` writes the page that lists
@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 from envs.mpe import catalogue
-from marl.anchors import sides
-from marl.rollout import play
-from marl.scripted import TABLE, scripted
+from marl.evaluate.anchors import sides
+from marl.play.rollout import play
+from marl.scripted.by_name import TABLE, scripted
 from marl.stats import mean_and_se
 
 SEED = 1_000_000
@@ -76,7 +76,7 @@ def measure(env_id: str, name: str, episodes: int) -> dict[str, object]:
 
 
 def as_module(table: dict[str, dict[str, dict[str, object]]]) -> str:
-    """The table as the module `marl/scripted_measured.py`."""
+    """The table as the module `marl/scripted/measured.py`."""
     lines = [
         '"""What the scripted policies returned in the real `mpe2`; written by `benchmarks/anchors.py`."""',
         "",

@@ -20,9 +20,9 @@ import numpy as np
 
 from benchmarks.training_runs import machine
 from marl import Policy
-from marl.records import read_run
-from marl.rollout import Player, play
-from marl.scripted import scripted
+from marl.play.rollout import Player, play
+from marl.runs.records import read_run
+from marl.scripted.by_name import scripted
 from marl.stats import mean_and_se
 
 RESULT = Path(__file__).parent / "results" / "collisions.json"

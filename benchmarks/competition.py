@@ -37,8 +37,9 @@ from benchmarks.duels import SCRIPTS, Arena, against_scripts, tournament
 from benchmarks.fresh_eve import ENV as CRYPTO
 from benchmarks.fresh_eve import fresh_eves, guaranteed
 from benchmarks.training_runs import machine, split_at_dashes, train_arm
-from marl import Policy, plots
-from marl.records import read_run
+from marl import Policy
+from marl.figures import plots
+from marl.runs.records import read_run
 
 RESULTS = Path(__file__).parent / "results" / "competition"
 SEED = 1000  # of the reported runs

@@ -18,9 +18,9 @@ import numpy as np
 
 from envs.mpe import catalogue
 from envs.spec import EnvSpec
-from marl.matches import team_names
-from marl.rollout import Mixed, Player, play
-from marl.scripted import TABLE, scripted
+from marl.evaluate.matches import team_names
+from marl.play.rollout import Mixed, Player, play
+from marl.scripted.by_name import TABLE, scripted
 from marl.stats import mean_and_se
 
 BATCH = 1000  # episodes in lockstep

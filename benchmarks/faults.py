@@ -19,8 +19,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from marl.durable import replace_text
-from marl.versions import versions
+from marl.runs.durable import replace_text
+from marl.runs.versions import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reliability.md"

@@ -18,11 +18,11 @@ from benchmarks.duels import Arena
 from envs.mpe import catalogue
 from envs.spec import EnvSpec
 from marl import train
-from marl.config import Config
+from marl.config.schema import Config
 from marl.errors import UserError
-from marl.policy import Policy
-from marl.rollout import Player
-from marl.teaching import Beside, settings_of
+from marl.play.policy import Policy
+from marl.play.rollout import Player
+from marl.teaching.ease import Beside, settings_of
 
 ENV = "simple_crypto"
 SYMBOLS = 4

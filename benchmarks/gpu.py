@@ -39,19 +39,20 @@ import envs
 from benchmarks.gumbel import ROOT, meta
 from benchmarks.world_model import configuration
 from envs.streams import Stream
-from marl import commands, relaxation
-from marl.captured import WARM_UP, Graphs
-from marl.config import Config, Estimator
-from marl.configure import tuned
-from marl.devices import choose_device
-from marl.distributed import Ranks
-from marl.division import Division, Silent
-from marl.durable import replace_text
+from marl import exit_codes as commands
+from marl.config.resolve import tuned
+from marl.config.schema import Config, Estimator
+from marl.data.replay import Replay
 from marl.errors import RunFailed
-from marl.maddpg import INNER_DRAWS, MADDPG
-from marl.replay import Replay
-from marl.signals import StopRequest
-from marl.trainer import Trainer
+from marl.learner import relaxation
+from marl.learner.maddpg import INNER_DRAWS, MADDPG
+from marl.parallel.division import Division, Silent
+from marl.parallel.ranks import Ranks
+from marl.runs.durable import replace_text
+from marl.training.cuda_graphs import WARM_UP, Graphs
+from marl.training.devices import choose_device
+from marl.training.stop import StopRequest
+from marl.training.trainer import Trainer
 from marl.world_model.assess import collect
 from marl.world_model.imagination import make_model
 from marl.world_model.layout import Layout

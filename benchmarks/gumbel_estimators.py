@@ -17,7 +17,8 @@ from torch import Tensor
 
 from benchmarks.gumbel_facts import uniform
 from envs.streams import Stream
-from marl import estimator_diagnostics, relaxation
+from marl.learner import gradient_error as estimator_diagnostics
+from marl.learner import relaxation
 
 K, HIDDEN, WEIGHT_SCALE = 5, 16, 0.5
 

@@ -13,7 +13,7 @@ from scipy import integrate, stats
 from torch import Tensor
 
 from envs.streams import Stream
-from marl import relaxation
+from marl.learner import relaxation
 
 EULER = 0.5772156649015329
 SEVEN = np.array([7, 3, 8, 14, 8, 17, 9]) / 66

@@ -18,7 +18,7 @@ from scipy import stats
 
 from benchmarks import gumbel_estimators as estimators
 from benchmarks import gumbel_facts as facts
-from marl import relaxation
+from marl.learner import relaxation
 
 # Okabe and Ito's palette: told apart by the colour-blind and in grey
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.training_runs import first_reached, machine, median, run_arm, split_at_dashes
-from marl import plots, stats
-from marl.anchors import lines_of
+from marl import stats
+from marl.evaluate.anchors import lines_of
+from marl.figures import plots
 
 RESULTS = Path(__file__).parent / "results" / "learning"
 SEED = 1000  # of the reported runs

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from envs.mpe.env import MPE
-from envs.pettingzoo import PettingZooEnv
-from marl import checkpoint, experiment, trainer
-from marl.cli import main as run
-from marl.collector import Collector
-from marl.logger import Logger
-from marl.maddpg import MADDPG
-from marl.replay import Replay
+from envs.pettingzoo.env import PettingZooEnv
+from marl.cli.launch import main as run
+from marl.data.collector import Collector
+from marl.data.replay import Replay
+from marl.learner.maddpg import MADDPG
+from marl.runs import checkpoint
+from marl.runs.logger import Logger
+from marl.training import experiment, trainer
 
 PARTS: list[tuple[str, Any, str]] = [
     ("environment", MPE, "step"),

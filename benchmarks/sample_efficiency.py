@@ -33,16 +33,18 @@ import envs
 from benchmarks.gumbel import ROOT, meta
 from benchmarks.simulator_model import SimulatorModel
 from envs.streams import Stream
-from marl import anchors, plots, relaxation
-from marl.collector import Collector
-from marl.config import Config
-from marl.configure import parse
-from marl.durable import replace_text
-from marl.maddpg import MADDPG
-from marl.replay import BatchSource, Replay
-from marl.rollout import play
-from marl.scripted import scripted
-from marl.world_model import compose
+from marl.config.resolve import parse
+from marl.config.schema import Config
+from marl.data.collector import Collector
+from marl.data.replay import BatchSource, Replay
+from marl.evaluate import anchors
+from marl.figures import plots
+from marl.learner import relaxation
+from marl.learner.maddpg import MADDPG
+from marl.play.rollout import play
+from marl.runs.durable import replace_text
+from marl.scripted.by_name import scripted
+from marl.world_model import attach as compose
 from marl.world_model.layout import Layout
 
 RESULTS = ROOT / "benchmarks" / "results" / "world_model"

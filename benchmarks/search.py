@@ -31,7 +31,7 @@ from benchmarks.duels import BATCH, SCRIPTS, Arena, against_scripts, tournament
 from benchmarks.fresh_eve import HEARD_STEPS, guaranteed
 from benchmarks.training_runs import machine, split_at_dashes, train_arm
 from marl import Policy
-from marl.evaluate import evaluate
+from marl.evaluate.returns import evaluate
 
 RESULTS = Path(__file__).parent / "results" / "search"
 EPISODES_SEED = 7_000_000  # of the objective; neither training nor a published result plays these

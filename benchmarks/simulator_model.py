@@ -17,9 +17,9 @@ from torch import Tensor
 import envs
 from envs.streams import Stream
 from marl.world_model.layout import Layout
-from marl.world_model.linear import ObsState
-from marl.world_model.model import Prediction
+from marl.world_model.protocol import Prediction
 from marl.world_model.sequences import Normaliser, Sequences, StepRows
+from marl.world_model.small.model import ObsState
 
 World = dict[str, Tensor]
 """State tensors of `envs.mpe` by name; the environments are the last dimension."""

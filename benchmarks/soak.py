@@ -22,8 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from marl.durable import replace_text
-from marl.versions import versions
+from marl.runs.durable import replace_text
+from marl.runs.versions import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.training_runs import first_reached, machine, median, run_arm, split_at_dashes
-from marl import anchors, plots, stats
+from marl import stats
+from marl.evaluate import anchors
+from marl.figures import plots
 
 RESULTS = Path(__file__).parent / "results" / "studies"
 SEED = 2000
@@ -116,7 +118,7 @@ def _rate(record: dict[str, Any]) -> None:
 
 def _flags(env: str, flags: list[str], words: list[str]) -> list[str]:
     """The arm's flags; LR and UPDATES scale what the task's configuration and the flags of all arms say."""
-    from marl.configure import parse
+    from marl.config.resolve import parse
 
     config = parse(["--env", env, *flags]).config.maddpg
     if words[:1] == ["LR"]:

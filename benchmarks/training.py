@@ -37,12 +37,12 @@ import envs
 from benchmarks.training_eager import EagerMADDPG
 from envs.spec import EnvSpec
 from envs.streams import Stream
-from marl.collector import Collector
-from marl.config import MADDPGConfig
-from marl.configure import tuned
-from marl.devices import keep_freed_memory
-from marl.maddpg import MADDPG
-from marl.replay import Batch, Replay
+from marl.config.resolve import tuned
+from marl.config.schema import MADDPGConfig
+from marl.data.collector import Collector
+from marl.data.replay import Batch, Replay
+from marl.learner.maddpg import MADDPG
+from marl.training.devices import keep_freed_memory
 
 
 def _tuned(env: str) -> dict[str, object]:

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from marl import Policy, train
-from marl.config import Config
-from marl.configure import parse
-from marl.evaluate import evaluate
-from marl.experiment import RunResult
-from marl.records import RunRecords, read_run
+from marl.config.resolve import parse
+from marl.config.schema import Config
+from marl.evaluate.returns import evaluate
+from marl.runs.records import RunRecords, read_run
+from marl.training.experiment import RunResult
 
 EPISODES_SEED = 5_000_000  # of the episodes that judge; far from those of training-time evaluations
 _COLUMNS = {"step": "step", "seconds": "time/seconds"}

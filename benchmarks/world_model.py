@@ -27,10 +27,10 @@ from matplotlib.figure import Figure
 import envs
 from benchmarks.gumbel import ROOT, meta
 from envs.streams import Stream
-from marl import plots
-from marl.config import Config
-from marl.configure import parse
-from marl.durable import replace_text
+from marl.config.resolve import parse
+from marl.config.schema import Config
+from marl.figures import plots
+from marl.runs.durable import replace_text
 from marl.world_model.assess import assess, collect, latents_figure
 from marl.world_model.imagination import make_model
 from marl.world_model.layout import Layout

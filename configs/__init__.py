@@ -1,1 +1,1 @@
-"""Tuned values of every task that differ from the defaults in marl/config.py: one YAML file a task."""
+"""Tuned values of every task that differ from the defaults in marl/config/schema.py: one YAML file a task."""

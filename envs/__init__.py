@@ -66,7 +66,7 @@ def make(
     if backend == "pettingzoo":
         if stagger:
             raise UserError('stagger=True needs backend="torch".')
-        from envs.pettingzoo import PettingZooEnv
+        from envs.pettingzoo.env import PettingZooEnv
 
         rows = rows.tolist() if isinstance(rows, Tensor) else rows
         return PettingZooEnv(

@@ -9,18 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from marl.config import Config
-    from marl.configure import tuned
-    from marl.experiment import train
-    from marl.policy import Policy
+    from marl.config.resolve import tuned
+    from marl.config.schema import Config
+    from marl.play.policy import Policy
+    from marl.training.experiment import train
 
 __all__ = ["Config", "Policy", "train", "tuned"]
 
 _HOMES = {
-    "Config": "marl.config",
-    "Policy": "marl.policy",
-    "train": "marl.experiment",
-    "tuned": "marl.configure",
+    "Config": "marl.config.schema",
+    "Policy": "marl.play.policy",
+    "train": "marl.training.experiment",
+    "tuned": "marl.config.resolve",
 }
 
 

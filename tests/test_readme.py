@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from envs.mpe.catalogue import MPE_IDS
-from marl.config import Config
-from marl.settings import settings
+from marl.config.fields import settings
+from marl.config.schema import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -31,21 +31,21 @@ from envs.mpe.catalogue import (
     parallel_env,
     require_id,
 )
-from envs.mpe.collect_treasure import CollectTreasure
 from envs.mpe.env import MPE
 from envs.mpe.scenario import Scenario
-from envs.mpe.simple import Simple
-from envs.mpe.simple_adversary import SimpleAdversary
-from envs.mpe.simple_crypto import SimpleCrypto
-from envs.mpe.simple_formation import SimpleFormation
-from envs.mpe.simple_line import SimpleLine
-from envs.mpe.simple_push import SimplePush
-from envs.mpe.simple_reference import SimpleReference
-from envs.mpe.simple_speaker_listener import SimpleSpeakerListener
-from envs.mpe.simple_spread import SimpleSpread
-from envs.mpe.simple_tag import SimpleTag
-from envs.mpe.simple_world_comm import SimpleWorldComm
-from envs.mpe.speaker_listener_variant import SpeakerListenerVariant
+from envs.mpe.tasks.collect_treasure import CollectTreasure
+from envs.mpe.tasks.simple import Simple
+from envs.mpe.tasks.simple_adversary import SimpleAdversary
+from envs.mpe.tasks.simple_crypto import SimpleCrypto
+from envs.mpe.tasks.simple_formation import SimpleFormation
+from envs.mpe.tasks.simple_line import SimpleLine
+from envs.mpe.tasks.simple_push import SimplePush
+from envs.mpe.tasks.simple_reference import SimpleReference
+from envs.mpe.tasks.simple_speaker_listener import SimpleSpeakerListener
+from envs.mpe.tasks.simple_spread import SimpleSpread
+from envs.mpe.tasks.simple_tag import SimpleTag
+from envs.mpe.tasks.simple_world_comm import SimpleWorldComm
+from envs.mpe.variants.scenario import SpeakerListenerVariant
 
 __all__ = [
     "MPE",

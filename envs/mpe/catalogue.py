@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from envs.errors import UserError, did_you_mean
-from envs.mpe.variant_settings import VARIANT_ID
+from envs.mpe.variants.settings import VARIANT_ID
 from envs.spec import AgentSpec, EnvSpec, Head, Route
 
 MPE_IDS: tuple[str, ...] = (
@@ -70,7 +70,7 @@ def _raw_env(name: str) -> tuple[str, Any]:
     """(canonical id, the module of its real environment)."""
     mpe_id = require_id(name)
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on stdout otherwise
-    return mpe_id, importlib.import_module("envs.mpe.variants" if mpe_id in VARIANT_IDS else f"mpe2.{mpe_id}")
+    return mpe_id, importlib.import_module("envs.mpe.variants.parallel" if mpe_id in VARIANT_IDS else f"mpe2.{mpe_id}")
 
 
 def allowed_arguments(name: str) -> dict[str, Any]:

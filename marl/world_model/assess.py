@@ -19,13 +19,14 @@ from torch import Tensor
 
 import envs
 from envs.streams import Stream
-from marl import plots, relaxation
-from marl.replay import Transitions
+from marl.data.replay import Transitions
+from marl.figures import plots
+from marl.learner import relaxation
 from marl.world_model.layout import Layout
-from marl.world_model.linear import LeastSquares
-from marl.world_model.model import Prediction, WorldModel, open_loop
+from marl.world_model.protocol import Prediction, WorldModel, open_loop
 from marl.world_model.rollouts import rows_of
 from marl.world_model.sequences import FrameStore, Sequences
+from marl.world_model.small.model import LeastSquares
 
 Policy = Callable[[Tensor], Tensor]
 CONTEXT = 5  # observed steps

@@ -20,13 +20,15 @@ from typing import Any
 import numpy as np
 
 from envs.streams import Stream
-from marl import checkpoint, commands, plots
-from marl.durable import replace_text
+from marl import exit_codes as commands
 from marl.errors import UserError
-from marl.gif import write_gif
+from marl.figures import plots
+from marl.figures.film import write_gif
+from marl.runs import checkpoint
+from marl.runs.durable import replace_text
 from marl.world_model.assess import CONTEXT, assess, collect, errors_figure, film, latents_figure
-from marl.world_model.compose import SavedModel, load
-from marl.world_model.model import open_loop
+from marl.world_model.attach import SavedModel, load
+from marl.world_model.protocol import open_loop
 from marl.world_model.sequences import Sequences
 
 DEFAULT_STEPS = 50  # of an episode where the environment has no horizon

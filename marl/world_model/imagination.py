@@ -23,16 +23,16 @@ from torch import Tensor
 
 from envs.spec import EnvSpec
 from envs.streams import Stream
-from marl import relaxation
-from marl.config import WorldModelConfig
+from marl.config.schema import WorldModelConfig
+from marl.data.replay import Batch, Replay, Transitions
 from marl.errors import UserError
-from marl.replay import Batch, Replay, Transitions
-from marl.world_model.dreamer import DreamerModel
+from marl.learner import relaxation
+from marl.world_model.dreamer.model import DreamerModel
 from marl.world_model.layout import Layout
-from marl.world_model.linear import ObsState, SmallModel
-from marl.world_model.model import WorldModel
+from marl.world_model.protocol import WorldModel
 from marl.world_model.rollouts import joined, mixed, rollout_errors, rows_of
 from marl.world_model.sequences import FrameStore
+from marl.world_model.small.model import ObsState, SmallModel
 from marl.world_model.starts import partners
 
 RENEWALS = 4  # of the imagined transitions between two validations, which cost three times as much

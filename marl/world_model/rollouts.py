@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from envs.streams import Stream
-from marl.replay import Batch, Transitions
+from marl.data.replay import Batch, Transitions
 from marl.world_model.layout import Layout
-from marl.world_model.model import WorldModel
+from marl.world_model.protocol import WorldModel
 from marl.world_model.sequences import Sequences, StepRows
 
 

@@ -25,7 +25,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from marl import relaxation
+from marl.learner import relaxation
 from marl.world_model.imagination import ImaginationSource
 
 Tail = Callable[[Tensor, Tensor], Tensor]
@@ -40,7 +40,8 @@ class ThroughModel:
         actor: observations [S, N, B, O] to logits [S, N, B, H, K]; the module whose parameters learn.
         tail: the critics' value at the end of a rollout; it may pass gradients to observations and actions.
         groups: agents with a common objective, the mean of their rewards; every agent in exactly one.
-        estimator: relaxation of the actors' choices, one of `marl.relaxation.PATHWISE` without noise of its own.
+        estimator: relaxation of the actors' choices, one of `PATHWISE` (marl/learner/relaxation.py) without noise
+            of its own.
     """
 
     def __init__(

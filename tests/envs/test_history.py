@@ -15,7 +15,7 @@ from toy_envs import Toy
 import envs
 from envs import BatchedEnv, Step, UserError
 from envs.history import History
-from envs.pettingzoo import PettingZooEnv
+from envs.pettingzoo.env import PettingZooEnv
 
 TASKS = ("simple_adversary", "simple_spread", "simple_world_comm", "simple_line", "toy")
 

@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-for folder in ("marl", "envs"):  # whole_runs, toy_envs
-    sys.path.insert(0, str(HERE.parent / folder))
+sys.path.insert(0, str(HERE.parent / "helpers"))  # whole_runs, toy_envs
 
 Outcome = tuple[int, str, str]  # exit code, standard output, standard error
 
@@ -57,7 +56,7 @@ def run_py(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
     """run_py(settings or None, *flags): the real command line on a tiny run, in this process."""
     from whole_runs import BASE
 
-    from marl import cli
+    from marl.cli import launch as cli
 
     monkeypatch.syspath_prepend(str(HERE))
     monkeypatch.setattr(sys, "argv", ["run.py"])

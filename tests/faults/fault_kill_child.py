@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fault_points import MANIFEST, Points, equal, kill, parts_of
 
-from marl.checkpoint import load, newest, remove_leftovers, save
+from marl.runs.checkpoint import load, newest, remove_leftovers, save
 
 
 def main(directory: Path, stride: int) -> None:

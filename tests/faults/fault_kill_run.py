@@ -15,7 +15,13 @@ from conftest import flags_of
 from fault_points import Points, kill
 from whole_runs import BASE, differences, records, state
 
-from marl import cli, evaluate, experiment, policy, trainer  # noqa: F401 - once, before the forks
+from marl.cli import launch as cli
+from marl.evaluate import returns as evaluate  # noqa: F401 - once, before the forks
+from marl.play import policy  # noqa: F401 - once, before the forks
+from marl.training import (
+    experiment,  # noqa: F401 - once, before the forks
+    trainer,  # noqa: F401 - once, before the forks
+)
 
 SETTINGS = {**BASE, "checkpoint.every": 40, "evaluation.every": 80, "evaluation.episodes": 2, "num_replicas": 2}
 

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 from envs.spec import AgentSpec, EnvSpec, Head
-from marl import checkpoint
-from marl.compatibility import check_spec
-from marl.config import Config
-from marl.configure import check_resume, parse, validated
-from marl.devices import choose_device
+from marl.config.fields import with_values
+from marl.config.resolve import check_resume, parse, validated
+from marl.config.schema import Config
 from marl.errors import UserError
-from marl.logger import drop_after
-from marl.plain import NotPlain
-from marl.rundir import RunDir
-from marl.settings import with_values
+from marl.runs import checkpoint
+from marl.runs.compatibility import check_spec
+from marl.runs.logger import drop_after
+from marl.runs.plain_data import NotPlain
+from marl.runs.run_dir import RunDir
+from marl.training.devices import choose_device
 
 
 def cases(root: Path) -> dict[str, Callable[[], Any]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from marl import durable
+from marl.runs import durable
 
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 MANIFEST = {"spec": {"id": "simple_v3"}, "config": {"seed": 1}}

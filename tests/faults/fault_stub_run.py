@@ -13,13 +13,13 @@ import types
 from pathlib import Path
 from typing import Any
 
-from marl import checkpoint
-from marl.cli import main
-from marl.config import Config
-from marl.configure import to_dict, to_yaml
-from marl.distributed import Ranks
-from marl.rundir import RunDir
-from marl.signals import StopRequest
+from marl.cli.launch import main
+from marl.config.resolve import to_dict, to_yaml
+from marl.config.schema import Config
+from marl.parallel.ranks import Ranks
+from marl.runs import checkpoint
+from marl.runs.run_dir import RunDir
+from marl.training.stop import StopRequest
 
 SLOW = float(os.environ.get("SAVE_SECONDS", "0"))
 
@@ -55,7 +55,7 @@ def save(directory: Path, step: int, config: Config, stop: StopRequest) -> None:
 
 
 if __name__ == "__main__":
-    module = types.ModuleType("marl.experiment")
+    module = types.ModuleType("marl.training.experiment")
     module.train = train  # type: ignore[attr-defined]
-    sys.modules["marl.experiment"] = module
+    sys.modules["marl.training.experiment"] = module
     sys.exit(main())

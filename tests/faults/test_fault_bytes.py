@@ -16,9 +16,9 @@ import pytest
 import torch
 from fault_points import MANIFEST, equal, parts_of
 
-from marl import checkpoint
-from marl.checkpoint import Damaged, load, newest, save
 from marl.errors import UserError
+from marl.runs import checkpoint
+from marl.runs.checkpoint import Damaged, load, newest, save
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from marl import configure
-from marl.config import Config
-from marl.configure import from_dict, parse, to_dict, to_yaml
+from marl.config import resolve as configure
+from marl.config.fields import flatten, groups
+from marl.config.fields import settings as all_settings
+from marl.config.resolve import from_dict, parse, to_dict, to_yaml
+from marl.config.schema import Config
 from marl.errors import UserError
-from marl.settings import flatten, groups
-from marl.settings import settings as all_settings
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent

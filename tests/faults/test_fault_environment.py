@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from whole_runs import assert_same, state
 
-from marl import checkpoint
+from marl.runs import checkpoint
 
 SETTINGS = {"env": "fault_envs:faulty", "checkpoint.every": 40, "backend": "pettingzoo"}
 STEP = 33  # of a copy: environment step 132, behind the checkpoint of step 120

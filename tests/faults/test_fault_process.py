@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from marl.checkpoint import load, newest, saved_checkpoints
+from marl.runs.checkpoint import load, newest, saved_checkpoints
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent

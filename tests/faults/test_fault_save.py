@@ -15,8 +15,8 @@ import pytest
 import torch
 from fault_points import MANIFEST, Points, equal, full_disk, parts_of
 
-from marl import checkpoint
-from marl.checkpoint import SaveFailed, load, newest, remove_leftovers, save
+from marl.runs import checkpoint
+from marl.runs.checkpoint import SaveFailed, load, newest, remove_leftovers, save
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
@@ -132,7 +132,7 @@ def test_a_really_full_disk(small_disk: Path, told: bool, monkeypatch: pytest.Mo
 
 @pytest.mark.fault
 def test_a_really_full_disk_for_logs(small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from marl.logger import Logger
+    from marl.runs.logger import Logger
 
     filler = small_disk / "filler"
     with Logger(small_disk) as logger:

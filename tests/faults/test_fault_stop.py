@@ -19,14 +19,15 @@ import pytest
 from conftest import flags_of
 from whole_runs import BASE, assert_same
 
-from marl import checkpoint, train
-from marl.configure import parse
+from marl import train
+from marl.config.resolve import parse
+from marl.runs import checkpoint
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
 STRIDE = 251  # of the points at which a run is killed
 SETTINGS = {"total_steps": 3000, "checkpoint.every": 200, "logging.tensorboard": True}
-PATHS = os.pathsep.join(map(str, (REPOSITORY, HERE, HERE.parent / "marl", HERE.parent / "envs")))
+PATHS = os.pathsep.join(map(str, (REPOSITORY, HERE, HERE.parent / "helpers")))
 
 
 def whole(run: Path, settings: dict[str, Any]) -> Path:

@@ -16,8 +16,8 @@ import pytest
 import torch
 from whole_runs import assert_same, differences, records, state
 
-from marl import checkpoint
-from marl.maddpg import MADDPG
+from marl.learner.maddpg import MADDPG
+from marl.runs import checkpoint
 
 EVERY = {"checkpoint.every": 40}
 
@@ -192,7 +192,7 @@ def test_a_disk_that_is_full_of_records_only(
         return real[1]("/dev/full" if str(path).endswith("metrics.jsonl") else path, *args, **rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr("marl.guardedfile.open", redirected, raising=False)
+        patch.setattr("marl.runs.guarded_file.open", redirected, raising=False)
         code, _, err = run_py({"run_dir": run})
     assert code == 0 and err.count("warning: metrics.jsonl cannot be written (No space left on device)") == 1
     assert differences(state(run), state(tmp_path / "clean")) == []

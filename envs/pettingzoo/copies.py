@@ -1,0 +1,383 @@
+"""Copies of one ParallelEnv, stepped one after another into shared arrays, their contract checked at every step."""
+
+from __future__ import annotations
+
+import numbers
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from pettingzoo import ParallelEnv
+
+from envs.errors import EnvFailure
+from envs.pettingzoo.arrays import Arrays
+from envs.pettingzoo.flatten import BadValue, ObservationReader, read_mask
+from envs.spec import EnvSpec
+from envs.streams import name_key
+
+_BOOLS = (bool, np.bool_)
+_FLOATS = (float, int, np.float64, np.float32)
+
+
+def episode_seed(seed: int, row: int, episode: int) -> int:
+    """The 31-bit seed of an episode: a pure function of the root seed, the copy's global row and the episode."""
+    return name_key(seed, f"episode/{row}/{episode}") & 0x7FFFFFFF
+
+
+class Copies:
+    """Copies of one environment, played in this process.
+
+    Args:
+        make: returns a new ParallelEnv.
+        spec: its description.
+        rows: the global index of every copy.
+        arrays: where actions are read and results are written.
+        first: an environment that was made already, for the first copy.
+        close_envs: whether environments are closed when they are no longer needed.
+        rebuild: make the environment anew for every episode.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], ParallelEnv],
+        spec: EnvSpec,
+        rows: Iterable[int],
+        arrays: Arrays,
+        first: ParallelEnv | None = None,
+        close_envs: bool = True,
+        rebuild: bool = False,
+    ) -> None:
+        self.spec = spec
+        self.rows = list(rows)
+        self.arrays = arrays
+        self._envs = [first if k == 0 and first is not None else make() for k in range(len(self.rows))]
+        self._make, self._close_envs, self._rebuild = make, close_envs, rebuild
+        self._seed = 0
+        self._names = spec.agent_names
+        self._index = {name: n for n, name in enumerate(self._names)}
+        self._sizes = [tuple(head.size for head in agent.heads) for agent in spec.agents]
+        self._dtypes = [env_space.dtype for env_space in map(self._envs[0].action_space, self._names)]
+        self._readers = [ObservationReader(self._envs[0].observation_space(name), name) for name in self._names]
+        self._strides = _strides(spec)
+        self._head_mask = spec.head_mask.numpy()
+        self._reward = np.zeros((spec.num_agents, len(self.rows)))  # float64, before rounding to the arrays' dtype
+        self._live: list[list[int]] = [[] for _ in self.rows]  # agents there to act now
+        self._live_names: list[list[str]] = [[] for _ in self.rows]  # the same, in the environment's own order
+        self._live_sets: list[set[str]] = [set() for _ in self.rows]
+        self._seen: list[set[str]] = [set() for _ in self.rows]  # agents that appeared in the running episode
+
+    # ---------------------------------------------------------------- the loop
+    def reset(self, seed: int, episodes: Sequence[int], seeds: Sequence[int] | None = None) -> None:
+        """Start the given episode of `seed` in every copy; `seeds` are for the environments in place of its own."""
+        self._seed = seed
+        self.arrays.done[:] = False
+        for e, episode in enumerate(episodes):
+            self._reset(e, episode, None if seeds is None else seeds[e])
+        self._check_finite(range(len(self.rows)), self.arrays.obs, None)
+
+    def step(self) -> None:
+        """Play `arrays.actions` in every copy; restart those whose episode ends."""
+        arrays = self.arrays
+        self._prepare()
+        actions = self._decoded()
+        for e in range(len(self.rows)):
+            self._step(e, actions[e])
+        self._publish()
+        ended = np.flatnonzero(arrays.done[0]).tolist()
+        for e in ended:
+            self._reset(e, int(arrays.episode[0, e]) + 1)
+        if ended:
+            self._check_finite(ended, arrays.obs, None)
+
+    def replay(
+        self, seed: int, episodes: Sequence[int], seeds: Sequence[int], actions: Sequence[np.ndarray]
+    ) -> bool:
+        """Start the given episodes and play `actions[e]` [T, N, H] in each; whether none of them ended on the way."""
+        self.reset(seed, episodes, seeds)
+        for t in range(max((len(played) for played in actions), default=0)):
+            self._prepare()
+            going = [e for e in range(len(self.rows)) if t < len(actions[e])]
+            for e in going:
+                self.arrays.actions[:, e] = actions[e][t]
+            decoded = self._decoded()
+            for e in going:
+                self._step(e, decoded[e])
+                if self.arrays.done[0, e]:
+                    return False
+            self._publish(going)
+        return True
+
+    def close(self) -> None:
+        """Close the environments."""
+        if self._close_envs:
+            for env in self._envs:
+                env.close()
+        self._close_envs = False
+
+    # ------------------------------------------------------------ one copy
+    def _reset(self, e: int, episode: int, seed: int | None = None) -> None:
+        arrays = self.arrays
+        seed = episode_seed(self._seed, self.rows[e], episode) if seed is None else seed
+        arrays.episode[0, e], arrays.seed[0, e], arrays.steps[0, e], arrays.busy[0, e] = episode, seed, 0, 1
+        if self._rebuild:
+            if self._close_envs:
+                self._envs[e].close()
+            self._envs[e] = self._make()
+        env = self._envs[e]
+        try:
+            result = env.reset(seed=seed)
+        except Exception as error:
+            raise self._raised(e, "reset", error, None) from error
+        arrays.busy[0, e] = 0
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise self._fault(e, "reset must return (observations, infos)", None)
+        observations, infos = result
+        names = getattr(env, "agents", None)
+        if not isinstance(names, list | tuple):
+            raise self._fault(e, f"env.agents must be a list after the reset, got {names!r}", None)
+        self._seen[e] = set(names)
+        self._check_known(e, names, None)
+        if not names or (self.spec.fixed_agents and len(names) != len(self._names)):
+            expected = list(self._names) if self.spec.fixed_agents else "at least one agent"
+            raise self._fault(e, f"expected {expected} in env.agents after the reset, got {names}", None)
+        self._check_keys(e, observations, self._seen[e], "observation", None)
+        arrays.obs[:, e] = 0
+        arrays.alive[:, e] = False
+        self._set_live(e, [n for n, name in enumerate(self._names) if name in self._seen[e]])
+        for n in self._live[e]:
+            self._read(e, n, observations, infos, arrays.obs, arrays.mask, None)
+        self._forbid_absent(e)
+
+    def _step(self, e: int, actions: dict[str, Any]) -> None:
+        arrays, env, live = self.arrays, self._envs[e], self._live[e]
+        arrays.busy[0, e] = 1
+        try:
+            result = env.step(actions)
+        except Exception as error:
+            raise self._raised(e, "step", error, self._played(e)) from error
+        arrays.busy[0, e] = 0
+        if not isinstance(result, tuple) or len(result) != 5:
+            raise self._fault(e, "step must return (observations, rewards, terminations, truncations, infos)")
+        observations, rewards, terminations, truncations, infos = result
+        expected = self._live_sets[e]
+        unchanged = env.agents == self._live_names[e]
+        late = [] if unchanged else [name for name in env.agents if name not in self._seen[e]]
+        if late:
+            self._check_known(e, late)
+            self._seen[e].update(late)
+        self._check_keys(e, observations, expected.union(late) if late else expected, "observation")
+        self._check_keys(e, rewards, expected, "reward", optional=late)
+        self._check_keys(e, terminations, expected, "terminated", optional=late)
+        self._check_keys(e, truncations, expected, "truncated", optional=late)
+        left = False
+        for n in live:
+            name = self._names[n]
+            self._read(e, n, observations, infos, arrays.final_obs, arrays.final_mask)
+            terminated, truncated = terminations[name], truncations[name]
+            if type(terminated) not in _BOOLS or type(truncated) not in _BOOLS:
+                field, value = ("truncated", truncated) if type(terminated) in _BOOLS else ("terminated", terminated)
+                raise self._fault(e, f"expected a bool, got {type(value).__name__} {value!r}", agent=name, field=field)
+            if terminated or truncated:
+                arrays.terminated[n, e] = terminated
+                arrays.truncated[n, e] = truncated
+                left = True
+            reward = rewards[name]
+            self._reward[n, e] = reward if type(reward) in _FLOATS else self._number(e, name, reward)
+        if left or not unchanged:
+            self._change_agents(e, late, observations, infos)
+
+    def _change_agents(self, e: int, late: list[str], observations: dict[str, Any], infos: Any) -> None:
+        """Agents that ended leave, agents that appeared join; the episode ends when none remain."""
+        arrays, env = self.arrays, self._envs[e]
+        stays = [n for n in self._live[e] if not (arrays.terminated[n, e] or arrays.truncated[n, e])]
+        joins = [self._index[name] for name in late]
+        for n in joins:
+            self._read(e, n, observations, infos, arrays.final_obs, arrays.final_mask)
+        live = sorted(stays + joins)
+        if not live:  # whether env.agents was emptied makes no difference now
+            arrays.done[0, e] = True
+            return
+        after, expected = set(env.agents), {self._names[n] for n in live}
+        for name in self._names:
+            if name in expected and name not in after:
+                raise self._fault(e, "left env.agents without being terminated or truncated", agent=name)
+            if name in after and name not in expected:
+                ended = "was terminated or truncated but is still in env.agents; remove it there"
+                raise self._fault(e, ended if name in self._live_names[e] else "came back", agent=name)
+        if self.spec.fixed_agents and len(live) != len(self._names):
+            gone = [self._names[n] for n in self._live[e] if n not in live]
+            raise self._fault(e, f"{gone} left before the others, but the environment was declared with fixed_agents")
+        self._set_live(e, live)
+
+    def _set_live(self, e: int, live: list[int]) -> None:
+        self._live[e] = live
+        self._live_names[e] = list(self._envs[e].agents)
+        self._live_sets[e] = set(self._live_names[e])
+        self.arrays.alive[:, e] = False
+        self.arrays.alive[live, e] = True
+
+    # ---------------------------------------------------- all copies at once
+    def _prepare(self) -> None:
+        arrays = self.arrays
+        arrays.done[:] = False
+        arrays.active[:] = arrays.alive
+        arrays.terminated[:] = ~arrays.alive
+        arrays.truncated[:] = False
+        self._reward[:] = 0.0
+        if not self.spec.fixed_agents:
+            arrays.final_obs[:] = 0
+        if self.spec.has_masks:
+            arrays.final_mask[:] = False
+            arrays.final_mask[:, :, :, 0] = self._head_mask[:, None, :, 0]
+
+    def _publish(self, copies: Iterable[int] | None = None) -> None:
+        """Check the numbers of this step, then copy them to where the next action is chosen from."""
+        arrays = self.arrays
+        played = range(len(self.rows)) if copies is None else list(copies)
+        with np.errstate(over="ignore"):
+            arrays.reward[:] = self._reward
+        self._check_finite(played, arrays.final_obs, arrays.reward)
+        chosen = slice(None) if copies is None else played
+        arrays.steps[0, chosen] += 1
+        arrays.obs[:, chosen] = arrays.final_obs[:, chosen]
+        arrays.mask[:, chosen] = arrays.final_mask[:, chosen]
+        if not self.spec.fixed_agents:
+            for e in played:
+                if len(self._live[e]) < len(self._names):
+                    arrays.obs[~arrays.alive[:, e], e] = 0
+                    self._forbid_absent(e)
+
+    def _forbid_absent(self, e: int) -> None:
+        """An absent agent may choose 0 only, so that a critic sees a constant."""
+        if self.spec.has_masks:
+            absent = ~self.arrays.alive[:, e]
+            self.arrays.mask[absent, e] = False
+            self.arrays.mask[absent, e, :, 0] = self._head_mask[absent][:, :, 0]
+
+    def _decoded(self, present: np.ndarray | None = None) -> list[dict[str, Any]]:
+        """The PettingZoo actions of every copy, of the agents `present` [N, E] (those alive now): plain ints, which
+        mpe2 cannot change in place as it does with arrays."""
+        actions = self.arrays.actions
+        ids = (actions * self._strides[:, None, :]).sum(-1)
+        chosen = [
+            list(actions[n, :, : len(sizes)].astype(self._dtypes[n]))
+            if self.spec.agents[n].multi_discrete
+            else (ids[n] + self.spec.agents[n].start).tolist()
+            for n, sizes in enumerate(self._sizes)
+        ]
+        acting = self._live if present is None else [np.flatnonzero(column).tolist() for column in present.T]
+        return [{self._names[n]: chosen[n][e] for n in agents} for e, agents in enumerate(acting)]
+
+    # ------------------------------------------------------------------ checks
+    def _read(
+        self, e: int, n: int, observations: Any, infos: Any, obs: np.ndarray, mask: np.ndarray, played: Any = ...
+    ) -> None:
+        """Write agent n's observation, and its mask where the environment has masks."""
+        name = self._names[n]
+        try:
+            given = self._readers[n].write(observations[name], obs[n, e, : self._readers[n].size])
+        except BadValue as fault:
+            raise self._fault(e, str(fault), played, name, "observation") from None
+        if given is None and type(infos) is dict:
+            info = infos.get(name)
+            given = info.get("action_mask") if info and isinstance(info, dict) else None
+        if given is None and not self.spec.has_masks:
+            return
+        if not self.spec.has_masks:
+            raise self._fault(e, "an action mask, but none after the first reset", played, name, "info")
+        if given is None:
+            mask[n, e] = self._head_mask[n]
+            return
+        try:
+            read_mask(given, self._sizes[n], self.spec.agents[n].multi_discrete, mask[n, e])
+        except BadValue as fault:
+            raise self._fault(e, str(fault), played, name, "action_mask") from None
+
+    def _number(self, e: int, name: str, reward: Any) -> float:
+        if isinstance(reward, numbers.Real | np.number | np.bool_) or (
+            isinstance(reward, np.ndarray) and reward.ndim == 0 and reward.dtype.kind in "biuf"
+        ):
+            return float(reward)
+        shape = f" of shape {np.shape(reward)}" if isinstance(reward, np.ndarray | list | tuple) else f" {reward!r}"
+        raise self._fault(e, f"expected a number, got {type(reward).__name__}{shape}", agent=name, field="reward")
+
+    def _check_keys(
+        self, e: int, values: Any, expected: set[str], field: str, played: Any = ..., optional: Iterable[str] = ()
+    ) -> None:
+        """Membership only: indexing a defaultdict would invent the key that is missing."""
+        if not isinstance(values, dict):
+            raise self._fault(e, f"expected a dict over agents, got {type(values).__name__}", played, field=field)
+        if values.keys() == expected:
+            return
+        for name in expected:
+            if name not in values:
+                raise self._fault(e, f"is missing; got the keys {list(values)}", played, name, field)
+        for name in values:
+            if name not in expected and name not in optional:
+                raise self._fault(e, f"was not expected; expected the keys {sorted(expected)}", played, name, field)
+
+    def _check_known(self, e: int, names: Iterable[str], played: Any = ...) -> None:
+        for name in names:
+            if name not in self._index:
+                raise self._fault(
+                    e,
+                    "is not in possible_agents; environments that generate agents are not supported: name every agent "
+                    "that can appear in possible_agents",
+                    played,
+                    name,
+                )
+
+    def _check_finite(self, copies: Iterable[int], obs: np.ndarray, reward: np.ndarray | None) -> None:
+        if np.isfinite(obs).all() and (reward is None or np.isfinite(reward).all()):
+            return
+        for e in copies:
+            played = None if reward is None else ...
+            for n, name in enumerate(self._names):
+                bad = np.flatnonzero(~np.isfinite(obs[n, e]))
+                if len(bad):
+                    value = obs[n, e, bad[0]]
+                    raise self._fault(int(e), f"entry {bad[0]} is {value}, in {obs.dtype}", played, name, "observation")
+                if reward is not None and not np.isfinite(reward[n, e]):
+                    value = reward[n, e]
+                    raise self._fault(int(e), f"is {value}, in {reward.dtype}", played, name, "reward")
+
+    def _played(self, e: int) -> dict[str, Any]:
+        chosen = self._decoded(self.arrays.active)[e]
+        return {name: action.tolist() if isinstance(action, np.ndarray) else action for name, action in chosen.items()}
+
+    def _fault(
+        self, e: int, text: str, played: Any = ..., agent: str | None = None, field: str | None = None, trace: str = ""
+    ) -> EnvFailure:
+        """A failure of copy e; `played` is ... for the actions in `arrays`, None for a fault at the reset."""
+        where = " of ".join(part for part in (field, f"agent {agent!r}" if agent else None) if part)
+        return EnvFailure(
+            f"{where}: {text}" if where else text,
+            env_id=self.spec.id,
+            row=self.rows[e],
+            seed=int(self.arrays.seed[0, e]),
+            episode=int(self.arrays.episode[0, e]),
+            step=int(self.arrays.steps[0, e]),
+            actions=self._played(e) if played is ... else played,
+            agent=agent,
+            field=field,
+            trace=trace,
+        )
+
+    def _raised(self, e: int, method: str, error: Exception, played: Any) -> EnvFailure:
+        frames = traceback.extract_tb(error.__traceback__)
+        at = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+        trace = "".join(traceback.format_exception(error))
+        text = f"{method} raised {type(error).__name__}: {str(error).strip().rstrip('.')}{at}"
+        return self._fault(e, text, played, trace=trace)
+
+
+def _strides(spec: EnvSpec) -> np.ndarray:
+    """int64 [N, H]: what a choice of each head adds to a Discrete action; the first head runs fastest."""
+    strides = np.zeros((spec.num_agents, spec.num_heads), np.int64)
+    for n, agent in enumerate(spec.agents):
+        stride = 1
+        for h, head in enumerate(agent.heads):
+            strides[n, h] = stride
+            stride *= head.size
+    return strides

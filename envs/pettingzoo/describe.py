@@ -1,0 +1,296 @@
+"""Construct a PettingZoo ParallelEnv from its id and describe it as an EnvSpec."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from pettingzoo import AECEnv, ParallelEnv
+
+from envs.errors import UserError, did_you_mean
+from envs.pettingzoo.flatten import ObservationReader
+from envs.spec import AgentSpec, EnvSpec, Head, Route
+
+Heads = Mapping[str, Sequence[Sequence[Any]]]  # {agent: (("move", 5), ("message", 10))}
+
+
+# ----------------------------------------------------------------- construction
+def parallel_env(env_id: str, **env_args: Any) -> ParallelEnv:
+    """Construct the real PettingZoo environment of an MPE id or of `package.module:function`.
+
+    The current directory is importable, as with `python -m`.
+
+    Raises:
+        UserError: unknown id, module or function, wrong arguments, not a ParallelEnv, or the function raised.
+    """
+    if ":" not in env_id:
+        from envs.mpe import catalogue
+
+        return _call(lambda **args: catalogue.parallel_env(env_id, **args), env_id, env_args)
+    return _call(_function(env_id), env_id, env_args)
+
+
+def from_callable(make: Callable[..., ParallelEnv], **env_args: Any) -> ParallelEnv:
+    """Construct the environment that `make(**env_args)` returns; the same errors as `parallel_env`."""
+    if not callable(make):
+        raise UserError(f"make must be a function that returns a ParallelEnv, got {type(make).__name__}.")
+    return _call(make, callable_id(make), env_args)
+
+
+def callable_id(make: Callable[..., Any]) -> str:
+    """`package.module:function` of a function or class."""
+    inner = getattr(make, "func", make)  # functools.partial
+    name = getattr(inner, "__qualname__", type(inner).__qualname__)
+    return f"{getattr(inner, '__module__', '?')}:{name}"
+
+
+def _function(env_id: str) -> Callable[..., ParallelEnv]:
+    module_name, _, name = env_id.partition(":")
+    if not module_name or not name:
+        raise UserError(f"environment {env_id!r}: expected package.module:function, with a name on both sides.")
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)  # stays: modules of the environment may import their neighbours later
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise UserError(
+                f"environment {env_id!r}: there is no module {error.name!r} in {here} or among the installed "
+                "packages. Install it, or start from the directory that holds it."
+            ) from error
+        raise UserError(f"environment {env_id!r}: its module needs {error.name!r}, which is not installed.") from error
+    except Exception as error:
+        raise UserError(f"environment {env_id!r}: importing its module raised {_told(error)}.") from error
+    function = getattr(module, name, None)
+    if function is None:
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UserError(
+            f"environment {env_id!r}: module {module_name!r} has no function {name!r}; "
+            f"it has {sorted(known)[:20]}.{did_you_mean(name, known)}"
+        )
+    if not callable(function):
+        raise UserError(f"environment {env_id!r}: {name!r} is a {type(function).__name__}, expected a function.")
+    return function
+
+
+def _call(make: Callable[..., Any], env_id: str, env_args: dict[str, Any]) -> ParallelEnv:
+    try:
+        env = make(**env_args)
+    except UserError:
+        raise
+    except Exception as error:
+        given = f" with {env_args}" if env_args else ""
+        raise UserError(f"environment {env_id!r}: constructing it{given} raised {_told(error)}.") from error
+    if isinstance(env, AECEnv):
+        raise UserError(
+            f"environment {env_id!r} is an AECEnv (agents act in turns), expected a ParallelEnv. "
+            "Return pettingzoo.utils.conversions.aec_to_parallel(env), or turn_based_aec_to_parallel(env) for a "
+            "game of turns."
+        )
+    if not isinstance(env, ParallelEnv):
+        raise UserError(f"environment {env_id!r}: expected a pettingzoo.ParallelEnv, got {type(env).__name__}.")
+    return env
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().rstrip('.') or 'no message'}"
+
+
+# ------------------------------------------------------------------ description
+def describe(
+    env_id: str,
+    env: ParallelEnv,
+    *,
+    heads: Heads | None = None,
+    routes: Sequence[Mapping[str, Any]] | None = None,
+    teams: Sequence[Sequence[str]] | None = None,
+    fixed_agents: bool = False,
+) -> EnvSpec:
+    """Describe any ParallelEnv; see `envs.pettingzoo.PettingZooEnv` for the arguments.
+
+    Raises:
+        UserError: no `possible_agents`, a space that is not supported, or a declaration that does not fit.
+    """
+    agents = _agents(env_id, env)
+    _known(env_id, "heads", heads or {}, agents)
+    described = tuple(_agent(env_id, env, name, (heads or {}).get(name)) for name in agents)
+    return EnvSpec(
+        id=env_id,
+        agents=described,
+        horizon=horizon(env),
+        routes=tuple(_route(env_id, k, route, described) for k, route in enumerate(routes or ())),
+        teams=_teams(env_id, teams, agents),
+        fixed_agents=fixed_agents,
+    )
+
+
+def describe_known(env_id: str, env: ParallelEnv) -> EnvSpec:
+    """The description of MPE's catalogue where `env_id` is an MPE id, else our own."""
+    from envs.mpe import catalogue
+
+    return describe(env_id, env) if catalogue.canonical_id(env_id) is None else catalogue.describe(env_id, env)
+
+
+def horizon(env: ParallelEnv) -> int | None:
+    """`max_cycles` of the innermost environment or of its metadata, where there is one."""
+    inner = env.unwrapped
+    for value in (getattr(inner, "max_cycles", None), (getattr(inner, "metadata", None) or {}).get("max_cycles")):
+        if isinstance(value, int | np.integer) and not isinstance(value, bool) and value > 0:
+            return int(value)
+    return None
+
+
+def _agents(env_id: str, env: ParallelEnv) -> list[str]:
+    names = getattr(env, "possible_agents", None)
+    if not names:
+        raise UserError(
+            f"environment {env_id!r} has no list `possible_agents`. Environments that generate agents are not "
+            "supported: name every agent that can appear in `possible_agents`, in a fixed order."
+        )
+    names = list(names)
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong or len(set(names)) != len(names):
+        raise UserError(f"environment {env_id!r}: possible_agents must be different strings, got {names}.")
+    return names
+
+
+def _agent(env_id: str, env: ParallelEnv, name: str, heads: Sequence[Sequence[Any]] | None) -> AgentSpec:
+    try:
+        observation_space, action_space = env.observation_space(name), env.action_space(name)
+    except Exception as error:
+        raise UserError(f"environment {env_id!r}: asking for the spaces of {name!r} raised {_told(error)}.") from error
+    obs_size = ObservationReader(observation_space, name).size
+    if isinstance(action_space, spaces.Discrete):
+        count = int(action_space.n)
+        declared = _heads(env_id, name, heads) or (Head("move", count),)
+        agent = AgentSpec(name, obs_size, declared, start=int(action_space.start))
+        if agent.num_actions != count:
+            raise UserError(
+                f"environment {env_id!r}: the heads {_pairs(declared)} of agent {name!r} make {agent.num_actions} "
+                f"joint choices, but its action space is Discrete({count}). Their sizes must multiply to {count}."
+            )
+        return agent
+    if isinstance(action_space, spaces.MultiDiscrete) and action_space.nvec.ndim == 1:
+        sizes = [int(n) for n in action_space.nvec]
+        if np.any(action_space.start != 0):
+            raise UserError(
+                f"environment {env_id!r}: the MultiDiscrete action space of agent {name!r} starts at "
+                f"{action_space.start.tolist()}; expected zeros. Shift the actions in a wrapper."
+            )
+        declared = _heads(env_id, name, heads) or tuple(Head(f"choice_{h}", n) for h, n in enumerate(sizes))
+        if [head.size for head in declared] != sizes:
+            raise UserError(
+                f"environment {env_id!r}: the heads {_pairs(declared)} of agent {name!r} do not fit its action "
+                f"space MultiDiscrete({sizes}): expected {len(sizes)} heads of these sizes in this order."
+            )
+        return AgentSpec(name, obs_size, declared, multi_discrete=True)
+    what = "continuous actions" if isinstance(action_space, spaces.Box) else "an action space of another kind"
+    raise UserError(
+        f"environment {env_id!r}: agent {name!r} has {what}: {action_space}. Expected Discrete or a MultiDiscrete "
+        "with one axis: this package learns discrete actions and messages. Ask the environment for discrete actions, "
+        "or wrap it so that each choice stands for one continuous action."
+    )
+
+
+def _pairs(heads: Sequence[Head]) -> list[tuple[str, int]]:
+    return [(head.name, head.size) for head in heads]
+
+
+def _heads(env_id: str, name: str, declared: Sequence[Sequence[Any]] | None) -> tuple[Head, ...]:
+    """Heads from pairs (name, size); empty where none were declared."""
+    heads = []
+    for pair in declared or ():
+        ok = isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)
+        if not ok or not isinstance(pair[1], int) or isinstance(pair[1], bool) or pair[1] < 1:
+            raise UserError(
+                f"environment {env_id!r}: heads of agent {name!r} must be pairs such as "
+                f"[['move', 5], ['message', 10]], got {declared!r}."
+            )
+        heads.append(Head(pair[0], pair[1]))
+    if len({head.name for head in heads}) != len(heads):
+        raise UserError(f"environment {env_id!r}: heads of agent {name!r} must have different names, got {declared!r}.")
+    return tuple(heads)
+
+
+def _known(env_id: str, what: str, names: Any, agents: Sequence[str]) -> None:
+    for name in names:
+        if name not in agents:
+            raise UserError(
+                f"environment {env_id!r}: {what} names the unknown agent {name!r}; expected one of {list(agents)}."
+                f"{did_you_mean(str(name), agents)}"
+            )
+
+
+def _teams(env_id: str, teams: Sequence[Sequence[str]] | None, agents: list[str]) -> tuple[tuple[int, ...], ...]:
+    if not teams:
+        return ()
+    listed = [name for team in teams for name in team]
+    _known(env_id, "teams", listed, agents)
+    if sorted(listed) != sorted(agents):
+        raise UserError(
+            f"environment {env_id!r}: teams must name every agent once, got {[list(t) for t in teams]} for {agents}."
+        )
+    return tuple(tuple(agents.index(name) for name in team) for team in teams)
+
+
+# ----------------------------------------------------------------------- routes
+_ROUTE_KEYS = ("sender", "head", "receiver", "start", "size", "meaning", "exact")
+
+
+def _route(env_id: str, k: int, given: Mapping[str, Any], agents: tuple[AgentSpec, ...]) -> Route:
+    """A Route from a plain dict; every fault names the route by its position."""
+
+    def fault(text: str) -> UserError:
+        return UserError(f"environment {env_id!r}: routes[{k}] {text}")
+
+    if not isinstance(given, Mapping):
+        raise fault(f"must be a dict with the keys {list(_ROUTE_KEYS[:4])}, got {given!r}.")
+    for key in given:
+        if key not in _ROUTE_KEYS:
+            raise fault(f"has the unknown key {key!r}.{did_you_mean(str(key), _ROUTE_KEYS)}")
+    missing = [key for key in ("sender", "receiver", "start") if key not in given]
+    if missing:
+        raise fault(f"lacks {missing}.")
+    names = [agent.name for agent in agents]
+    _known(env_id, f"routes[{k}]", [given["sender"], given["receiver"]], names)
+    sender, receiver = names.index(given["sender"]), names.index(given["receiver"])
+    head = given.get("head", "message")
+    heads = {entry.name: h for h, entry in enumerate(agents[sender].heads)}
+    if head not in heads:
+        raise fault(
+            f"names head {head!r} of {names[sender]!r}, which has {list(heads)}.{did_you_mean(str(head), heads)} "
+            f"Declare it with heads={{{names[sender]!r}: [['message', SYMBOLS]]}}."
+        )
+    if not agents[sender].heads[heads[head]].is_message:
+        raise fault(f"names head {head!r}: a head that carries messages must have a name that begins with 'message'.")
+    size = agents[sender].heads[heads[head]].size
+    if given.get("size", size) != size:
+        raise fault(f"has size {given['size']!r}, but head {head!r} has {size} symbols.")
+    start = _slot(given["start"], size, agents[receiver], "start", fault)
+    meaning = given.get("meaning")
+    if meaning is not None:
+        if not isinstance(meaning, list | tuple) or len(meaning) != 2:
+            raise fault(f"has meaning {meaning!r}, expected [start, size] in the sender's observation.")
+        meaning = (_slot(meaning[0], meaning[1], agents[sender], "meaning", fault), int(meaning[1]))
+    exact = given.get("exact", True)
+    if not isinstance(exact, bool):
+        raise fault(f"has exact {exact!r}, expected true or false.")
+    return Route(sender, heads[head], receiver, start, size, exact, meaning)
+
+
+def _slot(start: Any, size: Any, agent: AgentSpec, key: str, fault: Callable[[str], UserError]) -> int:
+    for number, low in ((start, 0), (size, 1)):
+        if not isinstance(number, int) or isinstance(number, bool) or number < low:
+            raise fault(f"has a {key} with {number!r}, expected an integer of at least {low}.")
+    if start + size > agent.obs_size:
+        raise fault(
+            f"has a {key} that ends at entry {start + size}, but the observation of {agent.name!r} has "
+            f"{agent.obs_size} entries."
+        )
+    return start

@@ -1,0 +1,368 @@
+"""Any real PettingZoo ParallelEnv as a BatchedEnv, in this process or in worker processes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from pettingzoo import ParallelEnv
+from torch import Tensor
+
+from envs.batched import BatchedEnv, Step
+from envs.errors import UserError
+from envs.pettingzoo.arrays import Arrays
+from envs.pettingzoo.copies import Copies
+from envs.pettingzoo.describe import Heads, callable_id, describe, from_callable, parallel_env
+from envs.pettingzoo.routes import check_routes
+from envs.pettingzoo.workers import Workers
+from envs.spec import EnvSpec
+
+__all__ = ["PettingZooEnv"]
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """Makes the environment anew, here or in another process."""
+
+    env_id: str
+    make: Callable[..., ParallelEnv] | None
+    env_args: dict[str, Any] = field(default_factory=dict)
+    is_mpe: bool = False
+    rebuild: bool = False
+
+    def __call__(self) -> ParallelEnv:
+        if self.make is not None:
+            return from_callable(self.make, **self.env_args)
+        return parallel_env(self.env_id, **self.env_args)
+
+    def copies(self, spec: EnvSpec, rows: Sequence[int], arrays: Arrays, first: ParallelEnv | None = None) -> Copies:
+        # mpe2's close() shuts the whole of pygame down: rendering of every other environment here would break
+        return Copies(self, spec, rows, arrays, first, not self.is_mpe, self.rebuild)
+
+
+class PettingZooEnv(BatchedEnv):
+    """E copies of a PettingZoo ParallelEnv, each reset by itself when its episode ends.
+
+    Episode k of the copy with global index r is reset with a 31-bit seed that is a pure function of (seed, r, k):
+    a copy plays alike alone, among others, and in any worker.
+
+    Agents that leave before the episode ends are absent from then on: `Step.active` is False, observation and reward
+    are zeros, `terminated` is True, their actions are not sent. The episode ends when no agent remains. Nothing in
+    PettingZoo tells beforehand whether agents can leave, so `spec.fixed_agents` is False (agents may leave) for every
+    environment that is not of MPE, unless it is declared.
+
+    `heads`, `routes`, `teams` and `fixed_agents` may also stand in the environment's `metadata`, under these names.
+
+    Args:
+        env_id: an MPE id with or without its version, or `package.module:function` that returns a ParallelEnv (the
+            current directory is importable).
+        num_envs: E, the number of copies.
+        device, dtype: of the tensors that are returned; float32 or float64.
+        rows: the global index of every copy, E different integers; None: 0 to E - 1.
+        workers: processes that the copies are spread over; 0: all in this process. Fast environments (MPE) are
+            faster in this process; `make` must then be importable from its module.
+        spec: the description to use instead of our own; its agents must have the environment's sizes.
+        make: a function that returns a new ParallelEnv, instead of `env_id`.
+        heads: {agent: [[name, size], ...]} splits the Discrete action of an agent into several choices whose sizes
+            multiply to n (the first runs fastest: action = c_0 + n_0 * c_1), or names the entries of a MultiDiscrete.
+            A head whose name begins with "message" is a message. Without it a Discrete is the head "move", and a
+            MultiDiscrete the heads "choice_0", "choice_1", ...
+        routes: message slots as plain dicts, e.g. {"sender": "speaker_0", "head": "message", "receiver":
+            "listener_0", "start": 8, "meaning": [0, 3]}: from entry 8 on, the listener's flattened observation holds
+            the one-hot of what the speaker chose one step before (zeros after a reset); the first 3 entries of the
+            speaker's observation are what there is to tell. `head` defaults to "message", `meaning` is optional. The
+            environment is tried at once whether it does so; "exact": False for noisy or delayed channels skips that.
+        teams: [[agent, ...], ...] agents with a common interest; None: all are one team.
+        fixed_agents: declares that no agent leaves before the others; None: as described above.
+        rebuild: make the environment anew for every episode. For environments that carry something over from one
+            episode to the next although they are reset with a seed (knights_archers_zombies_v11 does): without it a
+            run with them cannot be resumed exactly.
+        worker_timeout: seconds that a worker may take for one step of all its copies before it counts as hung.
+        **env_args: keyword arguments of the environment.
+
+    Raises:
+        UserError: the environment cannot be made or used, or a declaration does not fit it.
+        EnvFailure: while it is stepped, the environment raises, breaks its contract, dies or hangs.
+    """
+
+    def __init__(
+        self,
+        env_id: str | None = None,
+        num_envs: int = 1,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        rows: Sequence[int] | None = None,
+        workers: int = 0,
+        spec: EnvSpec | None = None,
+        make: Callable[..., ParallelEnv] | None = None,
+        *,
+        heads: Heads | None = None,
+        routes: Sequence[Mapping[str, Any]] | None = None,
+        teams: Sequence[Sequence[str]] | None = None,
+        fixed_agents: bool | None = None,
+        rebuild: bool = False,
+        worker_timeout: float = 60.0,
+        **env_args: Any,
+    ) -> None:
+        self.num_envs = num_envs
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.rows = _rows(num_envs, rows)
+        np_dtype = _numpy_dtype(dtype)
+        if workers < 0 or worker_timeout <= 0:
+            raise UserError(
+                f"workers must be at least 0 and worker_timeout above 0, got {workers} and {worker_timeout}."
+            )
+        recipe = replace(_recipe(env_id, make, env_args), rebuild=rebuild)
+        declared = {"heads": heads, "routes": routes, "teams": teams, "fixed_agents": fixed_agents}
+        template = recipe()
+        self.spec = _describe(recipe, template, spec, declared)
+        if workers:
+            if not recipe.is_mpe:
+                template.close()
+            self._copies: Copies | Workers = Workers(recipe, self.spec, self.rows, np_dtype, workers, worker_timeout)
+        else:
+            arrays = Arrays.allocate(self.spec, num_envs, np_dtype)
+            self._copies = recipe.copies(self.spec, self.rows, arrays, template)
+        self._arrays = self._copies.arrays
+        self._closed = False
+        self._seed = 0
+        self._started = False
+        sizes = np.full((self.spec.num_agents, self.spec.num_heads), np.iinfo(np.int64).max)
+        for n, agent in enumerate(self.spec.agents):
+            sizes[n, : len(agent.heads)] = [head.size for head in agent.heads]
+        self._sizes = sizes[:, None, :]
+        self._has_head = (sizes < np.iinfo(np.int64).max)[:, None, :]
+        self._small = np.min_scalar_type(self.spec.head_size)
+        self._history: deque[np.ndarray] = deque()  # joint actions [N, E, H] since the oldest running episode began
+
+    # ---------------------------------------------------------------- the loop
+    def reset(self, seed: int | None = None) -> Tensor:
+        return self._begin(self._seed if seed is None else int(seed), None)
+
+    def reset_to(self, seeds: Sequence[int]) -> Tensor:
+        """Start an episode in every copy with exactly these seeds [E] of the environment; obs [N, E, O].
+
+        For evaluation, where episode i is reset with a known seed. Episodes that follow are seeded as after `reset`.
+        """
+        given = [int(seed) for seed in seeds]
+        if len(given) != self.num_envs or any(not 0 <= seed < 2**63 for seed in given):
+            raise UserError(f"reset_to takes {self.num_envs} seeds of at least 0, one a copy, got {given}.")
+        return self._begin(self._seed, given)
+
+    def _begin(self, seed: int, seeds: list[int] | None) -> Tensor:
+        self._require_open()
+        self._seed = seed
+        self._copies.reset(seed, [0] * self.num_envs, seeds)
+        self._history.clear()
+        self._started = True
+        return self._publish()
+
+    def step(self, actions: Tensor) -> Step:
+        self._require_open()
+        if not self._started:
+            raise UserError("call reset() before the first step().")
+        arrays = self._arrays
+        played = self._checked(actions)
+        arrays.actions[:] = played
+        self._history.append(played.astype(self._small))
+        self._copies.step()
+        longest = int(arrays.steps.max())
+        while len(self._history) > longest:
+            self._history.popleft()
+        obs = self._publish()
+        masks = self.spec.has_masks
+        return Step(
+            obs=obs,
+            final_obs=self._tensor(arrays.final_obs),
+            reward=self._tensor(arrays.reward),
+            terminated=self._tensor(arrays.terminated),
+            truncated=self._tensor(arrays.truncated),
+            active=None if self.spec.fixed_agents else self._tensor(arrays.active),
+            mask=self.mask if masks else None,
+            final_mask=self._tensor(arrays.final_mask) if masks else None,
+            done=self._tensor(arrays.done[0]),
+        )
+
+    def close(self) -> None:
+        """Stop the workers, close the environments; calling it twice is harmless."""
+        if not self._closed:
+            self._closed = True
+            self._copies.close()
+
+    def _publish(self) -> Tensor:
+        if self.spec.has_masks:
+            self.mask = self._tensor(self._arrays.mask)
+        return self._tensor(self._arrays.obs)
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array.copy()).to(self.device)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise UserError("this environment is closed; make a new one.")
+
+    def _checked(self, actions: Tensor) -> np.ndarray:
+        """Int64 [N, E, H] with zeros for absent heads and agents; `UserError` for what cannot be played."""
+        expected = (self.spec.num_agents, self.num_envs, self.spec.num_heads)
+        usable = isinstance(actions, Tensor) and not actions.is_floating_point() and actions.dtype != torch.bool
+        if not usable or tuple(actions.shape) != expected:
+            self.check_actions(actions)  # raises
+        choices = actions.detach().cpu().numpy().astype(np.int64)
+        choices = choices * (self._has_head & self._arrays.alive[:, :, None])
+        wrong = (choices < 0) | (choices >= self._sizes)
+        if wrong.any():
+            n, e, h = np.argwhere(wrong)[0]
+            head = self.spec.agents[n].heads[h]
+            raise UserError(
+                f"action of agent {self.spec.agent_names[n]!r}, head {head.name!r} must lie in "
+                f"[0, {head.size - 1}], got {choices[n, e, h]} in copy {self.rows[e]}."
+            )
+        if self.spec.has_masks:
+            allowed = np.take_along_axis(self._arrays.mask, choices[..., None], -1)[..., 0] | ~self._has_head
+            if not allowed.all():
+                n, e, h = np.argwhere(~allowed)[0]
+                head = self.spec.agents[n].heads[h]
+                raise UserError(
+                    f"action {choices[n, e, h]} of agent {self.spec.agent_names[n]!r}, head {head.name!r}, in copy "
+                    f"{self.rows[e]} is forbidden by its action mask; expected one of "
+                    f"{np.flatnonzero(self._arrays.mask[n, e, h]).tolist()}."
+                )
+        return choices
+
+    # -------------------------------------------------------------- checkpoints
+    def state_dict(self) -> dict[str, Any]:
+        """The seed, the episode numbers, what was played in every running episode, and where that led.
+
+        An environment cannot be copied in general; it is replayed. That is exact for every environment whose episode
+        is a function of its seed and the actions.
+        """
+        arrays = self._arrays
+        lengths = arrays.steps[0].tolist()
+        history = np.array(self._history, dtype=np.int64).reshape(-1, *arrays.actions.shape)  # [T, N, E, H]
+        played = np.zeros_like(history.transpose(2, 0, 1, 3))  # [E, T, N, H], zeros behind a row's own steps
+        for e, length in enumerate(lengths):
+            played[e, :length] = history[len(history) - length :, :, e]
+        return {
+            "seed": self._seed,
+            "started": self._started,
+            "rows": torch.tensor(self.rows),
+            "episode": torch.from_numpy(arrays.episode[0].astype(np.int64)),
+            "seeds": torch.from_numpy(arrays.seed[0].astype(np.int64)),
+            "steps": torch.tensor(lengths),
+            "actions": torch.from_numpy(played),
+            "obs": torch.from_numpy(arrays.obs.swapaxes(0, 1).copy()),
+            "alive": torch.from_numpy(arrays.alive.T.copy()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Replay the running episodes.
+
+        Raises:
+            UserError: the state is of other copies, or the environment is not a function of its seed.
+        """
+        self._require_open()
+        if state["rows"].tolist() != self.rows:
+            raise UserError(f"the state is of the copies {state['rows'].tolist()}, expected {self.rows}.")
+        obs, actions = state["obs"].numpy().swapaxes(0, 1), state["actions"].numpy()
+        N, H = self.spec.num_agents, self.spec.num_heads
+        if obs.shape != self._arrays.obs.shape or actions.shape[2:] != (N, H):
+            raise UserError("the state is of an environment with other agents, heads or observations.")
+        lengths = state["steps"].tolist()
+        played = [actions[e, :length] for e, length in enumerate(lengths)]
+        self._seed, self._started = int(state["seed"]), bool(state["started"])
+        self._history.clear()
+        self.mask = None
+        if not self._started:
+            return
+        running = self._copies.replay(self._seed, state["episode"].tolist(), state["seeds"].tolist(), played)
+        same = running and np.array_equal(self._arrays.alive, state["alive"].numpy().T)
+        if not same or not np.array_equal(self._arrays.obs, obs):
+            raise UserError(
+                f"environment {self.spec.id!r} is not deterministic given its seed: replaying the running episodes "
+                "led to other observations than the stored ones, so the run cannot be resumed exactly. Draw every "
+                "random number of the environment from the seed given to reset(seed=...); python -m envs.check finds "
+                "out whether it does. If only earlier episodes leave something behind, rebuild=True helps."
+            )
+        longest = max(lengths)
+        history = np.zeros((longest, N, self.num_envs, H), self._small)
+        for e, part in enumerate(played):
+            history[longest - len(part) :, :, e] = part
+        self._history.extend(history)
+        self._publish()
+
+
+# ----------------------------------------------------------------- construction
+def _recipe(env_id: str | None, make: Callable[..., ParallelEnv] | None, env_args: dict[str, Any]) -> _Recipe:
+    if make is not None:
+        return _Recipe(env_id or callable_id(make), make, env_args)
+    if not env_id:
+        raise UserError("expected an environment id such as 'simple_spread' or 'package.module:function', or make=...")
+    if ":" in env_id:
+        return _Recipe(env_id, None, env_args)
+    from envs.mpe import catalogue
+
+    return _Recipe(catalogue.require_id(env_id), None, env_args, is_mpe=True)
+
+
+def _describe(recipe: _Recipe, env: ParallelEnv, given: EnvSpec | None, declared: dict[str, Any]) -> EnvSpec:
+    """The spec of MPE's catalogue, the one that was given, or our own description with what was declared."""
+    if given is not None or recipe.is_mpe:
+        extra = [name for name, value in declared.items() if value is not None]
+        if extra:
+            why = "spec= is given" if given is not None else f"{recipe.env_id} is known already"
+            raise UserError(f"{extra} cannot be declared: {why}.")
+    if recipe.is_mpe and given is None:
+        from envs.mpe import catalogue
+
+        return catalogue.describe(recipe.env_id, env)
+    if given is not None:
+        own = describe(recipe.env_id, env)
+        sizes = [(agent.name, agent.obs_size, agent.num_actions, agent.multi_discrete) for agent in own.agents]
+        wanted = [(agent.name, agent.obs_size, agent.num_actions, agent.multi_discrete) for agent in given.agents]
+        if sizes != wanted:
+            raise UserError(
+                f"the given spec does not fit {recipe.env_id!r}: expected (agent, observation width, actions, "
+                f"multi-discrete) {sizes}, got {wanted}."
+            )
+        return replace(given, has_masks=_has_masks(recipe.env_id, env))
+    told = getattr(env, "metadata", None) or {}
+    declared = {name: told.get(name) if value is None else value for name, value in declared.items()}
+    fixed = bool(declared.pop("fixed_agents"))
+    spec = describe(recipe.env_id, env, fixed_agents=fixed, **declared)
+    spec = replace(spec, has_masks=_has_masks(recipe.env_id, env))
+    check_routes(spec, env)
+    return spec
+
+
+def _has_masks(env_id: str, env: ParallelEnv) -> bool:
+    """Whether observations, or the infos of a reset, hold action masks."""
+    for name in env.possible_agents:
+        if "action_mask" in (getattr(env.observation_space(name), "spaces", None) or {}):
+            return True
+    try:
+        _, infos = env.reset(seed=0)
+    except Exception as error:
+        raise UserError(f"environment {env_id!r}: reset(seed=0) raised {type(error).__name__}: {error}") from error
+    return any(isinstance(info, dict) and "action_mask" in info for info in infos.values())
+
+
+def _rows(num_envs: int, rows: Sequence[int] | None) -> list[int]:
+    if not isinstance(num_envs, int) or num_envs < 1:
+        raise UserError(f"num_envs must be an integer of at least 1, got {num_envs!r}.")
+    listed = list(range(num_envs)) if rows is None else [int(row) for row in rows]
+    if len(listed) != num_envs or len(set(listed)) != num_envs:
+        raise UserError(f"rows must be {num_envs} different integers, one a copy, got {listed}.")
+    return listed
+
+
+def _numpy_dtype(dtype: torch.dtype) -> Any:
+    if dtype == torch.float32:
+        return np.float32
+    if dtype == torch.float64:
+        return np.float64
+    raise UserError(f"dtype must be torch.float32 or torch.float64, got {dtype}.")

@@ -1,0 +1,27 @@
+"""Tiny environments with known answers, each isolating one fault of a learner."""
+
+from envs.probes.env import (
+    Probe,
+    answer_observation,
+    choose_action,
+    constant_value,
+    discounted_value,
+    make,
+    matching_game,
+    truncated_value,
+    value_from_observation,
+    witness_game,
+)
+
+__all__ = [
+    "Probe",
+    "answer_observation",
+    "choose_action",
+    "constant_value",
+    "discounted_value",
+    "make",
+    "matching_game",
+    "truncated_value",
+    "value_from_observation",
+    "witness_game",
+]

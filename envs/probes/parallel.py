@@ -1,0 +1,71 @@
+"""A probe as a PettingZoo ParallelEnv, and an example of one that declares its message slots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from pettingzoo import ParallelEnv
+
+from envs.probes.env import Probe
+
+
+class ProbeParallelEnv(ParallelEnv[str, np.ndarray, int]):
+    """One copy of a probe.
+
+    Its metadata declares heads and routes as `envs.pettingzoo.PettingZooEnv` takes them, so that whoever runs it need
+    not.
+
+    Args:
+        probe: with num_envs=1; the copy takes it over.
+    """
+
+    def __init__(self, probe: Probe) -> None:
+        spec = probe.spec
+        self._probe = probe
+        self.max_cycles = probe.rules.length
+        self.possible_agents = list(spec.agent_names)
+        self.agents: list[str] = []
+        self._spaces = {
+            agent.name: (spaces.Box(-1.0, 1.0, (agent.obs_size,)), spaces.Discrete(agent.num_actions))
+            for agent in spec.agents
+        }
+        self.metadata = {"name": spec.id.partition(":")[2], "render_modes": [], **spec.declaration()}
+        self._next = probe.reset(0)  # [N, 1, O] what the next unseeded reset returns
+
+    def observation_space(self, agent: str) -> spaces.Space[Any]:
+        return self._spaces[agent][0]
+
+    def action_space(self, agent: str) -> spaces.Space[Any]:
+        return self._spaces[agent][1]
+
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
+        if seed is not None:
+            self._next = self._probe.reset(seed)
+        elif self.agents:  # in the middle of an episode: finish it
+            while self.agents:
+                self.step(dict.fromkeys(self.agents, 0))
+        self.agents = self.possible_agents[:]
+        return self._observations(self._next), {name: {} for name in self.agents}
+
+    def step(self, actions: dict[str, int]) -> tuple[Any, ...]:
+        ids = [[[int(actions[name])]] for name in self.possible_agents]
+        step = self._probe.step(torch.tensor(ids))
+        names = self.agents
+        self._next = step.obs
+        if bool(step.done is not None and step.done[0]):
+            self.agents = []
+        return (
+            self._observations(step.final_obs),
+            {name: float(step.reward[n, 0]) for n, name in enumerate(names)},
+            {name: bool(step.terminated[n, 0]) for n, name in enumerate(names)},
+            {name: bool(step.truncated[n, 0]) for n, name in enumerate(names)},
+            {name: {} for name in names},
+        )
+
+    def _observations(self, obs: torch.Tensor) -> dict[str, np.ndarray]:
+        return {name: own[0].numpy().copy() for name, own in self._probe.split_obs(obs).items()}

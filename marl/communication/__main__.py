@@ -1,0 +1,8 @@
+"""The command `python -m marl.communication`."""
+
+import sys
+
+from marl.communication.run_analysis import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,377 @@
+"""What do the agents of a run say to each other, does anybody listen, and what is it worth?
+
+    python -m marl.communication RUN                      metrics, interventions, cross-play of replicas, pictures
+    python -m marl.communication RUN --with OTHER_RUN     cross-play with other runs too
+    python -m marl.communication RUN --episodes 200 --replicas 0 1 --interventions mute noise:0.2
+
+Prints a verdict in plain words and writes communication.json and figures/ into RUN. Everything is played in the real
+environment. Formulas, units and limits of every number: docs/communication.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from envs.spec import EnvSpec
+from marl import exit_codes as commands
+from marl.communication.analysis import Material, analyse_player
+from marl.communication.channels import Meaning, channels_of
+from marl.communication.crossplay import Participant, cross_play
+from marl.communication.figures import formation_figure, write_formation_csv
+from marl.communication.gallery import pictures
+from marl.communication.influence import Predictable
+from marl.communication.interventions import DEFAULTS, possible
+from marl.communication.verdict import constant_replicas, describe, summary
+from marl.errors import UserError
+from marl.evaluate.anchors import lines_of
+from marl.figures.film import film, write_gif
+from marl.figures.plots import image, matrix_figure, save
+from marl.play.policy import Policy
+from marl.runs.checkpoint import DIRECTORY, newest, read_manifest, saved_checkpoints
+from marl.runs.durable import replace_text
+from marl.runs.event_file import EventFile
+
+JSON, FIGURES, FORMATION, GIF = "communication.json", "figures", "formation.csv", "episodes.gif"
+_FORMATION_EPISODES = 200
+_FILMED = 3  # episodes of the GIF
+_MOST_CROSS = 8  # participants of a cross-play
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure, and on how much."""
+
+    episodes: int = 1000
+    """Sample size of every metric and intervention; the bias at small samples is in docs/communication.md."""
+    seed: int = 1_000_000
+    """Episode i is reset with this seed plus i."""
+    interventions: Sequence[str] = DEFAULTS
+    """For the shown replica; the others are only shuffled."""
+    cross_episodes: int = 200
+    """Episodes of each pair in a cross-play; 0: none."""
+    formation: bool = True
+    """How the protocol formed, one row a checkpoint."""
+    figures: bool = True
+    """Draw the pictures."""
+    meaning: Meaning | None = None
+    """From the sender's observations to what there is to tell, where the environment does not declare it."""
+    backend: str = "pettingzoo"
+    """The real environment, or "torch": the batched port."""
+    progress: Callable[[str], None] = lambda text: None
+    """Told what is being done."""
+    on_figure: Callable[[str, Figure], None] = lambda name, figure: None
+    """Given every figure, for TensorBoard."""
+
+
+QUICK = Options(episodes=200, interventions=("mute", "shuffled"), cross_episodes=0, formation=False)
+"""A few seconds a replica: for the end of a training run."""
+
+
+def analyse_run(
+    run_dir: Path | str,
+    options: Options | None = None,
+    *,
+    replicas: Sequence[int] | None = None,
+    others: Sequence[Path | str] = (),
+    greedy: bool = True,
+    **changes: Any,
+) -> dict[str, Any]:
+    """Analyse the replicas of a run; write communication.json and the pictures into its directory.
+
+    Args:
+        run_dir: of a training run.
+        options: what to measure; `changes` are fields of it, as `episodes=200`.
+        replicas: which; None: all.
+        others: further runs, whose first replica joins the cross-play.
+        greedy: the argmax of each head, or sampled.
+
+    Returns:
+        What communication.json holds: `env`, `run`, `mode`, `episodes`, `replicas` (one `analyse_player` each, with
+        its `replica` and a one-line `summary`), `shown` (the replica of the pictures: the median return),
+        `cross_play`, `formation`, `text` (the verdict in plain words) and `figures` (file names in figures/). A film
+        of the shown replica goes to episodes.gif.
+
+    Raises:
+        UserError: no such run or replica, an environment without a channel, a bad option.
+    """
+    run_dir = Path(run_dir)
+    chosen = Options(**{**(vars(options) if options else {}), **changes})
+    first = Policy.load(run_dir, replica=0, greedy=greedy)
+    count = first.num_replicas
+    wanted = list(range(count)) if replicas is None else list(replicas)
+    bad = [r for r in wanted if not 0 <= r < count]
+    if bad or not wanted:
+        raise UserError(f"{run_dir} has the replicas 0 to {count - 1}, got {bad or 'none'}.")
+    players = {f"replica {r}": Policy.load(run_dir, replica=r, greedy=greedy) for r in wanted}
+    guests = {str(other): Policy.load(other, replica=0, greedy=greedy) for other in others}
+    found = analyse_players(
+        players, first.env_id, first.spec, chosen, env_args=first.env_args, guests=guests, out=run_dir / FIGURES
+    )
+    for replica, one in zip(wanted, found["replicas"], strict=True):
+        one["replica"] = replica
+    found = {"run": str(run_dir), "mode": "greedy" if greedy else "sampled", **found}
+    if chosen.formation and first.spec.routes:
+        found["formation"] = _formation(run_dir, wanted[found["shown"]], chosen, greedy, found["figures"])
+    found["shown"] = wanted[found["shown"]]
+    if chosen.figures:
+        _film(players[f"replica {found['shown']}"], first.env_id, first.env_args, run_dir / GIF, chosen)
+    found["text"] = "\n".join([found["text"], *constant_replicas(found["replicas"])])
+    replace_text(run_dir / JSON, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    return found
+
+
+def analyse_players(
+    players: Mapping[str, Predictable],
+    env_id: str,
+    spec: EnvSpec,
+    options: Options,
+    *,
+    env_args: dict[str, Any] | None = None,
+    guests: Mapping[str, Predictable] | None = None,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Analyse any players of one environment: trained, scripted or one's own.
+
+    Args:
+        players: name to player; each plays all agents.
+        env_id, spec, env_args: the environment.
+        options: what to measure.
+        guests: more players for the cross-play only.
+        out: directory for the pictures; None: none are drawn.
+
+    Returns:
+        As `analyse_run`, without what belongs to a run; `shown` is the index of the player with the median return.
+    """
+    possible(spec, channels_of(spec), options.interventions)  # faults are told before anything is played
+    lines = lines_of(env_id, env_args or {})
+    analysed, shown, material = _measure(players, env_id, spec, options, env_args)
+    player = list(players.values())[shown]
+    found: dict[str, Any] = {
+        "env": spec.id, "episodes": options.episodes, "seed": options.seed, "lines": dict(lines),
+        "replicas": analysed, "shown": shown, "figures": [],
+    }  # fmt: skip
+    everybody = {**players, **(guests or {})}
+    if options.cross_episodes and len(everybody) > 1:
+        found["cross_play"] = _cross(everybody, env_id, spec, options, env_args)
+    if out is not None and options.figures:
+        drawn = pictures(player, analysed[shown], material, lines)
+        if "cross_play" in found:
+            drawn["cross_play"] = matrix_figure(found["cross_play"])
+        _write_figures(drawn, out, options, found["figures"])
+    found["text"] = _text(list(players), found)
+    return found
+
+
+def _measure(
+    players: Mapping[str, Predictable], env_id: str, spec: EnvSpec, options: Options, env_args: dict[str, Any] | None
+) -> tuple[list[dict[str, Any]], int, Material]:
+    """Every player's numbers, the index of the one with the median return, and what was recorded of that one.
+
+    Of several players only the shown one meets all interventions; the others are shuffled.
+    """
+
+    def measure(name: str, interventions: Sequence[str], per_channel: bool) -> tuple[dict[str, Any], Material]:
+        return analyse_player(
+            players[name], env_id, spec, episodes=options.episodes, seed=options.seed, env_args=env_args,
+            lines=lines_of(env_id, env_args or {}), meaning=options.meaning, interventions=interventions,
+            per_channel=per_channel, progress=lambda text: options.progress(f"{name}: {text}"),
+            backend=options.backend,
+        )  # fmt: skip
+
+    names = list(players)
+    if len(names) == 1:
+        one, material = measure(names[0], options.interventions, True)
+        analysed, shown = [one], 0
+    else:
+        few = [one for one in options.interventions if one == "shuffled"]
+        analysed = [measure(name, few, False)[0] for name in names]
+        order = np.argsort([one["team_return"]["mean"] for one in analysed], kind="stable")
+        shown = int(order[(len(order) - 1) // 2])
+        analysed[shown], material = measure(names[shown], options.interventions, True)
+    for one in analysed:
+        one["summary"] = summary(one)
+    return analysed, shown, material
+
+
+def _cross(
+    players: dict[str, Predictable], env_id: str, spec: EnvSpec, options: Options, env_args: dict[str, Any] | None
+) -> dict[str, Any]:
+    some = list(players.items())[:_MOST_CROSS]
+    participants = [
+        Participant(name.removeprefix("replica "), player, getattr(player, "spec", spec)) for name, player in some
+    ]
+    return cross_play(
+        participants, env_id, episodes=options.cross_episodes, seed=options.seed, env_args=env_args,
+        progress=lambda text: options.progress(f"cross-play: {text}"), backend=options.backend,
+    )  # fmt: skip
+
+
+def _write_figures(drawn: dict[str, Figure], out: Path, options: Options, names: list[str]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for name, figure in drawn.items():
+        save(figure, out / f"{name}.png")
+        options.on_figure(name, figure)
+        names.append(f"{name}.png")
+
+
+def _film(
+    player: Predictable, env_id: str, env_args: dict[str, Any] | None, path: Path, options: Options
+) -> None:
+    """A GIF of whole episodes; none of an environment that gives no pictures."""
+    options.progress("film")
+    try:
+        write_gif(film(player, env_id, episodes=_FILMED, seed=options.seed, env_args=env_args), path)
+    except UserError as error:
+        options.progress(f"no film: {error}")
+
+
+def _formation(run_dir: Path, replica: int, options: Options, greedy: bool, names: list[str]) -> list[dict[str, Any]]:
+    """One row for each checkpoint that is kept: what the first channel's sender says for each meaning."""
+    rows = []
+    for checkpoint in saved_checkpoints(run_dir / DIRECTORY):
+        step = int(read_manifest(checkpoint)["step"])
+        options.progress(f"checkpoint of step {step}")
+        player = Policy.load(run_dir, replica=replica, greedy=greedy, checkpoint=checkpoint)
+        found, _ = analyse_player(
+            player, player.env_id, player.spec, episodes=min(options.episodes, _FORMATION_EPISODES),
+            seed=options.seed, env_args=player.env_args, lines=lines_of(player.env_id, player.env_args),
+            meaning=options.meaning, interventions=(), resampling=(999, 100), backend=options.backend,
+        )  # fmt: skip
+        row = formation_row(found, step, replica)
+        if row is not None:
+            rows.append(row)
+    if len(rows) > 1 and options.figures:
+        _write_figures({"formation": formation_figure(rows)}, run_dir / FIGURES, options, names)
+    if rows:
+        write_formation_csv(rows, run_dir / FORMATION)
+    return rows
+
+
+def formation_row(found: dict[str, Any], step: int, replica: int) -> dict[str, Any] | None:
+    """The state of the first channel's protocol; None where no meaning is known."""
+    report = found["channels"][0]
+    if not report["table"]:
+        return None
+    table = np.array(report["table"], dtype=float)
+    seen = np.flatnonzero(table.sum(axis=1) > 0)
+    return {
+        "step": step,
+        "replica": replica,
+        "channel": report["channel"],
+        "meanings": [report["meanings"][g] for g in seen],
+        "shares": (table[seen] / table[seen].sum(axis=1, keepdims=True)).tolist(),
+        "information": max(report["signalling"]["corrected"], 0.0),
+        "p": report["signalling"]["p"],
+        "team_return": found["team_return"]["mean"],
+        "gain": found["gain"] and found["gain"]["mean"],
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------- words
+def _text(names: list[str], found: dict[str, Any]) -> str:
+    lines = [describe(found["replicas"][found["shown"]], f"{found['env']}, {names[found['shown']]}")]
+    if len(names) > 1:
+        lines += ["", "All of them:"]
+        for name, one in zip(names, found["replicas"], strict=True):
+            gain = f", gain {one['gain']['mean']:.2f}" if one["gain"] else ""
+            lines.append(f"  {name}: return {one['team_return']['mean']:.2f}{gain}: {one['summary']}")
+    if "cross_play" in found:
+        lines += ["", *_cross_words(found["cross_play"])]
+    return "\n".join(lines)
+
+
+def _cross_words(found: dict[str, Any]) -> list[str]:
+    count = len(found["participants"])
+    off = ~np.eye(count, dtype=bool)
+    own = np.diag(found["raw"]).mean()
+    raw, relabelled = (np.array(found[key])[off].mean() for key in ("raw", "relabelled"))
+    return [
+        f"Cross-play of {count}: with their own partners {own:.2f}, with strangers {raw:.2f}, "
+        f"with strangers and relabelled symbols {relabelled:.2f}.",
+    ]
+
+
+def _function(name: str) -> Meaning:
+    """The function that `module:function` names; the current directory is importable."""
+    module, _, attribute = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"--meaning {name}: {error}. Expected module:function, as my_module:nearest_prey.") from error
+    return found
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m marl.communication",
+        description=(__doc__ or "").split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    default = Options()
+    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument("--episodes", type=int, default=default.episodes, help="sample size of every metric")
+    parser.add_argument("--seed", type=int, default=default.seed, help="episode i is reset with SEED + i")
+    parser.add_argument("--replicas", type=int, nargs="+", help="which replicas (default: all)")
+    parser.add_argument("--interventions", nargs="*", default=list(default.interventions), metavar="NAME",
+                        help="mute, fixed, fixed:SYMBOL, uniform, shuffled, swapped, noise:RATE, self")  # fmt: skip
+    parser.add_argument("--with", dest="others", type=Path, nargs="+", default=[], metavar="RUN",
+                        help="runs that join the cross-play")  # fmt: skip
+    parser.add_argument("--cross-episodes", type=int, default=default.cross_episodes, help="of a pair; 0: none")
+    parser.add_argument("--meaning", metavar="MODULE:FUNCTION",
+                        help="the sender's observations [T, E, W] to integer labels [T, E]")  # fmt: skip
+    parser.add_argument("--sampled", action="store_true", help="sample every head instead of its argmax")
+    parser.add_argument("--backend", choices=("pettingzoo", "torch"), default=default.backend, help="what is played")
+    parser.add_argument("--no-figures", action="store_true", help="numbers only")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+    return parser
+
+
+@contextlib.contextmanager
+def _tensorboard(run_dir: Path) -> Iterator[Callable[[str, Figure], None]]:
+    """Shows figures in the run's TensorBoard, where it has one."""
+    if not any(run_dir.glob("events.out.tfevents.*")):
+        yield lambda name, figure: None
+        return
+    newest_checkpoint = newest(run_dir / DIRECTORY)
+    step = int(read_manifest(newest_checkpoint)["step"]) if newest_checkpoint else 0
+    events = EventFile(run_dir, lambda path, error: None)
+    try:
+        yield lambda name, figure: events.image(step, f"communication/{name}", torch.from_numpy(image(figure)))
+    finally:
+        events.close()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    given = _arguments().parse_args(argv)
+
+    def analysed() -> str:
+        meaning = _function(given.meaning) if given.meaning else None
+        with _tensorboard(given.run) as show:
+            found = analyse_run(
+                given.run, replicas=given.replicas, others=given.others, greedy=not given.sampled,
+                episodes=given.episodes, seed=given.seed, interventions=given.interventions,
+                cross_episodes=given.cross_episodes, figures=not given.no_figures, backend=given.backend,
+                meaning=meaning, on_figure=show,
+                progress=lambda text: print(f"... {text}", file=sys.stderr, flush=True),
+            )  # fmt: skip
+        if given.json:
+            replace_text(given.json, json.dumps(found, indent=1, allow_nan=False) + "\n")
+        pictures = f"\nPictures: {given.run / FIGURES}/" if found["figures"] else ""
+        return f"{found['text']}\n\nNumbers: {given.run / JSON}{pictures}"
+
+    return commands.main(analysed)

@@ -1,0 +1,5 @@
+"""What a run is made of: the configuration, its fields, its files and its rules."""
+
+from marl.config.schema import Config, MADDPGConfig, WorldModelConfig
+
+__all__ = ["Config", "MADDPGConfig", "WorldModelConfig"]

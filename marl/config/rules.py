@@ -1,0 +1,131 @@
+"""Rules between settings, and what may change when a run is resumed: one list each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from marl.config.fields import flatten
+from marl.config.schema import Config
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Something that must hold (or, for a warning, should hold) between settings."""
+
+    names: tuple[str, ...]  # the settings concerned
+    broken: Callable[[Config], bool]
+    words: Callable[[Config], str]  # what is wrong and what was expected
+
+
+_DEVICE = re.compile(r"auto|cpu|cuda|cuda:\d{1,3}")
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        ("maddpg.batch_size", "replay.capacity"),
+        lambda c: c.maddpg.batch_size > c.replay.capacity,
+        lambda c: f"maddpg.batch_size {c.maddpg.batch_size} is more than replay.capacity {c.replay.capacity}; "
+        f"expected a batch that fits into the replay",
+    ),
+    Rule(
+        ("total_steps", "num_envs"),
+        lambda c: c.total_steps < c.num_envs,
+        lambda c: f"total_steps {c.total_steps} is less than num_envs {c.num_envs}; "
+        f"expected at least one step of every environment",
+    ),
+    Rule(
+        ("replay.capacity", "num_envs"),
+        lambda c: c.replay.capacity < c.num_envs,
+        lambda c: f"replay.capacity {c.replay.capacity} is less than num_envs {c.num_envs}; "
+        f"expected room for one step of every environment",
+    ),
+    Rule(
+        ("workers", "num_replicas", "num_envs"),
+        lambda c: c.workers > c.num_replicas * c.num_envs,
+        lambda c: f"workers {c.workers} is more than the {c.num_replicas * c.num_envs} environments of all replicas",
+    ),
+    Rule(
+        ("workers", "backend"),
+        lambda c: c.workers > 0 and c.backend == "torch",
+        lambda c: f"workers {c.workers} needs backend pettingzoo; expected workers 0 with backend torch",
+    ),
+    Rule(
+        ("env", "backend"),
+        lambda c: ":" in c.env and c.backend == "torch",
+        lambda c: f"backend torch has MPE's tasks only; expected backend pettingzoo for {c.env!r}",
+    ),
+    Rule(
+        ("maddpg.frames", "world_model"),
+        lambda c: c.maddpg.frames > 1 and c.world_model,
+        lambda c: f"maddpg.frames {c.maddpg.frames} and world_model exclude each other; the model predicts one "
+        f"observation, expected frames 1 with it",
+    ),
+    Rule(
+        ("device",),
+        lambda c: _DEVICE.fullmatch(c.device) is None,
+        lambda c: f"device: got {c.device[:60]!r}; expected auto, cpu, cuda or cuda:i",
+    ),
+)
+
+WARNINGS: tuple[Rule, ...] = (
+    Rule(
+        ("total_steps", "maddpg.warmup_steps"),
+        lambda c: c.total_steps <= c.maddpg.warmup_steps,
+        lambda c: f"total_steps {c.total_steps} ends before the first update at maddpg.warmup_steps "
+        f"{c.maddpg.warmup_steps}: nothing will be learned",
+    ),
+)
+
+
+def broken_rules(config: Config, faulty: set[str], given: dict[str, str]) -> list[str]:
+    """A sentence for every rule that is broken; rules about a setting that is `faulty` by itself are left out."""
+    return [
+        f"{rule.words(config)}{_origins(rule, given)}."
+        for rule in RULES
+        if not faulty & set(rule.names) and rule.broken(config)
+    ]
+
+
+def warnings_of(config: Config, given: dict[str, str]) -> list[str]:
+    """Sentences on settings that fit together but do not do what one may think."""
+    warned = [rule.words(config) for rule in WARNINGS if rule.broken(config)]
+    now, default = flatten(config), flatten(Config())
+    idle = [name for name in given if name.startswith("wm.") and now[name] != default[name]]
+    if idle and not config.world_model:
+        warned.append(f"{', '.join(idle)} has no effect without --world-model")
+    return warned
+
+
+def _origins(rule: Rule, given: dict[str, str]) -> str:
+    found = [f"{name} from {given[name]}" for name in rule.names if name in given]
+    return f" ({', '.join(found)})" if found else ""
+
+
+# ------------------------------------------------------------------ resuming
+FREE_ON_RESUME = ("run_dir", "evaluation.", "logging.", "checkpoint.", "workers")
+"""Settings that no number of the training depends on: a resumed run stays equal to the uninterrupted one."""
+
+WARNED_ON_RESUME = {
+    "total_steps": "schedules that run from start to end (learning rates, temperature, bonuses) follow the new length",
+    "distributed": "sums may be ordered differently, so the run may not go on bit for bit",
+    "device": "the run goes on, but not bit for bit as it would have on the other device",
+    "graphs": "sums may be ordered differently, so the run may not go on bit for bit",
+    "threads": "sums may be ordered differently, so the run may not go on bit for bit",
+}
+"""Settings that may change with a warning."""
+
+
+def changes_on_resume(saved: Config, wanted: Config) -> tuple[list[tuple[str, Any, Any]], list[str]]:
+    """(changes that are refused as (setting, was, now), warnings on changes that are allowed)."""
+    was, now = flatten(saved), flatten(wanted)
+    refused, warned = [], []
+    for name in now:
+        if was[name] == now[name] or name.startswith(FREE_ON_RESUME):
+            continue
+        if name in WARNED_ON_RESUME:
+            warned.append(f"{name} changes from {was[name]} to {now[name]}: {WARNED_ON_RESUME[name]}")
+        else:
+            refused.append((name, was[name], now[name]))
+    return refused, warned

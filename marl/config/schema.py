@@ -1,0 +1,313 @@
+"""Every setting with its default, its meaning and its range: the only place of defaults.
+
+Values come from: the defaults here < configs/<env>.yaml < --config FILE < the command line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+
+@dataclass(frozen=True)
+class Range:
+    """Closed interval of allowed values; `None` is open. `above` excludes the low end."""
+
+    low: float | None = None
+    high: float | None = None
+    above: bool = False
+
+
+Positive = Annotated[int, Range(1)]
+Count = Annotated[int, Range(0)]
+Rate = Annotated[float, Range(0.0, above=True)]
+Weight = Annotated[float, Range(0.0)]
+Share = Annotated[float, Range(0.0, 1.0)]
+
+Estimator = Literal[
+    "gumbel_soft", "gumbel_st", "straight_through", "rao_blackwell", "gapped", "reinmax", "reinforce", "exact"
+]
+
+
+@dataclass(frozen=True)
+class MADDPGConfig:
+    """The learner. Sources in marl/learner/losses.py and marl/learner/maddpg.py."""
+
+    actor_lr: Rate = 1e-3
+    """Adam step size of the actors at the start of training."""
+    critic_lr: Rate = 1e-3
+    """Adam step size of the critics at the start of training."""
+    actor_lr_shares: dict[str, Share] = field(default_factory=dict)
+    """Shares of `actor_lr` for single agents, as NAME=SHARE ...; 1 for those not named. A sender much slower than its
+    listeners meets their best answers (two time scales)."""
+    lr_final: Share = 0.05
+    """Both step sizes fall linearly over the run to this share of their start; 1 keeps them constant."""
+    gamma: Share = 0.95
+    """Discount per environment step."""
+    tau: Annotated[float, Range(0.0, 1.0, above=True)] = 0.01
+    """Share by which the target networks move to the online ones in an update."""
+    batch_size: Positive = 512
+    """Transitions per replica in one update."""
+    updates_per_step: Rate = 0.0625
+    """Updates per environment step of a replica: 0.0625 is one update every 16 steps."""
+    warmup_steps: Count = 1000
+    """Environment steps of a replica before the first update."""
+    hidden: tuple[Positive, ...] = (64, 64)
+    """Widths of the hidden layers of actors and critics."""
+    layer_norm: bool = True
+    """Normalise every hidden layer before its ReLU, in actors and critics."""
+    frames: Positive = 1
+    """Observations that actors and critics see at a time: the newest, those of the steps before it and the agent's own
+    actions between them."""
+    max_grad_norm: Rate = 0.5
+    """Gradients of each agent's actor and of each critic are scaled down to this norm."""
+    estimator: Estimator = "gumbel_st"
+    """How the actor loss differentiates through a discrete choice."""
+    message_estimator: Estimator | None = None
+    """The estimator of message heads; unset: the same as `estimator`."""
+    temperature: Rate = 1.0
+    """Temperature of the relaxation at the start of training; sampling itself is always at temperature 1."""
+    temperature_final: Rate | None = None
+    """Temperature at the end of training, reached exponentially; unset: constant."""
+    logit_penalty: Weight = 1e-3
+    """Weight of the mean squared logit in the actor loss."""
+    target_action: Literal["sample", "argmax"] = "sample"
+    """Whether the target actors' next actions are sampled or their argmax."""
+    other_actions: Literal["replay", "current"] = "replay"
+    """Actions of the other agents in the actor loss: those of the replay or fresh ones of their current policies."""
+    twin_critics: bool = False
+    """Two critics per agent, the smaller target of both (MATD3)."""
+    actor_delay: Positive = 1
+    """Critic updates per actor and target update (MATD3 uses 2)."""
+    n_step: Positive = 1
+    """Rewards summed before the bootstrap."""
+    share_actors: bool = False
+    """Interchangeable agents (same name prefix, team and sizes) share one actor."""
+    independent_critics: bool = False
+    """Critics see their own agent's observation and action only (IDDPG): the ablation of the central critic."""
+    team_reward: bool = False
+    """Every agent learns from its team's mean reward."""
+    communication_correction: bool = True
+    """Relabel received messages in replayed observations with the sender's current policy."""
+    signalling_bonus: Weight = 0.0
+    """Weight of the senders' bonus H(mean policy) - k * mean H(policy) on message heads."""
+    signalling_k: Weight = 1.0
+    """k of the signalling bonus: how much a single observation's message should be certain; 1: mutual information."""
+    signalling_final: Share = 1.0
+    """The signalling bonus falls linearly over the run to this share of its weight."""
+    listening_bonus: Weight = 0.0
+    """Weight of the receivers' bonus for acting differently with and without the message."""
+    diagnostics_every: Count = 1000
+    """Updates between measurements of the estimator's cosine, bias and deviation against the exact gradient; 0: never.
+    """
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Stored transitions."""
+
+    capacity: Positive = 1_000_000
+    """Transitions kept per replica; never more than the run produces."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Greedy evaluation beside the training; it changes nothing in the training trace."""
+
+    every: Count = 10_000
+    """Environment steps of a replica between evaluations; 0: only at the end."""
+    episodes: Positive = 500
+    """Episodes per replica in an evaluation during training."""
+    final_episodes: Positive = 1000
+    """Episodes per replica in the evaluation that ends the run, in the real environment."""
+    seed: Count = 1_000_000
+    """Episode i of the final evaluation is reset with this seed plus i."""
+
+
+@dataclass(frozen=True)
+class LoggingConfig:
+    """TensorBoard, metrics.jsonl and the progress bar."""
+
+    every: Positive = 2000
+    """Environment steps of a replica between two records."""
+    tensorboard: bool = True
+    """Write TensorBoard event files into the run directory."""
+    progress: bool = True
+    """Show a progress bar on the terminal."""
+    report: bool = True
+    """Draw the figures, the GIF and report.html when the run ends."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What is kept on disk."""
+
+    every: Count = 20_000
+    """Environment steps of a replica between checkpoints; 0: only at the end and on a signal."""
+    keep: Annotated[int, Range(2)] = 2
+    """Newest checkpoints kept."""
+
+
+PRESETS: dict[str, dict[str, int]] = {
+    "cpu": {"classes": 8, "deter": 200, "hidden": 200, "sequences": 32},
+    "gpu": {"classes": 32, "deter": 512, "hidden": 512, "sequences": 128},
+}
+_SMALL: dict[str, Any] = {"updates_per_step": 0.0625, "ensemble": 2, "starts": 64, "through_horizon": 8}
+KINDS: dict[str, dict[str, Any]] = {
+    "mlp": _SMALL,
+    "linear": _SMALL,
+    "rssm": {"updates_per_step": 0.25, "ensemble": 5, "starts": 256, "through_horizon": 0},
+}
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """The optional world model (--world-model). Sources in marl/world_model/."""
+
+    kind: Literal["rssm", "mlp", "linear"] = "mlp"
+    """DreamerV2's categorical state-space model; dynamics and rewards in closed form with an ensemble of small networks
+    for the rest; or linear dynamics alone (rewards as for mlp)."""
+    preset: Literal["cpu", "gpu"] = "cpu"
+    """Sizes: cpu is 32 x 8 latents, 200 units, 32 sequences; gpu is 32 x 32 latents, 512 units, 128 sequences."""
+
+    # --------------------------------------------------------------- sizes (rssm)
+    latents: Positive = 32
+    """Categorical latents of the state."""
+    classes: Positive | None = None
+    """Classes of a latent; unset: the preset's 8 or 32."""
+    deter: Positive | None = None
+    """Units of the recurrent state; unset: the preset's 200 or 512."""
+    hidden: Positive | None = None
+    """Width of every hidden layer of the model; unset: the preset's 200 or 512."""
+    layers: Positive = 2
+    """Hidden layers of encoder, decoder, reward and discount heads."""
+    posterior: Literal["state", "observation"] = "state"
+    """The posterior sees [h, observation] as in the paper, or the observation alone, which leaves only the recurrent
+    cell sequential."""
+
+    # -------------------------------------------------------------- losses (rssm)
+    kl: Literal["balanced", "sampled"] = "balanced"
+    """KL terms in closed form, or estimated from the posterior's sample (exact gradient for the posterior)."""
+    alpha: Share = 0.8
+    """KL balancing: share of the term that trains the prior."""
+    beta: Weight = 0.1
+    """Weight of the KL against the log-likelihoods."""
+    free_prior: Weight = 0.0
+    """Free nats of the prior's term; a floor stops its training, and MPE is nearly deterministic."""
+    free_posterior: Weight = 1.0
+    """Free nats of the posterior's term."""
+    free_form: Literal["step", "average"] = "step"
+    """Clip the KL of each step at the free nats, or its average."""
+    unimix: Share = 0.01
+    """Share of the uniform distribution mixed into posterior and prior in the KL (not in samples)."""
+    nx: Weight = 100.0
+    """Weight of the observation's log-likelihood (standardised observations, summed over entries)."""
+    nr: Weight = 100.0
+    """Weight of the rewards' log-likelihood (standardised, summed over agents)."""
+    ng: Weight = 1.0
+    """Weight of the discount's log-likelihood (summed over agents)."""
+
+    # ------------------------------------------------------------------- training
+    lr: Rate = 3e-3
+    """Adam step size."""
+    average: Share = 0.99
+    """Share that an update keeps of the averaged parameters, by which the model observes and imagines."""
+    lr_warmup: Count = 100
+    """Updates over which the step size rises linearly to `lr`."""
+    max_grad_norm: Rate = 100.0
+    """Gradients of a replica's model are scaled down to this norm."""
+    sequences: Positive | None = None
+    """Sequences in one update; unset: the preset's 32 or 128."""
+    window: Positive | None = None
+    """Frames of a training sequence; unset: half an episode where the horizon is known, else 25: it teaches faster than
+    the same frames as whole episodes."""
+    capacity: Positive = 500_000
+    """Frames kept per replica."""
+    warmup_steps: Count = 400
+    """Environment steps of a replica before the model's first update."""
+    updates_per_step: Rate | None = None
+    """Model updates per environment step of a replica; unset: 1/16, or 1/4 (rssm)."""
+    validation_share: Annotated[float, Range(0.01, 0.5)] = 0.1
+    """Share of the episodes held out from training, to measure prediction errors."""
+    ensemble: Annotated[int, Range(2)] | None = None
+    """Members whose disagreement measures uncertainty: networks (mlp, linear; unset: 2) or small prior heads (rssm;
+    unset: 5)."""
+
+    # ----------------------------------------------------------------- imagination
+    imagined_share: Share = 0.9
+    """Share of imagined transitions in the learner's batches."""
+    rollout: Positive = 25
+    """Most steps of an imagined rollout."""
+    gate: Weight = 0.1
+    """Rollouts are cut to the longest k whose validation error after k steps is at most this many standard
+    deviations; 0 steps: real transitions only."""
+    reward_gate: Weight = 0.3
+    """The same bound for the rewards' error."""
+    starts: Positive | None = None
+    """Rollouts per replica in one generation of imagined transitions, and in the loss through the model; unset: 64, or
+    256 (rssm)."""
+    blend: bool = True
+    """Rollouts start between two stored states that agree in all entries of few values (mlp, linear)."""
+    keep: Annotated[float, Range(0.0, 1.0, above=True)] = 0.8
+    """Share of the imagined transitions that is kept: those on which the ensemble disagrees least."""
+    refresh_every: Positive = 16
+    """Environment steps of a replica between two generations of imagined transitions."""
+    through_horizon: Annotated[int, Range(0)] | None = None
+    """Steps of the actor loss through the model, with the critic's value at the end; a message needs 3; 0: off; unset:
+    8, or off (rssm)."""
+    through_weight: Weight = 1.0
+    """Weight of the actor loss through the model beside the ordinary one."""
+
+    def size(self, name: str) -> int:
+        """A whole number's value, or the preset's or the kind's where it is unset."""
+        return int(self._value(name))
+
+    @property
+    def update_rate(self) -> float:
+        """`updates_per_step`, or the kind's where it is unset."""
+        return float(self._value("updates_per_step"))
+
+    def _value(self, name: str) -> Any:
+        value = getattr(self, name)
+        return {**PRESETS[self.preset], **KINDS[self.kind]}[name] if value is None else value
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run."""
+
+    env: str = ""
+    """MPE id with or without version (simple_speaker_listener), or package.module:function of a ParallelEnv."""
+    env_args: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment, as NAME=VALUE ..."""
+    seed: Count = 0
+    """Root seed: the run is a function of it, the configuration and the versions."""
+    num_replicas: Positive = 1
+    """Independent training runs side by side."""
+    num_envs: Positive = 16
+    """Environments per replica."""
+    total_steps: Positive = 100_000
+    """Steps of all environments of one replica."""
+    backend: Literal["torch", "pettingzoo"] = "torch"
+    """What steps the training environments: our batched MPE or the real PettingZoo environment."""
+    workers: Count = 0
+    """Worker processes of the pettingzoo backend; 0: in this process."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:i."""
+    distributed: Literal["replicas", "data"] = "replicas"
+    """What several processes started by torchrun share: the replicas, or the environments and batch of every replica.
+    """
+    threads: Count = 0
+    """CPU threads of torch; 0: chosen by the size of the work."""
+    graphs: bool = True
+    """On a GPU, record the training round as CUDA graphs and replay them; off: launch every kernel by itself."""
+    run_dir: str | None = None
+    """Where everything is written; unset: runs/<env>/<date-time>_seed<seed>/."""
+    world_model: bool = False
+    """Mix imagined transitions into the replay."""
+    maddpg: MADDPGConfig = field(default_factory=MADDPGConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    wm: WorldModelConfig = field(default_factory=WorldModelConfig)

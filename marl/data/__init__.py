@@ -1,0 +1,1 @@
+"""From environments to batches: the collector and the replay buffer."""

@@ -1,0 +1,88 @@
+"""Environments x policy -> transitions.
+
+Shape suffixes: S replicas, N agents, E environments of a replica, R = S * E rows, O, H, K, A as elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from envs.batched import BatchedEnv
+from marl.data.replay import Transitions
+from marl.learner.maddpg import MADDPG
+
+
+class Collector:
+    """Steps the environments of all replicas with the current sampled policies; row s * E + e is replica s's.
+
+    What a step leaves for the next one is written in place, so that steps can be recorded in a CUDA graph.
+    """
+
+    def __init__(self, env: BatchedEnv, learner: MADDPG, num_replicas: int) -> None:
+        self.env, self.learner, self.num_replicas = env, learner, num_replicas
+        self.obs_SNEO = self.grouped(env.reset()).to(torch.float32, copy=True)
+        self.mask = None if env.mask is None else self.grouped(env.mask)
+        self.prev_SNEO = torch.zeros_like(self.obs_SNEO)
+        envs = env.num_envs // num_replicas
+        self.first_SE = torch.ones(num_replicas, envs, dtype=torch.bool, device=env.device)
+        self.return_SNE = torch.zeros(num_replicas, env.spec.num_agents, envs, device=env.device)
+
+    def grouped(self, x_NR: Tensor) -> Tensor:
+        """[N, S * E, ...] to [S, N, E, ...]."""
+        return x_NR.unflatten(1, (self.num_replicas, -1)).transpose(0, 1)
+
+    def collect(self) -> tuple[Transitions, tuple[Tensor, Tensor]]:
+        """One joint step of every environment; and of the episodes that ended with it the sum of returns [S, N] and
+        the number [S]."""
+        onehot = self.learner.act(self.obs_SNEO, self.mask)  # [S, N, E, H, K]
+        choices_NRH = onehot.argmax(-1).transpose(0, 1).flatten(1, 2)
+        step = self.env.step(choices_NRH)
+        active = None if step.active is None else self.grouped(step.active)
+        if active is not None:
+            onehot = onehot * active[..., None, None]
+        next_mask = None if step.final_mask is None else self.grouped(step.final_mask)
+        transitions = Transitions(
+            obs=self.obs_SNEO.clone(),
+            prev_obs=self.prev_SNEO.clone(),
+            first=self.first_SE.clone(),
+            action=onehot.flatten(-2),
+            reward=self.grouped(step.reward).to(torch.float32),
+            terminated=self.grouped(step.terminated),
+            truncated=self.grouped(step.truncated),
+            next_obs=self.grouped(step.final_obs).to(torch.float32),
+            active=active,
+            mask=self.mask,
+            next_mask=next_mask,
+        )
+        done_SE = step.ended.unflatten(0, (self.num_replicas, -1))
+        self.return_SNE += transitions.reward
+        finished = (self.return_SNE * done_SE[:, None]).sum(-1), done_SE.sum(-1)
+        keep = (~done_SE)[:, None]
+        torch.mul(self.obs_SNEO, keep[..., None], out=self.prev_SNEO)
+        self.obs_SNEO.copy_(self.grouped(step.obs))
+        self.mask = None if step.mask is None else self.grouped(step.mask)
+        self.first_SE.copy_(done_SE)
+        self.return_SNE *= keep
+        return transitions, finished
+
+    # ------------------------------------------------------------------ state
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "env": self.env.state_dict(),
+            "obs": self.obs_SNEO.clone(),
+            "prev": self.prev_SNEO.clone(),
+            "first": self.first_SE.clone(),
+            "mask": None if self.mask is None else self.mask.clone(),
+            "returns": self.return_SNE.clone(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.env.load_state_dict(state["env"])
+        for mine, saved in (
+            (self.obs_SNEO, "obs"), (self.prev_SNEO, "prev"), (self.first_SE, "first"), (self.return_SNE, "returns")
+        ):  # fmt: skip
+            mine.copy_(state[saved])
+        self.mask = None if state["mask"] is None else state["mask"].to(self.env.device)

@@ -1,0 +1,8 @@
+"""The command `python -m marl.evaluate`."""
+
+import sys
+
+from marl.evaluate.returns import main
+
+if __name__ == "__main__":
+    sys.exit(main())

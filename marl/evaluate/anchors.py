@@ -1,0 +1,253 @@
+"""Floors and ceilings of every MPE task, and the scales made of them: score and gain.
+
+All returns are per agent, undiscounted, over one episode of 25 steps with the environment's default arguments;
+competitive tasks have values per side only, since a return there depends on the opponent. How the numbers were found:
+
+- *random*, *noop*: played in the real `mpe2`.
+- *oracle* and *no communication* of simple, simple_speaker_listener and simple_reference: the optimum that agents
+  with their own observations can reach, between a plan that was played and a certified bound. Without contact the
+  dynamics are linear and the axes share one push a step; putting a price on pushes separates the axes, and the exact
+  dynamic program of each gives the bound (Lagrangian duality). Without communication the listener's cost is the
+  average over the goals: for squared distances the distance to their mean and a constant.
+- *oracle* of the other tasks: the best policy known, which is a lower bound of the optimum.
+
+`benchmarks/anchors.py` plays every script again; `marl/scripted/measured.py` holds what it found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from envs.mpe import catalogue
+from envs.spec import EnvSpec
+from marl.scripted.measured import MEASURED
+
+RANDOM, NOOP, SILENT, ORACLE = "random", "noop", "no_communication", "oracle"
+_WITHOUT_EFFECT = ("render_mode", "dynamic_rescaling", "benchmark_data")  # arguments that change no return
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """One reference return per agent."""
+
+    mean: float
+    se: float | None  # standard error; None where the value is exact
+    source: str
+    bound: float | None = None  # certified: no policy of the kind does better on average
+
+    def to_json(self) -> dict[str, Any]:
+        return {"mean": self.mean, "se": self.se, "bound": self.bound, "source": self.source}
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """The anchors of one task, by side and kind; without any where `reason` says why."""
+
+    env: str
+    sides: Mapping[str, Mapping[str, Anchor]] = field(default_factory=dict)
+    weights: Mapping[str, int] = field(default_factory=dict)  # agents of each side
+    competitive: bool = False
+    reason: str | None = None
+
+    def mean(self, kind: str) -> float | None:
+        """The anchor as a mean over all agents; None where there is none or the task is competitive."""
+        if self.competitive or not self.sides or any(kind not in side for side in self.sides.values()):
+            return None
+        total = sum(self.weights[name] * side[kind].mean for name, side in self.sides.items())
+        return total / sum(self.weights.values())
+
+    def score(self, returns: Mapping[str, float] | float) -> float | None:
+        """(return - random) / (oracle - random): 0 is random, 1 the oracle."""
+        return _scaled(returns, self.mean(RANDOM), self.mean(ORACLE))
+
+    def gain(self, returns: Mapping[str, float] | float) -> float | None:
+        """(return - best without communication) / (oracle - best without communication)."""
+        return _scaled(returns, self.mean(SILENT), self.mean(ORACLE))
+
+    def to_json(self) -> dict[str, Any]:
+        """Means over all agents by kind (null: none), every side's anchors with their sources, and the reason."""
+        return {
+            **{kind: self.mean(kind) for kind in (RANDOM, NOOP, SILENT, ORACLE)},
+            "sides": {name: {kind: a.to_json() for kind, a in side.items()} for name, side in self.sides.items()},
+            "reason": self.reason,
+        }
+
+
+def anchors(env_id: str, env_args: Mapping[str, Any] | None = None) -> Anchors:
+    """The anchors of a task; none for other environments and for arguments that change the task."""
+    mpe_id = catalogue.canonical_id(env_id)
+    if mpe_id is None:
+        return Anchors(env_id, reason=f"no anchors are known for {env_id}")
+    defaults = catalogue.allowed_arguments(mpe_id)
+    changed = [
+        f"{name}={value!r} (default {defaults.get(name)!r})"
+        for name, value in (env_args or {}).items()
+        if name not in _WITHOUT_EFFECT and value != defaults.get(name, _WITHOUT_EFFECT)
+    ]
+    if changed:
+        return Anchors(mpe_id, reason=f"the anchors hold for default arguments, not for {', '.join(changed)}")
+    task = catalogue.VARIANT_OF.get(mpe_id, mpe_id)
+    return Anchors(mpe_id, _TABLE[task], _AGENTS[task], task in _COMPETITIVE)
+
+
+def score(
+    env_id: str, returns: Mapping[str, float] | float, env_args: Mapping[str, Any] | None = None
+) -> float | None:
+    """Normalised score of a mean return per agent, or of {agent: mean return}; None where the task has no anchors."""
+    return anchors(env_id, env_args).score(returns)
+
+
+def gain(env_id: str, returns: Mapping[str, float] | float, env_args: Mapping[str, Any] | None = None) -> float | None:
+    """Communication gain of a mean return per agent, or of {agent: mean return}; None without a silent anchor."""
+    return anchors(env_id, env_args).gain(returns)
+
+
+def lines_of(env_id: str, env_args: Mapping[str, Any] | None = None) -> dict[str, float | None]:
+    """The lines of a learning curve: mean return per agent of oracle, no communication and random."""
+    found = anchors(env_id, env_args)
+    return {"oracle": found.mean(ORACLE), "no communication": found.mean(SILENT), "random": found.mean(RANDOM)}
+
+
+def sides(spec: EnvSpec) -> dict[str, list[str]]:
+    """Names of the agents of each side: those that are paid alike; the one side "all" where that is everybody."""
+    sided = _SIDES.get(spec.id, {"all": ("",)})
+    found = {side: [name for name in spec.agent_names if name.startswith(prefixes)] for side, prefixes in sided.items()}
+    return {side: names for side, names in found.items() if names}
+
+
+def is_competitive(spec: EnvSpec) -> bool:
+    """Whether the agents form teams that play against each other."""
+    return len(spec.teams) > 1
+
+
+def _scaled(returns: Mapping[str, float] | float, zero: float | None, one: float | None) -> float | None:
+    if zero is None or one is None:
+        return None
+    value = sum(returns.values()) / len(returns) if isinstance(returns, Mapping) else returns
+    return (value - zero) / (one - zero)
+
+
+# ------------------------------------------------------------------ the numbers
+_TEAMS: dict[str, tuple[str, ...]] = {"adversaries": ("adversary", "leadadversary"), "good": ("agent",)}
+_SIDES: dict[str, dict[str, tuple[str, ...]]] = {
+    "simple_crypto_v3": {"eve": ("eve",), "alice and bob": ("alice", "bob")},
+    "collect_treasure_v1": {"collectors": ("collector",), "deposits": ("deposit",)},
+    "simple_adversary_v3": _TEAMS,
+    "simple_push_v3": _TEAMS,
+    "simple_tag_v3": _TEAMS,
+    "simple_world_comm_v3": _TEAMS,
+}
+_COMPETITIVE = (
+    "simple_crypto_v3",
+    "simple_adversary_v3",
+    "simple_push_v3",
+    "simple_tag_v3",
+    "simple_world_comm_v3",
+)
+_AGENTS: dict[str, dict[str, int]] = {
+    "simple_v3": {"all": 1},
+    "simple_speaker_listener_v4": {"all": 2},
+    "simple_reference_v3": {"all": 2},
+    "simple_spread_v3": {"all": 3},
+    "simple_line_v1": {"all": 4},
+    "simple_formation_v1": {"all": 4},
+    "collect_treasure_v1": {"collectors": 6, "deposits": 2},
+    "simple_crypto_v3": {"eve": 1, "alice and bob": 2},
+    "simple_adversary_v3": {"adversaries": 1, "good": 2},
+    "simple_push_v3": {"adversaries": 1, "good": 1},
+    "simple_tag_v3": {"adversaries": 3, "good": 1},
+    "simple_world_comm_v3": {"adversaries": 4, "good": 2},
+}
+
+
+# A value with the script whose play gives its standard error, where it comes from and, where there is one, the bound
+# that no policy of the kind exceeds on average over the episodes that were played.
+_Row = tuple[float, str, str] | tuple[float, str, str, float]
+_PLAYED = "played in mpe2"
+_PLAN = "a plan of each agent's own way, played in mpe2"
+
+
+def _floors(random: float, noop: float) -> dict[str, _Row]:
+    return {RANDOM: (random, "random", _PLAYED), NOOP: (noop, "noop", _PLAYED)}
+
+
+_ROWS: dict[str, dict[str, dict[str, _Row]]] = {
+    "simple_v3": {"all": {**_floors(-40.37, -33.68), ORACLE: (-7.23, "oracle", "certified within 0.02", -7.227)}},
+    "simple_speaker_listener_v4": {
+        "all": {
+            **_floors(-39.98, -33.18),
+            SILENT: (-15.37, "silent", "certified within 0.02", -15.363),
+            ORACLE: (-7.46, "oracle", "certified within 0.02; the message is heard one step late", -7.458),
+        }
+    },
+    "simple_reference_v3": {
+        "all": {
+            **_floors(-28.29, -26.11),
+            SILENT: (-16.65, "silent", "certified within 0.05", -16.60),
+            ORACLE: (-7.53, "oracle", "played in mpe2; the bound is loose", -7.13),
+        }
+    },
+    "simple_spread_v3": {
+        "all": {**_floors(-26.44, -24.11), ORACLE: (-6.40, "oracle", "best joint plan known; the bound is loose", -4.8)}
+    },
+    "simple_line_v1": {
+        "all": {
+            **_floors(-22.49, -20.62),
+            ORACLE: (-6.29, "oracle", "fixed slots, which need no information; with all information -5.01"),
+        }
+    },
+    "simple_formation_v1": {
+        "all": {
+            **_floors(-18.62, -16.34),
+            ORACLE: (-5.53, "oracle", "fixed slots, which need no information; with all information -3.69"),
+        }
+    },
+    "collect_treasure_v1": {
+        "collectors": {**_floors(-3.3, -5.5), ORACLE: (40.6, "best", "best script known; no bound")},
+        "deposits": {**_floors(0.6, -1.3), ORACLE: (40.8, "best", "best script known; no bound")},
+    },
+    "simple_crypto_v3": {
+        "eve": {
+            **_floors(-37.52, -25.06),
+            SILENT: (-1.0, "plain", "plain text: Eve repeats it"),
+            ORACLE: (-25.0, "oracle", "guessing under a perfect cipher"),
+        },
+        "alice and bob": {
+            **_floors(0.03, 0.0),
+            SILENT: (0.0, "plain", "plain text: Eve repeats it"),
+            ORACLE: (24.0, "oracle", "xor with the key; Bob guesses at the first step"),
+        },
+    },
+    "simple_adversary_v3": {
+        "adversaries": {
+            **_floors(-28.4, -26.1),
+            ORACLE: (-7.3, "omniscient+direct", "a plan to the goal, which an adversary is never told"),
+        },
+        "good": {
+            **_floors(7.5, 6.6),
+            ORACLE: (10.98, "midpoint+planned", "all to the goal, against the best adversary that learns nothing"),
+        },
+    },
+    "simple_push_v3": {
+        "adversaries": _floors(0.07, 0.01),
+        "good": {**_floors(-28.3, -26.0), ORACLE: (-7.45, "planned+noop", "a plan, alone; the bound is loose", -7.05)},
+    },
+    "simple_tag_v3": {"adversaries": _floors(4.33, 0.84), "good": _floors(-16.0, -4.7)},
+    "simple_world_comm_v3": {"adversaries": _floors(3.2, -1.1), "good": _floors(-24.8, -7.5)},
+}
+
+
+def _table() -> dict[str, dict[str, dict[str, Anchor]]]:
+    def anchor(env: str, side: str, row: _Row) -> Anchor:
+        mean, script, source, *bound = row
+        return Anchor(mean, MEASURED[env][script][side][1], source, bound[0] if bound else None)
+
+    return {
+        env: {side: {kind: anchor(env, side, row) for kind, row in rows.items()} for side, rows in by_side.items()}
+        for env, by_side in _ROWS.items()
+    }
+
+
+_TABLE = _table()

@@ -1,0 +1,1 @@
+"""Plots, films and the HTML page that holds them."""

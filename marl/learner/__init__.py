@@ -1,0 +1,1 @@
+"""MADDPG: networks, relaxations of discrete choices, losses, the update."""

@@ -1,0 +1,367 @@
+"""MADDPG with discrete actions and messages: every agent of every replica in one batched update.
+
+Source: Lowe et al. 2017 (arXiv 1706.02275), Algorithm 1.
+Differs from source: actions are categorical and sampled by Gumbel-max; the critic learns on the executed one-hots; the
+actor loss differentiates through a relaxation of its own choice; received messages in replayed observations are
+relabelled with their sender's current policy (Ahilan and Dayan 2020, arXiv 2010.01192).
+
+Shape suffixes: S replicas, C critics, N agents, E environments, B batch, O observation, H heads, K choices,
+A = H * K, D = N * (O + A).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from envs.spec import EnvSpec
+from envs.streams import Stream
+from marl.config.schema import MADDPGConfig
+from marl.data.replay import Batch
+from marl.errors import UserError
+from marl.learner import losses, relaxation
+from marl.learner.finite_gradients import FiniteGradients
+from marl.learner.networks import Actor, Critic
+from marl.learner.schedules import Schedules
+
+_NOISE = ("act", "target", "own", "others", "relabel", "conditional", "diagnose")
+INNER_DRAWS = 10  # of the Rao-Blackwellised estimator
+
+
+class MADDPG:
+    """Actors, critics, their targets and optimisers.
+
+    Args:
+        spec: the environment.
+        config: the learner's settings.
+        seed: root seed.
+        replicas: global indices of the replicas trained here.
+        device: where everything lives.
+
+    Raises:
+        UserError: `actor_lr_shares` names an agent that is not there, or differ between agents that share an actor.
+    """
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        config: MADDPGConfig,
+        seed: int,
+        replicas: Sequence[int] = (0,),
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.spec, self.config, self.replicas = spec, config, tuple(replicas)
+        self.device = torch.device(device)
+
+        def stream(name: str) -> Stream:
+            return Stream(seed, f"maddpg/{name}", replicas, device)
+
+        norm, hidden = config.layer_norm, config.hidden
+        self.actor = Actor(spec, hidden, norm, stream("actor"), config.share_actors)
+        num_critics = 2 if config.twin_critics else 1
+        self.critic = Critic(spec, hidden, norm, stream("critic"), num_critics, config.independent_critics)
+        self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
+        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.schedules = Schedules(config, self.device)
+        sizes = {name: module.mlp.flat.shape[1] for name, module in (("critic", self.critic), ("actor", self.actor))}
+        self.finite = FiniteGradients(sizes, spec.agent_names, self.replicas, self.device, self.device.type == "cpu")
+        self.held_G1 = self._held_back()
+        self.actor_optimiser = self._adam(self.actor, self.schedules.actor_lr)
+        self.critic_optimiser = self._adam(self.critic, self.schedules.critic_lr)
+        self.noise = {name: stream(name) for name in _NOISE}
+        self.updates = 0
+        self.imagined_loss: Callable[[Tensor], Tensor] | None = None  # of the actors, added to theirs (a world model's)
+        self.combine: Callable[[Tensor], Tensor] | None = None  # of gradients: their mean over ranks
+        self.head_mask = spec.head_mask.to(self.device)[:, None]  # [N, 1, H, K]
+        self.sender_mask = self.head_mask[list(spec.senders)]
+        self.team_NN = self._team_matrix() if config.team_reward else None
+        self.estimator_H = self._estimators()
+
+    def _adam(self, module: Actor | Critic, lr: Tensor) -> torch.optim.Adam:
+        """An optimiser that a CUDA graph can hold and that `finite` can hold back."""
+        graphs = self.device.type == "cuda"
+        fused = self.device.type in ("cpu", "cuda")
+        optimiser = torch.optim.Adam([module.mlp.flat], lr=lr, fused=fused, capturable=graphs)
+        if not self.finite.at_once:
+            optimiser.found_inf = self.finite.broken  # type: ignore[attr-defined]  # as torch.amp.GradScaler gives it
+        # torch would warn of steps outside of a graph, of which there are a few in every run
+        optimiser._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
+        return optimiser
+
+    def _held_back(self) -> Tensor | None:
+        """Share of every actor's steps that is not taken, [G, 1]; None: all are whole.
+
+        Source: two time scales, Heusel et al. 2017 (arXiv 1706.08500), section 2; there two networks, here all actors.
+        """
+        shares, names = self.config.actor_lr_shares, self.spec.agent_names
+        unknown = sorted(set(shares) - set(names))
+        if unknown:
+            raise UserError(f"maddpg.actor_lr_shares names {unknown[0]!r}; expected one of {', '.join(names)}.")
+        if not shares:
+            return None
+        kinds = self.spec.kinds if self.config.share_actors else tuple(range(len(names)))
+        found: list[set[float]] = [set() for _ in range(max(kinds) + 1)]
+        for name, kind in zip(names, kinds, strict=True):
+            found[kind].add(shares.get(name, 1.0))
+        if any(len(group) > 1 for group in found):
+            raise UserError("maddpg.actor_lr_shares differ between agents that share one actor (maddpg.share_actors).")
+        return torch.tensor([[1.0 - group.pop()] for group in found], device=self.device)
+
+    def _team_matrix(self) -> Tensor:
+        matrix = torch.eye(self.spec.num_agents, device=self.device)
+        for team in self.spec.teams:
+            for agent in team:
+                matrix[agent] = 0.0
+                matrix[agent, list(team)] = 1.0 / len(team)
+        return matrix
+
+    def _estimators(self) -> tuple[str, ...]:
+        """The estimator of each head position: that of messages where every agent's head there is a message."""
+        names = []
+        for h in range(self.spec.num_heads):
+            heads = [agent.heads[h] for agent in self.spec.agents if h < len(agent.heads)]
+            message = all(head.is_message for head in heads)
+            names.append((message and self.config.message_estimator) or self.config.estimator)
+        return tuple(names)
+
+    # ----------------------------------------------------------------- acting
+    @torch.no_grad()
+    def act(self, obs_SNEO: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Sampled one-hot actions [S, N, E, H, K]; absent heads are zero."""
+        logits = self.actor(obs_SNEO)
+        return self._sample(logits, "act", mask)
+
+    def _gumbel(self, name: str, logits: Tensor) -> Tensor:
+        return self.noise[name].gumbel(*logits.shape[1:])
+
+    def _mask(self, mask: Tensor | None) -> Tensor:
+        return self.head_mask if mask is None else self.head_mask & mask
+
+    def _sample(self, logits: Tensor, name: str, mask: Tensor | None) -> Tensor:
+        return relaxation.sample_onehot(logits, self._gumbel(name, logits), self._mask(mask))
+
+    # --------------------------------------------------------------- learning
+    def update(self, batch: Batch, progress: float = 0.0, measure: bool = False) -> dict[str, Tensor]:
+        """One critic update and, every `actor_delay`-th time, one actor and target update.
+
+        Args:
+            batch: B transitions per replica; its observations are relabelled in place.
+            progress: share of the run that is over, in [0, 1]; schedules follow it.
+            measure: return the metrics (a little extra work), else an empty dict.
+
+        Returns:
+            Metrics: name -> [S] or [S, N].
+
+        Raises:
+            RunFailed: a gradient is NaN or infinite; it is not applied. Names the loss, the agent and the update. On a
+                GPU, where this would wait, `check` raises it, and no step is applied until then.
+        """
+        self.schedules.follow(progress)
+        actors_too = self.actors_next
+        self.updates += 1
+        self.finite.begin()
+        if self.config.communication_correction and self.spec.fixed_agents:
+            self.relabel(batch)
+        metrics = self.update_critic(batch, measure)
+        if actors_too:
+            metrics |= self.update_actor(batch, measure)
+            self._follow()
+        return metrics
+
+    @property
+    def actors_next(self) -> bool:
+        """Whether the actors learn in the next update: all that the host decides of it."""
+        return (self.updates + 1) % self.config.actor_delay == 0
+
+    def repeated(self) -> None:
+        """The device has replayed an update (a recorded CUDA graph) without a call of `update`: count it."""
+        self.updates += 1
+
+    def check(self) -> None:
+        """Raise `RunFailed` where a gradient was not finite and could not be told at once; waits for the device."""
+        self.finite.check()
+
+    @torch.no_grad()
+    def relabel(self, batch: Batch) -> None:
+        """Replace received messages in `batch.obs` by ones that the senders would say now; reset slots stay zero.
+
+        Only the observation that is acted on: the next one must keep the message that the critic's action names.
+        """
+        routes = [route for route in self.spec.routes if route.exact]
+        if not routes:
+            return
+        senders = self.spec.senders
+        logits = self.actor(batch.prev_obs, senders)
+        said = relaxation.sample_onehot(logits, self._gumbel("relabel", logits), self.sender_mask)
+        said = said * ~batch.first[:, None, :, None, None]
+        for route in routes:
+            symbol_SBM = said[:, senders.index(route.sender), :, route.head, : route.size]
+            batch.obs[:, route.receiver, :, route.slot] = symbol_SBM
+
+    @torch.no_grad()
+    def targets(self, batch: Batch) -> Tensor:
+        """y [S, N, B]: team or own reward plus the discounted value of sampled (or argmax) next actions."""
+        logits = self.target_actor(batch.next_obs)
+        if self.config.target_action == "sample":
+            action = self._sample(logits, "target", batch.next_mask)
+        else:
+            action = relaxation.greedy_onehot(logits, self._mask(batch.next_mask))
+        if not self.spec.fixed_agents:  # who is gone at the next step does nothing
+            action = action * (batch.discount > 0)[..., None, None]
+        next_q = self.target_critic(joint_rows(batch.next_obs, action.flatten(-2)))
+        reward = batch.reward if self.team_NN is None else torch.matmul(self.team_NN, batch.reward)
+        return losses.td_target(reward, batch.discount, next_q)
+
+    def update_critic(self, batch: Batch, measure: bool) -> dict[str, Tensor]:
+        target_SNB = self.targets(batch)
+        q_SCNB = self.critic(batch.joint)
+        loss_SCN = losses.critic_loss(q_SCNB, target_SNB, batch.active)
+        norm_SG = self._step(loss_SCN.sum(), self.critic, self.critic_optimiser, "critic")
+        if not measure:
+            return {}
+        agents = self.spec.num_agents
+        return {
+            "critic/loss": loss_SCN.detach().mean(1),
+            "critic/q": q_SCNB.detach().mean((1, 3)),
+            "critic/target": target_SNB.mean(-1),
+            "critic/grad_norm": norm_SG.unflatten(1, (-1, agents)).mean(1),
+        }
+
+    def update_actor(self, batch: Batch, measure: bool) -> dict[str, Tensor]:
+        cfg, mask = self.config, self._mask(batch.mask)
+        logits = self.actor(batch.obs)
+        joint = batch.joint
+        if cfg.other_actions == "current":
+            with torch.no_grad():
+                joint = joint_rows(batch.obs, self._sample(logits, "others", batch.mask).flatten(-2))
+        conditional = None
+        if "rao_blackwell" in self.estimator_H:
+            conditional = self.noise["conditional"].uniform(INNER_DRAWS, *logits.shape[1:]).transpose(0, 1)
+        value_SNB = losses.own_value(
+            self.critic.own_action(joint),
+            logits,
+            self._gumbel("own", logits),
+            self.estimator_H,
+            self.schedules.temperature,
+            mask,
+            conditional,
+        )
+        value_SN = losses.weighted_mean(value_SNB, batch.active)
+        penalty_SN = losses.logit_penalty(logits, mask, batch.active)
+        bonus_SN = self._bonuses(batch, logits)
+        loss_SN = cfg.logit_penalty * penalty_SN - value_SN - bonus_SN
+        loss = loss_SN.sum()
+        if self.imagined_loss is not None:
+            loss = loss + self.imagined_loss(self.schedules.temperature).sum()
+        norm_SG = self._step(loss, self.actor, self.actor_optimiser, "actor")
+        if not measure:
+            return {}
+        metrics = {"actor/loss": loss_SN.detach(), "actor/logits": penalty_SN.detach().sqrt()}
+        if norm_SG.shape[1] == self.spec.num_agents:
+            metrics["actor/grad_norm"] = norm_SG
+        return metrics | self._policy_metrics(logits.detach(), mask)
+
+    def _bonuses(self, batch: Batch, logits: Tensor) -> Tensor:
+        """Signalling and listening bonuses of every agent, [S, N]."""
+        cfg = self.config
+        total_SN = logits.new_zeros(logits.shape[:2])
+        if cfg.signalling_bonus > 0:
+            for sender, head in sorted({(route.sender, route.head) for route in self.spec.routes}):
+                choices = self.head_mask[sender, :, head]
+                own_S1BK = logits[:, sender : sender + 1, :, head]
+                bonus_S1 = losses.signalling_bonus(own_S1BK, choices, cfg.signalling_k)
+                padded_SN = F.pad(bonus_S1, (sender, self.spec.num_agents - 1 - sender))
+                total_SN = total_SN + self.schedules.signalling * padded_SN
+        if cfg.listening_bonus > 0 and self.spec.routes:
+            muted = batch.obs.clone()
+            for receiver, slot in self.spec.heard:
+                muted[:, receiver, :, slot].zero_()
+            bonus = losses.listening_bonus(logits, self.actor(muted).detach(), self._mask(batch.mask))
+            total_SN = total_SN + cfg.listening_bonus * bonus
+        return total_SN
+
+    def _policy_metrics(self, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Entropy of each head and, for message heads, the perplexity of the symbols in use; all [S]."""
+        entropy_SNH = relaxation.entropy(logits, mask).mean(2)
+        mean_p = relaxation.probabilities(logits, mask).mean(2)
+        usage_SNH = (-(mean_p * mean_p.clamp(min=1e-12).log()).sum(-1)).exp()
+        metrics = {}
+        for n, agent in enumerate(self.spec.agents):
+            for h, head in enumerate(agent.heads):
+                metrics[f"entropy/{agent.name}/{head.name}"] = entropy_SNH[:, n, h]
+                if head.is_message:
+                    metrics[f"message_usage/{agent.name}/{head.name}"] = usage_SNH[:, n, h]
+        return metrics
+
+    def _step(self, loss: Tensor, module: Actor | Critic, optimiser: torch.optim.Optimizer, name: str) -> Tensor:
+        """Gradient, check, clip, Adam; returns the norm [S, G] before clipping."""
+        flat_SGP = module.mlp.flat
+        (gradient,) = torch.autograd.grad(loss, flat_SGP)
+        if self.combine is not None:
+            gradient = self.combine(gradient)
+        norm_SG = torch.linalg.vector_norm(gradient, dim=2)
+        self.finite.watch(name, norm_SG, self.updates)
+        scale_SG = (self.config.max_grad_norm / (norm_SG + 1e-6)).clamp(max=1.0)
+        flat_SGP.grad = gradient.mul_(scale_SG[..., None])
+        held_G1 = self.held_G1 if module is self.actor else None
+        before_SGP = flat_SGP if held_G1 is None else flat_SGP.detach().clone()
+        optimiser.step()
+        flat_SGP.grad = None
+        if held_G1 is not None:
+            flat_SGP.detach().lerp_(before_SGP, held_G1)
+        return norm_SG
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        for target, online in ((self.target_actor, self.actor), (self.target_critic, self.critic)):
+            target.mlp.flat.lerp_(online.mlp.flat, self.config.tau)
+
+    # ------------------------------------------------------------------ state
+    def _modules(self) -> dict[str, nn.Module]:
+        names = ("actor", "critic", "target_actor", "target_critic")
+        return {name: getattr(self, name) for name in names}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimisers, streams and the update count as plain data."""
+        return {
+            "networks": {name: dict(module.state_dict()) for name, module in self._modules().items()},
+            "actor_optimiser": _plain(self.actor_optimiser),
+            "critic_optimiser": _plain(self.critic_optimiser),
+            "noise": {name: stream.state_dict() for name, stream in self.noise.items()},
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, module in self._modules().items():
+            module.load_state_dict(state["networks"][name])
+        _restore(self.actor_optimiser, state["actor_optimiser"])
+        _restore(self.critic_optimiser, state["critic_optimiser"])
+        for name, stream in self.noise.items():
+            stream.load_state_dict(state["noise"][name])
+        self.updates = state["updates"]
+        self.finite.restart(self.updates)
+
+
+def _plain(optimiser: torch.optim.Adam) -> dict[str, Any]:
+    """State with the step size as a number."""
+    state = optimiser.state_dict()
+    for group in state["param_groups"]:
+        group["lr"] = float(group["lr"])
+    return state
+
+
+def _restore(optimiser: torch.optim.Adam, state: dict[str, Any]) -> None:
+    """Take over the moments; the step size stays the tensor that it is, and how a step is made that of this device."""
+    kept = {name: optimiser.param_groups[0][name] for name in ("lr", "fused", "capturable")}
+    optimiser.load_state_dict(state)
+    optimiser.param_groups[0].update(kept)
+
+
+def joint_rows(obs_SNBO: Tensor, action_SNBA: Tensor) -> Tensor:
+    """The critic's input [S, B, D]: all observations, then all actions."""
+    return torch.cat([obs_SNBO.transpose(1, 2).flatten(2), action_SNBA.transpose(1, 2).flatten(2)], dim=2)

@@ -1,0 +1,175 @@
+"""Grouped networks: one batched matrix product a layer serves every agent of every replica.
+
+Shape suffixes: S replicas, G groups (agents, or critics of agents), N agents, C critics per agent, X = S * groups,
+B batch, O observation, H heads, K choices of a head, A = H * K, D = N * (O + A) joint input, W width, Y = N * W,
+P parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from envs.spec import EnvSpec
+from envs.streams import Stream
+from marl.learner import grouped_mlp as grouped
+
+
+class GroupedMLP(nn.Module):
+    """S * G independent multilayer perceptrons of one shape, whose parameters are one tensor `flat` [S, G, P].
+
+    One tensor makes clipping, Adam and the target step one kernel each; layers are views of it. Every hidden layer is
+    linear, layer normalisation (without affine part: the next layer's weights hold its scale), ReLU.
+
+    Args:
+        sizes: widths from input to output.
+        num_groups: G.
+        layer_norm: normalise hidden layers (Ba et al. 2016).
+        stream: noise of the initial weights; its rows are the replicas.
+        fan_in: true number of inputs of every group, where the input is zero-padded.
+        out_gain: scale of the last layer's initial weights.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        num_groups: int,
+        layer_norm: bool,
+        stream: Stream,
+        fan_in: Sequence[int] | None = None,
+        out_gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.sizes = tuple(sizes)
+        self.layer_norm = layer_norm
+        shapes = list(zip(self.sizes[:-1], self.sizes[1:], strict=True))
+        lengths = [n for i, o in shapes for n in (i * o, o)]
+        draws_SGP = stream.uniform(num_groups, sum(lengths)) * 2 - 1
+        first_G = torch.tensor(list(fan_in or [self.sizes[0]] * num_groups), dtype=torch.float32)
+        first_G1 = first_G.rsqrt().to(draws_SGP.device)[:, None]
+        bounds = [first_G1 if k == 0 else i**-0.5 for k, (i, _) in enumerate(shapes)]
+        bounds[-1] = bounds[-1] * out_gain
+        parts = draws_SGP.split(lengths, dim=2)
+        scaled = [part * bounds[k // 2] for k, part in enumerate(parts)]
+        self.flat = nn.Parameter(torch.cat(scaled, dim=2))
+
+    def layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Weights [S, G, in, out] and biases [S, G, out] of every layer, as views of `flat`."""
+        return [(block[:, :, :-1], block[:, :, -1]) for block in grouped.blocks(self.flat, self.sizes)]
+
+
+class Actor(nn.Module):
+    """Every agent's policy: its own observation to the logits of its heads.
+
+    With `shared`, interchangeable agents (spec.kinds) use one set of parameters.
+    """
+
+    def __init__(
+        self, spec: EnvSpec, hidden: Sequence[int], layer_norm: bool, stream: Stream, shared: bool = False
+    ) -> None:
+        super().__init__()
+        kinds = spec.kinds if shared else tuple(range(spec.num_agents))
+        widths = [spec.agents[kinds.index(kind)].obs_size for kind in range(max(kinds) + 1)]
+        self.heads = (spec.num_heads, spec.head_size)
+        self.mlp = GroupedMLP(
+            (spec.obs_size, *hidden, spec.action_size), len(widths), layer_norm, stream, widths, out_gain=0.01
+        )
+        device = self.mlp.flat.device
+        self.group_N = torch.tensor(kinds, device=device) if len(widths) < spec.num_agents else None
+        self.head_mask = spec.head_mask.to(device)  # [N, H, K]
+        self._indices: dict[tuple[int, ...], Tensor] = {}
+
+    def forward(self, obs_SNBO: Tensor, agents: Sequence[int] | None = None) -> Tensor:
+        """Logits [S, n, B, H, K] of `agents` (None: all); entries of absent choices are meaningless."""
+        flat_SGP: Tensor = self.mlp.flat
+        if self.group_N is not None:
+            flat_SGP = flat_SGP.index_select(1, self.group_N)
+        if agents is not None:
+            flat_SGP = flat_SGP.index_select(1, self._index(tuple(agents)))
+        groups = flat_SGP.shape[:2]
+        parameters = grouped.prepare(flat_SGP, self.mlp.sizes, self.mlp.layer_norm)
+        logits_XAB = grouped.run(obs_SNBO.transpose(2, 3).flatten(0, 1), parameters, self.mlp.layer_norm)
+        return logits_XAB.unflatten(0, groups).transpose(2, 3).unflatten(-1, self.heads)
+
+    def _index(self, agents: tuple[int, ...]) -> Tensor:
+        """`agents` on the device; made once, since a copy from the host would break a CUDA graph."""
+        if agents not in self._indices:
+            self._indices[agents] = torch.tensor(agents, device=self.mlp.flat.device)
+        return self._indices[agents]
+
+
+class Critic(nn.Module):
+    """C centralised critics per agent: everybody's observation and action to that agent's value.
+
+    With `independent`, each sees its own agent's observation and action only.
+    """
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        hidden: Sequence[int],
+        layer_norm: bool,
+        stream: Stream,
+        num_critics: int = 1,
+        independent: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_critics, self.num_agents, self.action_size = num_critics, spec.num_agents, spec.action_size
+        n, o, a = spec.num_agents, spec.obs_size, spec.action_size
+        widths = [agent.obs_size + agent.choices for agent in spec.agents]
+        fan_in = widths if independent else [sum(widths)] * n
+        self.mlp = GroupedMLP((n * (o + a), *hidden, 1), num_critics * n, layer_norm, stream, fan_in * num_critics)
+        self.seen_GP: Tensor | None = None
+        if independent:
+            device = self.mlp.flat.device
+            agent_N = torch.arange(n, device=device)
+            owner_D = torch.cat([agent_N.repeat_interleave(o), agent_N.repeat_interleave(a)])
+            seen_GD = (owner_D == agent_N[:, None]).to(torch.float32).repeat(num_critics, 1)
+            self.seen_GP = torch.ones(self.mlp.flat.shape[1:], device=device)
+            self.seen_GP[:, : owner_D.numel() * self.mlp.sizes[1]] = seen_GD.repeat_interleave(self.mlp.sizes[1], 1)
+
+    def flat(self) -> Tensor:
+        """Parameters [S, C * N, P]; those of inputs that an independent critic does not see are zero."""
+        return self.mlp.flat if self.seen_GP is None else self.mlp.flat * self.seen_GP
+
+    def forward(self, joint_SBD: Tensor) -> Tensor:
+        """Values [S, C, N, B] of joint rows [S, B, D]: all observations, then all action one-hots."""
+        parameters = grouped.prepare(self.flat(), self.mlp.sizes, self.mlp.layer_norm, shared_input=True)
+        values = grouped.run(joint_SBD.transpose(1, 2), parameters, self.mlp.layer_norm)
+        return values.view(-1, self.num_critics, self.num_agents, joint_SBD.shape[1])
+
+    def own_action(self, joint_SBD: Tensor) -> OwnActionValue:
+        """The first critic's value as a function of each agent's own action, all else as in `joint_SBD`."""
+        return OwnActionValue(self, joint_SBD)
+
+
+class OwnActionValue:
+    """Q_i with agent i's action replaced, for all i at once; differentiable in the action only.
+
+    The first layer is linear, so replacing one agent's action adds its rows of the weight times (new - old) to the
+    pre-activation of the joint row: N joint inputs cost one product and N small ones.
+    """
+
+    @torch.no_grad()
+    def __init__(self, critic: Critic, joint_SBD: Tensor) -> None:
+        n, sizes, self._layer_norm = critic.num_agents, critic.mlp.sizes, critic.mlp.layer_norm
+        self._agents = (joint_SBD.shape[0], n)
+        flat_SNP = critic.flat()[:, :n]
+        first_SYD, bias_SY1, *self._tail = grouped.prepare(flat_SNP, sizes, self._layer_norm, shared_input=True)
+        seen = joint_SBD.shape[2] - n * critic.action_size
+        actions_SNAB = joint_SBD[..., seen:].unflatten(2, (n, -1)).permute(0, 2, 3, 1)
+        # of the columns of the joint row, agent n's block n
+        own_SNWA = first_SYD[..., seen:].unflatten(1, (n, -1)).unflatten(3, (n, -1)).diagonal(dim1=1, dim2=3)
+        self._own_XWA = own_SNWA.permute(0, 3, 1, 2).flatten(0, 1)
+        pre_SYB = torch.baddbmm(bias_SY1, first_SYD, joint_SBD.transpose(1, 2))
+        pre_XWB = pre_SYB.view(len(self._own_XWA), -1, joint_SBD.shape[1])
+        # pre-activation of the joint row without the own action
+        self._base_XWB = torch.baddbmm(pre_XWB, self._own_XWA, actions_SNAB.flatten(0, 1), alpha=-1.0)
+
+    def __call__(self, action_SNBA: Tensor) -> Tensor:
+        """Values [S, N, B] of own actions [S, N, B, A]."""
+        action_XAB = action_SNBA.transpose(2, 3).flatten(0, 1)
+        values = grouped.run(action_XAB, (self._own_XWA, self._base_XWB, *self._tail), self._layer_norm)
+        return values.view(*self._agents, -1)

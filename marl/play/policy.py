@@ -1,0 +1,173 @@
+"""Decentralised execution: each agent's actor on its own observation, PettingZoo dicts in and out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.batched import decode_actions
+from envs.history import Frames
+from envs.spec import EnvSpec
+from envs.streams import Stream
+from marl.config.resolve import from_dict
+from marl.config.schema import Config
+from marl.errors import UserError
+from marl.learner import relaxation
+from marl.learner.networks import Actor
+from marl.runs import checkpoint as checkpoints
+
+
+class Policy:
+    """One replica's actors: a `Player` for evaluation and a function from dicts to dicts for one's own loop.
+
+    Args:
+        spec: the specification that the actors were trained with; `self.spec` is that of the environment itself.
+        config: the run's configuration (widths of the networks).
+        flat_GP: the replica's actor parameters [G, P].
+        greedy: argmax of each head, else a sample.
+        seed: of the samples.
+    """
+
+    def __init__(self, spec: EnvSpec, config: Config, flat_GP: Tensor, greedy: bool = True, seed: int = 0) -> None:
+        self.spec, self.config, self.greedy = spec.single(), config, greedy
+        self.env_id, self.env_args = spec.id, dict(config.env_args)
+        self.num_replicas = config.num_replicas
+        self._noise = Stream(seed, "policy", (0,))
+        self._frames = Frames(spec)
+        self._last: tuple[Tensor, Tensor] | None = None  # what was seen and done; None: nothing yet, or no memory
+        learner = config.maddpg
+        self._actor = Actor(spec, learner.hidden, learner.layer_norm, Stream(0, "shape", (0,)), learner.share_actors)
+        expected = tuple(self._actor.mlp.flat.shape[1:])
+        if tuple(flat_GP.shape) != expected:
+            raise UserError(f"the policy's parameters have shape {list(flat_GP.shape)}, expected {list(expected)}.")
+        self._actor.mlp.flat = torch.nn.Parameter(flat_GP.detach().cpu().clone()[None], requires_grad=False)
+
+    @classmethod
+    def load(
+        cls,
+        run_dir: str | Path,
+        replica: int = 0,
+        greedy: bool = True,
+        checkpoint: int | str | Path | None = None,
+        seed: int = 0,
+    ) -> Policy:
+        """The policy of a run's newest checkpoint, or of step `checkpoint`; needs the actors' file alone.
+
+        Raises:
+            UserError: no such run, checkpoint or replica, or a damaged file.
+        """
+        path = Path(run_dir)
+        if isinstance(checkpoint, int):
+            names = sorted((path / checkpoints.DIRECTORY).glob(f"step_{checkpoint:09d}*"))
+            if not names:
+                kept = [p.name for p in checkpoints.saved_checkpoints(path / checkpoints.DIRECTORY)]
+                raise UserError(f"{path} holds no checkpoint of step {checkpoint}; it holds {kept}.")
+            path = names[-1]
+        elif checkpoint is not None:
+            path = Path(checkpoint)
+        loaded = checkpoints.load(checkpoints.locate(path), ["policy"])
+        config = from_dict(loaded.manifest["config"], str(loaded.path))
+        spec = EnvSpec.from_dict(loaded.manifest["spec"])
+        flat_SGP = loaded.parts["policy"]["actor"]
+        if not 0 <= replica < len(flat_SGP):
+            raise UserError(f"replica must lie in [0, {len(flat_SGP) - 1}], got {replica}.")
+        return cls(spec, config, flat_SGP[replica], greedy, seed)
+
+    # ---------------------------------------------------------------- playing
+    def reset(self, num_envs: int) -> None:
+        """Start of episodes: with `maddpg.frames` above 1, forget what was seen before them."""
+        self._last = None
+
+    def _padded(self, observations: dict[str, Any]) -> Tensor:
+        """{agent: [E, own width]} to [N, E, O]; agents that are not there get zeros."""
+        count = len(next(iter(observations.values())))
+        obs = torch.zeros(self.spec.num_agents, count, self.spec.obs_size)
+        for n, agent in enumerate(self.spec.agents):
+            if agent.name in observations:
+                given = torch.as_tensor(np.asarray(observations[agent.name]), dtype=torch.float32)
+                if given.shape != (count, agent.obs_size):
+                    raise UserError(
+                        f"observation of {agent.name!r} must have shape [{count}, {agent.obs_size}], "
+                        f"got {list(given.shape)}."
+                    )
+                obs[n, :, : agent.obs_size] = given
+        return obs
+
+    def _allowed(self, masks: dict[str, Any] | None) -> Tensor:
+        """[N, E or 1, H, K] of the spec's choices and the given masks {agent: [E, choices of all heads]}."""
+        mask = self.spec.head_mask[:, None]
+        if not masks:
+            return mask
+        count = len(next(iter(masks.values())))
+        mask = mask.repeat(1, count, 1, 1)
+        for n, agent in enumerate(self.spec.agents):
+            if masks.get(agent.name) is None:
+                continue
+            given = torch.as_tensor(np.asarray(masks[agent.name])).bool()
+            if given.dim() == 3:  # [E, H, K], padded as the spec pads
+                mask[n] &= given
+                continue
+            start = 0
+            for h, head in enumerate(agent.heads):
+                mask[n, :, h, : head.size] &= given[:, start : start + head.size]
+                start += head.size
+        return mask
+
+    def _seen(self, observations: dict[str, Any]) -> Tensor:
+        """[F, N, E, X] of what the actors see now; nothing is remembered."""
+        obs_NEO = self._padded(observations)
+        if self._last is None:
+            return self._frames.first(obs_NEO)
+        kept_FNEX, acted_NEH = self._last
+        if acted_NEH.shape[1] != obs_NEO.shape[1]:
+            raise UserError(
+                f"got observations of {obs_NEO.shape[1]} environments, {acted_NEH.shape[1]} before: this policy "
+                f"remembers, call reset(num_envs) at the start of episodes."
+            )
+        return self._frames.after(kept_FNEX, acted_NEH, obs_NEO)
+
+    @torch.no_grad()
+    def _logits(self, kept_FNEX: Tensor) -> Tensor:
+        return self._actor(self._frames.wide(kept_FNEX)[None])[0]
+
+    def act(self, observations: dict[str, Any], masks: dict[str, Any] | None = None) -> dict[str, np.ndarray]:
+        """{agent: float [E, own width]} to {agent: PettingZoo ids int64 [E]} (MultiDiscrete [E, heads])."""
+        kept_FNEX = self._seen(observations)
+        logits, mask = self._logits(kept_FNEX), self._allowed(masks)
+        if self.greedy:
+            onehot = relaxation.greedy_onehot(logits, mask)
+        else:
+            onehot = relaxation.sample_onehot(logits, self._noise.gumbel(*logits.shape)[0], mask)
+        acted_NEH = onehot.argmax(-1)
+        if self._frames.frames > 1:
+            self._last = kept_FNEX, acted_NEH
+        ids = decode_actions(self.spec, acted_NEH)
+        return {name: x.numpy() for name, x in ids.items() if name in observations}
+
+    def probabilities(
+        self, observations: dict[str, Any], masks: dict[str, Any] | None = None
+    ) -> dict[str, np.ndarray]:
+        """{agent: float64 [E, H, K]} of each head's choices; nothing is remembered."""
+        p = relaxation.probabilities(self._logits(self._seen(observations)).double(), self._allowed(masks))
+        return {name: p[n].numpy() for n, name in enumerate(self.spec.agent_names) if name in observations}
+
+    def __call__(self, observations: dict[str, Any], masks: dict[str, Any] | None = None) -> dict[str, Any]:
+        """{agent: float [own width]} of one environment to {agent: int} (MultiDiscrete: array [heads]).
+
+        With `maddpg.frames` above 1, call `reset(1)` before an episode's first step.
+        """
+        batched = {name: np.asarray(obs, dtype=np.float32).reshape(1, -1) for name, obs in observations.items()}
+        wide = None if masks is None else {name: np.asarray(mask)[None] for name, mask in masks.items()}
+        return {name: ids[0] if ids.ndim > 1 else int(ids[0]) for name, ids in self.act(batched, wide).items()}
+
+    # ------------------------------------------------------------- inspection
+    def first_weights(self, agent: str) -> np.ndarray:
+        """The first layer's weight [own width, W] of an agent's actor, on the newest observation."""
+        n = self.spec.agent_names.index(agent)
+        group = n if self._actor.group_N is None else int(self._actor.group_N[n])
+        weight = self._actor.mlp.layers()[0][0][0, group]
+        return weight[: self.spec.agents[n].obs_size].numpy()

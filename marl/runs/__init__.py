@@ -1,0 +1,1 @@
+"""Run directories: checkpoints, metrics, locks, versions; everything that must survive a crash."""

@@ -1,0 +1,239 @@
+"""The only writer and printer of a run: metrics.jsonl, TensorBoard, the progress bar and messages.
+
+Names in metrics.jsonl and TensorBoard are the same. A value is a number, or a tensor [S] of one number a replica, which
+is written as NAME (the mean over replicas) and, where S > 1, as NAME/replica_0, NAME/replica_1, ... A line of
+metrics.jsonl is {"step": environment steps of a replica, NAME: number, ...}; NaN and infinities are null there. All
+names but those that begin with "time/" are a function of configuration, seed, versions and device: a run that was
+stopped and resumed has the same lines as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from marl.errors import UserError
+from marl.runs.event_file import EventFile
+from marl.runs.guarded_file import GuardedFile
+
+METRICS = "metrics.jsonl"
+_QUIET_SECONDS = 30.0  # between progress lines where there is no terminal
+
+
+class Logger:
+    """Writes what a run has to tell.
+
+    Args:
+        run_dir: the run directory; files appear there with the first record.
+        total_steps: environment steps of a replica in the whole run; None: no progress is shown.
+        tensorboard: write event files.
+        progress: show a bar on a terminal, else a plain line now and then.
+        resume_step: the step of the checkpoint that the run continues from; later records are dropped. The trainer
+            must have logged everything of a step before it saves that step's checkpoint.
+
+    Raises:
+        UserError: at a resume, when metrics.jsonl cannot be rewritten.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        total_steps: int | None = None,
+        tensorboard: bool = True,
+        progress: bool = True,
+        resume_step: int | None = None,
+    ) -> None:
+        self._warned = False
+        if resume_step is not None:
+            drop_after(run_dir / METRICS, resume_step, total_steps is not None and resume_step >= total_steps)
+        self._lines = GuardedFile(run_dir / METRICS, self._cannot_write)
+        self._events = EventFile(run_dir, self._cannot_write, resume_step) if tensorboard else None
+        self._progress = _Progress(total_steps, resume_step or 0) if progress and total_steps else None
+
+    # ------------------------------------------------------------ records
+    def log(self, step: int, values: Mapping[str, float | Tensor]) -> None:
+        """Write one record; tensors [S] (or 0-d) of any device are fetched in one transfer."""
+        numbers = _numbers(values)
+        record = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        self._lines.append(json.dumps({"step": step, **record}, allow_nan=False).encode() + b"\n")
+        if self._events is not None:
+            self._events.scalars(step, numbers)
+
+    def figure(self, name: str, step: int, figure: Any) -> None:
+        """Show a matplotlib figure in TensorBoard."""
+        figure.canvas.draw()
+        self.image(name, step, torch.frombuffer(bytearray(figure.canvas.buffer_rgba()), dtype=torch.uint8).view(
+            *reversed(figure.canvas.get_width_height(physical=True)), 4)[..., :3])  # fmt: skip
+
+    def image(self, name: str, step: int, pixels_HWC: Tensor) -> None:
+        """Show an image uint8 [height, width, 3] in TensorBoard."""
+        if self._events is not None:
+            self._events.image(step, name, pixels_HWC)
+
+    def hparams(self, settings: dict[str, Any], metrics: Sequence[str]) -> None:
+        """Put the settings (`settings.flatten`) and the last values of `metrics` into TensorBoard's hyperparameters."""
+        if self._events is not None:
+            self._events.hparams(settings, metrics)
+
+    # ------------------------------------------------------------ the terminal
+    def advance(self, step: int, score: float | None = None, loss: float | None = None) -> None:
+        """Move the progress on; a value that is None stays what it was."""
+        if self._progress is not None:
+            self._progress.advance(step, score, loss)
+
+    def say(self, text: str) -> None:
+        """Print a message or a table to standard output, above the bar."""
+        _print(text, sys.stdout)
+
+    def warn(self, text: str) -> None:
+        """Print a warning to standard error, above the bar."""
+        _print(f"warning: {text}", sys.stderr)
+
+    # ------------------------------------------------------------ the end
+    def flush(self) -> None:
+        """Force every record to the disk; the trainer calls this before it saves a checkpoint."""
+        self._lines.sync()
+        if self._events is not None:
+            self._events.sync()
+
+    def close(self) -> None:
+        """Flush, close the files and end the bar; calling it twice is harmless."""
+        if self._progress is not None:
+            self._progress.close()
+            self._progress = None
+        self._lines.close()
+        if self._events is not None:
+            self._events.close()
+
+    def __enter__(self) -> Logger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _cannot_write(self, path: Path, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            self.warn(
+                f"{path.name} cannot be written ({error.strerror or error}). Training goes on; records wait in memory "
+                f"until there is space."
+            )
+
+
+def _numbers(values: Mapping[str, float | Tensor]) -> dict[str, float]:
+    """{name: number} with the mean and the single replicas of tensors; one transfer from the device."""
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    fetched: list[float] = []
+    if tensors:
+        fetched = torch.cat([value.detach().reshape(-1).to(torch.float64) for value in tensors.values()]).tolist()
+    numbers: dict[str, float] = {}
+    start = 0
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            numbers[name] = value if type(value) is int else float(value)
+            continue
+        assert value.dim() <= 1 and value.numel() > 0, f"{name}: expected a number or a tensor [S]"
+        own = fetched[start : start + value.numel()]
+        start += value.numel()
+        numbers[name] = math.fsum(own) / len(own) if all(map(math.isfinite, own)) else sum(own) / len(own)
+        if len(own) > 1:
+            numbers |= {f"{name}/replica_{s}": number for s, number in enumerate(own)}
+    return numbers
+
+
+def drop_after(path: Path, step: int, ended: bool = False) -> None:
+    """Remove the lines of metrics.jsonl that are later than `step`, and a last line that was cut off.
+
+    Args:
+        path: the file; nothing happens where there is none.
+        step: of the checkpoint that the run continues from.
+        ended: training was over there: what is left is the final evaluation, whose record goes too.
+
+    Raises:
+        UserError: the file cannot be rewritten.
+    """
+    if not path.exists():
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(path, "rb") as old, open(temporary, "wb") as new:
+            new.writelines(line for line in old if line.endswith(b"\n") and not _later(line, step, ended))
+            new.flush()
+            os.fsync(new.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be cut back to step {step}: {error.strerror or error}.") from error
+
+
+def _later(line: bytes, step: int, ended: bool) -> bool:
+    try:
+        record = json.loads(line)
+        return record["step"] > step or (ended and record["step"] == step and "evaluation/return" in record)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False  # not ours to judge: kept
+
+
+# ------------------------------------------------------------------ progress
+class _Progress:
+    """A bar on a terminal; elsewhere a plain line every half minute."""
+
+    def __init__(self, total: int, start: int) -> None:
+        self._total, self._start, self._step = total, start, start
+        self._shown: dict[str, float] = {}
+        self._began = self._told = time.monotonic()
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(
+                total=total, initial=start, unit=" steps", unit_scale=True, dynamic_ncols=True, mininterval=0.3,
+                file=sys.stderr,
+            )  # fmt: skip
+
+    def advance(self, step: int, score: float | None, loss: float | None) -> None:
+        self._shown |= {name: value for name, value in (("score", score), ("loss", loss)) if value is not None}
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._words(", "), refresh=False)
+            self._bar.update(step - self._step)
+        self._step = step
+        if self._bar is None and time.monotonic() - self._told >= _QUIET_SECONDS:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
+        rate = (self._step - self._start) / max(self._told - self._began, 1e-9)
+        left = f"{(self._total - self._step) / rate:.0f} s left" if rate > 0 else ""
+        done = f"step {self._step:,} of {self._total:,} ({self._step / self._total:.0%})"
+        parts = (done, self._words("  "), f"{rate:,.0f} steps/s", left)
+        _print("  ".join(part for part in parts if part), sys.stderr)
+
+    def _words(self, between: str) -> str:
+        return between.join(f"{name} {value:.3g}" for name, value in self._shown.items())
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif self._step > self._start:
+            self._tell()
+
+
+def _print(text: str, stream: TextIO) -> None:
+    """Print above the bar; a terminal that is gone ends no run."""
+    try:
+        tqdm.write(text, file=stream)
+        stream.flush()
+    except (OSError, ValueError):
+        pass

@@ -1,0 +1,283 @@
+"""Ease of teaching: how soon fresh agents learn beside frozen ones. A language that is easy to learn is soon learnt.
+
+    python -m marl.teaching RUN --learners listener_0        six fresh listeners beside the run's speaker
+    python -m marl.teaching RUN --learners speaker_0         six fresh speakers beside the run's listener
+
+The frozen agents become part of the environment, which is a PettingZoo ParallelEnv of the learners alone: anything that
+trains on PettingZoo can learn beside them, this package's command line too.
+
+    python run.py --env marl.teaching:beside --env-args run=RUN learners=listener_0 --total-steps 50000
+
+Source: Li and Bowling, "Ease-of-teaching and language structure from emergent communication", NeurIPS 2019.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pettingzoo import ParallelEnv
+
+from envs.pettingzoo.describe import parallel_env
+from envs.spec import EnvSpec
+from marl.config.schema import MADDPGConfig
+from marl.errors import UserError, did_you_mean
+from marl.evaluate.anchors import lines_of
+from marl.play.policy import Policy
+from marl.play.rollout import Player
+from marl.runs.durable import replace_text
+from marl.runs.records import read_run
+from marl.stats import median_interval
+from marl.training.experiment import train
+
+JSON = "teaching.json"
+_GAINS = (0.5, 0.8, 0.9)
+
+
+class Beside(ParallelEnv):
+    """An environment in which some agents are played by a frozen player; the others learn.
+
+    Args:
+        env: the whole environment; its observations are vectors.
+        spec: of the whole environment.
+        frozen: plays every agent that does not learn.
+        learners: the agents of this environment, at least one, not all.
+
+    Raises:
+        UserError: an unknown learner, none, or nobody left to be frozen.
+    """
+
+    def __init__(self, env: ParallelEnv, spec: EnvSpec, frozen: Player, learners: list[str]) -> None:
+        names = list(spec.agent_names)
+        for name in learners:
+            if name not in names:
+                close = did_you_mean(name, names)
+                raise UserError(f"learners: {spec.id} has no agent {name!r}.{close} It has {names}.")
+        if not learners or len(set(learners)) == len(names):
+            raise UserError(f"learners must be some, but not all, of {names}; got {learners}.")
+        self.env, self.frozen = env, frozen
+        self.possible_agents = [name for name in names if name in learners]
+        self.agents: list[str] = []
+        self.max_cycles = spec.horizon
+        self.metadata = {
+            "name": f"beside_{spec.id}",
+            "is_parallelizable": True,
+            "fixed_agents": spec.fixed_agents,
+            "heads": {
+                agent.name: [[head.name, head.size] for head in agent.heads]
+                for agent in spec.agents
+                if agent.name in learners
+            },
+            "routes": _routes_among(spec, learners),
+        }
+        self._seen: dict[str, Any] = {}
+
+    @property
+    def unwrapped(self) -> ParallelEnv:
+        return self
+
+    def observation_space(self, agent: str) -> Any:
+        return self.env.observation_space(agent)
+
+    def action_space(self, agent: str) -> Any:
+        return self.env.action_space(agent)
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+        self._seen, infos = self.env.reset(seed=seed, options=options)
+        self.frozen.reset(1)
+        return self._mine(self._seen), self._mine(infos)
+
+    def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
+        batch = {name: np.asarray(obs, dtype=np.float32)[None] for name, obs in self._seen.items()}
+        played = self.frozen.act(batch)
+        joint = {name: played[name][0].item() for name in self._seen if name not in self.possible_agents}
+        self._seen, *results = self.env.step({**joint, **actions})
+        observations, rewards, terminated, truncated, infos = (self._mine(part) for part in (self._seen, *results))
+        return observations, rewards, terminated, truncated, infos
+
+    def close(self) -> None:
+        self.env.close()
+
+    def _mine(self, part: dict[str, Any]) -> dict[str, Any]:
+        self.agents = [name for name in self.possible_agents if name in self.env.agents]
+        return {name: part[name] for name in self.possible_agents if name in part}
+
+
+def beside(run: str, learners: str, replica: int = 0) -> Beside:
+    """The environment of a run in which all but `learners` are played by the run's trained policy, greedily.
+
+    Args:
+        run: run directory.
+        learners: names of the agents to train from scratch, separated by commas.
+        replica: whose policy is frozen.
+    """
+    frozen = Policy.load(run, replica=replica, greedy=True)
+    env = parallel_env(frozen.env_id, **frozen.env_args)
+    return Beside(env, frozen.spec, frozen, [name.strip() for name in str(learners).split(",") if name.strip()])
+
+
+def _routes_among(spec: EnvSpec, learners: list[str]) -> list[dict[str, Any]]:
+    """Message slots between learners; what a frozen agent says is part of the environment."""
+    names = spec.agent_names
+    return [
+        {
+            "sender": names[route.sender],
+            "head": spec.agents[route.sender].heads[route.head].name,
+            "receiver": names[route.receiver],
+            "start": route.start,
+            "meaning": None if route.meaning is None else list(route.meaning),
+            "exact": route.exact,
+        }
+        for route in spec.routes
+        if names[route.sender] in learners and names[route.receiver] in learners
+    ]
+
+
+# -------------------------------------------------------------------------------------------------- ease of teaching
+def ease_of_teaching(
+    run: Path | str,
+    learners: Sequence[str],
+    *,
+    replica: int = 0,
+    students: int = 6,
+    total_steps: int = 50_000,
+    episodes: int = 50,
+    seed: int = 0,
+    out: Path | str | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Train fresh `learners` beside a run's frozen agents, with the run's own learner settings, and time them.
+
+    Args:
+        run: run directory.
+        learners: agents that are trained from scratch.
+        replica: whose policy is frozen.
+        students: independent sets of learners; six or more for a finite interval.
+        total_steps: of each.
+        episodes: of each of the 20 evaluations.
+        seed: of the students.
+        out: directory of the training; None: RUN/teaching_<learners>.
+        progress: show a progress bar.
+
+    Returns:
+        `learners`, `students`, `curves` (a list of [steps, return] for each student) and `thresholds`: see `timed`,
+        by the names "gain 0.5", ... where the task has a gain. Also written to `out`/teaching.json.
+
+    Raises:
+        UserError: no such run or agents, or `out` is not empty.
+    """
+    frozen = Policy.load(run, replica=replica, greedy=True)
+    beside(str(run), ",".join(learners), replica).close()  # a wrong name is told before anything is made
+    path = Path(out) if out is not None else Path(run) / f"teaching_{'_'.join(learners)}"
+    config = frozen.config
+    train(
+        replace(
+            config,
+            env="marl.teaching:beside",
+            env_args={"run": str(run), "learners": ",".join(learners), "replica": replica},
+            maddpg=settings_of(config.maddpg, learners),
+            backend="pettingzoo",
+            num_replicas=students,
+            seed=seed,
+            total_steps=total_steps,
+            run_dir=str(path),
+            evaluation=replace(
+                config.evaluation, every=max(total_steps // 20, 1), episodes=episodes, final_episodes=episodes
+            ),
+            logging=replace(config.logging, progress=progress, report=False),
+        )
+    )
+    steps, returns = read_run(path).series("evaluation/return")
+    curves = [[[float(t), float(value)] for t, value in zip(steps, one, strict=True)] for one in returns.T]
+    lines = lines_of(frozen.env_id, frozen.env_args)
+    low, high = lines.get("no communication"), lines.get("oracle")
+    goals = {} if low is None or high is None else {f"gain {g:g}": low + g * (high - low) for g in _GAINS}
+    found = {"learners": list(learners), "students": students, "curves": curves, "thresholds": timed(curves, goals)}
+    replace_text(path / JSON, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    return found
+
+
+def settings_of(config: MADDPGConfig, learners: Sequence[str]) -> MADDPGConfig:
+    """The learner's settings without those that name agents who do not learn."""
+    shares = {name: share for name, share in config.actor_lr_shares.items() if name in learners}
+    return replace(config, actor_lr_shares=shares)
+
+
+def timed(curves: Sequence[Sequence[Sequence[float]]], goals: Mapping[str, float]) -> dict[str, Any]:
+    """When learning curves first reach each return.
+
+    Args:
+        curves: for each student a list of (steps, return).
+        goals: name to return.
+
+    Returns:
+        For each name: `return`, `steps` (of each student; None where never), `reached` (share of students), `median`,
+        `low`, `high`: 95 % interval of the median, None where it is infinite (never reached, or too few students).
+    """
+    found = {}
+    for name, goal in goals.items():
+        first = [next((float(steps) for steps, value in curve if value >= goal), np.inf) for curve in curves]
+        low, high = median_interval(first)
+        middle = float(np.quantile(first, 0.5, method="higher")) if np.isinf(first).any() else float(np.median(first))
+        found[name] = {
+            "return": goal,
+            "steps": [_finite(value) for value in first],
+            "reached": float(np.mean(np.isfinite(first))),
+            "median": _finite(middle),
+            "low": _finite(low),
+            "high": _finite(high),
+        }
+    return found
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def in_words(found: Mapping[str, Any]) -> str:
+    """One line for each threshold."""
+    lines = [f"{found['students']} fresh {', '.join(found['learners'])} beside frozen partners:"]
+    for name, one in found["thresholds"].items():
+        if one["median"] is None:
+            lines.append(f"  {name}: reached by {one['reached']:.0%}")
+            continue
+        low, high = (f"{value:,.0f}" if value is not None else "never" for value in (one["low"], one["high"]))
+        lines.append(f"  {name}: {one['median']:,.0f} steps [{low}, {high}], reached by {one['reached']:.0%}")
+    if not found["thresholds"]:
+        ends = [curve[-1][1] for curve in found["curves"]]
+        lines.append(f"  return at the end: {np.mean(ends):.2f} (the task has no gain to measure by)")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m marl.teaching",
+        description=(__doc__ or "").split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument("--learners", nargs="+", required=True, metavar="AGENT", help="agents to train from scratch")
+    parser.add_argument("--replica", type=int, default=0, help="whose policy is frozen")
+    parser.add_argument("--students", type=int, default=6, help="independent sets of learners")
+    parser.add_argument("--total-steps", type=int, default=50_000, help="of each")
+    parser.add_argument("--episodes", type=int, default=50, help="of each of the 20 evaluations")
+    parser.add_argument("--seed", type=int, default=0, help="of the students")
+    parser.add_argument("--out", type=Path, help="directory of the training (default: RUN/teaching_AGENT)")
+    given = parser.parse_args(argv)
+    try:
+        found = ease_of_teaching(
+            given.run, given.learners, replica=given.replica, students=given.students, total_steps=given.total_steps,
+            episodes=given.episodes, seed=given.seed, out=given.out, progress=True,
+        )  # fmt: skip
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(in_words(found))
+    return 0

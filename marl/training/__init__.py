@@ -1,0 +1,1 @@
+"""The loop, and the composition of a run from its configuration."""

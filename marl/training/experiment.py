@@ -1,0 +1,298 @@
+"""Composes a run from its configuration: the only module that knows all the others."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import envs
+from envs.batched import BatchedEnv
+from envs.history import History
+from envs.pettingzoo.describe import callable_id
+from envs.streams import Stream
+from marl.config.fields import flatten
+from marl.config.resolve import from_dict, to_dict, to_yaml, validated
+from marl.config.schema import Config
+from marl.data.replay import BatchSource, Replay
+from marl.evaluate.helpers import Helpers, processes_for
+from marl.evaluate.tables import table
+from marl.learner.maddpg import MADDPG
+from marl.parallel.division import Division, Silent
+from marl.parallel.ranks import Ranks, processes
+from marl.runs import checkpoint
+from marl.runs.compatibility import check_spec
+from marl.runs.durable import replace_text
+from marl.runs.logger import Logger
+from marl.runs.run_dir import RunDir, fresh_default
+from marl.runs.versions import changed_versions
+from marl.training.devices import choose_device, choose_threads, keep_freed_memory
+from marl.training.stop import StopRequest
+from marl.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run leaves."""
+
+    run_dir: Path
+    step: int  # environment steps of a replica
+    seconds: float  # wall time of training
+    evaluation: dict[str, Any] | None  # of the final policy, as in evaluation.json; None where the run was stopped
+
+
+def train(
+    config: Config,
+    *,
+    resume: Path | None = None,
+    stop: StopRequest | None = None,
+    make_env: Callable[..., Any] | None = None,
+    ranks: Ranks | None = None,
+) -> RunResult:
+    """Train as `config` says; in a process that torchrun started, together with the others.
+
+    Args:
+        config: the run; `run_dir` unset means runs/<env>/<date-time>_seed<seed>/.
+        resume: checkpoint directory to continue from.
+        stop: polled between rounds; the run saves and returns when it is requested.
+        make_env: builds a PettingZoo ParallelEnv from `env_args`, in place of `config.env`, which then becomes its
+            package.module:function.
+        ranks: the processes of the run, where they have been joined before.
+
+    Raises:
+        UserError: the configuration, environment or run directory is unusable.
+        RunFailed, EnvFailure: the run broke on its way; checkpoints so far are kept.
+        Echo: rank 0 has raised one of these (on the other ranks).
+    """
+    if ranks is None:
+        with processes() as found:
+            return train(config, resume=resume, stop=stop, make_env=make_env, ranks=found)
+    if make_env is None:
+        config = validated(config)
+    else:
+        named = replace(config, backend="pettingzoo", env=callable_id(make_env))
+        config = from_dict(to_dict(named))
+    with ranks.watched(), ExitStack() as stack:
+        division = Division.of(config, ranks)
+        device = choose_device(ranks.device(config.device))
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        config = replace(config, device=str(device))
+        keep_freed_memory()
+        notes: list[str] = []
+
+        def open_directory() -> Path:
+            path = Path(config.run_dir) if config.run_dir else fresh_default(config.env.replace(":", "."), config.seed)
+            run = stack.enter_context(RunDir(path, resume is not None, note=notes.append))
+            run.describe(to_yaml(replace(config, run_dir=None)))
+            return run.path
+
+        path = ranks.first(open_directory)
+        env = _environment(config, make_env, division)
+        stack.callback(env.close)
+        networks, width = len(division.trained) * env.spec.num_agents, max(config.maddpg.hidden)
+        rows = config.maddpg.batch_size // (ranks.size if division.shared else 1)
+        torch.set_num_threads(choose_threads(config.threads, networks, rows, width, ranks.local_size))
+        return _run(config, path, env, resume, stop or StopRequest(), make_env, notes, division)
+
+
+def _environment(config: Config, make_env: Callable[..., Any] | None, division: Division) -> BatchedEnv:
+    """The environments that this process steps."""
+    rows = division.rows(config.num_envs)
+    workers = min(config.workers, len(rows))
+    if make_env is not None:
+        from envs.pettingzoo.env import PettingZooEnv
+
+        env: BatchedEnv = PettingZooEnv(
+            make=make_env, num_envs=len(rows), device=config.device, rows=rows, workers=workers, **config.env_args
+        )
+    else:
+        env = envs.make(
+            config.env, len(rows), config.device, config.backend, rows=rows, workers=workers, **config.env_args
+        )
+    if config.maddpg.frames > 1:
+        env = History(env, config.maddpg.frames)
+    if division.shared and division.ranks.size > 1:
+        from marl.parallel.data_mode import SplitEnv
+
+        env = SplitEnv(env, division.ranks)
+    env.reset(seed=config.seed)
+    return env
+
+
+def _run(
+    config: Config,
+    path: Path,
+    env: BatchedEnv,
+    resume: Path | None,
+    stop: StopRequest,
+    make_env: Callable[..., Any] | None,
+    notes: list[str],
+    division: Division,
+) -> RunResult:
+    ranks = division.ranks
+
+    def saved_parts() -> checkpoint.Checkpoint | None:
+        if resume is None:
+            return None
+        saved = checkpoint.load(resume)
+        check_spec(saved.manifest["spec"], env.spec, saved.path)
+        left = checkpoint.remove_leftovers(path / checkpoint.DIRECTORY)
+        notes.extend(f"removed the unfinished {name}" for name in left)
+        notes.extend(changed_versions(saved.manifest.get("versions", {})))
+        return saved
+
+    saved = ranks.first_only(saved_parts)
+    learner, source = _learner(config, env, division)
+    with _logger(config, path, saved, ranks) as logger:
+        for note in notes:
+            logger.say(note)
+        trainer = Trainer(config, env, learner, source, logger, path, stop, make_env, division)
+        if resume is not None:
+            trainer.restore(None if saved is None else saved.parts)
+            saved = None  # its tensors are no longer needed
+        else:
+            logger.hparams(_plain_settings(config), ["evaluation/return"])
+        if trainer.run():
+            stop.request()
+            return RunResult(path, trainer.step, trainer.seconds, None)
+        with stop.at_once():  # everything is saved
+            result = _finish(config, path, trainer, logger)
+    return RunResult(path, trainer.step, trainer.seconds, result)
+
+
+def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDPG, BatchSource]:
+    """The learner of the replicas trained here, and where its batches come from."""
+    replicas = division.trained
+    learner = MADDPG(env.spec, config.maddpg, config.seed, replicas, config.device)
+    capacity = min(config.replay.capacity, config.total_steps + config.num_envs)
+    stream = Stream(config.seed, "replay", replicas, config.device)
+    replay = Replay(env.spec, capacity, config.num_envs, stream, config.maddpg.gamma, config.maddpg.n_step)
+    source: BatchSource = replay
+    if config.world_model:
+        from marl.world_model.attach import imagining
+
+        source = imagining(replay, learner, config)
+    if division.shared and division.ranks.size > 1:
+        from marl.parallel.data_mode import PartSource, split_updates
+
+        source = PartSource(source, division.ranks)
+        split_updates(learner, division.ranks)
+    return learner, source
+
+
+def _logger(config: Config, path: Path, saved: checkpoint.Checkpoint | None, ranks: Ranks) -> Logger:
+    def writer() -> Logger:
+        return Logger(
+            path,
+            total_steps=config.total_steps,
+            tensorboard=config.logging.tensorboard,
+            progress=config.logging.progress,
+            resume_step=None if saved is None else saved.step,
+        )
+
+    return ranks.first_only(writer) or Silent()
+
+
+def _plain_settings(config: Config) -> dict[str, bool | int | float | str]:
+    return {name: value for name, value in flatten(config).items() if isinstance(value, bool | int | float | str)}
+
+
+# ------------------------------------------------------------------ the end
+def _finish(config: Config, path: Path, trainer: Trainer, logger: Logger) -> dict[str, Any]:
+    """The final policy's evaluation in the real environment, the language, the report and the words at the end."""
+    spec, trained = trainer.env.spec, trainer.seconds
+    began = time.perf_counter()
+    result = _final_evaluation(config, path, trainer, logger)
+    trainer.log_evaluation(result)
+    if not trainer.division.ranks.is_first:
+        return result
+    replace_text(path / "evaluation.json", json.dumps(result, indent=1) + "\n")
+    logger.flush()
+    logger.say(f"{table(str(path), result)}\n({time.perf_counter() - began:.0f} s)")
+    if config.logging.report:
+        _report(config, path, bool(spec.routes), logger, result)
+    place = shlex.quote(str(path))
+    further = [f"python -m marl.evaluate {place}   (more episodes, --sampled, --gif film.gif)"]
+    if spec.routes:
+        further.append(f"python -m marl.communication {place}")
+    if config.logging.tensorboard:
+        further.append(f"tensorboard --logdir {place}")
+    logger.say(
+        f"{trainer.step} steps, {trainer.learner.updates} updates in {trained:.0f} s.\n"
+        f"Run directory: {path}\nLook further:  " + "\n               ".join(further)
+    )
+    return result
+
+
+def _telling(result: dict[str, Any]) -> list[int]:
+    """The replicas of the least, the middle and the greatest return."""
+    by_return = sorted(result["replicas"], key=lambda one: one["mean_return"])
+    last = len(by_return) - 1
+    return sorted({int(by_return[i]["replica"]) for i in (0, last // 2, last)})
+
+
+def _final_evaluation(config: Config, path: Path, trainer: Trainer, logger: Logger) -> dict[str, Any]:
+    """Every replica in the real environment; where it takes long, on all cores, from the checkpoint just saved."""
+    ranks, own = trainer.division.ranks, trainer.division.evaluated
+    episodes, seed = config.evaluation.final_episodes, config.evaluation.seed
+    saved = checkpoint.newest(path / checkpoint.DIRECTORY)
+    loadable = trainer.make is None and saved is not None and saved.name.startswith(f"step_{trainer.step:09d}")
+    count = processes_for(len(own), episodes, ranks.local_size) if loadable else 1
+    logger.say(
+        f"Training took {trainer.seconds:.0f} s. Playing {episodes} episodes with "
+        + (f"each of {config.num_replicas} replicas" if config.num_replicas > 1 else "the policy")
+        + " in the real environment"
+        + (f", in {count} processes ..." if count > 1 else " ...")
+    )
+    if count == 1:
+        return trainer.evaluated(episodes, seed, "pettingzoo", 32)
+    parts = [[own[i] for i in part] for part in Ranks(size=count).shares(len(own))]
+    with Helpers(path, parts[1:], episodes, seed) as helpers:
+        return trainer.evaluated(episodes, seed, "pettingzoo", 32, helpers, len(parts[0]))
+
+
+def _report(config: Config, path: Path, has_channel: bool, logger: Logger, result: dict[str, Any]) -> None:
+    """Pictures and words; a fault in them is told and does not take the trained run away."""
+
+    def language() -> str:
+        from marl.communication.run_analysis import QUICK, analyse_run
+
+        chosen = _telling(result)
+        text: str = analyse_run(path, QUICK, replicas=chosen)["text"]
+        if len(chosen) < config.num_replicas:
+            listed = ", ".join(map(str, chosen))
+            text += f"\n(replicas {listed}, the least, the middle and the greatest return; all of them: "
+            text += f"python -m marl.communication {shlex.quote(str(path))})"
+        return text
+
+    def episodes() -> str:
+        from marl.figures.film import film, write_gif
+        from marl.play.policy import Policy
+
+        frames = film(Policy.load(path), config.env, seed=config.evaluation.seed, env_args=config.env_args)
+        write_gif(frames, path / "episodes.gif")
+        return f"Film: {path / 'episodes.gif'}"
+
+    def page() -> str:
+        from marl.report.run_page import write_report
+
+        return f"Report: {write_report(path)}"
+
+    steps = [*([("language", language)] if has_channel else [("film", episodes)]), ("report", page)]
+    for name, step in steps:
+        began = time.perf_counter()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                logger.say(f"{step()}\n({time.perf_counter() - began:.0f} s)")
+        except Exception as error:  # whatever it is: the run is trained, evaluated and saved
+            logger.warn(f"no {name}: {error or type(error).__name__}")

@@ -1,0 +1,96 @@
+"""Joins a world model to a run, and finds the world model of a saved one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from envs.spec import EnvSpec
+from envs.streams import Stream
+from marl.config.resolve import from_dict
+from marl.config.schema import Config
+from marl.data.replay import Replay
+from marl.errors import UserError
+from marl.learner.maddpg import MADDPG
+from marl.learner.networks import Actor
+from marl.learner.relaxation import PATHWISE
+from marl.runs import checkpoint
+from marl.world_model.imagination import ImaginationSource, make_model
+from marl.world_model.layout import Layout
+from marl.world_model.protocol import WorldModel
+from marl.world_model.through import ThroughModel, critic_tail
+
+_STREAMS = ("model", "training", "imagination")
+
+
+def imagining(
+    replay: Replay, learner: MADDPG, config: Config, model: WorldModel | None = None
+) -> ImaginationSource:
+    """`replay` with a world model around it, and the learner's loss through the model where it is on.
+
+    Args:
+        replay: where real transitions go.
+        learner: whose actors act in imagination.
+        config: the run; `wm` holds the world model's settings.
+        model: imagines; None: one of `config.wm.kind`.
+
+    Raises:
+        UserError: the environment cannot be imagined.
+    """
+    wm = config.wm
+    streams = {name: Stream(config.seed, f"world_model/{name}", learner.replicas, learner.device) for name in _STREAMS}
+    source = ImaginationSource(replay, learner.actor, learner.spec, wm, config.num_envs, streams, model)
+    if wm.size("through_horizon"):
+        spec, estimator = learner.spec, config.maddpg.estimator
+        alone = tuple((n,) for n in range(spec.num_agents))
+        through = ThroughModel(
+            source,
+            learner.actor,
+            critic_tail(learner.critic),
+            spec.teams if config.maddpg.team_reward else alone,
+            # the others are no functions of one sample, or need noise of their own
+            estimator if estimator in PATHWISE and estimator != "rao_blackwell" else "straight_through",
+        )
+
+        def loss(temperature: Tensor) -> Tensor:
+            return wm.through_weight * through.loss(temperature)
+
+        learner.imagined_loss = loss
+    return source
+
+
+@dataclass
+class SavedModel:
+    """The world model of a checkpoint, for evaluation."""
+
+    model: WorldModel
+    layout: Layout
+    actor: Actor  # all replicas' actors
+    spec: EnvSpec
+    config: Config
+    step: int  # environment steps of a replica
+
+
+def load(run: Path) -> SavedModel:
+    """The world model and the actors of a run's newest checkpoint, on the CPU.
+
+    Raises:
+        UserError: no such run, a damaged checkpoint, or a run without a world model.
+    """
+    path = checkpoint.locate(run)
+    manifest = checkpoint.read_manifest(path)
+    config = from_dict(manifest["config"], str(path))
+    if not config.world_model:
+        raise UserError(f"{run} was trained without a world model; expected a run with --world-model.")
+    saved = checkpoint.load(path, ["source", "policy"])
+    spec = EnvSpec.from_dict(manifest["spec"])
+    layout, rows = Layout(spec), range(config.num_replicas)
+    model = make_model(layout, config.wm, config.maddpg.gamma, Stream(config.seed, "shape", rows))
+    model.load_state_dict(saved.parts["source"]["model"])
+    learner = config.maddpg
+    actor = Actor(spec, learner.hidden, learner.layer_norm, Stream(0, "shape", rows), learner.share_actors)
+    actor.mlp.flat = torch.nn.Parameter(saved.parts["policy"]["actor"], requires_grad=False)
+    return SavedModel(model, layout, actor, spec, config, saved.step)

@@ -1,0 +1,1 @@
+"""DreamerV2's categorical world model."""

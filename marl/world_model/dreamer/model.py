@@ -1,0 +1,273 @@
+"""DreamerV2's world model over the joint observation: encoder, state space, decoders, losses and training.
+
+Shape suffixes: S replicas, T frames, B sequences, n rows, J predicted observation entries, F all observation entries,
+U joint action, N agents, L latents, C classes, M prior heads.
+
+Source: Hafner et al. 2021 (DreamerV2, arXiv 2010.02193), equation 2 and algorithms 1 and 2.
+Differs from source: one reward and one discount per agent; observations and rewards are standardised; the reward of
+an episode's first frame, which no action led to, has no loss.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from envs.spec import EnvSpec
+from envs.streams import Stream
+from marl.config.schema import WorldModelConfig
+from marl.world_model import losses
+from marl.world_model.dreamer.rssm import RSSM, Observed, Sizes, State
+from marl.world_model.layers import MLP
+from marl.world_model.optimiser import ReplicaAdam
+from marl.world_model.protocol import Prediction, raise_on_faults
+from marl.world_model.sequences import Normaliser, Sequences, StepRows
+
+LATE = 2000  # updates after which a poor reconstruction is no longer the start of training
+COLLAPSED = 0.95  # R^2 of the reconstruction below which the posterior counts as collapsed
+
+
+class Networks(nn.Module):
+    """All parameters of the model."""
+
+    def __init__(
+        self, obs_size: int, action_size: int, num_agents: int, config: WorldModelConfig, stream: Stream
+    ) -> None:
+        super().__init__()
+        width = config.size("hidden")
+        hidden = [width] * config.layers
+        sizes = Sizes(
+            encoded=width,
+            action=action_size,
+            deter=config.size("deter"),
+            latents=config.latents,
+            classes=config.size("classes"),
+            hidden=width,
+            ensemble=config.size("ensemble"),
+        )
+        self.encoder: nn.Module = MLP((obs_size, *hidden), stream)
+        self.rssm = RSSM(sizes, stream, config.posterior)
+        self.decoder: nn.Module = MLP((sizes.features, *hidden, obs_size), stream)
+        self.reward = MLP((sizes.features, *hidden, num_agents), stream)
+        self.discount = MLP((sizes.features, *hidden, num_agents), stream)
+
+    def encode(self, obs_SnJ: Tensor) -> Tensor:
+        """Standardised observations to [S, n, W]."""
+        return F.silu(self.encoder(obs_SnJ))
+
+
+class ObsLayout(Protocol):
+    """What the model must know of its observations."""
+
+    spec: EnvSpec
+    obs_size: int  # J
+    action_size: int  # U
+    dynamic_J: Any  # index of the predicted entries in a row of all entries
+
+
+class DreamerModel:
+    """The networks with their statistics and optimiser. Trains `networks`; observes and imagines by their average.
+
+    Args:
+        layout: how the environment's joint observation is laid out.
+        config: settings.
+        gamma: the learner's discount, in the discount head's label gamma (1 - terminated).
+        stream: noise of the initial weights; its rows are the replicas.
+        networks: all parameters; None: those for vectors.
+    """
+
+    def __init__(
+        self,
+        layout: ObsLayout,
+        config: WorldModelConfig,
+        gamma: float,
+        stream: Stream,
+        networks: Networks | None = None,
+    ) -> None:
+        self.layout, self.config, self.gamma = layout, config, gamma
+        replicas, device = len(stream.key_R), stream.key_R.device
+        num_agents = layout.spec.num_agents
+        if networks is None:
+            networks = Networks(layout.obs_size, layout.action_size, num_agents, config, stream)
+        self.networks = networks
+        self.optimiser = ReplicaAdam(
+            self.networks, replicas, config.lr, config.max_grad_norm, config.lr_warmup, config.average
+        )
+        self.averaged = self.optimiser.averaged
+        self.obs_scale = Normaliser(replicas, layout.obs_size, device)
+        self.reward_scale = Normaliser(replicas, num_agents, device)
+        self.noise_size = config.latents
+        self._metrics: dict[str, Tensor] = {}
+
+    def absorb(self, step: StepRows, mask_SE: Tensor) -> None:
+        """Update means and deviations."""
+        self.obs_scale.add(step.next_obs[..., self.layout.dynamic_J], mask_SE)
+        self.reward_scale.add(step.reward, mask_SE)
+
+    # --------------------------------------------------------------- training
+    def update(self, seq: Sequences, stream: Stream) -> None:
+        """One Adam step on the loss of `seq`."""
+        self.optimiser.zero_grad()
+        loss_S, metrics = self.loss(seq, stream)
+        loss_S.sum().backward()
+        self._metrics = {name: value.detach() for name, value in metrics.items()}
+        self._metrics["grad_norm"] = self.optimiser.step()
+
+    def read(self, networks: Networks, seq: Sequences, stream: Stream) -> tuple[Tensor, Observed]:
+        """Standardised observations [S, T, B, J] and what the state space of `networks` makes of them."""
+        frames = seq.first.shape[1:]
+        obs_SnJ = self.obs_scale.apply(seq.obs[..., self.layout.dynamic_J].flatten(1, 2))
+        encoded = networks.encode(obs_SnJ).unflatten(1, frames)
+        uniform = stream.uniform(*frames, self.config.latents)
+        observed = networks.rssm.observe(encoded, seq.action, seq.first, uniform)
+        return obs_SnJ.unflatten(1, frames), observed
+
+    def loss(self, seq: Sequences, stream: Stream) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of every replica [S], and its terms and diagnostics, each [S].
+
+        Terms are log-likelihoods and KL per frame: sums over their entries, means over valid frames.
+        """
+        config, networks = self.config, self.networks
+        obs, observed = self.read(networks, seq, stream)
+        features = observed.state.flatten().features
+        frames = seq.first.shape[1:]
+        reward = self.reward_scale.apply(seq.reward.flatten(1, 2))
+        valid, follows = seq.valid.float(), seq.follows.float()
+        log_x = losses.gaussian_log_prob(obs.flatten(1, 2), networks.decoder(features)).unflatten(1, frames)
+        log_r = losses.gaussian_log_prob(reward, networks.reward(features)).unflatten(1, frames)
+        label = self.gamma * seq.alive.flatten(1, 2)
+        log_g = losses.bernoulli_log_prob(label, networks.discount(features)).sum(-1).unflatten(1, frames)
+        kl_loss, kl, log_q = self._kl(observed)
+        terms = {
+            "observation": (-config.nx, mean_over(log_x, valid)),
+            "reward": (-config.nr, mean_over(log_r, follows)),
+            "discount": (-config.ng, mean_over(log_g, follows)),
+            "kl": (config.beta, mean_over(kl_loss, valid)),
+        }
+        members = self._ensemble_entropy(observed).unflatten(1, frames)
+        terms["ensemble"] = (config.beta, mean_over(members, valid))
+        loss_S = torch.stack([weight * value for weight, value in terms.values()]).sum(0)
+        metrics = {f"log_{name}": terms[name][1] for name in ("observation", "reward", "discount")}
+        metrics |= {"loss": loss_S, "kl": mean_over(kl, valid)}
+        metrics["posterior_entropy"] = mean_over(losses.entropy(log_q), valid)
+        # unit-variance likelihoods hold half the squared error, the rest is (X / 2) log(2 pi)
+        width = obs.shape[-1]
+        metrics["observation_r2"] = 1 + (2 * metrics["log_observation"] / width + losses.LOG_2PI)
+        return loss_S, metrics
+
+    def _kl(self, observed: Observed) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss and KL [S, T, B], and the posterior's log-probabilities."""
+        config = self.config
+        log_q = losses.unimix(observed.posterior, config.unimix)
+        log_p = losses.unimix(observed.prior, config.unimix)
+        nats = (config.free_prior, config.free_posterior, config.free_form)
+        if config.kl == "balanced":
+            return *losses.balanced_kl(log_q, log_p, config.alpha, *nats), log_q
+        z = observed.state.z.unflatten(-1, log_q.shape[-2:])
+        return *losses.sampled_kl(log_q, log_p, z, config.alpha, *nats), log_q
+
+    def _ensemble_entropy(self, observed: Observed) -> Tensor:
+        """Cross entropy of the posterior and the small prior heads, summed over these, [S, n]; trains them alone."""
+        q_SnCL = torch.softmax(observed.posterior.detach(), dim=losses.CLASSES).flatten(1, 2)
+        logits_SMnCL = self.networks.rssm.ensemble_logits(observed.state.h.flatten(1, 2))
+        return -losses.categorical_log_prob(q_SnCL[:, None], torch.log_softmax(logits_SMnCL, dim=losses.CLASSES)).sum(1)
+
+    # -------------------------------------------------------------- imagining
+    @torch.no_grad()
+    def observe(self, seq: Sequences, stream: Stream) -> State:
+        """Posterior states after every frame, rows [S, T * B, ·]."""
+        return self.read(self.averaged, seq, stream)[1].state.flatten()
+
+    @torch.no_grad()
+    def diagnose(self, seq: Sequences, stream: Stream) -> dict[str, Tensor]:
+        """What the latents do, frame by frame.
+
+        Returns:
+            `kl`, `posterior_entropy` and `prior_entropy` in nats, [S, T]; `active_latents`, [S]: latents that tell
+            frames apart, their posterior's mutual information with the data above a hundredth of a nat.
+        """
+        observed = self.read(self.averaged, seq, stream)[1]
+        log_q = torch.log_softmax(observed.posterior, dim=losses.CLASSES)
+        log_p = torch.log_softmax(observed.prior, dim=losses.CLASSES)
+        weight_STB = seq.valid.float()
+        count_ST = weight_STB.sum(2).clamp(min=1.0)
+        per_frame = {
+            "kl": losses.kl_divergence(log_q, log_p),
+            "posterior_entropy": losses.entropy(log_q),
+            "prior_entropy": losses.entropy(log_p),
+        }
+        found = {name: (x * weight_STB).sum(2) / count_ST for name, x in per_frame.items()}
+        share = (weight_STB / weight_STB.sum((1, 2), keepdim=True))[..., None, None]
+        q = log_q.exp()
+        marginal_SCL = (q * share).sum((1, 2))
+        conditional_SL = -((q * log_q).sum(losses.CLASSES) * share[..., 0]).sum((1, 2))
+        told_SL = -(marginal_SCL * marginal_SCL.clamp(min=1e-12).log()).sum(losses.CLASSES) - conditional_SL
+        return {**found, "active_latents": (told_SL > 0.01).sum(1)}
+
+    def step(self, state: State, action_SnU: Tensor, uniform_SnR: Tensor) -> tuple[State, Prediction]:
+        """One step of the prior, decoded; uncertainty is the disagreement of the ensemble."""
+        networks = self.averaged
+        state = networks.rssm.imagine_step(state, action_SnU, uniform_SnR)
+        features = state.features
+        obs = self.obs_scale.invert(networks.decoder(features))
+        reward = self.reward_scale.invert(networks.reward(features))
+        discount = torch.sigmoid(networks.discount(features))
+        with torch.no_grad():
+            uncertainty = disagreement(networks.rssm.ensemble_logits(state.h))
+        return state, Prediction(obs, reward, discount, uncertainty)
+
+    # ------------------------------------------------------------------ state
+    def check(self) -> None:
+        raise_on_faults(self.optimiser, self._metrics)
+
+    def warnings(self) -> list[str]:
+        """Posterior collapse: late in training the observation is still not reconstructed from the state."""
+        if int(self.optimiser.updates) < LATE or not self._metrics:
+            return []
+        poor = [f"{r:.3f}" for r in self._metrics["observation_r2"].tolist() if r < COLLAPSED]
+        if not poor:
+            return []
+        return [
+            f"The world model reconstructs its observations with R^2 {', '.join(poor)} after "
+            f"{int(self.optimiser.updates)} updates; expected at least {COLLAPSED}. Its latents carry too little "
+            "(posterior collapse): raise --wm.nx, or lower --wm.beta or --wm.free-posterior."
+        ]
+
+    def metrics(self) -> dict[str, Tensor]:
+        return self._metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "optimiser": self.optimiser.state_dict(),
+            "obs_scale": self.obs_scale.state_dict(),
+            "reward_scale": self.reward_scale.state_dict(),
+            "metrics": self._metrics,  # of the last update: the next record may come before another
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.obs_scale.load_state_dict(state["obs_scale"])
+        self.reward_scale.load_state_dict(state["reward_scale"])
+        device = self.obs_scale.mean_S1X.device
+        self._metrics = {name: value.to(device) for name, value in state["metrics"].items()}
+
+
+def mean_over(x_STB: Tensor, weight_STB: Tensor) -> Tensor:
+    """Mean over frames with weight 0 or 1, [S]; 0 where no frame counts."""
+    return (x_STB * weight_STB).sum((1, 2)) / weight_STB.sum((1, 2)).clamp(min=1.0)
+
+
+def disagreement(logits_SMnCL: Tensor) -> Tensor:
+    """Jensen-Shannon divergence of M heads in nats, summed over the latents, [S, n].
+
+    Source: Plan2Explore (Sekar et al. 2020, arXiv 2005.05960) measures an ensemble's variance; for categoricals its
+    place is taken by the divergence of the members from their mean, the mutual information of sample and member.
+    """
+    log_p = torch.log_softmax(logits_SMnCL, dim=losses.CLASSES)
+    p = log_p.exp()
+    mean = p.mean(1)
+    joint = -(mean * mean.clamp(min=1e-12).log()).sum((-2, -1))
+    return joint - losses.entropy(log_p).mean(1)

@@ -1,0 +1,1 @@
+"""A small world model: least squares, and networks for what is left."""

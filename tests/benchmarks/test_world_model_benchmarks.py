@@ -1,0 +1,84 @@
+"""What the benchmarks of the world model rest on: the simulator as a model, steps to a threshold, stored episodes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from world_model_data import episodes
+
+from benchmarks.sample_efficiency import (
+    ARMS,
+    EPISODES,
+    EVALUATION_SEED,
+    TASKS,
+    configuration,
+    curves,
+    ease,
+    reached,
+    table,
+)
+from benchmarks.simulator_model import SimulatorModel
+from benchmarks.world_model import steps_of
+from envs.streams import Stream
+from marl.play.rollout import play
+from marl.scripted.by_name import scripted
+from marl.world_model.protocol import open_loop
+from marl.world_model.sequences import FrameStore
+
+
+@pytest.mark.parametrize("env_id", ["simple_speaker_listener", "simple_reference", "simple_spread"])
+def test_the_simulator_put_into_an_observation_goes_on_as_the_environment_did(env_id: str) -> None:
+    layout, seq, _ = episodes(env_id, 12)
+    told = open_loop(SimulatorModel(layout, 0.9, 1), seq, 5, Stream(0, "n", [0]))
+    assert torch.allclose(told.obs, seq.obs[:, 6:][..., layout.dynamic_J], atol=1e-5)
+    assert torch.allclose(told.reward, seq.reward[:, 6:], atol=1e-5)
+    assert bool((told.discount == 0.9).all())
+
+
+@pytest.mark.parametrize("gains, steps", [
+    ([0.1, 0.85, 0.7, 0.8, 0.9], 4000.0),  # one good evaluation is not enough
+    ([0.8, 0.8, 0.0, 0.0, 0.0], 1000.0),
+    ([0.0, 0.9, 0.0, 0.0, 0.9], 5000.0),  # the last one is what the run leaves
+    ([0.9, 0.0, 0.0, 0.9, 0.0], float("inf")),
+])  # fmt: skip
+def test_reached_at_the_first_of_two_in_a_row_or_at_the_end(gains: list[float], steps: float) -> None:
+    assert reached(gains, [1000, 2000, 3000, 4000, 5000], 0.8) == steps
+
+
+def test_table_and_figure_of_hand_made_runs() -> None:
+    lucky = ease("simple_speaker_listener")
+    returns = [[-15.37] * 5, [-8.0] * 4 + [-15.37], [-7.46] * 4 + [-15.37]]
+    found = {
+        "steps": [500, 1000, 1500], "returns": [[value + lucky for value in row] for row in returns],
+        "updates": 7, "cpu_seconds": 10.0,
+    }  # fmt: skip
+    text = table("simple_speaker_listener", {"mlp": found})
+    assert "| small model, 10 updates a step | 1,000 (1,000 to > 1,500) |" in text
+    assert "| 1.00 (0.00 to 1.00) | 7 | 2 |" in text
+    assert curves("simple_speaker_listener", {"mlp": found}).axes[0].lines
+
+
+def test_ease_is_that_of_the_oracle_too() -> None:
+    """Another policy meets the same luck in the same episodes: its return there less ease is its return elsewhere."""
+    env_id = "simple_speaker_listener"
+    oracle = scripted(env_id, "oracle")
+    same = play(env_id, oracle, EPISODES, EVALUATION_SEED, backend="torch", batch=EPISODES).returns.mean()
+    assert abs(same - ease(env_id) + 7.46) < 0.1 < abs(same + 7.46)
+
+
+@pytest.mark.parametrize("env_id", TASKS)
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_is_a_valid_configuration(env_id: str, arm: str) -> None:
+    config = configuration(env_id, ARMS[arm], 100, 5)
+    assert config.world_model != ARMS[arm].label.startswith("MADDPG")
+    assert config.num_replicas == 5
+
+
+def test_episodes_as_joint_steps_are_stored_as_they_were() -> None:
+    layout, seq, _ = episodes("simple_reference", 5)
+    store = FrameStore((layout.full_size, layout.action_size, 2), 1, 3, 3 * 26, "cpu")
+    for step in steps_of(seq, slice(1, 4)):
+        store.add(step, torch.ones(1, 3, dtype=torch.bool))
+    again = store.from_start(26)
+    for name, value in vars(again).items():
+        assert torch.equal(value, getattr(seq, name)[:, :, 1:4]), name

@@ -1,0 +1,159 @@
+"""What is heard when: slots, times, sample units, meanings."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from channel_players import Babbling, Scripted
+
+from envs.mpe import catalogue
+from envs.spec import AgentSpec, EnvSpec, Head, Route
+from marl.communication.channels import Channel, channels_of, listen, responses_of, used_symbols
+from marl.errors import UserError
+from marl.play.rollout import Episodes, play
+
+
+@lru_cache
+def spec_of(name: str) -> EnvSpec:
+    return catalogue.describe(name, catalogue.parallel_env(name))
+
+
+def two_heads() -> EnvSpec:
+    """A speaker with two symbols a message (3 and 2) and a meaning of two attributes; a listener with two moves."""
+    speaker = AgentSpec("speaker", 2, (Head("message", 3), Head("message_1", 2)))
+    listener = AgentSpec("listener", 6, (Head("move", 4), Head("gear", 2)))
+    routes = (Route(0, 0, 1, 1, 3, meaning=(0, 2)), Route(0, 1, 1, 4, 2, meaning=(0, 2)))
+    return EnvSpec("toy", (speaker, listener), routes=routes)
+
+
+def toy_episodes(lengths=(4, 2, 1)) -> Episodes:
+    """Symbols, meanings and moves that name their step and episode."""
+    steps, episodes = max(lengths), len(lengths)
+    actions = np.zeros((steps, episodes, 2, 2), dtype=np.int64)
+    speaker, listener = np.zeros((steps, episodes, 2), np.float32), np.zeros((steps, episodes, 6), np.float32)
+    channel = channels_of(two_heads())[0]
+    for e, length in enumerate(lengths):
+        for t in range(length):
+            actions[t, e] = [[(t + e) % 3, t % 2], [t % 4, e % 2]]
+            speaker[t, e] = [t % 2, e % 2]
+            if t > 0:
+                listener[t, e] = channel.write(listener[t, e], int(actions[t - 1, e, 0] @ [2, 1]))
+    return Episodes(
+        np.zeros((episodes, 2)), np.array(lengths), {"speaker": speaker, "listener": listener}, actions,
+        np.zeros((steps, episodes, 2)),
+    )  # fmt: skip
+
+
+def test_channels_of_every_task_that_has_one():
+    found = {
+        name: [(channel.name(spec_of(name)), channel.symbols) for channel in channels_of(spec_of(name))]
+        for name in ("simple_speaker_listener", "simple_reference", "simple_crypto", "simple_world_comm")
+    }
+    assert found["simple_speaker_listener"] == [("speaker_0 -> listener_0", 3)]
+    assert found["simple_reference"] == [("agent_0 -> agent_1", 10), ("agent_1 -> agent_0", 10)]
+    assert found["simple_crypto"] == [("alice_0 -> eve_0", 4), ("alice_0 -> bob_0", 4)]
+    assert [name for name, _ in found["simple_world_comm"]] == [
+        "leadadversary_0 -> " + agent for agent in ("leadadversary_0", "adversary_0", "adversary_1", "adversary_2")
+    ]
+
+
+def test_a_task_without_a_channel_is_refused():
+    with pytest.raises(UserError, match="simple_spread_v3 has no channel") as error:
+        channels_of(spec_of("simple_spread"))
+    assert "routes=" in str(error.value)
+
+
+def test_a_message_of_two_heads_is_one_channel_with_joint_symbols():
+    (channel,) = channels_of(two_heads())
+    assert channel.symbols == 6 and channel.sizes == (3, 2)
+    assert [channel.parts(m) for m in range(6)] == [[0, 0], [0, 1], [1, 0], [1, 1], [2, 0], [2, 1]]
+    obs = np.full((7, 6), 9.0, np.float32)
+    written = channel.write(obs, np.arange(7))
+    assert np.array_equal(channel.read(written), np.arange(7)), "6 stands for nothing heard"
+    assert np.array_equal(written[:, 0], obs[:, 0]), "what is outside the slots stays"
+    assert written[5].tolist() == [9, 0, 0, 1, 0, 1] and written[6].tolist() == [9, 0, 0, 0, 0, 0]
+    assert (obs == 9).all(), "the observation that was given is not changed"
+
+
+def test_messages_with_too_many_joint_symbols_are_analysed_head_by_head():
+    heads = (Head("message", 20), Head("message_1", 10))
+    agents = (AgentSpec("a", 1, heads), AgentSpec("b", 30, (Head("move", 2),)))
+    spec = EnvSpec("wide", agents, routes=(Route(0, 0, 1, 0, 20), Route(0, 1, 1, 20, 10)))
+    assert [(c.symbols, c.name(spec)) for c in channels_of(spec)] == [
+        (20, "a -> b (message)"),
+        (10, "a -> b (message_1)"),
+    ]
+
+
+def test_times_by_hand():
+    spec = two_heads()
+    heard = listen(spec, channels_of(spec)[0], toy_episodes())
+    # Episode 2 lasts one step: nothing was heard. Episode 0 hears at t = 1, 2, 3 what was said at 0, 1, 2.
+    assert heard.episodes == 2 and heard.sent.shape == (3, 2)
+    assert heard.valid.tolist() == [[True, True], [True, False], [True, False]]
+    assert heard.sent[:, 0].tolist() == [0 * 2 + 0, 1 * 2 + 1, 2 * 2 + 0] and heard.sent[0, 1] == 2
+    assert np.array_equal(heard.heard[heard.valid], heard.sent[heard.valid])
+    assert heard.answer.size == 8 and heard.answer.values[:, 0].tolist() == [2, 4, 6] and heard.answer.values[0, 1] == 3
+    assert heard.own_next is None
+    # The meaning at t - 1: rows [t % 2, e % 2] in sorted order [0 0], [0 1], [1 0].
+    assert heard.told.labels == ("goal 0 0", "goal 0 1", "goal 1 0")
+    assert heard.told.values is not None and heard.told.values[:, 0].tolist() == [0, 2, 0]
+    assert heard.told.attributes is not None and heard.told.attributes[1, 0].tolist() == [1, 0]
+
+
+def test_the_drawn_step_is_uniform_over_the_heard_steps_of_its_episode():
+    lengths = [5] * 400 + [2] * 100
+    spec = two_heads()
+    heard = listen(spec, channels_of(spec)[0], toy_episodes(lengths))
+    assert (heard.step[400:] == 0).all()
+    counts = np.bincount(heard.step[:400], minlength=4)
+    assert len(counts) == 4 and (np.abs(counts - 100) < 4 * np.sqrt(75)).all()
+    assert heard.valid[heard.step, np.arange(500)].all()
+    assert np.array_equal(heard.drawn(heard.sent)[:3], heard.sent[heard.step[:3], [0, 1, 2]])
+    assert heard.episode_mean(heard.sent)[0] == pytest.approx(heard.sent[:, 0].mean())
+    assert heard.episode_mean(heard.sent)[450] == heard.sent[0, 450]
+
+
+def test_a_slot_holds_in_mpe2_what_was_said_one_step_before():
+    for name in ("simple_speaker_listener", "simple_reference", "simple_crypto", "simple_world_comm"):
+        spec = spec_of(name)
+        played = play(name, Babbling(spec), 4, 7, record=True)
+        for channel in channels_of(spec):
+            heard = listen(spec, channel, played)
+            assert np.array_equal(heard.heard, heard.sent), (name, channel)
+            first = played.obs[spec.agent_names[channel.receiver]][0]
+            assert (channel.read(first) == channel.symbols).all(), "nothing is heard right after a reset"
+
+
+def test_episodes_of_one_step_and_unknown_meanings():
+    spec = two_heads()
+    channel = channels_of(spec)[0]
+    with pytest.raises(UserError, match="all 3 episodes ended after one step"):
+        listen(spec, channel, toy_episodes((1, 1, 1)))
+    world = spec_of("simple_world_comm")
+    played = play("simple_world_comm", Babbling(world), 2, 7, record=True)
+    assert "does not declare" in listen(world, channels_of(world)[0], played).told.reason
+    continuous = Channel(0, 1, (Route(0, 0, 1, 30, 4, meaning=(0, 2)),))
+    many = play("simple_world_comm", Babbling(world), 8, 7, record=True)
+    assert "values (more than 64)" in listen(world, continuous, many).told.reason
+
+
+def test_a_meaning_function_of_the_users_own():
+    spec = two_heads()
+    channel = channels_of(spec)[0]
+    heard = listen(spec, channel, toy_episodes(), meaning=lambda obs: obs[..., 0].astype(int))
+    assert heard.told.labels == ("meaning 0", "meaning 1") and heard.told.attributes.shape == (3, 2, 1)
+    both = listen(spec, channel, toy_episodes(), meaning=lambda obs: obs.astype(int))
+    assert both.told.attributes.shape == (3, 2, 2)
+    with pytest.raises(UserError, match=r"float32 \[3, 2\]; expected integers \[3, 2\]"):
+        listen(spec, channel, toy_episodes(), meaning=lambda obs: obs[..., 0])
+
+
+def test_used_symbols_and_responses():
+    spec = spec_of("simple_speaker_listener")
+    played = play("simple_speaker_listener", Scripted((0, 0, 2)), 40, 0, record=True)
+    assert sorted(used_symbols(listen(spec, channels_of(spec)[0], played))) == [0, 2]
+    assert responses_of(spec_of("simple_reference"), 0) == [0], "the move answers, not the message"
+    assert responses_of(spec_of("simple_crypto"), 1) == [0], "who cannot move answers with its guess"

@@ -1,0 +1,182 @@
+"""The metrics on pairs whose protocol is known, and the causal influence against hand-worked and slow references."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from channel_players import Babbling, Scripted
+
+from envs.mpe import catalogue
+from envs.spec import AgentSpec, EnvSpec, Head, Route
+from marl.communication.channels import channels_of, listen
+from marl.communication.influence import Questioned, causal_influence, counterfactuals, input_norm
+from marl.communication.information import Resampler
+from marl.communication.signalling import channel_report
+from marl.play.rollout import Episodes, play
+
+ENV = "simple_speaker_listener"
+
+
+@lru_cache
+def spec() -> EnvSpec:
+    return catalogue.describe(ENV, catalogue.parallel_env(ENV))
+
+
+@lru_cache
+def report(code=(0, 1, 2), listens=True, episodes=1000) -> dict:
+    player = Scripted(code, listens, heard_as=None if code is None else tuple(np.argsort(code)))
+    return reported(player, spec(), episodes, 1_000_000, 999)
+
+
+def reported(player, spec, episodes, seed, permutations=99) -> dict:
+    asked = Questioned(player, spec, channels_of(spec))
+    played = play(spec.id, asked, episodes, seed, record=True)
+    heard = listen(spec, channels_of(spec)[0], played)
+    answers = heard.at_heard_steps(asked.answers(0))
+    return channel_report(player, spec, heard, answers, Resampler(episodes, 0, permutations, 1000))
+
+
+def test_a_perfect_pair():
+    found = report()
+    signalling = found["signalling"]
+    assert signalling["low"] <= math.log2(3) <= signalling["high"] + 1e-9
+    assert signalling["p"] == pytest.approx(0.001)
+    assert found["influence"]["move"]["cic_uniform"]["mean"] == pytest.approx(1.22, abs=0.03)
+    assert found["influence"]["move"]["flip_rate"]["mean"] == pytest.approx(0.975, abs=0.01)
+    coordination = found["instantaneous_coordination"]
+    assert coordination["low"] == 0.0 and coordination["p"] > 0.05 and "perfect pair" in coordination["warning"]
+    assert found["context_independence"]["value"] == pytest.approx(1.0)
+    assert found["entropy_given_meaning_bits"] == pytest.approx(0.0, abs=1e-9)
+    assert found["stability"] == 1.0 and found["constant_symbol"] is None
+    assert "only speaks" in found["speaker_consistency"]["reason"]
+    assert "single symbol" in found["topographic_similarity"]["reason"]
+    assert found["information_by_step"] == pytest.approx([signalling["corrected"]] * 24)
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_listener_that_ignores_messages_has_no_influence():
+    found = report(listens=False, episodes=200)["influence"]["move"]
+    for name in ("cic_marginal", "cic_uniform", "flip_rate", "flip_rate_used"):
+        assert abs(found[name]["mean"]) <= 1e-9, name
+
+
+def test_a_random_speaker_tells_nothing_but_may_be_listened_to():
+    found = report(code=None, episodes=400)
+    assert found["signalling"]["low"] == 0.0 and found["signalling"]["p"] > 0.05
+    assert found["influence"]["move"]["cic_uniform"]["mean"] > 1.0
+    assert found["stability"] < 0.6
+
+
+def test_two_goals_under_one_symbol_and_a_constant_speaker():
+    found = reported(Scripted((0, 0, 2), heard_as=(0, 1, 2)), spec(), 300, 5)
+    goals = np.array(found["table"]).sum(axis=1) / 300
+    merged = np.array([goals[0] + goals[1], goals[2]])
+    assert found["signalling"]["plug_in"] == pytest.approx(-(merged * np.log2(merged)).sum(), abs=1e-9)
+    assert found["context_independence"]["value"] == pytest.approx(2 / 3)
+    assert found["influence"]["move"]["flip_rate_used"]["mean"] < found["influence"]["move"]["flip_rate"]["mean"]
+    said = reported(Scripted((1, 1, 1), heard_as=(0, 1, 2)), spec(), 50, 5)
+    assert said["constant_symbol"] == 1 and said["entropy_bits"] == 0.0 and said["signalling"]["share"] == 0.0
+    assert math.isfinite(said["influence"]["move"]["cic_marginal"]["mean"])
+
+
+# ------------------------------------------------------------------------------------------------------ influence
+def test_causal_influence_by_hand():
+    uniform = np.full(3, 1 / 3)
+    assert causal_influence(np.eye(3), uniform) == pytest.approx(math.log2(3), abs=1e-12)
+    two_alike = np.eye(3)[[0, 0, 1]]
+    assert causal_influence(two_alike, uniform) == pytest.approx(math.log2(3) - 2 / 3, abs=1e-12)
+    ignoring = np.tile([0.2, 0.5, 0.3], (3, 1))
+    assert abs(causal_influence(ignoring, uniform)) < 1e-12, "the reference code gives log2 3 here"
+    assert causal_influence(np.eye(3), np.array([1.0, 0.0, 0.0])) == 0.0, "one symbol carries nothing"
+
+
+def test_causal_influence_equals_a_slow_reference():
+    generator = np.random.default_rng(0)
+    pi = generator.dirichlet(np.ones(5), size=(2, 7, 4))
+    weights = generator.dirichlet(np.ones(4))
+    slow = np.zeros((2, 7))
+    for i, j in np.ndindex(2, 7):
+        mixture = [sum(weights[m] * pi[i, j, m, k] for m in range(4)) for k in range(5)]
+        slow[i, j] = sum(
+            weights[m] * pi[i, j, m, k] * math.log2(pi[i, j, m, k] / mixture[k]) for m in range(4) for k in range(5)
+        )
+    assert causal_influence(pi, weights) == pytest.approx(slow, abs=1e-12)
+
+
+def test_counterfactuals_change_the_slot_only():
+    seen = []
+
+    class Spy(Scripted):
+        def probabilities(self, observations, masks=None):
+            seen.append({name: obs.copy() for name, obs in observations.items()})
+            return super().probabilities(observations, masks)
+
+    obs = {"speaker_0": np.ones((6, 3), np.float32), "listener_0": np.ones((6, 11), np.float32)}
+    answers = counterfactuals(Spy(), spec(), channels_of(spec())[0], obs)
+    assert answers.shape == (6, 3, 1, 5)
+    assert len(seen) == 3
+    for symbol, asked in enumerate(seen):
+        assert (asked["speaker_0"] == 1).all() and (asked["listener_0"][:, :8] == 1).all()
+        assert np.array_equal(asked["listener_0"][:, 8:], np.tile(np.eye(3)[symbol], (6, 1)))
+
+
+def test_a_player_with_memory_is_asked_in_its_state_of_mind():
+    """This listener waits for three steps; its answers are those of the step at which it is asked."""
+
+    class Waiting(Scripted):
+        def reset(self, num_envs):
+            self.t = 0
+
+        def act(self, observations, masks=None):
+            actions = super().act(observations, masks)
+            self.t += 1
+            return actions
+
+        def move(self, obs):
+            return super().move(obs) if self.t >= 3 else np.zeros(len(obs), dtype=np.int64)
+
+    player = Waiting()
+    asked = Questioned(player, spec(), channels_of(spec()))
+    played = play(ENV, asked, 5, 3, record=True, batch=2)
+    answers = asked.answers(0)
+    assert answers.shape == (25, 5, 3, 1, 5) and len(answers) == len(played.actions)
+    greedy = answers[..., 0, :].argmax(-1)
+    assert (greedy[:3] == 0).all() and (greedy[3:] != greedy[3:, :, :1]).any()
+    heard = listen(spec(), channels_of(spec())[0], played)
+    said = np.take_along_axis(heard.at_heard_steps(greedy), heard.heard[..., None], axis=-1)[..., 0]
+    assert np.array_equal(said, heard.answer.values), "under the symbol that it heard it would do what it did"
+
+
+def test_input_norm_is_per_input():
+    weight = np.ones((11, 4))
+    weight[8:11] = 3.0
+    found = input_norm(weight, channels_of(spec())[0])
+    assert found == {"message": pytest.approx(6.0), "rest": pytest.approx(2.0), "ratio": pytest.approx(3.0)}
+
+
+# ------------------------------------------------------------------------------------------------ noise and delay
+def test_a_noisy_delayed_channel():
+    """Symbols arrive two steps after they were chosen, one in five erased: the lag and the capacity are found."""
+    steps, episodes = 12, 600
+    generator = np.random.default_rng(1)
+    said = generator.integers(4, size=(steps, episodes))
+    actions = np.zeros((steps, episodes, 2, 1), dtype=np.int64)
+    actions[..., 0, 0] = said
+    slot = np.zeros((steps, episodes, 4), np.float32)
+    slot[2:] = np.eye(4, dtype=np.float32)[said[:-2]]
+    slot *= generator.random((steps, episodes, 1)) >= 0.2
+    agents = (AgentSpec("a", 1, (Head("message", 4),)), AgentSpec("b", 4, (Head("move", 4),)))
+    noisy = EnvSpec("noisy", agents, routes=(Route(0, 0, 1, 0, 4, exact=False),))
+    goal = said[:1].repeat(steps, axis=0).astype(np.float32)[..., None]
+    unpaid = np.zeros((steps, episodes, 2))
+    played = Episodes(unpaid[0], np.full(episodes, steps), {"a": goal, "b": slot}, actions, unpaid)
+    heard = listen(noisy, channels_of(noisy)[0], played)
+    nobody = np.full((steps - 1, episodes, 4, 1, 4), 0.25)
+    found = channel_report(Babbling(noisy), noisy, heard, nobody, Resampler(episodes, 0, 99, 99))
+    assert found["lag"] == 2 and found["capacity_bits"] == 2.0
+    assert found["capacity_estimate_bits"] == pytest.approx(0.8 * 2, abs=0.05)
+    assert "received" not in found, "nothing to tell was declared"

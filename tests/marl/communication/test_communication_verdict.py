@@ -1,0 +1,158 @@
+"""The analysis of whole players: numbers, plain words and pictures."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from channel_players import Babbling, Scripted
+
+from envs.mpe import catalogue
+from envs.spec import EnvSpec
+from marl.communication.analysis import analyse_player
+from marl.communication.gallery import pictures
+from marl.communication.verdict import constant_replicas, describe, protocol_table, summary, what_is_heard, what_is_said
+from marl.errors import UserError
+from marl.scripted.by_name import scripted
+
+ENV = "simple_speaker_listener"
+LINES = {"oracle": -7.46, "no communication": -15.37, "random": -39.98}
+
+
+@lru_cache
+def spec_of(name: str = ENV) -> EnvSpec:
+    return catalogue.describe(name, catalogue.parallel_env(name))
+
+
+@lru_cache
+def analysed(kind: str, interventions=()):
+    players = {
+        "perfect": Scripted((2, 0, 1), heard_as=(1, 2, 0)),
+        "deaf": Scripted(listens=False),
+        "constant": Scripted((1, 1, 1), heard_as=(0, 1, 2)),
+        "merged": Scripted((0, 0, 2), heard_as=(0, 1, 2)),
+        "babbling": Scripted(None),
+    }
+    player = players[kind]
+    found, material = analyse_player(
+        player, ENV, spec_of(), episodes=100, lines=LINES, interventions=interventions, resampling=(199, 200)
+    )
+    return player, found, material
+
+
+def test_a_perfect_pair_in_words():
+    player, found, material = analysed("perfect", ("mute", "shuffled"))
+    text = describe(found, "the pair")
+    assert text.startswith("the pair: a language that is spoken and listened to")
+    assert "  goal 0    0.00  0.00  1.00" in text
+    assert "Symbols: 0 = goal 1 (100%), 1 = goal 2 (100%), 2 = goal 0 (100%)." in text
+    assert "another symbol would change its move in 98% of the situations; of the 1.5" in text
+    assert "Return per agent of speaker_0 and listener_0" in text
+    assert "The channel is worth" in text and "shuffled between episodes" in text
+    assert found["gain"]["mean"] == pytest.approx((found["team_return"]["mean"] + 15.37) / 7.91)
+    assert found["score"]["low"] < found["score"]["mean"] < found["score"]["high"]
+    assert [row["name"] for row in found["interventions"]] == ["mute", "shuffled"]
+    assert all(row["gain"]["mean"] < 0 for row in found["interventions"])
+    json.dumps(found, allow_nan=False)
+    drawn = pictures(player, found, material, LINES)
+    assert set(drawn) == {
+        "protocol_speaker_0_listener_0", "timeline_speaker_0_listener_0", "field_speaker_0_listener_0", "interventions",
+    }  # fmt: skip
+
+
+def test_the_other_verdicts():
+    _, deaf, _ = analysed("deaf", ("shuffled",))
+    assert summary(deaf) == "spoken, but nobody listens"
+    assert what_is_heard(deaf["channels"][0]) == ["listener_0 does not listen: no symbol changes its move."]
+    assert "worth nothing measurable" in describe(deaf, "x")
+    _, constant, _ = analysed("constant")
+    assert summary(constant) == "no language: every message is constant"
+    assert what_is_said(constant["channels"][0]) == [
+        "speaker_0 says symbol 1 in every message: a constant message tells nothing."
+    ]
+    assert constant_replicas([{**constant, "replica": 4}]) == ["Replica 4: speaker_0 always says symbol 1."]
+    _, merged, _ = analysed("merged")
+    assert "goal 0 and goal 1 share symbol 0." in what_is_said(merged["channels"][0])
+    counts = np.array(merged["channels"][0]["table"])[:2, 0]
+    first, second = ("goal 0", "goal 1") if counts[0] >= counts[1] else ("goal 1", "goal 0")
+    assert f"0 = {first} ({counts.max() / counts.sum():.0%}) or {second} (" in what_is_said(merged["channels"][0])[1]
+    assert summary(merged).startswith("a partial language (")
+    _, babbling, _ = analysed("babbling")
+    assert summary(babbling) == "no language: the messages tell next to nothing, though they are listened to"
+    said = " ".join(what_is_said(babbling["channels"][0]))
+    assert "tell nothing measurable about the goal" in said and "Within an episode" in said
+    assert constant_replicas([merged, babbling]) == []
+
+
+def test_a_large_vocabulary_shows_the_symbols_that_are_used():
+    report = {
+        "sender": "a", "receiver": "b", "channel": "a -> b", "symbols": 20, "episodes": 10, "meanings": ["goal 0"],
+        "symbol_share": [0.0] * 19 + [1.0], "table": [[0] * 19 + [10]],
+    }  # fmt: skip
+    lines = protocol_table(report).splitlines()
+    assert lines[1].split()[-1] == "19" and lines[2].split()[-1] == "1.00" and len(lines[1].split()) == 13
+
+
+@pytest.mark.parametrize("name", ["simple_reference", "simple_crypto", "simple_world_comm"])
+def test_every_task_with_a_channel(name):
+    spec = spec_of(name)
+    player = Babbling(spec)
+    found, material = analyse_player(
+        player, name, spec, episodes=4, interventions=("shuffled",), per_channel=name != "simple_world_comm",
+        resampling=(19, 20),
+    )  # fmt: skip
+    json.dumps(found, allow_nan=False)
+    text = describe(found, name)
+    drawn = pictures(player, found, material, {})
+    assert found["gain"] is None and "gain" not in text.split("\n")[-1]
+    if name == "simple_reference":
+        assert [row["name"] for row in found["interventions"]] == [
+            "shuffled", "shuffled: agent_0 -> agent_1", "shuffled: agent_1 -> agent_0",
+        ]  # fmt: skip
+        assert found["channels"][0]["speaker_consistency"]["episodes"] == 4
+        assert list(found["channels"][0]["influence"]) == ["move", "message"]
+        assert "field_agent_0_agent_1" in drawn
+    if name == "simple_crypto":
+        assert "Bob guesses right" in text and found["team"] == ["bob_0", "alice_0"]
+        assert "alice_0 -> eve_0, bob_0, 4 symbols" in text
+    if name == "simple_world_comm":
+        assert "field_leadadversary_0_adversary_0" not in drawn and "does not declare" in text
+        assert text.count("all messages") == 1, "one message, four receivers, one table"
+
+
+def test_a_cipher_is_called_one():
+    spec = spec_of("simple_crypto")
+    found, _ = analyse_player(
+        scripted("simple_crypto", "oracle", spec=spec), "simple_crypto", spec, episodes=100, interventions=(),
+        resampling=(199, 50),
+    )  # fmt: skip
+    text = describe(found, "xor")
+    assert text.startswith("xor: a cipher: the message tells the secret to those who hold the key")
+    assert "with it 1.0" in text and "Bob guesses right in 100% of the steps" in text
+
+
+def test_a_meaning_function_for_a_task_without_a_declared_meaning():
+    name = "simple_world_comm"
+
+    def nearest_prey(obs):
+        # leader: vel, pos, 5 landmarks, then 5 others of which the last two are the prey
+        places = obs[..., 20:24].reshape(*obs.shape[:-1], 2, 2)
+        return np.linalg.norm(places, axis=-1).argmin(axis=-1)
+
+    found, _ = analyse_player(
+        Babbling(spec_of(name)), name, spec_of(name), episodes=4, interventions=(), meaning=nearest_prey,
+        resampling=(19, 20),
+    )  # fmt: skip
+    assert found["channels"][0]["meanings"] == ["meaning 0", "meaning 1"]
+
+
+def test_bad_input():
+    with pytest.raises(UserError, match="simple_spread_v3 has no channel"):
+        spec = spec_of("simple_spread")
+        analyse_player(Babbling(spec), "simple_spread", spec, episodes=2)
+    with pytest.raises(UserError, match=r"episodes must be at least 2 .*, got 1"):
+        analyse_player(Scripted(), ENV, spec_of(), episodes=1)
+    with pytest.raises(UserError, match="unknown intervention 'mut'"):
+        analyse_player(Scripted(), ENV, spec_of(), episodes=2, interventions=("mut",))

@@ -1,0 +1,384 @@
+"""marl/config/resolve.py: precedence, every fault at once, round trips, resuming."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from envs.mpe.catalogue import MPE_IDS
+from marl.config.fields import flatten, with_values
+from marl.config.fields import settings as all_settings
+from marl.config.resolve import check_resume, from_dict, parse, to_dict, to_yaml, tuned, validated
+from marl.config.rules import FREE_ON_RESUME, RULES, WARNED_ON_RESUME, WARNINGS
+from marl.config.schema import Config, Range
+from marl.errors import UserError
+from marl.runs import checkpoint
+
+
+def refused(*argv: str) -> str:
+    with pytest.raises(UserError) as caught:
+        parse(list(argv))
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------ precedence
+def test_one_flag_for_every_setting() -> None:
+    """Guard: seen failing with `_shape` skipping nested dataclasses."""
+    import contextlib
+    import io
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as caught:
+        parse(["--help"])
+    assert caught.value.code == 0
+    helped = " ".join(out.getvalue().replace("│", " ").split())
+    for setting in all_settings(Config).values():
+        assert setting.flag in helped
+        assert setting.doc.split(".")[0].split(":")[0][:30] in helped
+    for flag in ("--config FILE", "--resume DIR", "--debug"):
+        assert flag in helped
+
+
+def test_defaults_below_task_file_below_config_below_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "simple_spread.yaml").write_text("maddpg:\n  gamma: 0.1\n  tau: 0.2\n  n_step: 3\nenv_args: {N: 4}\n")
+    monkeypatch.setattr(resources, "files", lambda name: package)
+    own = tmp_path / "own.yaml"
+    own.write_text("maddpg:\n  gamma: 0.3\n  tau: 0.4\nenv_args:\n  local_ratio: 0.1\n")
+    for env in ("simple_spread", "simple_spread_v3"):
+        config = parse(["--env", env, "--config", str(own), "--maddpg.gamma", "0.5", "--env-args", "N=6"]).config
+        assert (config.maddpg.gamma, config.maddpg.tau, config.maddpg.n_step) == (0.5, 0.4, 3)
+        assert config.maddpg.batch_size == Config().maddpg.batch_size
+        assert config.env_args == {"N": 6, "local_ratio": 0.1}
+
+
+def test_env_may_come_from_the_file(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("env: simple_tag\nseed: 7\n")
+    assert (parse(["--config", str(own)]).config.env, parse(["--config", str(own)]).config.seed) == ("simple_tag", 7)
+    assert parse(["--config", str(own), "--env", "simple"]).config.env == "simple"
+
+
+def test_shipped_configurations_are_valid_and_named_after_tasks() -> None:
+    for file in resources.files("configs").iterdir():
+        if file.name.endswith(".yaml"):
+            task = file.name.removesuffix(".yaml")
+            config = parse(["--env", task]).config
+            assert config.env == task, "a task's file must not name an environment"
+
+
+def test_bare_and_negated_flags() -> None:
+    config = parse(["--env", "simple", "--world-model", "--maddpg.no-layer-norm", "--seed", "1"]).config
+    assert config.world_model and not config.maddpg.layer_norm and config.seed == 1
+    config = parse(["--env", "simple", "--no-world-model", "--no-maddpg.layer-norm", "--logging.progress=false"]).config
+    assert not config.world_model and not config.maddpg.layer_norm and not config.logging.progress
+
+
+def test_what_a_world_model_leaves_unset_depends_on_its_kind() -> None:
+    def values(*words: str) -> tuple[float, ...]:
+        wm = parse(["--env", "simple", "--world-model", *words]).config.wm
+        return wm.update_rate, wm.size("ensemble"), wm.size("starts"), wm.size("through_horizon"), wm.size("classes")
+
+    assert values() == values("--wm.kind", "linear") == (1 / 16, 2, 64, 8, 8)
+    assert values("--wm.kind", "rssm", "--wm.preset", "gpu") == (0.25, 5, 256, 0, 32)
+    given = ("--wm.updates-per-step", "2", "--wm.ensemble", "3", "--wm.starts", "4", "--wm.through-horizon", "0")
+    assert values(*given) == (2.0, 3, 4, 0, 8)
+
+
+def test_underscores_equals_signs_and_the_last_of_repeated_flags() -> None:
+    config = parse(["--env=simple", "--maddpg.actor_lr=1e-4", "--seed", "1", "--seed", "2"]).config
+    assert (config.maddpg.actor_lr, config.seed) == (1e-4, 2)
+
+
+def test_own_environment_takes_the_backend_that_plays_it() -> None:
+    assert parse(["--env", "my.module:make"]).config.backend == "pettingzoo"
+    assert "backend torch has MPE's tasks only" in refused("--env", "my.module:make", "--backend", "torch")
+
+
+# ------------------------------------------------------------------ faults
+def test_every_fault_of_every_source_at_once(tmp_path: Path) -> None:
+    """Guard: seen failing when `_fresh` raised after each source."""
+    own = tmp_path / "own.yaml"
+    own.write_text("maddpg:\n  gama: 0.9\n  tau: 7\n  hidden: 64\nsed: 1\nnum_envs: 4\nnum_envs: 5\ngamma: 0.5\n")
+    text = refused(
+        "--env", "simple_spred", "--config", str(own), "--seed", "-1", "--maddpg.batch-size", "100",
+        "--replay.capacity", "50", "--bogus", "3", "--device", "gpu", "stray", "--total-steps", "ten",
+    )  # fmt: skip
+    assert text.startswith("12 problems:")
+    for words in (
+        f"{own}, line 2: maddpg.gama: there is no such setting. Did you mean 'gamma'",
+        f"{own}, line 3: maddpg.tau: got 7; expected a number, above 0 and up to 1",
+        f"{own}, line 4: maddpg.hidden: got 64; expected a list, each entry a whole number, at least 1",
+        f"{own}, line 5: sed: there is no such setting. Did you mean 'seed'?",
+        f"{own}: line 7: num_envs is given twice, first in line 6",
+        f"{own}, line 8: gamma: there is no such setting. Did you mean 'maddpg.gamma'?",
+        "--seed: got -1; expected a whole number, at least 0",
+        "--bogus: there is no such flag",
+        "--total-steps: got 'ten'; expected a whole number, at least 1",
+        "unknown environment 'simple_spred'. Did you mean 'simple_spread'",
+        "maddpg.batch_size 100 is more than replay.capacity 50; expected a batch that fits into the replay "
+        "(maddpg.batch_size from --maddpg.batch-size, replay.capacity from --replay.capacity)",
+        "--device: got 2 values",
+    ):
+        assert words in text, f"{words}\nnot in\n{text}"
+
+
+def test_no_environment_lists_the_tasks() -> None:
+    text = refused()
+    assert "expected --env ID (or --resume DIR)" in text
+    assert "simple_speaker_listener, simple_spread" in text and "package.module:function" in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--env"], "--env: has no value; expected text"),
+        (["--env", "simple", "--gamma", "2"], "--gamma: there is no such flag. Did you mean '--maddpg.gamma'?"),
+        (["--env", "simple", "--maddpg.gama=2"], "Did you mean '--maddpg.gamma'"),
+        (["--env", "simple", "--maddpg", "2"], "--maddpg: there is no such flag"),
+        (["simple"], "'simple': expected a flag that begins with --"),
+        (["--env", "simple", "--debug", "yes"], "--debug takes no value, got 'yes'"),
+        (["--env", "simple", "--config"], "--config takes one file, got none"),
+        (["--env", "simple", "--config", "a", "b"], "--config takes one file, got 2 values"),
+        (["--env", "simple", "--resume", ""], "--resume takes one directory, got none"),
+        (["--env", "simple", "--config", "/nowhere/x.yaml"], "/nowhere/x.yaml: there is no such file"),
+        (["--env", "simple", "--config", "/"], "/: cannot be read"),
+        (["--env", "simple_spread", "--env-args", "M=5"], "--env-args: simple_spread_v3 has no argument 'M'"),
+        (["--env", "simple_spread_v2"], "unknown environment 'simple_spread_v2'. Did you mean 'simple_spread_v3'"),
+        (["--env", "my-module:make"], "unknown environment 'my-module:make'"),
+        (["--env", "simple", "--num-envs", "8", "--total-steps", "7"], "total_steps 7 is less than num_envs 8"),
+        (["--env", "simple", "--maddpg.frames", "0"], "got 0; expected a whole number, at least 1"),
+        (["--env", "simple", "--maddpg.frames", "2", "--world-model"], "expected frames 1 with it"),
+        (["--env", "simple", "--workers", "2"], "workers 2 needs backend pettingzoo"),
+        (["--env", "simple", "--backend", "pettingzoo", "--workers", "99"], "more than the 16 environments"),
+        (["--env", "simple", "--maddpg.estimator", "gumbel"], "Did you mean 'gumbel_st'"),
+        (["--env", "simple", "--checkpoint.keep", "1"], "got 1; expected a whole number, at least 2"),
+        (["--env", "a\0b"], "NUL"),
+    ],
+)  # fmt: skip
+def test_single_faults(argv: list[str], words: str) -> None:
+    assert words in refused(*argv)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty; expected NAME: VALUE lines"),
+        (b"\n \n", "is empty"),
+        (b"\xff\xfe\x00", "is not a text file in UTF-8"),
+        (b"- 1\n- 2\n", "got [1, 2]; expected NAME: VALUE lines"),
+        (b"maddpg: 3\n", "line 1: maddpg: got 3; expected its settings, indented below it"),
+        (b"maddpg.gamma: 0.5\n", "Did you mean 'maddpg.gamma'? (written below its group, indented)"),
+        (b"maddpg:\n\tgamma: 1\n", "line 2: a tab"),
+        (b"seed: !!python/object/apply:os.getpid []\n", "line 1: the tag !!python/object/apply:os.getpid is refused"),
+        (b"env_args: 5\n", "line 1: env_args: got 5; expected NAME: VALUE pairs"),
+        (b"maddpg: {replay: {}}\n", "maddpg.replay: there is no such setting. Did you mean 'replay'?"),
+    ],
+)
+def test_faulty_files(tmp_path: Path, content: bytes, words: str) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_bytes(content)
+    text = refused("--env", "simple", "--config", str(own))
+    assert words in text and str(own) in text
+
+
+def test_a_file_of_comments_and_an_empty_group_are_fine(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("# nothing yet\n")
+    assert parse(["--env", "simple", "--config", str(own)]).config == parse(["--env", "simple"]).config
+    own.write_text("maddpg:\n  # gamma: 0.5\nseed: 1\n")
+    assert parse(["--env", "simple", "--config", str(own)]).config.seed == 1
+
+
+def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "tuned.yaml").write_text("seed: 1\n")
+    assert "Did you mean 'tuned.yaml'?" in refused("--env", "simple", "--config", str(tmp_path / "tuned.yml"))
+
+
+def test_warnings() -> None:
+    launch = parse(["--env", "simple", "--total-steps", "500", "--wm.kind", "rssm"])
+    assert any("nothing will be learned" in warning for warning in launch.warnings)
+    assert any("wm.kind has no effect without --world-model" in warning for warning in launch.warnings)
+    assert parse(["--env", "simple", "--wm.kind", "rssm", "--world-model"]).warnings == ()
+
+
+def test_rules_name_settings_that_exist() -> None:
+    known = set(all_settings(Config))
+    for rule in (*RULES, *WARNINGS):
+        assert set(rule.names) <= known
+        assert not rule.broken(Config(env="simple"))
+    assert set(WARNED_ON_RESUME) <= known
+    for prefix in FREE_ON_RESUME:
+        assert any(name.startswith(prefix) for name in known)
+
+
+# ------------------------------------------------------------------ round trips
+def fitting(name: str) -> st.SearchStrategy:
+    """Values that fit a setting, from its default and its range."""
+    setting = all_settings(Config)[name]
+    default = setting.default
+    if isinstance(default, bool):
+        return st.booleans()
+    if isinstance(default, float):
+        extras = getattr(setting.kind, "__metadata__", ())
+        limits = next((extra for extra in extras if isinstance(extra, Range)), Range())
+        return st.floats(max(0.001, limits.low or 0.0), min(1.0, limits.high or 1.0))
+    if isinstance(default, int):
+        return st.integers(2, 10**12)
+    if isinstance(default, tuple):
+        return st.lists(st.integers(1, 512), max_size=3).map(tuple)
+    if isinstance(default, dict):
+        free = typing.get_args(setting.kind)[1] is Any  # else shares
+        values = st.integers() | st.text(max_size=5) if free else st.floats(0.0, 1.0)
+        return st.dictionaries(st.text(min_size=1, max_size=5), values, max_size=2)
+    return st.just(default)
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_yaml_and_dict_round_trips(data: st.DataObject) -> None:
+    names = data.draw(st.lists(st.sampled_from(list(all_settings(Config))), max_size=6, unique=True))
+    config = with_values(Config(), {name: data.draw(fitting(name)) for name in names})
+    config = dataclasses.replace(config, workers=0, num_envs=1, total_steps=10**12)
+    config = with_values(config, {"maddpg.batch_size": 1})
+    assert from_dict(to_dict(config)) == config
+    assert from_dict(yaml.safe_load(to_yaml(config))) == config
+
+
+def test_text_survives_yaml(tmp_path: Path) -> None:
+    run_dir = str(tmp_path / "Läufe: #1 'a' \u0085\u2028")
+    own = tmp_path / "own.yaml"
+    own.write_text(to_yaml(Config(env="simple", run_dir=run_dir)))
+    assert parse(["--config", str(own)]).config.run_dir == run_dir
+
+
+def test_validated_checks_what_dataclasses_do_not() -> None:
+    assert validated(Config(env="simple")) == Config(env="simple")
+    wrong = Config(env="simpl", seed=-1, num_envs="4")  # type: ignore[arg-type]
+    with pytest.raises(UserError) as caught:
+        validated(wrong)
+    assert "seed: got -1" in str(caught.value) and "num_envs: got '4'" in str(caught.value)
+    with pytest.raises(UserError, match="unknown environment 'simpl'"):
+        validated(Config(env="simpl"))
+
+
+# ------------------------------------------------------------------ resuming
+def make_run(path: Path, config: Config) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.yaml").write_text(to_yaml(dataclasses.replace(config, run_dir=None)))
+    return checkpoint.save(path / "checkpoints", 100, {"policy": {"x": 1}}, {"spec": {}, "config": to_dict(config)})
+
+
+SAVED = dataclasses.replace(Config(env="simple_spread", seed=5, device="cpu"), maddpg=Config().maddpg)
+
+
+def test_resume_takes_the_checkpoints_configuration(tmp_path: Path) -> None:
+    saved = with_values(SAVED, {"maddpg.gamma": 0.123})
+    made = make_run(tmp_path / "run", saved)
+    for directory in (tmp_path / "run", made):
+        launch = parse(["--resume", str(directory)])
+        assert launch.resume == made
+        assert launch.config == dataclasses.replace(saved, run_dir=str((tmp_path / "run").resolve()))
+        assert launch.warnings == ()
+
+
+def test_resume_lists_every_refused_difference(tmp_path: Path) -> None:
+    """Guard: seen failing with `changes_on_resume` returning no refusals."""
+    make_run(tmp_path / "run", SAVED)
+    text = refused("--resume", str(tmp_path / "run"), "--maddpg.gamma", "0.5", "--seed", "6", "--env", "simple_tag")
+    assert "env: 'simple_spread_v3' in the run, 'simple_tag_v3' wanted (--env)" in text
+    assert "seed: 5 in the run, 6 wanted (--seed)" in text
+    assert f"maddpg.gamma: {SAVED.maddpg.gamma} in the run, 0.5 wanted (--maddpg.gamma)" in text
+
+
+def test_resume_allows_and_warns(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", SAVED)
+    argv = ["--resume", str(tmp_path / "run"), "--total-steps", "200000", "--logging.every", "10", "--device", "cuda",
+            "--checkpoint.keep", "5", "--evaluation.every", "0", "--env", "simple_spread_v3"]  # fmt: skip
+    launch = parse(argv)
+    assert (launch.config.total_steps, launch.config.logging.every, launch.config.checkpoint.keep) == (200_000, 10, 5)
+    assert sorted(warning.split()[0] for warning in launch.warnings) == ["device", "total_steps"]
+
+
+def test_an_edited_config_yaml_is_no_way_around(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", SAVED)
+    edited = tmp_path / "run" / "config.yaml"
+    edited.write_text(edited.read_text().replace("seed: 5", "seed: 9"))
+    text = refused("--resume", str(tmp_path / "run"))
+    assert "seed: 5 in the run, 9 wanted (" in text and "config.yaml, line" in text
+    edited.unlink()
+    assert parse(["--resume", str(tmp_path / "run")]).config.seed == 5
+
+
+def test_resume_stays_in_its_directory(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", dataclasses.replace(SAVED, run_dir="/somewhere/else"))
+    run = tmp_path / "run"
+    assert parse(["--resume", str(run), "--run-dir", str(run)]).config.run_dir == str(run.resolve())
+    assert "goes on in its own directory" in refused("--resume", str(run), "--run-dir", str(tmp_path / "other"))
+
+
+def test_resume_of_nothing(tmp_path: Path) -> None:
+    assert "does not exist" in refused("--resume", str(tmp_path / "none"))
+    assert "is no run directory" in refused("--resume", str(tmp_path))
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    assert "holds no checkpoint" in refused("--resume", str(tmp_path))
+    assert "is a file" in refused("--resume", str(tmp_path / "config.yaml"))
+
+
+def test_resume_of_a_checkpoint_that_knows_other_settings(tmp_path: Path) -> None:
+    plain = to_dict(SAVED)
+    plain["maddpg"]["forgotten"] = 1
+    del plain["maddpg"]["tau"]
+    root = tmp_path / "run" / "checkpoints"
+    checkpoint.save(root, 1, {}, {"config": plain})
+    assert "written by another version of this package" in refused("--resume", str(tmp_path / "run"))
+    del plain["maddpg"]["forgotten"]
+    checkpoint.save(root, 2, {}, {"config": plain})
+    assert "older than these settings, which take their defaults: maddpg.tau" in parse(
+        ["--resume", str(tmp_path / "run")]
+    ).warnings[0]  # fmt: skip
+    checkpoint.save(root, 3, {}, {"config": 5})
+    assert "holds no configuration" in refused("--resume", str(tmp_path / "run"))
+
+
+def test_check_resume_covers_every_setting() -> None:
+    """Every setting is refused, allowed or allowed with a warning: none is forgotten when the list grows."""
+    for name, value in flatten(SAVED).items():
+        other = not value if isinstance(value, bool) else (value or 0) + 1 if isinstance(value, int | float) else None
+        if other is None:
+            continue
+        wanted = with_values(SAVED, {name: other})
+        if name in WARNED_ON_RESUME:
+            assert len(check_resume(SAVED, wanted)) == 1
+        elif name.startswith(FREE_ON_RESUME):
+            assert check_resume(SAVED, wanted) == []
+        else:
+            with pytest.raises(UserError, match=f"{name}: "):
+                check_resume(SAVED, wanted)
+
+
+@pytest.mark.parametrize("env", MPE_IDS)
+def test_every_task_has_tuned_values(env: str) -> None:
+    """Guard: seen failing with an empty file, which is valid YAML."""
+    assert tuned(env).maddpg != Config().maddpg
+
+
+def test_tuned_is_what_the_command_line_starts_with() -> None:
+    env = "simple_speaker_listener"
+    assert tuned(env) == parse(["--env", env]).config
+    changed = tuned(env, total_steps=500, maddpg={"gamma": 0.5})
+    assert (changed.total_steps, changed.maddpg.gamma) == (500, 0.5)
+    assert changed.maddpg.actor_lr == tuned(env).maddpg.actor_lr != Config().maddpg.actor_lr
+    with pytest.raises(UserError, match=r"maddpg\.gama"):
+        tuned(env, maddpg={"gama": 0.5})
+    with pytest.raises(UserError, match="unknown environment"):
+        tuned("simple_speeker")

@@ -1,0 +1,125 @@
+"""Anchors: the scales by hand, against what the scripts earned, and where there are none."""
+
+import json
+
+import pytest
+
+from envs.mpe import MPE_IDS, catalogue
+from marl.evaluate.anchors import anchors, gain, is_competitive, lines_of, score, sides
+from marl.scripted.measured import MEASURED
+
+
+def spec_of(env, **args):
+    return catalogue.describe(env, catalogue.parallel_env(env, **args))
+
+
+def test_gain_is_the_published_formula():
+    for r in (-40.0, -15.37, -10.0, -7.46):
+        assert gain("simple_speaker_listener", r) == pytest.approx((r + 15.37) / 7.91, abs=1e-12)
+        assert gain("simple_reference_v3", r) == pytest.approx((r + 16.65) / 9.12, abs=1e-12)
+
+
+def test_score_of_worked_cases():
+    assert score("simple_speaker_listener", -15.37) == pytest.approx(0.757, abs=5e-4)  # a deaf listener
+    assert score("simple_reference", -16.65) == pytest.approx(0.561, abs=5e-4)
+    assert score("simple_speaker_listener", -7.58) == pytest.approx(0.996, abs=1e-3)
+    assert score("simple_spread", -6.40) == pytest.approx(1.0) and score("simple_spread", -26.44) == pytest.approx(0.0)
+
+
+def test_returns_by_agent_are_averaged():
+    assert gain("simple_reference", {"agent_0": -7.0, "agent_1": -9.0}) == gain("simple_reference", -8.0)
+
+
+def test_a_task_with_unlike_agents_weighs_them_by_number():
+    found = anchors("collect_treasure")
+    assert found.mean("random") == pytest.approx((6 * -3.3 + 2 * 0.6) / 8)
+    assert found.score(found.mean("oracle")) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("env", MPE_IDS)
+def test_every_task_has_anchors_and_their_sides_are_its_agents(env):
+    spec, found = spec_of(env), anchors(env)
+    assert found.reason is None and found.competitive == is_competitive(spec)
+    groups = sides(spec)
+    assert {side: len(names) for side, names in groups.items()} == dict(found.weights)
+    assert sorted(name for names in groups.values() for name in names) == sorted(spec.agent_names)
+    assert set(found.sides) == set(groups)
+    for kinds in found.sides.values():
+        assert {"random", "noop"} <= set(kinds)
+        for anchor in kinds.values():
+            assert anchor.bound is None or anchor.mean <= anchor.bound + 0.001
+            assert anchor.source and anchor.se >= 0
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_competitive_tasks_have_values_per_side_only():
+    found = anchors("simple_push")
+    assert found.sides["good"]["oracle"].mean == -7.45
+    assert found.mean("random") is None and found.score(-5.0) is None and found.gain(-5.0) is None
+    assert lines_of("simple_tag") == {"oracle": None, "no communication": None, "random": None}
+
+
+def test_lines_of_a_learning_curve():
+    assert lines_of("simple_reference") == {"oracle": -7.53, "no communication": -16.65, "random": -28.29}
+    assert lines_of("simple_spread")["no communication"] is None
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ({"N": 4}, "N=4 (default 3)"),
+        ({"max_cycles": 50, "local_ratio": 0.5}, "max_cycles=50 (default 25)"),
+        ({"local_ratio": 0.2}, "local_ratio=0.2 (default 0.5)"),
+    ],
+)
+def test_other_arguments_have_no_anchors_and_say_why(args, says):
+    found = anchors("simple_spread", args)
+    assert says in found.reason and not found.sides
+    assert score("simple_spread", -8.0, args) is None and gain("simple_reference", -8.0, {"local_ratio": 1.0}) is None
+    assert lines_of("simple_spread", args) == {"oracle": None, "no communication": None, "random": None}
+
+
+def test_arguments_without_effect_keep_the_anchors():
+    args = {"max_cycles": 25, "render_mode": "rgb_array", "dynamic_rescaling": False}
+    assert score("simple_spread", -8.0, args) == score("simple_spread", -8.0)
+
+
+def test_other_environments_have_no_anchors():
+    found = anchors("my_package:make")
+    assert found.reason == "no anchors are known for my_package:make"
+    assert found.to_json()["oracle"] is None and score("my_package:make", 1.0) is None
+
+
+# The script whose play should reach the anchor, and how far the best known may lie beyond it.
+REACHED = [
+    ("simple_v3", "all", "oracle", "oracle", 0.0),
+    ("simple_speaker_listener_v4", "all", "oracle", "oracle", 0.0),
+    ("simple_speaker_listener_v4", "all", "no_communication", "silent", 0.0),
+    ("simple_reference_v3", "all", "oracle", "oracle", 0.0),
+    ("simple_reference_v3", "all", "no_communication", "silent", 0.0),
+    ("simple_spread_v3", "all", "oracle", "oracle", 0.1),
+    ("simple_line_v1", "all", "oracle", "oracle", 0.0),
+    ("simple_formation_v1", "all", "oracle", "oracle", 0.0),
+    ("simple_crypto_v3", "eve", "oracle", "oracle", 0.0),
+    ("simple_crypto_v3", "alice and bob", "oracle", "oracle", 0.0),
+    ("simple_crypto_v3", "eve", "no_communication", "plain", 0.0),
+    ("collect_treasure_v1", "collectors", "oracle", "best", 0.0),
+    ("collect_treasure_v1", "deposits", "oracle", "best", 0.0),
+    ("simple_adversary_v3", "good", "oracle", "midpoint+planned", 0.0),
+    ("simple_push_v3", "good", "oracle", "planned+noop", 0.0),
+]
+
+
+@pytest.mark.parametrize(("env", "side", "kind", "script", "short"), REACHED)
+def test_scripts_reach_the_anchors(env, side, kind, script, short):
+    """Two plays of the same policy differ by root two of the standard error; three of those, and what is known."""
+    mean, error = MEASURED[env][script][side]
+    assert abs(anchors(env).sides[side][kind].mean - mean) <= 3 * 2**0.5 * error + short + 0.01
+
+
+@pytest.mark.parametrize("env", MPE_IDS)
+@pytest.mark.parametrize("kind", ["random", "noop"])
+def test_floors_are_what_was_played(env, kind):
+    for side, anchor in anchors(env).sides.items():
+        mean, error = MEASURED[env][kind][side]
+        assert abs(anchor[kind].mean - mean) <= 3 * 2**0.5 * error + 0.06  # the floors are given to one digit or two

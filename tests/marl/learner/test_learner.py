@@ -1,0 +1,362 @@
+"""The learner's equations, its known defects elsewhere, and its gates on environments with known answers."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from envs.probes import env as probes
+from envs.spec import AgentSpec, EnvSpec, Head, Route
+from envs.streams import Stream
+from marl.config.schema import MADDPGConfig
+from marl.data.collector import Collector
+from marl.data.replay import Replay, Transitions
+from marl.errors import RunFailed, UserError
+from marl.learner import losses, relaxation
+from marl.learner.maddpg import MADDPG, joint_rows
+from marl.learner.networks import Actor, Critic
+
+SPEC = EnvSpec(
+    id="toy",
+    agents=(
+        AgentSpec("speaker", 2, (Head("message", 3),)),
+        AgentSpec("listener", 5, (Head("move", 4), Head("message", 2))),
+    ),
+    routes=(Route(sender=0, head=0, receiver=1, start=2, size=3),),
+)
+S, N, E, H, K = 2, 2, 4, 2, 4
+WIDTH = 5  # O
+
+
+def transitions(seed: int = 0, **changes: torch.Tensor) -> Transitions:
+    g = torch.Generator().manual_seed(seed)
+    actor = torch.zeros(S, N, E, H, K)
+    actor[:, 0, :, 0, 1] = 1
+    actor[:, 1, :, 0, 3] = 1
+    actor[:, 1, :, 1, 0] = 1
+    values = {
+        "obs": torch.rand(S, N, E, WIDTH, generator=g),
+        "prev_obs": torch.rand(S, N, E, WIDTH, generator=g),
+        "first": torch.zeros(S, E, dtype=torch.bool),
+        "action": actor.flatten(-2),
+        "reward": torch.rand(S, N, E, generator=g),
+        "terminated": torch.zeros(S, N, E, dtype=torch.bool),
+        "truncated": torch.zeros(S, N, E, dtype=torch.bool),
+        "next_obs": torch.rand(S, N, E, WIDTH, generator=g),
+    }
+    return Transitions(**{**values, **changes})
+
+
+def replay(n_step: int = 1, gamma: float = 0.9, capacity: int = 100) -> Replay:
+    return Replay(SPEC, capacity, E, Stream(0, "replay", range(S)), gamma, n_step)
+
+
+def learner(**changes: object) -> MADDPG:
+    return MADDPG(SPEC, replace(MADDPGConfig(hidden=(16, 16), batch_size=32), **changes), 0, range(S))
+
+
+def filled(n_step: int = 1) -> Replay:
+    buffer = replay(n_step)
+    for seed in range(8):
+        buffer.add(transitions(seed))
+    return buffer
+
+
+# ------------------------------------------------------------------ equations
+def test_td_target_by_hand() -> None:
+    q = torch.tensor([[[[10.0]], [[4.0]]]])  # two critics
+    target = losses.td_target(torch.tensor([[[1.0]]]), torch.tensor([[[0.5]]]), q)
+    assert target.item() == 3.0
+
+
+def test_critic_loss_refuses_shapes_that_would_broadcast() -> None:
+    with pytest.raises(ValueError, match="do not match"):
+        losses.critic_loss(torch.zeros(1, 1, 2, 4), torch.zeros(1, 4, 2))
+
+
+LANGUAGES = {  # goals x symbols: probabilities of each symbol, and H(M) and H(M|O) in nats by hand
+    "a symbol each": ([[1, 0, 0], [0, 1, 0], [0, 0, 1]], math.log(3), 0.0),
+    "two goals share, a symbol unused": ([[1, 0, 0], [0, 1, 0], [0, 1, 0]], math.log(3) - 2 / 3 * math.log(2), 0.0),
+    "two goals share, the third has synonyms": (
+        [[0.5, 0.5, 0], [0, 0, 1], [0, 0, 1]], math.log(3) - math.log(2) / 3, math.log(2) / 3,
+    ),
+    "always the same": ([[1, 0, 0]] * 3, 0.0, 0.0),
+}  # fmt: skip
+
+
+def bonus(language: str, k: float) -> float:
+    logits = torch.tensor(LANGUAGES[language][0], dtype=torch.float64).clamp(min=1e-9).log()[None, None]
+    return losses.signalling_bonus(logits, torch.ones(1, 3, dtype=torch.bool), k).item()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("k", [0.5, 1.0, 2.0])
+def test_signalling_bonus_by_hand(language: str, k: float) -> None:
+    _, marginal, conditional = LANGUAGES[language]
+    assert bonus(language, k) == pytest.approx(marginal - k * conditional, abs=1e-6)
+
+
+def test_a_small_k_pays_for_synonyms_and_mutual_information_does_not() -> None:
+    shared, synonyms = "two goals share, a symbol unused", "two goals share, the third has synonyms"
+    assert bonus(synonyms, 0.5) > bonus(shared, 0.5) + 0.1
+    assert bonus(synonyms, 1.0) == pytest.approx(bonus(shared, 1.0), abs=1e-6)
+
+
+def test_truncation_is_bootstrapped_and_termination_is_not() -> None:
+    buffer = replay()
+    flags = torch.zeros(S, N, E, dtype=torch.bool)
+    term, trunc = flags.clone(), flags.clone()
+    term[..., 0], trunc[..., 1] = True, True
+    buffer.add(transitions(terminated=term, truncated=trunc))
+    batch = buffer.gather(torch.arange(E).repeat(S, 1) + buffer._offset_S1)
+    torch.testing.assert_close(batch.discount[0, 0], torch.tensor([0.0, 0.9, 0.9, 0.9]))
+
+
+def test_replay_returns_what_was_stored() -> None:
+    buffer, given = replay(), transitions()
+    buffer.add(given)
+    batch = buffer.gather(torch.arange(E).repeat(S, 1) + buffer._offset_S1)
+    for name in ("obs", "action", "reward", "next_obs"):
+        assert torch.equal(getattr(batch, name), getattr(given, name)), name
+    assert torch.equal(batch.prev_obs[:, 0], given.prev_obs[:, 0])
+    assert torch.equal(batch.joint, joint_rows(given.obs, given.action))
+
+
+def test_n_step_sums_stop_at_the_end_of_an_episode() -> None:
+    buffer = replay(n_step=3, gamma=0.5)
+    ended = torch.zeros(S, N, E, dtype=torch.bool)
+    ended[..., 0] = True
+    steps = [transitions(0), transitions(1, terminated=ended), transitions(2)]
+    for one in steps:
+        buffer.add(one)
+    batch = buffer.gather(torch.arange(E).repeat(S, 1) + buffer._offset_S1)
+    r = [one.reward for one in steps]
+    torch.testing.assert_close(batch.reward[..., 0], r[0][..., 0] + 0.5 * r[1][..., 0])
+    torch.testing.assert_close(batch.reward[..., 1], (r[0] + 0.5 * r[1] + 0.25 * r[2])[..., 1])
+    assert float(batch.discount[0, 0, 0]) == 0.0 and float(batch.discount[0, 0, 1]) == 0.125
+    assert torch.equal(batch.next_obs[..., 0, :], steps[1].next_obs[..., 0, :])
+    assert torch.equal(batch.next_obs[..., 1, :], steps[2].next_obs[..., 1, :])
+
+
+def test_own_action_value_equals_the_full_critic() -> None:
+    critic = Critic(SPEC, (16, 16), True, Stream(1, "c", range(S)), num_critics=2)
+    t = transitions()
+    joint = joint_rows(t.obs, t.action)
+    action = torch.rand(S, N, E, H * K)
+    fast = critic.own_action(joint)(action)
+    for n in range(N):
+        replaced = t.action.clone()
+        replaced[:, n] = action[:, n]
+        slow = critic(joint_rows(t.obs, replaced))[:, 0, n]
+        torch.testing.assert_close(fast[:, n], slow, atol=1e-5, rtol=1e-5)
+
+
+def test_replicas_are_independent_of_each_other() -> None:
+    both, alone = Stream(3, "a", range(2)), Stream(3, "a", [1])
+    torch.testing.assert_close(Actor(SPEC, (8,), True, both).mlp.flat[1], Actor(SPEC, (8,), True, alone).mlp.flat[0])
+
+
+def test_independent_critic_sees_its_own_agent_alone() -> None:
+    critic = Critic(SPEC, (16,), True, Stream(1, "c", range(S)), independent=True)
+    t = transitions()
+    other = t.obs.clone()
+    other[:, 1] += 1.0
+    before, after = critic(joint_rows(t.obs, t.action)), critic(joint_rows(other, t.action))
+    assert torch.equal(before[:, :, 0], after[:, :, 0]) and not torch.equal(before[:, :, 1], after[:, :, 1])
+
+
+# ------------------------------------------------------------- the learner
+def test_relabelling_changes_the_slot_alone_and_leaves_first_steps_silent() -> None:
+    agent, buffer = learner(), replay()
+    first = torch.zeros(S, E, dtype=torch.bool)
+    first[:, 0] = True
+    t = transitions(first=first)
+    buffer.add(t)
+    batch = buffer.gather(torch.arange(E).repeat(S, 1) + buffer._offset_S1)
+    next_obs = batch.next_obs.clone()
+    agent.relabel(batch)
+    slot = batch.obs[:, 1, :, 2:5]
+    assert torch.equal(slot[:, 0], torch.zeros(S, 3))
+    assert torch.equal(slot[:, 1:].sum(-1), torch.ones(S, E - 1))
+    assert torch.equal(batch.obs[:, 0], t.obs[:, 0]) and torch.equal(batch.obs[:, 1, :, :2], t.obs[:, 1, :, :2])
+    assert torch.equal(batch.next_obs, next_obs)
+    assert torch.equal(batch.joint[..., WIDTH + 2 : WIDTH + 5], slot)  # the critic sees the same
+
+
+def test_critic_learns_on_the_executed_one_hots() -> None:
+    agent, seen = learner(), []
+    original = agent.critic.forward
+    agent.critic.forward = lambda joint: seen.append(joint.clone()) or original(joint)  # type: ignore[method-assign]
+    agent.update(filled().sample(32))
+    actions = seen[0][..., N * WIDTH :]
+    assert set(actions.unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(actions.sum(-1), torch.full((S, 32), 3.0))  # one a head: 1 + 2
+
+
+def test_target_uses_the_target_networks() -> None:
+    agent, batch = learner(), filled().sample(32)
+    before = copy.deepcopy(agent.noise)
+    y = agent.targets(batch)
+    with torch.no_grad():
+        agent.critic.mlp.flat += 1.0
+        agent.actor.mlp.flat += 1.0
+    agent.noise = before
+    assert torch.equal(agent.targets(batch), y)
+    with torch.no_grad():
+        agent.target_critic.mlp.flat += 1.0
+    assert not torch.equal(agent.targets(batch), y)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step() -> None:
+    agent, batch = learner(communication_correction=False), filled().sample(32)
+    batch.reward[1, 1, 0] = float("nan")
+    before = agent.critic.mlp.flat.clone()
+    with pytest.raises(RunFailed, match=r"critic loss of agent 'listener'.*replica 1"):
+        agent.update(batch)
+    assert torch.equal(agent.critic.mlp.flat, before)
+
+
+OPTIONS = [
+    {},
+    {"twin_critics": True, "actor_delay": 2},
+    {"estimator": "gumbel_soft"},
+    {"estimator": "straight_through"},
+    {"estimator": "rao_blackwell"},
+    {"estimator": "gapped"},
+    {"estimator": "reinmax"},
+    {"estimator": "reinforce"},
+    {"estimator": "exact"},
+    {"message_estimator": "exact"},
+    {"temperature_final": 0.5},
+    {"target_action": "argmax"},
+    {"other_actions": "current"},
+    {"independent_critics": True},
+    {"team_reward": True},
+    {"communication_correction": False},
+    {"signalling_bonus": 1.0},
+    {"listening_bonus": 1.0},
+    {"layer_norm": False},
+    {"logit_penalty": 0.1},
+    {"lr_final": 1.0},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_option_updates_exactly_repeatably_and_changes_something(options: dict[str, object]) -> None:
+    def trained(changes: dict[str, object]) -> MADDPG:
+        agent, buffer = learner(**changes), filled()
+        for k in range(4):
+            agent.update(buffer.sample(32), progress=k / 4)
+        return agent
+
+    once, twice = trained(options), trained(options)
+    assert torch.equal(once.actor.mlp.flat, twice.actor.mlp.flat)
+    plain = trained({})
+    if options:
+        assert not torch.equal(once.actor.mlp.flat, plain.actor.mlp.flat)
+    state, buffer = once.state_dict(), filled()
+    again = learner(**options)
+    again.load_state_dict(copy.deepcopy(state))
+    batch = buffer.sample(32)
+    once.update(copy.deepcopy(batch))
+    again.update(batch)
+    assert torch.equal(once.actor.mlp.flat, again.actor.mlp.flat)
+    assert torch.equal(once.critic.mlp.flat, again.critic.mlp.flat)
+
+
+def test_a_share_of_the_step_size_is_that_share_of_the_step_of_that_agent_alone() -> None:
+    whole, slow = learner(), learner(actor_lr_shares={"speaker": 0.25})
+    begun = whole.actor.mlp.flat.detach().clone()
+    assert torch.equal(begun, slow.actor.mlp.flat)
+    for agent in (whole, slow):
+        agent.update(filled().sample(32))
+    moved, less = whole.actor.mlp.flat.detach() - begun, slow.actor.mlp.flat.detach() - begun
+    assert torch.equal(less[:, 1], moved[:, 1]) and moved[:, 0].abs().max() > 1e-4
+    torch.testing.assert_close(less[:, 0], 0.25 * moved[:, 0], rtol=0, atol=1e-7)
+    assert torch.equal(whole.critic.mlp.flat, slow.critic.mlp.flat)
+
+
+def test_shares_of_the_step_size_for_agents_that_there_are() -> None:
+    with pytest.raises(UserError, match="actor_lr_shares names 'speeker'; expected one of speaker, listener"):
+        learner(actor_lr_shares={"speeker": 0.5})
+    spread = probes.make("matching_game", num_envs=1).spec
+    twins = replace(spread, agents=tuple(replace(spread.agents[0], name=f"agent_{n}") for n in range(2)), routes=())
+    with pytest.raises(UserError, match="differ between agents that share one actor"):
+        MADDPG(twins, MADDPGConfig(share_actors=True, actor_lr_shares={"agent_0": 0.5}), 0)
+    both = MADDPGConfig(share_actors=True, actor_lr_shares={"agent_0": 0.5, "agent_1": 0.5})
+    assert MADDPG(twins, both, 0).held_G1.tolist() == [[0.5]]
+
+
+# -------------------------------------------------------------- learning gates
+def train_probe(name: str, steps: int, **changes: object) -> tuple[MADDPG, Collector, Replay]:
+    config = replace(
+        MADDPGConfig(hidden=(32,), actor_lr=1e-2, critic_lr=1e-2, tau=0.05, lr_final=1.0, gamma=0.9), **changes
+    )
+    env = probes.make(name, num_envs=16)
+    agent = MADDPG(env.spec, config, 1)
+    env.reset(seed=1)
+    collector = Collector(env, agent, 1)
+    buffer = Replay(env.spec, 4096, 16, Stream(1, "replay", range(1)), config.gamma, config.n_step)
+    for step in range(steps):
+        buffer.add(collector.collect()[0])
+        if step > 8:
+            agent.update(buffer.sample(128))
+    return agent, collector, buffer
+
+
+@pytest.mark.parametrize("name", ["constant_value", "value_from_observation", "discounted_value", "truncated_value"])
+def test_values_of_probes_are_learned(name: str) -> None:
+    agent, _, buffer = train_probe(name, 400)
+    batch = buffer.sample(256)
+    q = agent.critic(batch.joint)[:, 0].detach()
+    error = (q - agent.targets(batch)).abs().mean()
+    assert float(error) < 0.1
+    assert float(q.abs().max()) > 0.5
+
+
+def reached(name: str, steps: int = 900, **options: object) -> float:
+    """Share of the way from chance to the optimum that the greedy policy makes."""
+    agent, collector, _ = train_probe(name, steps, **options)
+
+    def greedy(obs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        return relaxation.greedy_onehot(agent.actor(obs).detach(), agent.head_mask)
+
+    agent.act = greedy  # type: ignore[method-assign]
+    rules = collector.env.rules  # type: ignore[attr-defined]
+    total, count = torch.zeros(collector.env.spec.num_agents), 0
+    for _ in range(200):
+        _, finished = collector.collect()
+        if finished is not None:
+            returns_SN, episodes_S = finished
+            total, count = total + returns_SN[0], count + int(episodes_S[0])
+    optimum = torch.as_tensor(rules.optimum, dtype=torch.float32)
+    chance = torch.as_tensor(rules.chance, dtype=torch.float32)
+    return float(((total / count - chance) / (optimum - chance)).mean())
+
+
+GATES = [{}, {"twin_critics": True, "actor_delay": 2}, {"estimator": "gapped"}]
+GENTLE = {"listening_bonus": 0.1, "logit_penalty": 0.01}  # weights that leave the reward the last word
+MORE_GATES = [
+    {name: GENTLE.get(name, value) for name, value in options.items()}
+    for options in [*OPTIONS, {"n_step": 2}, {"share_actors": True}]
+    if options not in GATES
+]
+
+
+@pytest.mark.parametrize(
+    "options", [*GATES, *(pytest.param(more, marks=pytest.mark.slow) for more in MORE_GATES)], ids=str
+)
+@pytest.mark.parametrize("name", ["choose_action", "answer_observation", "matching_game"])
+def test_policies_of_probes_reach_the_optimum(name: str, options: dict[str, object]) -> None:
+    bonus = {"signalling_bonus": 0.3} if name == "matching_game" else {}
+    assert reached(name, **{**bonus, **options}) >= 0.95
+
+
+def test_what_a_later_step_pays_needs_the_central_critic() -> None:
+    """The witness's observation tells the critic what the actor's choice will be worth."""
+    assert reached("witness_game") >= 0.95
+    assert reached("witness_game", independent_critics=True) <= 0.1

@@ -1,0 +1,166 @@
+"""marl/training/experiment.py and marl/training/trainer.py: a run from its configuration to its last words.
+
+Guard: seen failing with replicas that have ended no episode counted as 0, with progress above 1, with warnings told at
+every record, with a fault of the report that ends the run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from whole_runs import ENVS, StopAfter, config, records, whole
+
+from envs.errors import UserError
+from envs.pettingzoo.env import PettingZooEnv
+from marl import train
+from marl.data.collector import Collector
+from marl.data.replay import Replay
+from marl.evaluate import returns as evaluate
+from marl.evaluate.helpers import processes_for
+from marl.learner.maddpg import MADDPG
+from marl.runs.records import read_run
+from marl.training import experiment
+from marl.training.stop import StopRequest
+
+sys.path.append(str(ENVS))
+import toy_envs
+
+
+def leaving(**settings: Any) -> toy_envs.Toy:
+    """One agent leaves before the episode ends."""
+    return toy_envs.Toy(deaths={"a_0": 2}, **settings)
+
+
+# ------------------------------------------------------------------ environments of one's own
+def test_make_env_is_named_and_evaluated_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toy_envs, "leaving", leaving, raising=False)
+    monkeypatch.setattr(leaving, "__module__", "toy_envs")
+    run = tmp_path / "run"
+    result = train(config(run, {"env": "simple_spread", "evaluation.every": 100}), make_env=leaving)
+    assert result.evaluation is not None and result.evaluation["gain"] is None  # the anchors are not simple_spread's
+    assert read_run(run).config.env == "toy_envs:leaving" and read_run(run).config.backend == "pettingzoo"
+    assert evaluate.main([str(run), "--episodes", "3", "--json", str(tmp_path / "found.json")]) == 0
+    assert json.loads((tmp_path / "found.json").read_text())["env"] == "toy_envs:leaving"
+
+
+def test_make_env_may_have_no_name(tmp_path: Path) -> None:
+    result = train(config(tmp_path / "run"), make_env=lambda: toy_envs.Toy(length=4))
+    assert result.evaluation is not None and len(result.evaluation["replicas"]) == 1
+
+
+def test_make_env_settings_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="num_envs"):
+        train(config(tmp_path / "run", {"num_envs": 0}), make_env=toy_envs.Toy)
+    assert not (tmp_path / "run").exists()
+
+
+# ------------------------------------------------------------------ records
+def test_returns_are_means_over_the_episodes_that_ended() -> None:
+    env = PettingZooEnv(make=toy_envs.Toy, num_envs=4, ragged=True)
+    env.reset(0)
+    learner = MADDPG(env.spec, config(Path()).maddpg, 0, range(2))
+    collector = Collector(env, learner, 2)
+    total, count = torch.zeros(2, 2), torch.zeros(2)
+    running = torch.zeros(2, 2, 2)
+    expected = torch.zeros(2, 2)
+    for _ in range(40):
+        transitions, finished = collector.collect()
+        running += transitions.reward
+        done = (transitions.terminated | transitions.truncated).all(1)
+        expected += (running * done[:, None]).sum(-1)
+        running *= ~done[:, None]
+        if finished is None:
+            assert not done.any()
+            continue
+        total, count = total + finished[0], count + finished[1]
+    assert torch.allclose(total, expected) and count.min() >= 6 and not torch.equal(count[:1], count[1:])
+
+
+def test_a_replica_without_a_finished_episode_has_no_return(tmp_path: Path) -> None:
+    """25 steps an episode: the first record comes before any has ended."""
+    lines = records(whole(tmp_path / "run", {"num_replicas": 2, "logging.every": 40}))
+    rollouts = [line["rollout/return"] for line in lines if "rollout/return" in line]
+    assert rollouts[0] is None and sum(value is not None for value in rollouts) == 2
+
+
+def test_schedules_and_progress_end_where_the_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+    plain = MADDPG.update
+
+    def update(self: MADDPG, batch: Any, progress: float, measure: bool) -> Any:
+        told.append(progress)
+        return plain(self, batch, progress, measure)
+
+    monkeypatch.setattr(MADDPG, "update", update)
+    result = train(config(tmp_path / "run", {"total_steps": 239}))
+    assert result.step == 240 and max(told) == 1.0
+
+
+def test_warnings_of_the_source_are_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Replay, "warnings", lambda self: ["the model is poor"])
+    whole(tmp_path / "run")
+    assert capsys.readouterr().err.count("warning: the model is poor") == 1
+
+
+# ------------------------------------------------------------------ the end
+def test_many_replicas_are_evaluated_by_several_processes_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"num_replicas": 3, "total_steps": 40, "evaluation.final_episodes": 3}
+    alone = train(config(tmp_path / "alone", settings)).evaluation
+    monkeypatch.setattr(experiment, "processes_for", lambda *numbers: 2)
+    assert train(config(tmp_path / "helped", settings)).evaluation == alone
+    assert "3 episodes with each of 3 replicas in the real environment, in 2 processes" in capsys.readouterr().out
+
+
+def test_processes_are_as_many_as_pay() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert processes_for(2, 1000) == 1 and processes_for(100, 1000) == min(cores, 100)
+    assert processes_for(100, 1000, sharing=10**6) == 1
+
+
+def test_the_telling_replicas_are_worst_middle_and_best() -> None:
+    replicas = [{"replica": r, "mean_return": value} for r, value in enumerate([3.0, 1.0, 2.0, 9.0, 5.0])]
+    assert experiment._telling({"replicas": replicas}) == [0, 1, 3]
+    assert experiment._telling({"replicas": replicas[:1]}) == [0]
+
+
+def test_a_fault_of_the_report_leaves_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*arguments: Any, **named: Any) -> Any:
+        raise ValueError("no ink")
+
+    monkeypatch.setattr("marl.report.write_report", broken)
+    monkeypatch.setattr("marl.communication.analyse_run", broken)
+    run = whole(tmp_path / "run", {"logging.report": True})
+    err = capsys.readouterr().err
+    assert "warning: no language: no ink" in err and "warning: no report: no ink" in err
+    assert (run / "evaluation.json").is_file()
+
+
+def test_a_signal_ends_the_evaluation_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is saved by then: nothing is waited for."""
+
+    def interrupted(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the signal had no effect")
+
+    monkeypatch.setattr(experiment, "_final_evaluation", interrupted)
+    with StopRequest() as stop, pytest.raises(KeyboardInterrupt):
+        train(config(tmp_path / "run", {"total_steps": 40}), stop=stop)
+    assert stop.requested and stop.exit_code == 130
+
+
+def test_a_stopped_run_is_not_evaluated(tmp_path: Path) -> None:
+    result = train(config(tmp_path / "run"), stop=StopAfter(3))
+    assert result.evaluation is None and result.step == 12 and not (tmp_path / "run" / "evaluation.json").exists()

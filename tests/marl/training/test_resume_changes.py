@@ -1,0 +1,164 @@
+"""What may change when a run is resumed, what may not, and what the run's files alone repeat."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from whole_runs import MANY_OPTIONS, MODEL, assert_same, begun, config, differences, resumed, state, whole
+
+from envs.spec import AgentSpec, EnvSpec, Head
+from envs.streams import Stream
+from marl import train
+from marl.config.resolve import parse
+from marl.data.replay import Replay, Transitions
+from marl.errors import UserError
+
+EVERYTHING = {"env": "simple_reference", **MANY_OPTIONS}
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped, for tests that only look at it."""
+    return begun(tmp_path_factory.mktemp("stopped") / "run")
+
+
+def test_free_settings_may_change(tmp_path: Path) -> None:
+    """Evaluation, logging, checkpoints: the run still ends where the uninterrupted one does."""
+    whole(tmp_path / "whole")
+    begun(tmp_path / "halves")
+    flags = ("--evaluation.every", "40", "--evaluation.episodes", "2", "--checkpoint.keep", "3", "--logging.every", "4")
+    resumed(tmp_path / "halves", *flags)
+    one, two = (state(tmp_path / name) for name in ("whole", "halves"))
+    for name in ("source", "collector", "learner"):
+        assert differences(one[name], two[name]) == []
+
+
+@pytest.mark.fault
+def test_workers_may_change(tmp_path: Path) -> None:
+    settings = {"backend": "pettingzoo", "num_replicas": 2, "num_envs": 2}
+    whole(tmp_path / "whole", settings)
+    for was, now in ((0, 2), (2, 0)):
+        run = begun(tmp_path / f"{was} {now}", {**settings, "workers": was})
+        resumed(run, "--workers", str(now))
+        assert_same(tmp_path / "whole", run)
+
+
+@pytest.mark.parametrize("steps", ["92", "241", "400"])
+def test_the_length_may_change(tmp_path: Path, steps: str) -> None:
+    """With a warning; the replay's size follows, and nothing that was stored is lost or made up.
+
+    Guard: seen failing with a replay that takes its cursor over into one of another capacity: rows that were never
+    written were drawn.
+    """
+    begun(tmp_path / "run")
+    launch = parse(["--resume", str(tmp_path / "run"), "--total-steps", steps])
+    assert any("total_steps changes from 240" in warning for warning in launch.warnings)
+    result = resumed(tmp_path / "run", "--total-steps", steps)
+    end = -(-int(steps) // 4) * 4
+    assert result.step == end and result.evaluation is not None
+    source = state(tmp_path / "run")["source"]
+    assert source["size"] == end and source["data"].shape[1] == end
+
+
+@pytest.mark.parametrize(("total", "longer"), [("240", "100"), ("241", "480")])
+def test_the_length_of_a_finished_run_may_change(tmp_path: Path, total: str, longer: str) -> None:
+    """The replay was full to the last row, or is larger than the new one.
+
+    Guard: seen failing as above (241 to 480: the newest rows overwrote the oldest, and rows that nothing was ever
+    written to were drawn; 240 to 100: a traceback).
+    """
+    run = whole(tmp_path / "run", {"total_steps": int(total)})
+    short = state(run)["source"]
+    end = resumed(run, "--total-steps", longer).step
+    long = state(run)["source"]
+    assert end == long["size"] == max(480 if longer == "480" else 240, 240)
+    assert torch.equal(long["data"][:, : short["size"]], short["data"])
+
+
+def test_a_replay_of_another_capacity_takes_the_newest_rows_over() -> None:
+    spec = EnvSpec("one", (AgentSpec("a", 1, (Head("move", 2),)),))
+
+    def replay(capacity: int) -> Replay:
+        return Replay(spec, capacity, 2, Stream(0, "replay", (0,)), 0.9)
+
+    def step(k: int) -> Transitions:
+        flags = {name: torch.zeros(1, 1, 2, dtype=torch.bool) for name in ("terminated", "truncated")}
+        zeros, first = torch.zeros(1, 1, 2, 1), torch.zeros(1, 2, dtype=torch.bool)
+        reward = torch.tensor([[[2.0 * k, 2.0 * k + 1]]])
+        return Transitions(zeros, zeros, first, torch.zeros(1, 1, 2, 2), reward, **flags, next_obs=zeros)
+
+    def rewards(store: Replay) -> list[float]:
+        return store.gather(torch.arange(store.size)[None]).reward.flatten().tolist()
+
+    full = replay(6)
+    for k in range(5):
+        full.add(step(k))
+    assert rewards(full) == [6, 7, 8, 9, 4, 5] and full.cursor == 4
+    for capacity, kept, then in (
+        (6, [6, 7, 8, 9, 4, 5], [6, 7, 8, 9, 10, 11]),
+        (8, [4, 5, 6, 7, 8, 9], [4, 5, 6, 7, 8, 9, 10, 11]),
+        (4, [6, 7, 8, 9], [10, 11, 8, 9]),
+    ):
+        other = replay(capacity)
+        other.load_state_dict(full.state_dict())
+        assert rewards(other) == kept
+        other.add(step(5))
+        assert rewards(other) == then
+
+
+@pytest.mark.parametrize("model", [{}, MODEL], ids=["replay", "world model"])
+def test_a_finished_run_goes_on(tmp_path: Path, model: dict[str, Any]) -> None:
+    """Longer than it was meant to be: the stores are larger then, and hold what they held."""
+    run = whole(tmp_path / "run", {**model, "maddpg.n_step": 2})
+    short = state(run)["source"]
+    resumed(run, "--total-steps", "480")
+    long = state(run)["source"]
+    short, long = (part.get("replay", part) for part in (short, long))
+    assert (short["size"], long["size"]) == (236, 476)
+    assert torch.equal(long["data"][:, : short["size"]], short["data"])
+    assert long["data"].isfinite().all() and (long["data"][..., -1].abs() < 1e6).all()
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--maddpg.gamma", "0.9"), "maddpg.gamma: 0.95 in the run, 0.9 wanted (--maddpg.gamma)"),
+        (("--env", "simple_spread"), "env: 'simple_speaker_listener_v4' in the run, 'simple_spread_v3' wanted (--env)"),
+        (("--seed", "4", "--num-envs", "8"), "num_envs: 4 in the run, 8 wanted (--num-envs)"),
+        (("--num-replicas", "3"), "num_replicas: 1 in the run, 3 wanted"),
+        (("--backend", "pettingzoo"), "backend: 'torch' in the run, 'pettingzoo' wanted"),
+        (("--replay.capacity", "100"), "replay.capacity: 1000000 in the run, 100 wanted"),
+        (("--world-model",), "world_model: false in the run, true wanted"),
+        (("--maddpg.hidden", "8", "16"), "maddpg.hidden"),
+    ],
+)
+def test_other_changes_are_refused(stopped: Path, flags: tuple[str, ...], told: str) -> None:
+    run = stopped
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(UserError) as caught:
+        resumed(run, *flags)
+    assert "this run cannot be resumed with another configuration" in str(caught.value)
+    assert told in str(caught.value), str(caught.value)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_an_edited_config_file_is_refused_too(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run")
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("gamma: 0.95", "gamma: 0.5"))
+    with pytest.raises(UserError, match=r"maddpg.gamma: 0.95 in the run, 0.5 wanted"):
+        resumed(run)
+
+
+def test_the_files_of_a_run_repeat_it(tmp_path: Path) -> None:
+    """config.yaml alone, in another directory."""
+    whole(tmp_path / "run", EVERYTHING)
+    launch = parse(["--config", str(tmp_path / "run" / "config.yaml"), "--run-dir", str(tmp_path / "again")])
+    assert train(launch.config).run_dir == tmp_path / "again"
+    assert_same(tmp_path / "run", tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "versions.json").read_text())["torch"]
+    assert config(tmp_path / "again", EVERYTHING).maddpg == launch.config.maddpg

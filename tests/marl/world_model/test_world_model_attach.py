@@ -1,0 +1,133 @@
+"""A world model in a run: composed from the configuration, saved, found again, looked at."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import envs
+from envs.streams import Stream
+from marl.config.resolve import to_dict
+from marl.config.schema import Config, MADDPGConfig, WorldModelConfig
+from marl.data.collector import Collector
+from marl.data.replay import Replay
+from marl.learner.maddpg import MADDPG
+from marl.runs import checkpoint
+from marl.world_model import attach as compose
+from marl.world_model import evaluate as command
+from marl.world_model.imagination import ImaginationSource
+
+SMALL = WorldModelConfig(
+    kind="rssm",
+    classes=4, latents=4, deter=8, hidden=8, sequences=4, warmup_steps=50, updates_per_step=0.05, starts=16, rollout=3,
+    gate=1e9, reward_gate=1e9, refresh_every=50, ensemble=2, validation_share=0.25,
+)  # fmt: skip
+LEARNER = MADDPGConfig(hidden=(8,), batch_size=16, warmup_steps=0)
+
+
+def config_of(wm: WorldModelConfig, **changes: Any) -> Config:
+    base = Config(env="simple_speaker_listener", num_replicas=2, num_envs=10, maddpg=LEARNER, world_model=True)
+    return replace(base, wm=wm, **changes)  # type: ignore[arg-type]
+
+
+def trained(config: Config, steps: int = 30) -> tuple[ImaginationSource, MADDPG]:
+    """A few rounds of what the trainer does."""
+    replicas = range(config.num_replicas)
+    env = envs.make(config.env, config.num_replicas * config.num_envs)
+    env.reset(seed=config.seed)
+    learner = MADDPG(env.spec, config.maddpg, config.seed, replicas)
+    replay = Replay(env.spec, 1000, config.num_envs, Stream(config.seed, "replay", replicas), config.maddpg.gamma)
+    source, collector = compose.imagining(replay, learner, config), Collector(env, learner, config.num_replicas)
+    for k in range(steps):
+        source.add(collector.collect()[0])
+        if k > 5:
+            learner.update(source.sample(config.maddpg.batch_size))
+    return source, learner
+
+
+@pytest.mark.parametrize("kind", ["rssm", "mlp", "linear"])
+def test_maddpg_learns_from_every_kind(kind: Any) -> None:
+    source, learner = trained(config_of(replace(SMALL, kind=kind)))
+    assert bool((source.usable_S > 20).all())
+    assert bool(learner.actor.mlp.flat.isfinite().all())
+    assert (learner.imagined_loss is None) == (kind == "rssm"), "unset, the small models' loss goes through them"
+
+
+def test_the_loss_through_the_model_moves_the_actors() -> None:
+    plain, through, heavier = (
+        trained(config_of(replace(SMALL, kind="linear", **changes)))[1].actor.mlp.flat
+        for changes in ({"through_horizon": 0}, {"through_horizon": 2}, {"through_horizon": 2, "through_weight": 5.0})
+    )
+    assert not torch.equal(plain, through) and not torch.equal(through, heavier)
+
+
+def test_groups_follow_the_reward(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = []
+    monkeypatch.setattr(compose, "ThroughModel", lambda s, a, t, g, e: groups.append((g, e)) or SimpleNamespace())
+    wm = replace(SMALL, through_horizon=3)
+    for learner in (
+        LEARNER, replace(LEARNER, team_reward=True), replace(LEARNER, estimator="exact"),
+        replace(LEARNER, estimator="rao_blackwell"), replace(LEARNER, estimator="reinmax"),
+    ):  # fmt: skip
+        trained(config_of(wm, maddpg=learner), steps=1)
+    assert [g for g, _ in groups] == [((0,), (1,)), ((0, 1),), *[((0,), (1,))] * 3]
+    assert [e for _, e in groups] == ["gumbel_st", "gumbel_st", "straight_through", "straight_through", "reinmax"]
+
+
+# ------------------------------------------------------------------------ a saved run
+def saved_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Config) -> Path:
+    """What the trainer leaves of a run with a world model."""
+    source, learner = trained(config)
+    parts = {"source": source.state_dict(), "policy": {"actor": learner.actor.mlp.flat.detach()}}
+    manifest = {"spec": learner.spec.to_dict(), "config": to_dict(config)}
+    checkpoint.save(tmp_path / checkpoint.DIRECTORY, 300, parts, manifest)
+    monkeypatch.setattr(compose, "from_dict", lambda *_: config)
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["rssm", "linear"])
+def test_command_writes_numbers_figures_and_a_film(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: Any
+) -> None:
+    monkeypatch.setattr(command, "FILMED", 1)
+    run = saved_run(tmp_path, monkeypatch, config_of(replace(SMALL, kind=kind)))
+    assert command.main([str(run), "--episodes", "6", "--own-policy"]) == 0
+    text = capsys.readouterr().out
+    assert "copy last" in text and "100.0 %" in text and f"World model ({kind})" in text and "own policy" in text
+    found = json.loads((run / "world_model.json").read_text())
+    assert found["step"] == 300 and len(found["rmse"]["model"]["all"]) == 2
+    assert found["rmse"]["linear"]["all"][0] < found["rmse"]["mean"]["all"][0]
+    names = {path.name for path in run.iterdir() if path.is_file()}
+    assert {"world_model.gif", "world_model_errors.png", "world_model.json"} <= names
+    assert ("world_model_latents.png" in names) == (kind == "rssm")
+    if kind == "linear":
+        assert found["rmse"]["model"]["all"][0] < 1e-3
+
+
+def test_the_saved_model_predicts_as_the_one_in_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of(SMALL)
+    source, _ = trained(config)
+    loaded = compose.load(saved_run(tmp_path, monkeypatch, config))
+    seq = source.store.windows(8, 4, Stream(0, "w", [0, 1]))
+    states = [model.observe(seq, Stream(0, "n", [0, 1])) for model in (source.model, loaded.model)]
+    assert torch.equal(states[0].features, states[1].features)
+
+
+def test_bad_input_is_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main([str(tmp_path / "nowhere")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    config = config_of(replace(SMALL, kind="linear"))
+    run = saved_run(tmp_path, monkeypatch, config)
+    assert command.main([str(run), "--episodes", "1"]) == 2
+    assert "--episodes: expected at least 2, got 1" in capsys.readouterr().err
+    monkeypatch.setattr(compose, "from_dict", lambda *_: replace(config, world_model=False))
+    assert command.main([str(run)]) == 2
+    assert "trained without a world model" in capsys.readouterr().err

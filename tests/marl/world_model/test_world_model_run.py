@@ -1,0 +1,76 @@
+"""A whole run with a world model: what it records, what looks at it afterwards, what is refused and what is told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from marl.config.schema import CheckpointConfig, Config, EvaluationConfig, LoggingConfig, MADDPGConfig, WorldModelConfig
+from marl.errors import RunFailed, UserError
+from marl.training.experiment import train
+from marl.world_model import evaluate as command
+from marl.world_model.dreamer import model as dreamer
+
+TINY = WorldModelConfig(
+    kind="rssm",
+    classes=4, latents=4, deter=8, hidden=8, sequences=4, warmup_steps=60, updates_per_step=0.05, starts=16, rollout=3,
+    gate=1e9, reward_gate=1e9, refresh_every=50, ensemble=2, validation_share=0.25,
+)  # fmt: skip
+
+
+def config(tmp_path: Path, **changes: Any) -> Config:
+    base = Config(
+        env="simple_speaker_listener", num_replicas=2, num_envs=10, total_steps=400, world_model=True, device="cpu",
+        run_dir=str(tmp_path / "run"), maddpg=MADDPGConfig(hidden=(8,), batch_size=16, warmup_steps=0), wm=TINY,
+        evaluation=EvaluationConfig(every=0, final_episodes=2), checkpoint=CheckpointConfig(every=200),
+        logging=LoggingConfig(every=100, progress=False, report=False),
+    )  # fmt: skip
+    return replace(base, **changes)
+
+
+@pytest.mark.parametrize("kind", ["rssm", "mlp"])
+def test_a_run_records_its_model_and_can_be_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    monkeypatch.setattr(command, "FILMED", 1)
+    result = train(config(tmp_path, wm=replace(TINY, kind=kind)))
+    records = [json.loads(line) for line in (result.run_dir / "metrics.jsonl").read_text().splitlines()]
+    last = next(r for r in reversed(records) if "world_model/loss" in r)
+    names = {"rollout", "imagined", "rmse_1", "rmse_3", "reward_rmse_1", "loss", "grad_norm"}
+    names |= {"kl", "observation_r2", "log_reward"} if kind == "rssm" else {"linear_rmse", "reward_r2"}
+    assert {f"world_model/{name}" for name in names} <= set(last)
+    assert last["world_model/rollout"] == 3 and last["world_model/imagined/replica_1"] > 0
+    assert any("tfevents" in path.name for path in result.run_dir.iterdir())
+    capsys.readouterr()
+    assert command.main([str(result.run_dir), "--episodes", "4"]) == 0
+    assert f"World model ({kind}) of simple_speaker_listener_v4 after 400 steps" in capsys.readouterr().out
+    assert (result.run_dir / "world_model.json").exists()
+
+
+def test_a_collapsed_posterior_is_told_while_the_run_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dreamer, "LATE", 3)
+    train(config(tmp_path, num_replicas=1))
+    told = capsys.readouterr().err
+    assert "warning: The world model reconstructs its observations with R^2" in told
+    assert "raise --wm.nx, or lower --wm.beta" in told
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dreamer.losses, "gaussian_log_prob", lambda x, m: (x - m).sum(-1) * float("nan"))
+    with pytest.raises(RunFailed, match=r"world model's gradient is not finite in replicas \[0, 1\].*--wm.lr"):
+        train(config(tmp_path))
+
+
+def test_an_environment_whose_agents_leave_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "helpers"))
+    refused = config(
+        tmp_path, env="toy_envs:Toy", env_args={"deaths": {"a_0": 3}}, backend="pettingzoo", num_envs=2, num_replicas=1
+    )
+    with pytest.raises(UserError, match=r"--world-model: agents of .* may leave.*Train without --world-model"):
+        train(refused)

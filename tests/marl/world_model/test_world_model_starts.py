@@ -1,0 +1,82 @@
+"""Starts between stored states: who may be mixed with whom, and that what is mixed is a state of the environment."""
+
+from __future__ import annotations
+
+import torch
+from test_world_model_imagination import filled
+from world_model_data import play
+
+import envs
+from envs.streams import Stream
+from marl.world_model.small.model import ObsState
+from marl.world_model.starts import FEW, partners
+
+
+def order(rows: int, replicas: int = 1, seed: int = 0) -> torch.Tensor:
+    return Stream(seed, "order", list(range(replicas))).uniform(rows).argsort(1)
+
+
+def test_partners_agree_in_colours_and_kind() -> None:
+    """Worked by hand: entry 0 is a colour (2 values), entry 1 is a place; row 5 is of another kind."""
+    place = torch.arange(40, dtype=torch.float32) / 7.0
+    colour = (torch.arange(40) % 2) * 0.65 + 0.15
+    kind = torch.zeros(1, 40, dtype=torch.int64)
+    kind[0, 5] = 1
+    found = partners(torch.stack([colour, place], 1)[None], kind, order(40))[0]
+    assert torch.equal(colour[found], colour)
+    assert found[5] == 5 and 5 not in found[torch.arange(40) != 5]
+    # all others of a colour meet one another, but for the last one of each
+    assert int((found == torch.arange(40)).sum()) == 3
+
+
+def test_entries_of_many_values_do_not_part() -> None:
+    """FEW values part the rows, one more does not."""
+    for values, alone in ((FEW, True), (FEW + 1, False)):
+        rows = torch.arange(values, dtype=torch.float32)[None, :, None]
+        found = partners(rows, torch.zeros(1, values, dtype=torch.int64), order(values))[0]
+        assert bool((found == torch.arange(values)).all()) == alone
+
+
+def test_replicas_are_apart() -> None:
+    rows = torch.rand(3, 30, 4, generator=torch.Generator().manual_seed(0))
+    together = partners(rows, torch.zeros(3, 30, dtype=torch.int64), order(30, 3))
+    for r in range(3):
+        own = slice(r, r + 1)
+        alone = partners(rows[own], torch.zeros(1, 30, dtype=torch.int64), order(30, 3)[own])
+        assert torch.equal(together[own], alone)
+
+
+def test_blended_starts_are_states_of_the_environment() -> None:
+    """In simple_reference both agents see the same three landmarks: what they say of them must agree in every start,
+    and the goal's colour must be a colour."""
+    source = filled("simple_reference", starts=200, blend=True)
+    state, obs, _, _, valid = source._starts()
+    assert isinstance(state, ObsState) and bool(valid.any())
+    a, b = obs[:, 0], obs[:, 1]  # [S, R, O]: velocity 2, landmarks 3 x 2, goal's colour 3, message 10
+    between = (a[..., 2:4] - b[..., 2:4])[:, :, None]
+    apart = a[..., 2:8].unflatten(2, (3, 2)) - b[..., 2:8].unflatten(2, (3, 2))
+    assert torch.allclose(apart, between.expand_as(apart), atol=1e-5)
+    colours = obs[..., 8:11].flatten(0, 2)
+    allowed = torch.eye(3) * 0.5 + 0.25
+    assert bool((torch.cdist(colours, allowed).min(1).values < 1e-6).all())
+    message = obs[..., 11:21]
+    assert bool(((message == 0) | (message == 1)).all())
+
+
+def test_switched_off_every_start_was_seen() -> None:
+    def share_seen(blend: bool) -> float:
+        env = envs.make("simple_reference", num_envs=20)
+        source = filled("simple_reference", blend=blend)
+        stored = torch.cat([t.obs[0].transpose(0, 1).flatten(1) for t in play(env, 40, replicas=2)])
+        _, obs, _, _, _ = source._starts()
+        starts = obs[0].transpose(0, 1).flatten(1)
+        apart = torch.cdist(starts, stored, compute_mode="donot_use_mm_for_euclid_dist")
+        return float((apart.min(1).values < 1e-5).float().mean())
+
+    assert share_seen(False) == 1.0
+    assert share_seen(True) < 0.5
+
+
+def test_the_same_numbers_again() -> None:
+    one, other = filled(blend=True), filled(blend=True)
+    assert torch.equal(one._starts()[1], other._starts()[1])

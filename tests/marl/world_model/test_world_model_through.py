@@ -1,0 +1,188 @@
+"""Gradients through the model: across the channel, to the right actors, and to nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from world_model_data import play
+
+import envs
+from envs.spec import AgentSpec, EnvSpec, Head, Route
+from envs.streams import Stream
+from marl.config.schema import WorldModelConfig
+from marl.data.replay import Replay
+from marl.learner.networks import Actor, Critic
+from marl.world_model.imagination import ImaginationSource
+from marl.world_model.layout import Layout
+from marl.world_model.protocol import Prediction
+from marl.world_model.through import ThroughModel, critic_tail
+
+SPEAKER, LISTENER = AgentSpec("speaker_0", 2, (Head("message", 2),)), AgentSpec("listener_0", 2, (Head("move", 2),))
+GAME = EnvSpec("game", (SPEAKER, LISTENER), horizon=3, routes=(Route(0, 0, 1, 0, 2),))
+TEAM = ((0, 1),)
+
+
+@dataclass
+class Goal:
+    goal: Tensor  # [S, n, 2]
+
+    def pick(self, index: Tensor) -> Goal:
+        return Goal(self.goal[torch.arange(len(index))[:, None], index])
+
+
+class Game:
+    """A perfect model of a matching game: the speaker sees the goal, who moves to it is rewarded at once.
+
+    reward: 1 for both where the listener's move is the goal; with `selfish` only the listener's reward counts the
+    speaker's message, and only against it.
+    """
+
+    noise_size = 1
+
+    def __init__(self, selfish: bool = False) -> None:
+        self.networks, self.selfish = nn.Linear(1, 1), selfish
+
+    def step(self, state: Goal, action_SnU: Tensor, uniform: Tensor) -> tuple[Goal, Prediction]:
+        message, move = action_SnU[..., :2], action_SnU[..., 2:]
+        hit = (state.goal * move).sum(-1)
+        both = torch.stack([0 * hit, (state.goal * message).sum(-1)] if self.selfish else [hit, hit], -1)
+        return state, Prediction(state.goal, both, torch.full_like(both, 0.9), 0 * hit)
+
+
+def no_tail(obs: Tensor, action: Tensor) -> Tensor:
+    return obs.new_zeros(obs.shape[:3])
+
+
+def through(
+    horizon: int, estimator: str = "straight_through", groups: tuple[tuple[int, ...], ...] = TEAM, selfish: bool = False
+) -> tuple[ThroughModel, Actor]:
+    """Rollouts of the game, and fresh actors of two replicas."""
+    rows = 64
+    goal = torch.nn.functional.one_hot(torch.arange(rows) % 2, 2).float().expand(2, rows, 2)
+
+    def starts() -> tuple[Goal, Tensor, Tensor, Tensor, Tensor]:
+        obs = torch.stack([goal, torch.zeros_like(goal)], 1)
+        first = torch.ones(2, rows, dtype=torch.bool)
+        return Goal(goal), obs, torch.zeros_like(obs), first, first
+
+    source = SimpleNamespace(
+        config=WorldModelConfig(through_horizon=horizon), spec=GAME, layout=Layout(GAME), model=Game(selfish),
+        replay=SimpleNamespace(gamma=0.9), gate_S=torch.tensor([3, 3]), _starts=starts,
+        _imagination=Stream(0, "imagination", [0, 1]),
+    )  # fmt: skip
+    actor = Actor(GAME, (16,), True, Stream(0, "actor", [0, 1]))
+    return ThroughModel(source, actor, no_tail, groups, estimator), actor  # type: ignore[arg-type]
+
+
+def gradient(horizon: int, **options: object) -> Tensor:
+    """Of the loss at the actors' parameters, [S, N, P]."""
+    made, actor = through(horizon, **options)  # type: ignore[arg-type]
+    made.loss(1.0).sum().backward()
+    assert actor.mlp.flat.grad is not None
+    return actor.mlp.flat.grad
+
+
+def test_a_message_needs_two_steps_to_pay() -> None:
+    """Within one step nobody has heard it; within two the speaker's gradient comes back through the channel."""
+    assert not gradient(1)[:, 0].any() and gradient(1)[:, 1].any()
+    assert gradient(2)[:, 0].any()
+
+
+def test_gradient_is_the_derivative_of_the_value() -> None:
+    """With soft samples and fixed noise the value is differentiable: central differences in float64."""
+    made, actor = through(3, "gumbel_soft")
+    flat = actor.double().mlp.flat
+    flat.data = flat.data * 3
+    starts = made._source._starts()
+    state, obs, *rest = starts
+    state.goal, obs = state.goal.double(), obs.double()
+    made._source._starts = lambda: (state, obs, *rest)  # type: ignore[method-assign]
+
+    def value() -> Tensor:
+        made._source._imagination.load_state_dict({"counter": 0})  # the same noise
+        return made.loss(0.8).sum()
+
+    value().backward()
+    assert flat.grad is not None
+    direction = torch.randn(flat.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    start, step = flat.data.clone(), 1e-6
+    ends = []
+    for sign in (1, -1):
+        flat.data = start + sign * step * direction
+        ends.append(value().item())
+    assert (flat.grad * direction).sum().item() == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4)
+
+
+@pytest.mark.parametrize("estimator", ["straight_through", "gumbel_st"])
+def test_a_protocol_is_learned_inside_the_model(estimator: str) -> None:
+    """The best of three steps: chance at the first, sure at the other two."""
+    made, actor = through(3, estimator)
+    optimiser = torch.optim.Adam(actor.parameters(), 0.03)
+    for _ in range(150):
+        optimiser.zero_grad()
+        made.loss(1.0).sum().backward()
+        optimiser.step()
+    with torch.no_grad():
+        loss_SP = sum(made.loss(1.0) for _ in range(5)) / 5
+    assert loss_SP.shape == (2, 1)
+    assert (-loss_SP > 0.5 + 0.9 + 0.81 - 0.12).all()
+
+
+def test_each_group_moves_its_own_actors_only() -> None:
+    """The listener is paid for a wrong message. Apart, the speaker ignores that; as a team, it serves it."""
+    apart = gradient(2, groups=((0,), (1,)), selfish=True)
+    assert not apart[:, 0].any()
+    assert gradient(2, groups=TEAM, selfish=True)[:, 0].any()
+
+
+def test_groups_share_their_mean_reward() -> None:
+    made, _ = through(1, groups=((1,), (0,)), selfish=True)
+    loss = made.loss(1.0)
+    assert loss.shape == (2, 2) and (loss[:, 1] == 0).all() and (loss[:, 0] < 0).all()
+    team, _ = through(1, groups=TEAM, selfish=True)
+    assert team.loss(1.0).abs().max() <= 0.5
+
+
+def test_a_closed_gate_gives_no_gradient() -> None:
+    made, actor = through(2)
+    made._source.gate_S = torch.tensor([0, 3])
+    made.loss(1.0).sum().backward()
+    assert actor.mlp.flat.grad is not None
+    assert not actor.mlp.flat.grad[0].any() and actor.mlp.flat.grad[1].any()
+
+
+def test_invalid_starts_do_not_count() -> None:
+    made, _ = through(2)
+    starts = made._source._starts()
+    half = starts[4] & (torch.arange(64) < 32)
+    made._source._starts = lambda: (*starts[:4], half)  # type: ignore[method-assign]
+    starts[0].goal = starts[0].goal.clone()
+    starts[0].goal[:, 32:] = 1e6
+    assert made.loss(1.0).abs().max() < 2.0
+
+
+@pytest.mark.parametrize("kind", ["linear", "rssm"])
+def test_with_a_real_model_and_critic_only_actors_get_gradients(kind: str) -> None:
+    env = envs.make("simple_speaker_listener", num_envs=10)
+    config = WorldModelConfig(
+        kind=kind, classes=4, latents=4, deter=8, hidden=8, sequences=4, warmup_steps=50, updates_per_step=0.05,
+        starts=16, through_horizon=3, gate=1e9, reward_gate=1e9, refresh_every=50, ensemble=2, validation_share=0.25,
+    )  # fmt: skip
+    streams = {name: Stream(0, name, [0]) for name in ("replay", "model", "training", "imagination")}
+    actor = Actor(env.spec, (16,), True, Stream(0, "actor", [0]))
+    critic = Critic(env.spec, (16,), True, Stream(0, "critic", [0]))
+    replay = Replay(env.spec, 1000, 10, streams["replay"], 0.9)
+    source = ImaginationSource(replay, actor, env.spec, config, 10, streams)
+    for t in play(env, 30):
+        source.add(t)
+    assert source.gate_S.item() == config.rollout
+    source.model.optimiser.zero_grad()  # type: ignore[attr-defined]
+    made = ThroughModel(source, actor, critic_tail(critic), TEAM, "straight_through")
+    made.loss(1.0).sum().backward()
+    assert actor.mlp.flat.grad is not None and bool(actor.mlp.flat.grad[:, 0].any())
+    assert critic.mlp.flat.grad is None
+    assert not any(bool(p.grad.any()) for p in source.model.networks.parameters())  # type: ignore[attr-defined]
