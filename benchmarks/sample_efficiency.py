@@ -33,7 +33,7 @@ import envs
 from benchmarks.gumbel import ROOT, meta
 from benchmarks.simulator_model import SimulatorModel
 from envs.streams import Stream
-from marl.config.resolve import parse
+from marl.cli.parse import parse
 from marl.config.schema import Config
 from marl.data.collector import Collector
 from marl.data.replay import BatchSource, Replay
@@ -132,7 +132,7 @@ def run(env_id: str, arm: Arm, config: Config, say: Callable[[str], None]) -> di
     if config.world_model:
         model = SimulatorModel(Layout(env.spec), config.maddpg.gamma, config.num_replicas) if arm.perfect else None
         source = compose.imagining(replay, learner, config, model)
-    collector = Collector(env, learner, config.num_replicas)
+    collector = Collector(env, learner.act, config.num_replicas)
     found: dict[str, Any] = {"steps": [], "returns": [], "model": [], "updates": 0}
     credit, started = 0.0, time.process_time()
     for step in range(config.num_envs, config.total_steps + config.num_envs, config.num_envs):

@@ -118,7 +118,7 @@ def _rate(record: dict[str, Any]) -> None:
 
 def _flags(env: str, flags: list[str], words: list[str]) -> list[str]:
     """The arm's flags; LR and UPDATES scale what the task's configuration and the flags of all arms say."""
-    from marl.config.resolve import parse
+    from marl.cli.parse import parse
 
     config = parse(["--env", env, *flags]).config.maddpg
     if words[:1] == ["LR"]:

@@ -94,7 +94,7 @@ class Case:
         env.reset(seed=0)
         self.spec, rows = env.spec, range(self.replicas)
         self.learner = MADDPG(env.spec, self.config, 0, rows)
-        self.collector = Collector(env, self.learner, self.replicas)
+        self.collector = Collector(env, self.learner.act, self.replicas)
         self.replay = Replay(env.spec, 8000, ENVS, Stream(0, "replay", rows), self.config.gamma)
         for _ in range(60):
             self.collect()

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from marl import Policy, train
-from marl.config.resolve import parse
+from marl.cli.parse import parse
 from marl.config.schema import Config
 from marl.evaluate.returns import evaluate
 from marl.runs.records import RunRecords, read_run

@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 import envs
 from benchmarks.gumbel import ROOT, meta
 from envs.streams import Stream
-from marl.config.resolve import parse
+from marl.cli.parse import parse
 from marl.config.schema import Config
 from marl.figures import plots
 from marl.runs.durable import replace_text

@@ -273,7 +273,7 @@ class MPE(BatchedEnv):
         Raises:
             UserError: no such row, or an environment that differs in agents, sizes, landmarks or horizon.
         """
-        steps = transfer.load(self._row(index), self, parallel_env)
+        steps = transfer.load(self._row(index), self.scenario, parallel_env)
         if self.scenario.can_terminate:
             self._age_E[index] = steps
         else:
@@ -281,7 +281,7 @@ class MPE(BatchedEnv):
 
     def store_pettingzoo(self, index: int, parallel_env: Any) -> None:
         """Copy row `index` into a live `mpe2` environment (`reset` it first), so that it can be drawn or played on."""
-        transfer.store(self._row(index), self, parallel_env, int(self._ages()[index]))
+        transfer.store(self._row(index), self.scenario, parallel_env, int(self._ages()[index]))
 
     def _row(self, index: int) -> World:
         if not 0 <= index < self.num_envs:

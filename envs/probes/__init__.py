@@ -1,12 +1,11 @@
 """Tiny environments with known answers, each isolating one fault of a learner."""
 
-from envs.probes.env import (
-    Probe,
+from envs.probes.env import Probe, make
+from envs.probes.parallel import (
     answer_observation,
     choose_action,
     constant_value,
     discounted_value,
-    make,
     matching_game,
     truncated_value,
     value_from_observation,

@@ -20,7 +20,7 @@ Source: the idea of one probe a fault from Andy Jones, "Debugging RL, Without th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,8 +41,6 @@ from envs.probes.rules import (
 )
 from envs.streams import Stream
 
-if TYPE_CHECKING:
-    from pettingzoo import ParallelEnv
 
 class Probe(BatchedEnv):
     """E copies of a game; see `Rules`. The numbers of a row are a pure function of the seed and its global index.
@@ -108,9 +106,7 @@ class Probe(BatchedEnv):
         )
 
     def _observed(self) -> Tensor:
-        obs = torch.zeros(
-            self.spec.num_agents, self.num_envs, self.spec.obs_size, dtype=self.dtype, device=self.device
-        )
+        obs = torch.zeros(self.spec.num_agents, self.num_envs, self.spec.obs_size, dtype=self.dtype, device=self.device)
         for n, own in enumerate(self.rules.observe(self._drawn, self._played)):
             obs[n, :, : own.shape[-1]] = own
         return obs
@@ -157,50 +153,3 @@ def make(
     if name not in PROBES:
         raise UserError(f"unknown probe {name!r}, expected one of {list(PROBES)}.{did_you_mean(name, PROBES)}")
     return Probe(PROBES[name](**options), num_envs, device, dtype, rows)
-
-
-# ------------------------------------------------------------ as PettingZoo environments
-def _parallel(name: str, **options: Any) -> ParallelEnv:
-    from envs.probes.parallel import ProbeParallelEnv
-
-    return ProbeParallelEnv(make(name, **options))
-
-
-def constant_value(**options: Any) -> ParallelEnv:
-    """`constant_value_rules` as a ParallelEnv."""
-    return _parallel("constant_value", **options)
-
-
-def value_from_observation(**options: Any) -> ParallelEnv:
-    """`value_from_observation_rules` as a ParallelEnv."""
-    return _parallel("value_from_observation", **options)
-
-
-def discounted_value() -> ParallelEnv:
-    """`discounted_value_rules` as a ParallelEnv."""
-    return _parallel("discounted_value")
-
-
-def truncated_value() -> ParallelEnv:
-    """`truncated_value_rules` as a ParallelEnv."""
-    return _parallel("truncated_value")
-
-
-def choose_action(**options: Any) -> ParallelEnv:
-    """`choose_action_rules` as a ParallelEnv."""
-    return _parallel("choose_action", **options)
-
-
-def answer_observation(**options: Any) -> ParallelEnv:
-    """`answer_observation_rules` as a ParallelEnv."""
-    return _parallel("answer_observation", **options)
-
-
-def matching_game(goals: int = 3, symbols: int = 3) -> ParallelEnv:
-    """`matching_game_rules` as a ParallelEnv; it declares its message slot in its metadata."""
-    return _parallel("matching_game", goals=goals, symbols=symbols)
-
-
-def witness_game(bait: float = 0.25) -> ParallelEnv:
-    """`witness_game_rules` as a ParallelEnv."""
-    return _parallel("witness_game", bait=bait)

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
-from envs.probes.env import Probe
+from envs.probes.env import Probe, make
 
 
 class ProbeParallelEnv(ParallelEnv[str, np.ndarray, int]):
@@ -69,3 +69,48 @@ class ProbeParallelEnv(ParallelEnv[str, np.ndarray, int]):
 
     def _observations(self, obs: torch.Tensor) -> dict[str, np.ndarray]:
         return {name: own[0].numpy().copy() for name, own in self._probe.split_obs(obs).items()}
+
+
+# ------------------------------------------------------------ as PettingZoo environments
+def _parallel(name: str, **options: Any) -> ParallelEnv:
+    return ProbeParallelEnv(make(name, **options))
+
+
+def constant_value(**options: Any) -> ParallelEnv:
+    """`constant_value_rules` as a ParallelEnv."""
+    return _parallel("constant_value", **options)
+
+
+def value_from_observation(**options: Any) -> ParallelEnv:
+    """`value_from_observation_rules` as a ParallelEnv."""
+    return _parallel("value_from_observation", **options)
+
+
+def discounted_value() -> ParallelEnv:
+    """`discounted_value_rules` as a ParallelEnv."""
+    return _parallel("discounted_value")
+
+
+def truncated_value() -> ParallelEnv:
+    """`truncated_value_rules` as a ParallelEnv."""
+    return _parallel("truncated_value")
+
+
+def choose_action(**options: Any) -> ParallelEnv:
+    """`choose_action_rules` as a ParallelEnv."""
+    return _parallel("choose_action", **options)
+
+
+def answer_observation(**options: Any) -> ParallelEnv:
+    """`answer_observation_rules` as a ParallelEnv."""
+    return _parallel("answer_observation", **options)
+
+
+def matching_game(goals: int = 3, symbols: int = 3) -> ParallelEnv:
+    """`matching_game_rules` as a ParallelEnv; it declares its message slot in its metadata."""
+    return _parallel("matching_game", goals=goals, symbols=symbols)
+
+
+def witness_game(bait: float = 0.25) -> ParallelEnv:
+    """`witness_game_rules` as a ParallelEnv."""
+    return _parallel("witness_game", bait=bait)

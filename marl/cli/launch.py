@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from envs.errors import EnvFailure
-from marl.config.resolve import Launch, parse
+from marl.cli.parse import Launch, parse
 from marl.errors import RunFailed, UserError
 from marl.parallel.ranks import Echo, Ranks, processes
 from marl.runs.checkpoint import DIRECTORY, newest

@@ -1,13 +1,11 @@
-"""From files and the command line to a checked configuration, every fault of every source told at once.
+"""From files and other sources to a checked configuration, every fault of every source told at once.
 
-Precedence: defaults of marl/config/schema.py < configs/<env>.yaml < --config FILE < the command line. With --resume the
-configuration of the checkpoint stands in place of the first two, then the run's own config.yaml.
+Precedence: defaults of marl/config/schema.py < configs/<env>.yaml < --config FILE < the command line.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -16,40 +14,19 @@ from typing import Any
 import yaml
 
 from envs.mpe.catalogue import MPE_IDS, allowed_arguments, canonical_id, check_arguments, require_id
-from marl.config.fields import Mismatch, convert, convert_words, groups, settings, shown, to_dict, with_values
-from marl.config.flags import split
-from marl.config.rules import broken_rules, changes_on_resume, warnings_of
+from marl.config.fields import Mismatch, convert, groups, settings, shown, to_dict, with_values
+from marl.config.rules import broken_rules, changes_on_resume
 from marl.config.schema import Config
 from marl.config.yaml12 import Document, read
 from marl.errors import UserError, did_you_mean
-from marl.runs.checkpoint import load, locate, run_directory
 
-__all__ = ["Launch", "check_resume", "from_dict", "parse", "to_dict", "to_yaml", "validated"]
-
-DESCRIPTION = """Train agents that learn to act and to speak in discrete symbols.
-
-  python run.py --env simple_speaker_listener
-  python run.py --env simple_spread --env-args N=5 --total-steps 1e6 --seed 1
-  python run.py --env my_package.my_module:make_env --maddpg.gamma 0.9
-  python run.py --resume runs/simple_spread/20260101-120000_seed1
-
-Values come from: the defaults < configs/<env>.yaml < --config FILE < the command line."""
+__all__ = ["check_resume", "fresh", "from_dict", "to_dict", "to_yaml", "tuned", "validated"]
 
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
-@dataclass(frozen=True)
-class Launch:
-    """A checked command line."""
-
-    config: Config
-    resume: Path | None = None  # the checkpoint directory to continue from; config.run_dir is then its run
-    debug: bool = False  # show tracebacks
-    warnings: tuple[str, ...] = ()  # what the user should know before the run starts
-
-
 @dataclass
-class _Sources:
+class Sources:
     """Values collected so far, where each came from, and every fault."""
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -69,31 +46,6 @@ class _Sources:
 
 
 # ------------------------------------------------------------------ public
-def parse(argv: list[str] | None = None) -> Launch:
-    """The command line (None: the process's own) and all files that it means.
-
-    Raises:
-        UserError: lists every problem of all sources.
-        SystemExit: code 0, after `--help`.
-    """
-    words = split(sys.argv[1:] if argv is None else argv, Config, "run.py", DESCRIPTION)
-    flags = _Sources(problems=list(words.problems))
-    debug = _run_flag(words.given, "debug", flags)
-    file, resume = _run_flag(words.given, "config", flags), _run_flag(words.given, "resume", flags)
-    for name, setting in settings(Config).items():
-        if name in words.given:
-            try:
-                flags.put(name, convert_words(setting.kind, words.given[name]), setting.flag)
-            except Mismatch as error:
-                flags.fault(name, f"{setting.flag}: {error}")
-    own = _Sources()
-    if file is not None:
-        _read_file(Path(file), own)
-    if resume is not None:
-        return _resumed(Path(resume), own, flags, bool(debug))
-    return _fresh(own, flags, bool(debug))
-
-
 def to_yaml(config: Config) -> str:
     """Every setting of a configuration as YAML that `--config` reads back to an equal one."""
     return yaml.safe_dump(to_dict(config), sort_keys=False)
@@ -105,11 +57,11 @@ def from_dict(plain: dict[str, Any], where: str = "configuration") -> Config:
     Raises:
         UserError: unknown names, wrong types, values out of range and settings that contradict each other, all at once.
     """
-    sources = _Sources()
+    sources = Sources()
     _collect(plain, where, Document(), sources)
     config = with_values(Config(), sources.values)
     sources.problems += broken_rules(config, sources.faulty, sources.given)
-    _raise_all(sources.problems)
+    raise_all(sources.problems)
     return config
 
 
@@ -123,9 +75,9 @@ def tuned(env: str, **changes: Any) -> Config:
     Raises:
         UserError: as `from_dict`, and for an unknown environment.
     """
-    own = _Sources()
+    own = Sources()
     _collect({"env": env, **changes}, "tuned()", Document(), own)
-    return _fresh(own, _Sources(), False).config
+    return fresh(own, Sources())[0]
 
 
 def validated(config: Config) -> Config:
@@ -135,7 +87,7 @@ def validated(config: Config) -> Config:
         UserError: as `from_dict`, and for an unknown environment.
     """
     checked = from_dict(to_dict(config))
-    _raise_all(_env_problems(checked, {}))
+    raise_all(_env_problems(checked, {}))
     return checked
 
 
@@ -167,66 +119,37 @@ def check_resume(saved: Config, wanted: Config, given: dict[str, str] | None = N
     return warned
 
 
-# ------------------------------------------------------------------ a fresh run, a resumed run
-def _fresh(own: _Sources, flags: _Sources, debug: bool) -> Launch:
+# ------------------------------------------------------------------ a new run
+def fresh(own: Sources, flags: Sources) -> tuple[Config, dict[str, str]]:
+    """The configuration of a new run, and where each of its values came from.
+
+    Args:
+        own: of --config, or of Python.
+        flags: of the command line, which come last.
+
+    Raises:
+        UserError: every problem of all sources.
+    """
     env = flags.values.get("env", own.values.get("env", ""))
-    tuned = _Sources()
+    tuned = Sources()
     name = _task_name(env)
     if name is not None:
         tuned_file = resources.files("configs") / f"{name}.yaml"
         if tuned_file.is_file():
             _read_text(tuned_file.read_text(encoding="utf-8"), f"configs/{name}.yaml", tuned)
-    merged = _merge(tuned, own, flags)
+    merged = merge(tuned, own, flags)
     if ":" in env and "backend" not in merged.given:
         merged.values["backend"] = "pettingzoo"  # the only one that runs it
     config = with_values(Config(), merged.values)
     if "env" not in merged.faulty:
         merged.problems += _env_problems(config, merged.given)
     merged.problems += broken_rules(config, merged.faulty, merged.given)
-    _raise_all(merged.problems)
-    return Launch(config, debug=debug, warnings=tuple(warnings_of(config, merged.given)))
+    raise_all(merged.problems)
+    return config, merged.given
 
 
-def _resumed(directory: Path, own: _Sources, flags: _Sources, debug: bool) -> Launch:
-    _raise_all(own.problems + flags.problems)
-    checkpoint = locate(directory)
-    run = run_directory(checkpoint)
-    if checkpoint.resolve().parent.name != "checkpoints":
-        raise UserError(f"--resume {directory}: a checkpoint is resumed inside its run; put it into RUN/checkpoints/.")
-    manifest = load(checkpoint, parts=()).manifest
-    saved = _saved_config(manifest.get("config"), checkpoint)
-    edited = _Sources()
-    if (run / "config.yaml").is_file():
-        _read_file(run / "config.yaml", edited)
-        edited.values.pop("run_dir", None)
-    merged = _merge(edited, own, flags)
-    asked = merged.values.pop("run_dir", None)
-    if asked is not None and Path(asked).resolve() != run:
-        merged.problems.append(
-            f"{merged.given['run_dir']}: a resumed run goes on in its own directory, {run}; "
-            f"copy the directory first to branch off."
-        )
-    config = replace(with_values(saved, merged.values), run_dir=str(run))
-    merged.problems += broken_rules(config, merged.faulty, merged.given)
-    _raise_all(merged.problems)
-    warnings = check_resume(saved, config, merged.given)
-    missing = [name for name in settings(Config) if name not in _names(manifest.get("config"))]
-    if missing:
-        warnings.append(f"the checkpoint is older than these settings, which take their defaults: {', '.join(missing)}")
-    return Launch(config, checkpoint, debug, (*warnings, *warnings_of(config, merged.given)))
-
-
-def _saved_config(plain: Any, checkpoint: Path) -> Config:
-    if not isinstance(plain, dict):
-        raise UserError(f"checkpoint {checkpoint} holds no configuration, so it cannot be resumed.")
-    try:
-        return from_dict(plain, f"checkpoint {checkpoint}")
-    except UserError as error:
-        raise UserError(f"{error}\nThe checkpoint was written by another version of this package.") from None
-
-
-def _merge(*sources: _Sources) -> _Sources:
-    merged = _Sources()
+def merge(*sources: Sources) -> Sources:
+    merged = Sources()
     for source in sources:
         for name, value in source.values.items():
             merged.put(name, value, source.given[name])
@@ -239,33 +162,8 @@ def _canonical(config: Config) -> Config:
     return replace(config, env=canonical_id(config.env) or config.env)
 
 
-def _names(plain: Any, prefix: str = "") -> set[str]:
-    """Dotted names of the settings in nested plain values."""
-    found = set()
-    for key, value in plain.items() if isinstance(plain, dict) else ():
-        name = f"{prefix}{key}"
-        found |= _names(value, f"{name}.") if name in groups(Config) else {name}
-    return found
-
-
 # ------------------------------------------------------------------ single sources
-def _run_flag(given: dict[str, list[str]], name: str, flags: _Sources) -> Any:
-    """The value of --config or --resume, or whether --debug was given; None where it is absent or faulty."""
-    words = given.get(name)
-    if words is None:
-        return None
-    if name == "debug":
-        if words:
-            flags.problems.append(f"--debug takes no value, got {shown(' '.join(words))}.")
-        return True
-    if len(words) != 1 or not words[0]:
-        got = f"got {len(words)} values" if len(words) > 1 else "got none"
-        flags.problems.append(f"--{name} takes one {'file' if name == 'config' else 'directory'}, {got}.")
-        return None
-    return words[0]
-
-
-def _read_file(path: Path, sources: _Sources) -> None:
+def read_file(path: Path, sources: Sources) -> None:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -283,7 +181,7 @@ def _read_file(path: Path, sources: _Sources) -> None:
             sources.problems.append(f"{path}: is empty; expected NAME: VALUE lines.")
 
 
-def _read_text(text: str, where: str, sources: _Sources) -> None:
+def _read_text(text: str, where: str, sources: Sources) -> None:
     document = read(text)
     sources.problems += [f"{where}: {problem}." for problem in document.problems]
     if document.value is None:
@@ -294,7 +192,7 @@ def _read_text(text: str, where: str, sources: _Sources) -> None:
     _collect(document.value, where, document, sources)
 
 
-def _collect(tree: dict[str, Any], where: str, document: Document, sources: _Sources, prefix: str = "") -> None:
+def _collect(tree: dict[str, Any], where: str, document: Document, sources: Sources, prefix: str = "") -> None:
     """Take the values of one nested source; `document` knows their lines."""
     known, nested = settings(Config), set(groups(Config)) - {""}
     for key, value in tree.items():
@@ -351,7 +249,7 @@ def _env_problems(config: Config, given: dict[str, str]) -> list[str]:
     return []
 
 
-def _raise_all(problems: list[str]) -> None:
+def raise_all(problems: list[str]) -> None:
     if not problems:
         return
     if len(problems) == 1:

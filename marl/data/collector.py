@@ -5,6 +5,7 @@ Shape suffixes: S replicas, N agents, E environments of a replica, R = S * E row
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,17 +13,22 @@ from torch import Tensor
 
 from envs.batched import BatchedEnv
 from marl.data.replay import Transitions
-from marl.learner.maddpg import MADDPG
 
 
 class Collector:
     """Steps the environments of all replicas with the current sampled policies; row s * E + e is replica s's.
 
     What a step leaves for the next one is written in place, so that steps can be recorded in a CUDA graph.
+
+    Args:
+        env: of all replicas.
+        act: observations [S, N, E, O] and masks [S, N, E, H, K] (None: all choices allowed) to one-hot actions
+            [S, N, E, H, K]; absent heads are zero.
+        num_replicas: S.
     """
 
-    def __init__(self, env: BatchedEnv, learner: MADDPG, num_replicas: int) -> None:
-        self.env, self.learner, self.num_replicas = env, learner, num_replicas
+    def __init__(self, env: BatchedEnv, act: Callable[[Tensor, Tensor | None], Tensor], num_replicas: int) -> None:
+        self.env, self.act, self.num_replicas = env, act, num_replicas
         self.obs_SNEO = self.grouped(env.reset()).to(torch.float32, copy=True)
         self.mask = None if env.mask is None else self.grouped(env.mask)
         self.prev_SNEO = torch.zeros_like(self.obs_SNEO)
@@ -37,7 +43,7 @@ class Collector:
     def collect(self) -> tuple[Transitions, tuple[Tensor, Tensor]]:
         """One joint step of every environment; and of the episodes that ended with it the sum of returns [S, N] and
         the number [S]."""
-        onehot = self.learner.act(self.obs_SNEO, self.mask)  # [S, N, E, H, K]
+        onehot = self.act(self.obs_SNEO, self.mask)  # [S, N, E, H, K]
         choices_NRH = onehot.argmax(-1).transpose(0, 1).flatten(1, 2)
         step = self.env.step(choices_NRH)
         active = None if step.active is None else self.grouped(step.active)

@@ -29,8 +29,8 @@ from typing import Any
 
 import torch
 
-from marl.runs.durable import HashingFile, sync_directory, write_bytes
 from marl.errors import RunFailed, UserError
+from marl.runs.durable import HashingFile, sync_directory, write_bytes
 from marl.runs.plain_data import num_bytes, plain
 from marl.runs.run_dir import resume_command
 from marl.runs.versions import versions

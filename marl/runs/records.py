@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from marl.config.schema import Config
+from marl.config.fields import flatten
 from marl.config.resolve import from_dict
+from marl.config.schema import Config
+from marl.config.yaml12 import read
 from marl.errors import UserError
 from marl.runs.logger import METRICS
 from marl.runs.run_dir import CONFIG, VERSIONS
-from marl.config.fields import flatten
-from marl.config.yaml12 import read
 
 EVALUATION, COMMUNICATION = "evaluation.json", "communication.json"
 _NO_RESULT = ("run_dir", "device", "threads")  # settings that do not change what is learned

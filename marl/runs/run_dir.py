@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from marl.runs.durable import replace_text
 from marl.errors import UserError
+from marl.runs.durable import replace_text
 from marl.runs.versions import versions
 
 try:

@@ -63,7 +63,7 @@ class Trainer:
         self.config, self.env, self.learner, self.source = config, env, learner, source
         self.logger, self.run_dir, self.stop, self.make = logger, run_dir, stop, make
         self.division = division or Division(Ranks(), config.num_replicas)
-        self.collector = Collector(env, learner, len(self.division.trained))
+        self.collector = Collector(env, learner.act, len(self.division.trained))
         self.step = 0  # environment steps of a replica
         self.credit = 0.0  # updates that are due
         self.progress = 0.0  # share of the run that is over, at the last updates

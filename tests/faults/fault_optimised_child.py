@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from envs.spec import AgentSpec, EnvSpec, Head
+from marl.cli.parse import parse
 from marl.config.fields import with_values
-from marl.config.resolve import check_resume, parse, validated
+from marl.config.resolve import check_resume, validated
 from marl.config.schema import Config
 from marl.errors import UserError
 from marl.runs import checkpoint

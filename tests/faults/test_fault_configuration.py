@@ -16,10 +16,11 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from marl.cli.parse import parse
 from marl.config import resolve as configure
 from marl.config.fields import flatten, groups
 from marl.config.fields import settings as all_settings
-from marl.config.resolve import from_dict, parse, to_dict, to_yaml
+from marl.config.resolve import from_dict, to_dict, to_yaml
 from marl.config.schema import Config
 from marl.errors import UserError
 
@@ -58,7 +59,7 @@ def outcome(arguments: list[str]) -> str:
     """ "fine", "help" or the words of the UserError; any other exception is the test's failure."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as err:
         try:
-            return judged(lambda: parse(arguments))
+            return judged(lambda: parse(arguments).config)
         except SystemExit as stop:
             assert stop.code in (0, None), err.getvalue()
             return "help"
@@ -66,15 +67,15 @@ def outcome(arguments: list[str]) -> str:
 
 def outcome_of_file(path: Path) -> str:
     """The same for `--env simple --config FILE`, without the command line's share of the time."""
-    flags, own = configure._Sources(), configure._Sources()
+    flags, own = configure.Sources(), configure.Sources()
     flags.put("env", "simple", "--env")
-    configure._read_file(path, own)
-    return judged(lambda: configure._fresh(own, flags, False))
+    configure.read_file(path, own)
+    return judged(lambda: configure.fresh(own, flags)[0])
 
 
-def judged(launched: Callable[[], configure.Launch]) -> str:
+def judged(launched: Callable[[], Config]) -> str:
     try:
-        config = launched().config
+        config = launched()
     except UserError as error:
         assert str(error) and "Traceback" not in str(error) and len(str(error)) < 20_000
         return str(error)

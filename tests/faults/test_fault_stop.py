@@ -20,7 +20,7 @@ from conftest import flags_of
 from whole_runs import BASE, assert_same
 
 from marl import train
-from marl.config.resolve import parse
+from marl.cli.parse import parse
 from marl.runs import checkpoint
 
 HERE = Path(__file__).parent

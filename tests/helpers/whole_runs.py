@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from marl import train
+from marl.cli.parse import parse
 from marl.config.fields import with_values
-from marl.config.resolve import parse
 from marl.config.schema import Config
 from marl.runs import checkpoint
 from marl.training.experiment import RunResult

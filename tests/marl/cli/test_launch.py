@@ -96,7 +96,7 @@ def env_failure() -> EnvFailure:
     [
         (RunFailed("the gradient of agent_0 is NaN at step 5"), "the run failed: the gradient of agent_0 is NaN"),
         (env_failure(), "environment 'my:env' failed: raised ValueError: boom. Copy 3, episode 2"),
-        (ZeroDivisionError("division by zero"), "unexpected ZeroDivisionError in test_cli.py, line "),
+        (ZeroDivisionError("division by zero"), "unexpected ZeroDivisionError in test_launch.py, line "),
         (RuntimeError(), "(train): no message. Run it again with --debug"),
         (RuntimeError("long " * 1000), "[...]"),
     ],

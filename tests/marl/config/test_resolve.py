@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.mpe.catalogue import MPE_IDS
+from marl.cli.parse import parse
 from marl.config.fields import flatten, with_values
 from marl.config.fields import settings as all_settings
-from marl.config.resolve import check_resume, from_dict, parse, to_dict, to_yaml, tuned, validated
+from marl.config.resolve import check_resume, from_dict, to_dict, to_yaml, tuned, validated
 from marl.config.rules import FREE_ON_RESUME, RULES, WARNED_ON_RESUME, WARNINGS
 from marl.config.schema import Config, Range
 from marl.errors import UserError

@@ -158,7 +158,7 @@ def learned(env: Probe, frames: int) -> float:
     wide = env if frames == 1 else History(env, frames)
     learner = MADDPG(wide.spec, config, 1)
     wide.reset(seed=1)
-    collector = Collector(wide, learner, 1)
+    collector = Collector(wide, learner.act, 1)
     replay = Replay(wide.spec, 4096, 16, Stream(1, "replay", range(1)), config.gamma)
     for step in range(700):
         replay.add(collector.collect()[0])

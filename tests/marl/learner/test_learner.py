@@ -299,7 +299,7 @@ def train_probe(name: str, steps: int, **changes: object) -> tuple[MADDPG, Colle
     env = probes.make(name, num_envs=16)
     agent = MADDPG(env.spec, config, 1)
     env.reset(seed=1)
-    collector = Collector(env, agent, 1)
+    collector = Collector(env, agent.act, 1)
     buffer = Replay(env.spec, 4096, 16, Stream(1, "replay", range(1)), config.gamma, config.n_step)
     for step in range(steps):
         buffer.add(collector.collect()[0])

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from marl.errors import UserError
 from marl.runs import checkpoint
 from marl.runs.checkpoint import Damaged, load, locate, newest, read_manifest, remove_leftovers, save, saved_checkpoints
-from marl.errors import UserError
 from marl.runs.plain_data import NotPlain, num_bytes, plain
 
 MANIFEST = {"spec": {"id": "simple_v3"}, "config": {"seed": 1}}

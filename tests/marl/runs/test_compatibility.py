@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from envs.spec import AgentSpec, EnvSpec, Head, Route
-from marl.runs.compatibility import check_spec
 from marl.errors import UserError
+from marl.runs.compatibility import check_spec
 
 SPEC = EnvSpec(
     "simple_reference_v3",

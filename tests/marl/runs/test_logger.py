@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from marl.runs import logger as module
+from marl.config.fields import flatten
 from marl.config.schema import Config
 from marl.errors import UserError
+from marl.runs import logger as module
 from marl.runs.logger import Logger, drop_after
-from marl.config.fields import flatten
 
 
 def lines(run: Path) -> list[dict]:

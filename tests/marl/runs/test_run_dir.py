@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from marl.errors import UserError
 from marl.runs import run_dir as rundir
 from marl.runs.durable import replace_text
-from marl.errors import UserError
 from marl.runs.run_dir import LOCK, RunDir, default_name, fresh_default, resume_command
 
 

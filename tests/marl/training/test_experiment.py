@@ -66,7 +66,7 @@ def test_returns_are_means_over_the_episodes_that_ended() -> None:
     env = PettingZooEnv(make=toy_envs.Toy, num_envs=4, ragged=True)
     env.reset(0)
     learner = MADDPG(env.spec, config(Path()).maddpg, 0, range(2))
-    collector = Collector(env, learner, 2)
+    collector = Collector(env, learner.act, 2)
     total, count = torch.zeros(2, 2), torch.zeros(2)
     running = torch.zeros(2, 2, 2)
     expected = torch.zeros(2, 2)

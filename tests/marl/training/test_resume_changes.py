@@ -13,7 +13,7 @@ from whole_runs import MANY_OPTIONS, MODEL, assert_same, begun, config, differen
 from envs.spec import AgentSpec, EnvSpec, Head
 from envs.streams import Stream
 from marl import train
-from marl.config.resolve import parse
+from marl.cli.parse import parse
 from marl.data.replay import Replay, Transitions
 from marl.errors import UserError
 

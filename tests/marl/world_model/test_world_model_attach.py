@@ -43,7 +43,7 @@ def trained(config: Config, steps: int = 30) -> tuple[ImaginationSource, MADDPG]
     env.reset(seed=config.seed)
     learner = MADDPG(env.spec, config.maddpg, config.seed, replicas)
     replay = Replay(env.spec, 1000, config.num_envs, Stream(config.seed, "replay", replicas), config.maddpg.gamma)
-    source, collector = compose.imagining(replay, learner, config), Collector(env, learner, config.num_replicas)
+    source, collector = compose.imagining(replay, learner, config), Collector(env, learner.act, config.num_replicas)
     for k in range(steps):
         source.add(collector.collect()[0])
         if k > 5:

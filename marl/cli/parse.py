@@ -1,0 +1,128 @@
+"""From the command line to a checked launch: a new run, or one that is resumed.
+
+Precedence: defaults of marl/config/schema.py < configs/<env>.yaml < --config FILE < the command line. With --resume the
+configuration of the checkpoint stands in place of the first two, then the run's own config.yaml.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from marl.config.fields import Mismatch, convert_words, groups, settings, shown, with_values
+from marl.config.flags import split
+from marl.config.resolve import Sources, check_resume, fresh, from_dict, merge, raise_all, read_file
+from marl.config.rules import broken_rules, warnings_of
+from marl.config.schema import Config
+from marl.errors import UserError
+from marl.runs.checkpoint import load, locate, run_directory
+
+DESCRIPTION = """Train agents that learn to act and to speak in discrete symbols.
+
+  python run.py --env simple_speaker_listener
+  python run.py --env simple_spread --env-args N=5 --total-steps 1e6 --seed 1
+  python run.py --env my_package.my_module:make_env --maddpg.gamma 0.9
+  python run.py --resume runs/simple_spread/20260101-120000_seed1
+
+Values come from: the defaults < configs/<env>.yaml < --config FILE < the command line."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A checked command line."""
+
+    config: Config
+    resume: Path | None = None  # the checkpoint directory to continue from; config.run_dir is then its run
+    debug: bool = False  # show tracebacks
+    warnings: tuple[str, ...] = ()  # what the user should know before the run starts
+
+
+def parse(argv: list[str] | None = None) -> Launch:
+    """The command line (None: the process's own) and all files that it means.
+
+    Raises:
+        UserError: lists every problem of all sources.
+        SystemExit: code 0, after `--help`.
+    """
+    words = split(sys.argv[1:] if argv is None else argv, Config, "run.py", DESCRIPTION)
+    flags = Sources(problems=list(words.problems))
+    debug = _run_flag(words.given, "debug", flags)
+    file, resume = _run_flag(words.given, "config", flags), _run_flag(words.given, "resume", flags)
+    for name, setting in settings(Config).items():
+        if name in words.given:
+            try:
+                flags.put(name, convert_words(setting.kind, words.given[name]), setting.flag)
+            except Mismatch as error:
+                flags.fault(name, f"{setting.flag}: {error}")
+    own = Sources()
+    if file is not None:
+        read_file(Path(file), own)
+    if resume is not None:
+        return _resumed(Path(resume), own, flags, bool(debug))
+    config, given = fresh(own, flags)
+    return Launch(config, debug=bool(debug), warnings=tuple(warnings_of(config, given)))
+
+
+def _resumed(directory: Path, own: Sources, flags: Sources, debug: bool) -> Launch:
+    raise_all(own.problems + flags.problems)
+    checkpoint = locate(directory)
+    run = run_directory(checkpoint)
+    if checkpoint.resolve().parent.name != "checkpoints":
+        raise UserError(f"--resume {directory}: a checkpoint is resumed inside its run; put it into RUN/checkpoints/.")
+    manifest = load(checkpoint, parts=()).manifest
+    saved = _saved_config(manifest.get("config"), checkpoint)
+    edited = Sources()
+    if (run / "config.yaml").is_file():
+        read_file(run / "config.yaml", edited)
+        edited.values.pop("run_dir", None)
+    merged = merge(edited, own, flags)
+    asked = merged.values.pop("run_dir", None)
+    if asked is not None and Path(asked).resolve() != run:
+        merged.problems.append(
+            f"{merged.given['run_dir']}: a resumed run goes on in its own directory, {run}; "
+            f"copy the directory first to branch off."
+        )
+    config = replace(with_values(saved, merged.values), run_dir=str(run))
+    merged.problems += broken_rules(config, merged.faulty, merged.given)
+    raise_all(merged.problems)
+    warnings = check_resume(saved, config, merged.given)
+    missing = [name for name in settings(Config) if name not in _names(manifest.get("config"))]
+    if missing:
+        warnings.append(f"the checkpoint is older than these settings, which take their defaults: {', '.join(missing)}")
+    return Launch(config, checkpoint, debug, (*warnings, *warnings_of(config, merged.given)))
+
+
+def _saved_config(plain: Any, checkpoint: Path) -> Config:
+    if not isinstance(plain, dict):
+        raise UserError(f"checkpoint {checkpoint} holds no configuration, so it cannot be resumed.")
+    try:
+        return from_dict(plain, f"checkpoint {checkpoint}")
+    except UserError as error:
+        raise UserError(f"{error}\nThe checkpoint was written by another version of this package.") from None
+
+
+def _names(plain: Any, prefix: str = "") -> set[str]:
+    """Dotted names of the settings in nested plain values."""
+    found = set()
+    for key, value in plain.items() if isinstance(plain, dict) else ():
+        name = f"{prefix}{key}"
+        found |= _names(value, f"{name}.") if name in groups(Config) else {name}
+    return found
+
+
+def _run_flag(given: dict[str, list[str]], name: str, flags: Sources) -> Any:
+    """The value of --config or --resume, or whether --debug was given; None where it is absent or faulty."""
+    words = given.get(name)
+    if words is None:
+        return None
+    if name == "debug":
+        if words:
+            flags.problems.append(f"--debug takes no value, got {shown(' '.join(words))}.")
+        return True
+    if len(words) != 1 or not words[0]:
+        got = f"got {len(words)} values" if len(words) > 1 else "got none"
+        flags.problems.append(f"--{name} takes one {'file' if name == 'config' else 'directory'}, {got}.")
+        return None
+    return words[0]
