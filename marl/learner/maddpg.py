@@ -25,7 +25,9 @@ from marl.config.schema import MADDPGConfig
 from marl.data.replay import Batch
 from marl.errors import UserError
 from marl.learner import losses, relaxation
+from marl.learner.explicit_update import ExplicitUpdate, covers
 from marl.learner.finite_gradients import FiniteGradients
+from marl.learner.kernels import select
 from marl.learner.networks import Actor, Critic
 from marl.learner.schedules import Schedules
 
@@ -81,6 +83,10 @@ class MADDPG:
         self.sender_mask = self.head_mask[list(spec.senders)]
         self.team_NN = self._team_matrix() if config.team_reward else None
         self.estimator_H = self._estimators()
+        # why updates run by autograd; None: by hand. Set it to a text to force the reference (explicit_update.py)
+        self.autograd: str | None = covers(spec, config, self.device)
+        self.kernel_form: str | None = None  # of the explicit update, "numba" or "torch"; None: the best that there is
+        self._explicit: ExplicitUpdate | None = None
 
     def _adam(self, module: Actor | Critic, lr: Tensor) -> torch.optim.Adam:
         """An optimiser that a CUDA graph can hold and that `finite` can hold back."""
@@ -165,6 +171,8 @@ class MADDPG:
         actors_too = self.actors_next
         self.updates += 1
         self.finite.begin()
+        if self.autograd is None and self.combine is None and self.imagined_loss is None:
+            return self._explicit_at(batch.joint.shape[1]).update(batch, actors_too, measure)
         if self.config.communication_correction and self.spec.fixed_agents:
             self.relabel(batch)
         metrics = self.update_critic(batch, measure)
@@ -172,6 +180,25 @@ class MADDPG:
             metrics |= self.update_actor(batch, measure)
             self._follow()
         return metrics
+
+    def _explicit_at(self, rows: int) -> ExplicitUpdate:
+        """The explicit update for batches of so many rows."""
+        found = self._explicit
+        if found is None or found.rows != rows or self.kernel_form not in (None, found.form.form):
+            self._explicit = found = ExplicitUpdate(self, rows, self.kernel_form)
+        return found
+
+    @property
+    def path(self) -> str:
+        """Which update runs, in words: the explicit one with the form of its kernels, or autograd and why."""
+        reason = self.autograd
+        if reason is None and self.combine is not None:
+            reason = "gradients are averaged over processes"
+        if reason is None and self.imagined_loss is not None:
+            reason = "a world model adds its loss"
+        if reason is not None:
+            return f"autograd, since {reason}"
+        return f"explicit, {self.kernel_form or select().form} kernels"
 
     @property
     def actors_next(self) -> bool:

@@ -227,7 +227,7 @@ def _finish(config: Config, path: Path, trainer: Trainer, logger: Logger) -> dic
     if config.logging.tensorboard:
         further.append(f"tensorboard --logdir {place}")
     logger.say(
-        f"{trainer.step} steps, {trainer.learner.updates} updates in {trained:.0f} s.\n"
+        f"{trainer.step} steps, {trainer.learner.updates} updates in {trained:.0f} s ({trainer.learner.path}).\n"
         f"Run directory: {path}\nLook further:  " + "\n               ".join(further)
     )
     return result

@@ -16,6 +16,7 @@ import pytest
 import torch
 from whole_runs import assert_same, differences, records, state
 
+from marl.learner.finite_gradients import FiniteGradients
 from marl.learner.maddpg import MADDPG
 from marl.runs import checkpoint
 
@@ -34,20 +35,27 @@ def finite(tree: Any) -> bool:
 def test_a_gradient_that_is_nan(
     which: str, tmp_path: Path, run_py: Callable, monkeypatch: pytest.MonkeyPatch, seen: Callable
 ) -> None:
-    """Guard: seen failing without the check in `MADDPG._step` (NaN reached the parameters, the run went on)."""
+    """Guard: seen failing without the check of the norms (NaN reached the parameters, the run went on)."""
     clean, run = tmp_path / "clean", tmp_path / "run"
     assert run_py({**EVERY, "run_dir": clean})[0] == 0
     before: list[torch.Tensor] = []
-    step = MADDPG._step
+    agents: list[MADDPG] = []
+    update, watch = MADDPG.update, FiniteGradients.watch
 
-    def poisoned(self: MADDPG, loss: torch.Tensor, module: Any, optimiser: Any, name: str, *rest: Any) -> torch.Tensor:
-        if name == which and self.updates >= 40:
-            before[:] = [module.mlp.flat, module.mlp.flat.detach().clone()]
-            loss = loss * torch.tensor(float("nan"))
-        return step(self, loss, module, optimiser, name, *rest)
+    def updated(self: MADDPG, *args: Any) -> Any:
+        agents[:] = [self]
+        return update(self, *args)
+
+    def poisoned(self: FiniteGradients, name: str, norm_SG: torch.Tensor, number: int) -> None:
+        if name == which and number >= 40:
+            flat = getattr(agents[0], which).mlp.flat
+            before[:] = [flat, flat.detach().clone()]
+            norm_SG = norm_SG * torch.tensor(float("nan"))
+        watch(self, name, norm_SG, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(MADDPG, "_step", poisoned)
+        patch.setattr(MADDPG, "update", updated)
+        patch.setattr(FiniteGradients, "watch", poisoned)
         code, _, err = run_py({**EVERY, "run_dir": run})
     assert code == 1
     assert f"the gradient of the {which} loss of agent 'speaker_0' (replica 0) is not finite at update 4" in err
@@ -57,7 +65,7 @@ def test_a_gradient_that_is_nan(
     assert found is not None and finite(checkpoint.load(found).parts)
     assert run_py(None, "--resume", str(run))[0] == 0
     assert_same(run, clean)
-    seen("NaN gradient", f"the {which}'s loss times NaN", err, code=1)
+    seen("NaN gradient", f"the {which}'s gradient times NaN", err, code=1)
 
 
 @pytest.mark.fault

@@ -1,0 +1,134 @@
+"""Multilayer perceptrons of one shape, forward and backward by hand in buffers made once (explicit_update.py).
+
+The arithmetic is that of grouped_mlp.py, without autograd: [.., features, B], every input with a last feature that is
+1, and centred weights of normalised layers, made from the flat parameters by `Layers`.
+
+Shape suffixes: S replicas, G groups of parameters, X perceptrons, Y = X, or S where all of a replica share their input,
+B rows, I inputs of a layer with the bias, W width of a hidden layer, Z outputs of a layer (of all perceptrons of a
+replica where their input is shared), P parameters of one perceptron.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from marl.learner.kernels import Kernels
+
+
+class Pass:
+    """X perceptrons at B rows: what a forward pass leaves and a backward pass needs.
+
+    Args:
+        count: X.
+        sizes: widths from input to output.
+        rows: B.
+        norm: hidden layers are normalised.
+        form: the kernels.
+        of: share the first X of this pass's buffers.
+    """
+
+    def __init__(
+        self, count: int, sizes: Sequence[int], rows: int, norm: bool, form: Kernels, of: Pass | None = None
+    ) -> None:
+        self.norm, self.form, hidden = norm, form, sizes[1:-1]
+        if of is None:
+            self.pre = [torch.zeros(count, w, rows) for w in hidden]  # at last normalised, where `norm`
+            self.scale = [torch.zeros(count, rows) for _ in hidden]
+            self.out = [torch.ones(count, w + 1, rows) for w in hidden]
+            self.last_XZB = torch.zeros(count, sizes[-1], rows)
+        else:
+            self.pre, self.scale, self.out = ([x[:count] for x in xs] for xs in (of.pre, of.scale, of.out))
+            self.last_XZB = of.last_XZB[:count]
+        self._bound = [[form.bind(x) for x in layer] for layer in zip(self.pre, self.scale, self.out, strict=True)]
+        self._into = [*self.pre[1:], self.last_XZB]
+
+    def forward(self, across: Sequence[Tensor]) -> Tensor:
+        """Outputs [X, Z, B] from the first pre-activation; `across` are the weights [X, Z, I] of all layers."""
+        for bound, out, weight, into in zip(self._bound, self.out, across[1:], self._into, strict=True):
+            self.form.hidden(*bound, self.norm)
+            torch.bmm(weight, out, out=into)
+        return self.last_XZB
+
+
+class Backward:
+    """Gradients of X perceptrons from the gradient at their outputs, by the buffers of a `Pass`."""
+
+    def __init__(self, run: Pass, weights: Sequence[Tensor], wanted: bool) -> None:
+        """`weights` [X, I, Z] of every layer; with `wanted` the gradients of all but the first are kept."""
+        self.run = run
+        self.grad = [torch.zeros_like(x) for x in run.pre]  # at the pre-activations
+        self._bound = [run.form.bind(x) for x in self.grad]
+        self._across = [x.transpose(1, 2) for x in self.grad]
+        self._inward = [w[:, :-1] for w in weights[1:]]
+        self.weights = [torch.zeros(w.shape) for w in weights[1:]] if wanted else []
+
+    def __call__(self, last_XZB: Tensor) -> Tensor:
+        """The gradient at the first pre-activation, [X, W, B]."""
+        run, grad, across = self.run, last_XZB, last_XZB.transpose(1, 2)
+        for k in reversed(range(len(self.grad))):
+            if self.weights:
+                torch.bmm(run.out[k], across, out=self.weights[k])
+            if grad.shape[1] == 1:
+                torch.mul(self._inward[k], grad, out=self.grad[k])
+            else:
+                torch.bmm(self._inward[k], grad, out=self.grad[k])
+            run.form.hidden_back(self._bound[k], *run._bound[k], run.norm)
+            grad, across = self.grad[k], self._across[k]
+        return grad
+
+
+class Layers:
+    """Parameters of sets of perceptrons in the layout of the products, made anew from flat ones [S, G, P].
+
+    Args:
+        module: an actor or a critic, for its sizes.
+        counts: perceptrons of a replica in each set.
+        shared: perceptrons of a set see one input: their first layers lie side by side.
+        form: the kernels.
+    """
+
+    def __init__(self, module: Any, counts: Sequence[int], shared: bool, form: Kernels) -> None:
+        mlp = module.mlp
+        self.replicas, groups = mlp.flat.shape[:2]
+        self.counts, self.shared, self.form = tuple(counts), shared, form
+        self.layers = []  # of each: I, its first flat parameter, whether it is centred, inputs seen
+        start = 0
+        for k, (i, o) in enumerate(pairwise(mlp.sizes)):
+            seen_GI = torch.ones(groups, i + 1)
+            if k == 0 and getattr(module, "seen_GP", None) is not None:
+                seen_GI[:, :i] = module.seen_GP[:, : i * o].unflatten(1, (i, o))[..., 0]
+            self.layers.append((i + 1, o, start, mlp.layer_norm and k < len(mlp.sizes) - 2, form.bind(seen_GI)))
+            start += (i + 1) * o
+        self.weights = self.like(self.counts)
+        self._bound = [form.bind(w) for w in self.weights]
+
+    def like(self, counts: Sequence[int]) -> list[Tensor]:
+        """Zeros [Y, I, Z] of every layer for sets of these counts."""
+        made = []
+        for k, (i, o, *_) in enumerate(self.layers):
+            if self.shared and k == 0:
+                made.append(torch.zeros(len(counts) * self.replicas, i, counts[0] * o))
+            else:
+                made.append(torch.zeros(sum(counts) * self.replicas, i, o))
+        return made
+
+    def first(self, index: int, k: int) -> int:
+        """Row of layer k where set `index` begins."""
+        return (index if self.shared and k == 0 else sum(self.counts[:index])) * self.replicas
+
+    def prepare(self, flat: Any, groups: Any, index: int) -> None:
+        """Fill a set from (bound) flat parameters."""
+        for k, (_, _, start, centre, seen) in enumerate(self.layers):
+            side = self.shared and k == 0
+            self.form.prepare(flat, groups, seen, start, centre, self._bound[k], self.first(index, k), side)
+
+    def collect(self, gradients: Sequence[Any], flat: Any, groups: Any, index: int) -> None:
+        """Add a set's (bound) gradients to the flat gradient."""
+        for k, (_, _, start, centre, seen) in enumerate(self.layers):
+            side = self.shared and k == 0
+            self.form.collect(gradients[k], groups, seen, start, centre, flat, self.first(index, k), side)
