@@ -1,8 +1,7 @@
 """An environment of your own: messages, action masks, and agents that leave before the others.
 
     python -m envs.check examples.own_environment:make
-    python run.py --env examples.own_environment:make --total-steps 20000 --evaluation.episodes 64 \
-        --evaluation.final-episodes 256
+    python run.py --env examples.own_environment:make --total-steps 20000
     python -m marl.communication runs/...
 
 A caller sees which of three doors is the right one and says one of three symbols at every step. Two walkers stand in a

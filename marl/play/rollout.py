@@ -298,9 +298,12 @@ class _Batched:
     def step(
         self, actions: Actions, running: np.ndarray
     ) -> tuple[Observations, Masks | None, np.ndarray, np.ndarray]:
-        missing = self.size - self.count  # a short last batch: the last row is repeated
+        missing = self.size - self.count  # a short last batch is filled up with rows that nobody looks at
         full = {name: np.concatenate([ids, ids[-1:].repeat(missing, 0)]) for name, ids in actions.items()}
-        step = self.env.step(encode_actions(self.spec, full))
+        choices_NEH, mask = encode_actions(self.spec, full), self.env.mask
+        if mask is not None:
+            choices_NEH[:, self.count :] = mask[:, self.count :].to(torch.uint8).argmax(-1)  # an allowed one
+        step = self.env.step(choices_NEH)
         over = step.ended
         rewards = step.reward.to(torch.float64).T.numpy()[: self.count] * running[:, None]
         return *self._views(step.obs, step.mask), rewards, over[: self.count].numpy()

@@ -7,6 +7,7 @@ from pettingzoo import ParallelEnv
 
 from envs.batched import encode_actions
 from envs.mpe import catalogue
+from envs.pettingzoo.describe import describe, parallel_env
 from marl.errors import RunFailed, UserError
 from marl.play.rollout import Mixed, play
 from marl.scripted.base import NoOp, Random
@@ -301,3 +302,10 @@ def test_encoding_of_the_record_is_the_envs_own():
     player.reset(1)
     ids = player.act({name: obs[0] for name, obs in played.obs.items()})
     np.testing.assert_array_equal(played.actions[0, 0], encode_actions(spec, ids)[:, 0].numpy())
+
+
+def test_a_short_last_batch_plays_no_forbidden_action() -> None:
+    """The rows that fill it up go on with episodes of their own, whose masks are not those of the last row."""
+    env_id = "examples.own_environment:make"
+    episodes = play(env_id, Random(describe(env_id, parallel_env(env_id))), 40, 0, batch=32)
+    assert len(episodes.lengths) == 40

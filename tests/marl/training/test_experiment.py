@@ -140,8 +140,8 @@ def test_a_fault_of_the_report_leaves_the_run(
     def broken(*arguments: Any, **named: Any) -> Any:
         raise ValueError("no ink")
 
-    monkeypatch.setattr("marl.report.write_report", broken)
-    monkeypatch.setattr("marl.communication.analyse_run", broken)
+    monkeypatch.setattr("marl.report.run_page.write_report", broken)
+    monkeypatch.setattr("marl.communication.run_analysis.analyse_run", broken)
     run = whole(tmp_path / "run", {"logging.report": True})
     err = capsys.readouterr().err
     assert "warning: no language: no ink" in err and "warning: no report: no ink" in err
