@@ -1,6 +1,6 @@
 """Tiny environments with known answers, each isolating one fault of a learner."""
 
-from envs.probes.env import Probe, make
+from envs.probes.env import PROBES, Probe, make
 from envs.probes.parallel import (
     answer_observation,
     choose_action,
@@ -13,6 +13,7 @@ from envs.probes.parallel import (
 )
 
 __all__ = [
+    "PROBES",
     "Probe",
     "answer_observation",
     "choose_action",

@@ -8,10 +8,9 @@ import time
 import pytest
 import torch
 
-from envs import BatchedEnv, UserError
+from envs import BatchedEnv, UserError, probes
 from envs.check.command import check
 from envs.pettingzoo.env import PettingZooEnv
-from envs.probes import env as probes
 from envs.streams import Stream
 
 GAMMA = 0.95

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from envs.probes import env as probes
+from envs import probes
 from envs.spec import AgentSpec, EnvSpec, Head, Route
 from envs.streams import Stream
 from marl.config.schema import MADDPGConfig
