@@ -326,7 +326,7 @@ def reached(name: str, steps: int = 900, **options: object) -> float:
     def greedy(obs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         return relaxation.greedy_onehot(agent.actor(obs).detach(), agent.head_mask)
 
-    agent.act = greedy  # type: ignore[method-assign]
+    collector.act = greedy
     rules = collector.env.rules  # type: ignore[attr-defined]
     total, count = torch.zeros(collector.env.spec.num_agents), 0
     for _ in range(200):
