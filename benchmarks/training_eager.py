@@ -15,7 +15,11 @@ from torch import Tensor, nn
 
 def network(inputs: int, outputs: int, width: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.BatchNorm1d(inputs), nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(),
+        nn.BatchNorm1d(inputs),
+        nn.Linear(inputs, width),
+        nn.ReLU(),
+        nn.Linear(width, width),
+        nn.ReLU(),
         nn.Linear(width, outputs),
     )
 

@@ -201,8 +201,7 @@ class EnvSpec:
     def from_dict(cls, plain: dict[str, Any]) -> EnvSpec:
         """Inverse of `to_dict`."""
         agents = tuple(
-            AgentSpec(**{**agent, "heads": tuple(Head(**head) for head in agent["heads"])})
-            for agent in plain["agents"]
+            AgentSpec(**{**agent, "heads": tuple(Head(**head) for head in agent["heads"])}) for agent in plain["agents"]
         )
         routes = tuple(
             Route(**{**route, "meaning": None if route["meaning"] is None else tuple(route["meaning"])})

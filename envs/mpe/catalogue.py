@@ -119,8 +119,7 @@ def build_spec(
 ) -> EnvSpec:
     """The spec of a scenario from its agents, in order, whatever their number."""
     agents = tuple(
-        AgentSpec(name=name, obs_size=size, heads=own)
-        for name, size, own in zip(names, obs_sizes, heads, strict=True)
+        AgentSpec(name=name, obs_size=size, heads=own) for name, size, own in zip(names, obs_sizes, heads, strict=True)
     )
     adversaries = tuple(n for n, name in enumerate(names) if name.startswith(_ADVERSARY_PREFIXES))
     good = tuple(n for n in range(len(names)) if n not in adversaries)

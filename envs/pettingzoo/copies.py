@@ -90,9 +90,7 @@ class Copies:
         if ended:
             self._check_finite(ended, arrays.obs, None)
 
-    def replay(
-        self, seed: int, episodes: Sequence[int], seeds: Sequence[int], actions: Sequence[np.ndarray]
-    ) -> bool:
+    def replay(self, seed: int, episodes: Sequence[int], seeds: Sequence[int], actions: Sequence[np.ndarray]) -> bool:
         """Start the given episodes and play `actions[e]` [T, N, H] in each; whether none of them ended on the way."""
         self.reset(seed, episodes, seeds)
         for t in range(max((len(played) for played in actions), default=0)):

@@ -98,9 +98,7 @@ class Workers:
         """See `Copies.step`."""
         self._call("step", [()] * len(self._spans))
 
-    def replay(
-        self, seed: int, episodes: Sequence[int], seeds: Sequence[int], actions: Sequence[np.ndarray]
-    ) -> bool:
+    def replay(self, seed: int, episodes: Sequence[int], seeds: Sequence[int], actions: Sequence[np.ndarray]) -> bool:
         """See `Copies.replay`; may take as long as all replayed steps together."""
         longest = max((len(played) for played in actions), default=0)
         parts = [slice(start, stop) for start, stop in self._spans]

@@ -169,9 +169,7 @@ class Heard:
         return (values * self.valid).sum(axis=0) / self.valid.sum(axis=0)
 
 
-def listen(
-    spec: EnvSpec, channel: Channel, played: Episodes, seed: int = 0, meaning: Meaning | None = None
-) -> Heard:
+def listen(spec: EnvSpec, channel: Channel, played: Episodes, seed: int = 0, meaning: Meaning | None = None) -> Heard:
     """What went over `channel` in recorded episodes.
 
     Args:

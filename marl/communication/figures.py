@@ -197,9 +197,7 @@ def formation_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """
     shares = np.array([row["shares"] for row in rows], dtype=float)  # [checkpoints, G, V]
     count, meanings, symbols = shares.shape
-    figure, (left, right) = canvas(
-        max(2.2, 0.26 * count + 1.2), columns=2, sharey=True, width_ratios=[3, 1]
-    )
+    figure, (left, right) = canvas(max(2.2, 0.26 * count + 1.2), columns=2, sharey=True, width_ratios=[3, 1])
     left.imshow(shares.reshape(count, -1), cmap=MAP, vmin=0, vmax=1, aspect="auto")
     for g in range(1, meanings):
         left.axvline(g * symbols - 0.5, color="white", linewidth=3)

@@ -226,9 +226,7 @@ def _write_figures(drawn: dict[str, Figure], out: Path, options: Options, names:
         names.append(f"{name}.png")
 
 
-def _film(
-    player: Predictable, env_id: str, env_args: dict[str, Any] | None, path: Path, options: Options
-) -> None:
+def _film(player: Predictable, env_id: str, env_args: dict[str, Any] | None, path: Path, options: Options) -> None:
     """A GIF of whole episodes; none of an environment that gives no pictures."""
     options.progress("film")
     try:

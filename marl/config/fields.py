@@ -157,7 +157,7 @@ def _options(kind: Any) -> list[Any]:
 
 
 def range_words(kind: Any) -> str:
-    """"from 0 to 1", "above 0", "at least 1", or "" where every number is allowed."""
+    """ "from 0 to 1", "above 0", "at least 1", or "" where every number is allowed."""
     base, limits = _range_of(kind)
     if _is_optional(base):
         return range_words(_options(base)[0])

@@ -26,20 +26,26 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("maddpg.batch_size", "replay.capacity"),
         lambda c: c.maddpg.batch_size > c.replay.capacity,
-        lambda c: f"maddpg.batch_size {c.maddpg.batch_size} is more than replay.capacity {c.replay.capacity}; "
-        f"expected a batch that fits into the replay",
+        lambda c: (
+            f"maddpg.batch_size {c.maddpg.batch_size} is more than replay.capacity {c.replay.capacity}; "
+            f"expected a batch that fits into the replay"
+        ),
     ),
     Rule(
         ("total_steps", "num_envs"),
         lambda c: c.total_steps < c.num_envs,
-        lambda c: f"total_steps {c.total_steps} is less than num_envs {c.num_envs}; "
-        f"expected at least one step of every environment",
+        lambda c: (
+            f"total_steps {c.total_steps} is less than num_envs {c.num_envs}; "
+            f"expected at least one step of every environment"
+        ),
     ),
     Rule(
         ("replay.capacity", "num_envs"),
         lambda c: c.replay.capacity < c.num_envs,
-        lambda c: f"replay.capacity {c.replay.capacity} is less than num_envs {c.num_envs}; "
-        f"expected room for one step of every environment",
+        lambda c: (
+            f"replay.capacity {c.replay.capacity} is less than num_envs {c.num_envs}; "
+            f"expected room for one step of every environment"
+        ),
     ),
     Rule(
         ("workers", "num_replicas", "num_envs"),
@@ -59,8 +65,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("maddpg.frames", "world_model"),
         lambda c: c.maddpg.frames > 1 and c.world_model,
-        lambda c: f"maddpg.frames {c.maddpg.frames} and world_model exclude each other; the model predicts one "
-        f"observation, expected frames 1 with it",
+        lambda c: (
+            f"maddpg.frames {c.maddpg.frames} and world_model exclude each other; the model predicts one "
+            f"observation, expected frames 1 with it"
+        ),
     ),
     Rule(
         ("device",),
@@ -73,8 +81,10 @@ WARNINGS: tuple[Rule, ...] = (
     Rule(
         ("total_steps", "maddpg.warmup_steps"),
         lambda c: c.total_steps <= c.maddpg.warmup_steps,
-        lambda c: f"total_steps {c.total_steps} ends before the first update at maddpg.warmup_steps "
-        f"{c.maddpg.warmup_steps}: nothing will be learned",
+        lambda c: (
+            f"total_steps {c.total_steps} ends before the first update at maddpg.warmup_steps "
+            f"{c.maddpg.warmup_steps}: nothing will be learned"
+        ),
     ),
 )
 

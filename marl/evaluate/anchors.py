@@ -92,9 +92,7 @@ def anchors(env_id: str, env_args: Mapping[str, Any] | None = None) -> Anchors:
     return Anchors(mpe_id, _TABLE[task], _AGENTS[task], task in _COMPETITIVE)
 
 
-def score(
-    env_id: str, returns: Mapping[str, float] | float, env_args: Mapping[str, Any] | None = None
-) -> float | None:
+def score(env_id: str, returns: Mapping[str, float] | float, env_args: Mapping[str, Any] | None = None) -> float | None:
     """Normalised score of a mean return per agent, or of {agent: mean return}; None where the task has no anchors."""
     return anchors(env_id, env_args).score(returns)
 

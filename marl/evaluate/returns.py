@@ -301,9 +301,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sampled", action="store_true", help="sample every choice; default: the likeliest one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found here too")
     parser.add_argument("--gif", type=Path, metavar="FILE", help="film three episodes, with the messages said")
-    parser.add_argument(
-        "--replica", type=int, nargs="+", metavar="I", help="these replicas of RUN only (default: all)"
-    )
+    parser.add_argument("--replica", type=int, nargs="+", metavar="I", help="these replicas of RUN only (default: all)")
     parser.add_argument(
         "--checkpoint", type=int, metavar="STEP", help="the checkpoint of RUN at this step (default: newest)"
     )

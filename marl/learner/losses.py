@@ -73,9 +73,7 @@ def own_value(
         return value(pathwise[estimator_H[0]].flatten(-2))
     sampled = relaxation.sample_onehot(logits_SNBHK, gumbel_SNBHK, mask)
     heads = [pathwise.get(name) for name in estimator_H]
-    action = torch.stack(
-        [sampled[..., h, :] if y is None else y[..., h, :] for h, y in enumerate(heads)], dim=-2
-    )
+    action = torch.stack([sampled[..., h, :] if y is None else y[..., h, :] for h, y in enumerate(heads)], dim=-2)
     total = value(action.flatten(-2))
     for h, name in enumerate(estimator_H):
         if name in relaxation.PATHWISE:

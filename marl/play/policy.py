@@ -148,9 +148,7 @@ class Policy:
         ids = decode_actions(self.spec, acted_NEH)
         return {name: x.numpy() for name, x in ids.items() if name in observations}
 
-    def probabilities(
-        self, observations: dict[str, Any], masks: dict[str, Any] | None = None
-    ) -> dict[str, np.ndarray]:
+    def probabilities(self, observations: dict[str, Any], masks: dict[str, Any] | None = None) -> dict[str, np.ndarray]:
         """{agent: float64 [E, H, K]} of each head's choices; nothing is remembered."""
         p = relaxation.probabilities(self._logits(self._seen(observations)).double(), self._allowed(masks))
         return {name: p[n].numpy() for n, name in enumerate(self.spec.agent_names) if name in observations}

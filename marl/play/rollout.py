@@ -203,9 +203,7 @@ class _Lockstep(Protocol):
 
     def reset(self, seeds: list[int]) -> tuple[Observations, Masks | None]: ...
 
-    def step(
-        self, actions: Actions, running: np.ndarray
-    ) -> tuple[Observations, Masks | None, np.ndarray, np.ndarray]:
+    def step(self, actions: Actions, running: np.ndarray) -> tuple[Observations, Masks | None, np.ndarray, np.ndarray]:
         """Observations, masks, rewards float64 [E, N] (0 where not running) and ended bool [E]."""
         ...
 
@@ -249,9 +247,7 @@ class _RealMPE:
                 array[e] = first[name]
         return observations, None
 
-    def step(
-        self, actions: Actions, running: np.ndarray
-    ) -> tuple[Observations, Masks | None, np.ndarray, np.ndarray]:
+    def step(self, actions: Actions, running: np.ndarray) -> tuple[Observations, Masks | None, np.ndarray, np.ndarray]:
         count, names = len(running), self.spec.agent_names
         observations = self._empty(count)
         filled = list(observations.items())
@@ -295,9 +291,7 @@ class _Batched:
             obs = self.env.reset(seeds[0])
         return self._views(obs, self.env.mask)
 
-    def step(
-        self, actions: Actions, running: np.ndarray
-    ) -> tuple[Observations, Masks | None, np.ndarray, np.ndarray]:
+    def step(self, actions: Actions, running: np.ndarray) -> tuple[Observations, Masks | None, np.ndarray, np.ndarray]:
         missing = self.size - self.count  # a short last batch is filled up with rows that nobody looks at
         full = {name: np.concatenate([ids, ids[-1:].repeat(missing, 0)]) for name, ids in actions.items()}
         choices_NEH, mask = encode_actions(self.spec, full), self.env.mask

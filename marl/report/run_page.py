@@ -191,9 +191,7 @@ def _animations(run: RunRecords) -> list[str]:
     files = [*sorted(run.path.glob("*.gif")), *sorted((run.path / "figures").glob("*.gif"))]
     caption = "whole episodes, with what is said (A is symbol 0, B symbol 1, ...)"
     return [
-        page.picture(path, f"{path.name}: {caption}", small=True)
-        for path in files
-        if path.stat().st_size <= _LARGEST
+        page.picture(path, f"{path.name}: {caption}", small=True) for path in files if path.stat().st_size <= _LARGEST
     ]
 
 

@@ -165,9 +165,7 @@ class ReferenceOracle(_Reference):
             return first_move(points, self.horizon, squared=False)
         if self.t == 1:
             goal = pick(points, obs[:, 11:14].argmax(1))
-            self.moves, _ = plan(
-                np.zeros_like(goal), obs[:, 0:2], distance(goal), goal, self.horizon - 1, 2 * WIDTH
-            )
+            self.moves, _ = plan(np.zeros_like(goal), obs[:, 0:2], distance(goal), goal, self.horizon - 1, 2 * WIDTH)
         return follow(self.moves, self.t - 1)
 
 

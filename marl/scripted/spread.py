@@ -257,9 +257,7 @@ def _take(array: np.ndarray, index: np.ndarray) -> np.ndarray:
     return np.take_along_axis(array, np.broadcast_to(index, (*array.shape[:-1], index.shape[-1])), -1)
 
 
-def _climb(
-    start: np.ndarray, landmarks: np.ndarray, moves: np.ndarray, rounds: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _climb(start: np.ndarray, landmarks: np.ndarray, moves: np.ndarray, rounds: int) -> tuple[np.ndarray, np.ndarray]:
     """Plans [N, T, E] after steepest ascent over single changes and swaps of neighbouring moves, and returns [E]."""
     count, steps, rows = moves.shape
     model = Model(count)

@@ -26,9 +26,7 @@ from marl.world_model.through import ThroughModel, critic_tail
 _STREAMS = ("model", "training", "imagination")
 
 
-def imagining(
-    replay: Replay, learner: MADDPG, config: Config, model: WorldModel | None = None
-) -> ImaginationSource:
+def imagining(replay: Replay, learner: MADDPG, config: Config, model: WorldModel | None = None) -> ImaginationSource:
     """`replay` with a world model around it, and the learner's loss through the model where it is on.
 
     Args:

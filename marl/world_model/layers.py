@@ -64,8 +64,7 @@ class MLP(nn.Module):
         super().__init__()
         last = len(sizes) - 2
         self.layers = nn.ModuleList(
-            Dense(i, o, stream, groups, out_gain if k == last else 1.0)
-            for k, (i, o) in enumerate(pairwise(sizes))
+            Dense(i, o, stream, groups, out_gain if k == last else 1.0) for k, (i, o) in enumerate(pairwise(sizes))
         )
 
     def forward(self, x: Tensor) -> Tensor:

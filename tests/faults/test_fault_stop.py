@@ -120,9 +120,7 @@ def test_signals(
 
 
 @pytest.mark.fault
-def test_ctrl_c_twice_in_a_step_that_hangs(
-    tmp_path: Path, start: Callable, run_py: Callable, seen: Callable
-) -> None:
+def test_ctrl_c_twice_in_a_step_that_hangs(tmp_path: Path, start: Callable, run_py: Callable, seen: Callable) -> None:
     settings = {"env": "fault_envs:faulty", "backend": "pettingzoo", "checkpoint.every": 40}
     clean, run = whole(tmp_path / "clean", settings), tmp_path / "run"
     child = start({**settings, "run_dir": run}, {"FAULTS": "hang:33"})

@@ -115,9 +115,7 @@ class Unscaled(Normaliser):
         """Nothing: mean 0 and deviation 1 stay."""
 
 
-def image_model(
-    spec: EnvSpec, config: WorldModelConfig, gamma: float, stream: Stream, depth: int = 48
-) -> DreamerModel:
+def image_model(spec: EnvSpec, config: WorldModelConfig, gamma: float, stream: Stream, depth: int = 48) -> DreamerModel:
     """A world model whose `Sequences.obs` are pictures [S, T, B, J] from `pixels`.
 
     Args:

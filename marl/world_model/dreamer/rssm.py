@@ -105,9 +105,7 @@ class RSSM(nn.Module):
     # ---------------------------------------------------------------- one step
     def initial(self, replicas: int, rows: int, like: Tensor) -> State:
         """The state before an episode: zeros."""
-        return State(
-            like.new_zeros(replicas, rows, self.sizes.deter), like.new_zeros(replicas, rows, self.sizes.stoch)
-        )
+        return State(like.new_zeros(replicas, rows, self.sizes.deter), like.new_zeros(replicas, rows, self.sizes.stoch))
 
     def _sample(self, logits_SnZ: Tensor, uniform_SnL: Tensor) -> Tensor:
         """Straight-through one-hots [S, n, Z] of logits [S, n, Z]."""
@@ -127,9 +125,7 @@ class RSSM(nn.Module):
         return self.ensemble(inputs).unflatten(0, (-1, m)).unflatten(-1, (self.sizes.classes, self.sizes.latents))
 
     # -------------------------------------------------------------- sequences
-    def observe(
-        self, encoded_STBW: Tensor, action_STBU: Tensor, first_STB: Tensor, uniform_STBL: Tensor
-    ) -> Observed:
+    def observe(self, encoded_STBW: Tensor, action_STBU: Tensor, first_STB: Tensor, uniform_STBL: Tensor) -> Observed:
         """Posterior states over sequences, from zeros wherever an episode begins.
 
         Args:

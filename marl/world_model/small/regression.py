@@ -153,9 +153,7 @@ class Ridge(LeastSquares):
     PENALTY = 1e-6
     FLOOR = 1e-4  # of the largest input's root mean square: below it, inputs are penalised as if they were so large
 
-    def __init__(
-        self, inputs: int, outputs: int, replicas: int, device: torch.device | str, free: int = 0
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, replicas: int, device: torch.device | str, free: int = 0) -> None:
         super().__init__(inputs, outputs, replicas, device)
         self._free = free
 

@@ -76,9 +76,7 @@ def test_optimum_and_chance_are_reached(name, options):
     optimum, chance = torch.tensor(env.rules.optimum), torch.tensor(env.rules.chance)
     torch.testing.assert_close(play(env, best, 5), optimum, atol=0.02, rtol=0)
     stream = Stream(0, "play", range(4000))
-    torch.testing.assert_close(
-        play(env, lambda obs, t: uniform_actions(env, stream), 5), chance, atol=0.02, rtol=0
-    )
+    torch.testing.assert_close(play(env, lambda obs, t: uniform_actions(env, stream), 5), chance, atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize(("goals", "symbols"), [(2, 2), (3, 3), (3, 2), (2, 3)])

@@ -152,9 +152,7 @@ def varying() -> Probe:
 
 def learned(env: Probe, frames: int) -> float:
     """Mean return of the greedy policy after some training."""
-    config = MADDPGConfig(
-        hidden=(32,), actor_lr=1e-2, critic_lr=1e-2, tau=0.05, lr_final=1.0, gamma=0.9, frames=frames
-    )
+    config = MADDPGConfig(hidden=(32,), actor_lr=1e-2, critic_lr=1e-2, tau=0.05, lr_final=1.0, gamma=0.9, frames=frames)
     wide = env if frames == 1 else History(env, frames)
     learner = MADDPG(wide.spec, config, 1)
     wide.reset(seed=1)

@@ -132,9 +132,7 @@ def test_students_of_a_trained_run(tmp_path, capsys):
     quiet = LoggingConfig(progress=False, report=False, tensorboard=False)
     quick = EvaluationConfig(every=0, episodes=2, final_episodes=2)
     run = tmp_path / "run"
-    train(
-        Config(env=ENV, total_steps=200, num_envs=2, run_dir=str(run), maddpg=small, logging=quiet, evaluation=quick)
-    )
+    train(Config(env=ENV, total_steps=200, num_envs=2, run_dir=str(run), maddpg=small, logging=quiet, evaluation=quick))
     words = ["--learners", "listener_0", "--students", "2", "--total-steps", "240", "--episodes", "1"]
     assert main([str(run), *words]) == 0
     assert "2 fresh listener_0 beside frozen partners:" in capsys.readouterr().out

@@ -215,17 +215,20 @@ def test_what_is_watched_changes_nothing(tmp_path: Path, model: dict[str, Any]) 
 
     Guard: seen failing with the evaluation's players drawing from a learner's noise stream.
     """
-    blind, watched = {**model, "num_replicas": 2, "logging.every": 240}, {
-        **model,
-        "num_replicas": 2,
-        "evaluation.every": 20,
-        "evaluation.episodes": 3,
-        "evaluation.final_episodes": 5,
-        "logging.every": 4,
-        "logging.tensorboard": True,
-        "checkpoint.every": 36,
-        "maddpg.diagnostics_every": 4,
-    }
+    blind, watched = (
+        {**model, "num_replicas": 2, "logging.every": 240},
+        {
+            **model,
+            "num_replicas": 2,
+            "evaluation.every": 20,
+            "evaluation.episodes": 3,
+            "evaluation.final_episodes": 5,
+            "logging.every": 4,
+            "logging.tensorboard": True,
+            "checkpoint.every": 36,
+            "maddpg.diagnostics_every": 4,
+        },
+    )
     one, two = state(whole(tmp_path / "blind", blind)), state(whole(tmp_path / "watched", watched))
     for trace in (one, two):
         for name in ("returns", "score"):  # what records are made of

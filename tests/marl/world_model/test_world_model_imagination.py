@@ -180,13 +180,16 @@ def test_actions_follow_the_current_policy() -> None:
 
 
 # ---------------------------------------------------------------------- gate and filter
-@pytest.mark.parametrize("errors, rewards, gate", [
-    ([0.01, 0.05, 0.09, 0.2], [0.0] * 4, 3),
-    ([0.01, 0.2, 0.05, 0.05], [0.0] * 4, 1),  # the longest k such that all shorter ones are good, too
-    ([0.2] * 4, [0.0] * 4, 0),
-    ([0.01] * 4, [0.1, 0.1, 0.5, 0.6], 2),
-    ([float("inf")] * 4, [0.0] * 4, 0),  # no held-out episode yet
-])
+@pytest.mark.parametrize(
+    "errors, rewards, gate",
+    [
+        ([0.01, 0.05, 0.09, 0.2], [0.0] * 4, 3),
+        ([0.01, 0.2, 0.05, 0.05], [0.0] * 4, 1),  # the longest k such that all shorter ones are good, too
+        ([0.2] * 4, [0.0] * 4, 0),
+        ([0.01] * 4, [0.1, 0.1, 0.5, 0.6], 2),
+        ([float("inf")] * 4, [0.0] * 4, 0),  # no held-out episode yet
+    ],
+)
 def test_gate(monkeypatch: pytest.MonkeyPatch, errors: list[float], rewards: list[float], gate: int) -> None:
     built = filled(reward_gate=0.3)
     made = torch.tensor([errors, [0.0] * 4]), torch.tensor([rewards, [0.0] * 4])

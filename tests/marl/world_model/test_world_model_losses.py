@@ -180,10 +180,13 @@ def test_free_nats_per_step() -> None:
     assert kl.grad[0, 0] == 0.0 and kl.grad[0, 1] == 1.0
 
 
-@pytest.mark.parametrize("values, floor, expected, slope", [
-    ([[0.2, 3.0, 1.0]], 1.0, 1.4, 1 / 3),  # the average 1.4 lies above: nothing is clipped
-    ([[0.2, 0.3, 1.0]], 1.0, 1.0, 0.0),  # the average .5 lies below, though one step touches the floor
-])
+@pytest.mark.parametrize(
+    "values, floor, expected, slope",
+    [
+        ([[0.2, 3.0, 1.0]], 1.0, 1.4, 1 / 3),  # the average 1.4 lies above: nothing is clipped
+        ([[0.2, 0.3, 1.0]], 1.0, 1.0, 0.0),  # the average .5 lies below, though one step touches the floor
+    ],
+)
 def test_free_nats_averaged(values: list[list[float]], floor: float, expected: float, slope: float) -> None:
     kl = torch.tensor(values, requires_grad=True)
     mean = losses.free_nats(kl, floor, "average").mean()

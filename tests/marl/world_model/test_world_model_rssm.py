@@ -339,9 +339,7 @@ def test_adam_equals_torchs_and_clips_every_replica_alone() -> None:
         reference.step()
         forget = max(10 / (11 + k), 0.4)
         mean = [m + forget * (p.detach() - m) for m, p in zip(mean, ours.parameters(), strict=True)]
-    for a, b, m, average in zip(
-        ours.parameters(), theirs.parameters(), mean, mine.averaged.parameters(), strict=True
-    ):
+    for a, b, m, average in zip(ours.parameters(), theirs.parameters(), mean, mine.averaged.parameters(), strict=True):
         torch.testing.assert_close(a, b)
         torch.testing.assert_close(average, m)
         assert not average.requires_grad

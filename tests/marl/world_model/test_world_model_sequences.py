@@ -50,10 +50,13 @@ def test_inexact_routes_are_predicted() -> None:
     assert Layout(noisy).obs_size == Layout(spec).obs_size + 3
 
 
-@pytest.mark.parametrize("field, value, words", [
-    ("fixed_agents", False, "may leave before the episode ends"),
-    ("has_masks", True, "action masks"),
-])
+@pytest.mark.parametrize(
+    "field, value, words",
+    [
+        ("fixed_agents", False, "may leave before the episode ends"),
+        ("has_masks", True, "action masks"),
+    ],
+)
 def test_environments_that_cannot_be_imagined_are_refused(field: str, value: bool, words: str) -> None:
     with pytest.raises(UserError, match=f"'toy'.*{words}|{words}.*'toy'|{words}"):
         Layout(replace(two_agents(), **{field: value}))
