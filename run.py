@@ -29,7 +29,7 @@ Exit codes: 0 done, 2 something to mend in the input, 1 the run failed, 130 / 14
 
 import sys
 
-from marl.cli.launch import main
+from marl.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

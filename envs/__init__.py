@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from envs.batched import BatchedEnv, Step
 from envs.errors import EnvFailure, UserError, did_you_mean
 from envs.spec import AgentSpec, EnvSpec, Head, Route
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from envs.batched import BatchedEnv, Step
 
 __all__ = [
     "BACKENDS",
@@ -35,7 +37,7 @@ def make(
     num_envs: int = 1,
     device: torch.device | str = "cpu",
     backend: str = "torch",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     *,
     rows: Sequence[int] | Tensor | None = None,
     stagger: bool = False,
@@ -50,7 +52,7 @@ def make(
         num_envs: E, number of environments.
         device: where observations and rewards live.
         backend: "torch" (MPE as tensors on `device`) or "pettingzoo" (the real environments).
-        dtype: float type of observations and rewards.
+        dtype: float type of observations and rewards; None: float32.
         rows: global index of every environment, int [E]; default 0 .. E - 1. A row's random numbers depend on it
             alone, not on the rows beside it.
         stagger: torch only: shift the phases of the rows, so that not all episodes end in the same step.
@@ -60,6 +62,9 @@ def make(
     Raises:
         UserError: unknown id, backend or argument, or a value that is not supported; with close matches.
     """
+    import torch
+
+    dtype = torch.float32 if dtype is None else dtype
     if backend not in BACKENDS:
         close = did_you_mean(backend, BACKENDS)
         raise UserError(f"unknown backend {backend!r}, expected {' or '.join(BACKENDS)}.{close}")
@@ -68,7 +73,7 @@ def make(
             raise UserError('stagger=True needs backend="torch".')
         from envs.pettingzoo.env import PettingZooEnv
 
-        rows = rows.tolist() if isinstance(rows, Tensor) else rows
+        rows = rows.tolist() if isinstance(rows, torch.Tensor) else rows
         return PettingZooEnv(
             env_id, num_envs=num_envs, device=device, dtype=dtype, rows=rows, workers=workers, **env_args
         )
@@ -82,7 +87,10 @@ def make(
 
 
 def __getattr__(name: str) -> Any:
-    """`envs.check`, imported when it is first asked for: `python -m envs.check` must find it not yet imported."""
+    """What is imported when it is first asked for: `python -m envs.check` must find it not yet imported, and
+    `run.py --help` need not wait for torch."""
     if name == "check":
         return importlib.import_module("envs.check")
+    if name in ("BatchedEnv", "Step"):
+        return getattr(importlib.import_module("envs.batched"), name)
     raise AttributeError(f"module 'envs' has no attribute {name!r}")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # --help reads specs' tables and need not wait for torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,8 @@ class EnvSpec:
     @cached_property
     def head_mask(self) -> Tensor:
         """Bool [N, H, K]: True where agent n's head h has a choice k."""
+        import torch
+
         mask = torch.zeros(self.num_agents, self.num_heads, self.head_size, dtype=torch.bool)
         for n, agent in enumerate(self.agents):
             for h, head in enumerate(agent.heads):

@@ -1,7 +1,8 @@
 """MPE in torch: physics once, one file a scenario, equal to `mpe2` 1.1.1 step for step.
 
 `core` holds the physics, `env` what all scenarios share in an episode, `scenario` what a scenario must say, `schedule`
-which rows end when, `transfer` the exchange with live mpe2 environments, `catalogue` ids and specs. Beside mpe2's
+which rows end when, `transfer` the exchange with live mpe2 environments, `catalogue` ids and specs, `registry` the
+scenarios by their ids. Beside mpe2's
 tasks there is speaker_listener_variant for research on channels: `variant_settings` holds its arguments,
 `speaker_listener_variant` its port in torch, `variants` the PettingZoo environment, `floors` what none can exceed.
 
@@ -14,38 +15,14 @@ Differs from mpe2, each on purpose:
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from envs.mpe.catalogue import MPE_IDS, VARIANT_IDS, canonical_id, describe, parallel_env
 
-from envs.errors import UserError
-from envs.mpe.catalogue import (
-    MPE_IDS,
-    VARIANT_IDS,
-    canonical_id,
-    check_arguments,
-    describe,
-    parallel_env,
-    require_id,
-)
-from envs.mpe.env import MPE
-from envs.mpe.scenario import Scenario
-from envs.mpe.tasks.collect_treasure import CollectTreasure
-from envs.mpe.tasks.simple import Simple
-from envs.mpe.tasks.simple_adversary import SimpleAdversary
-from envs.mpe.tasks.simple_crypto import SimpleCrypto
-from envs.mpe.tasks.simple_formation import SimpleFormation
-from envs.mpe.tasks.simple_line import SimpleLine
-from envs.mpe.tasks.simple_push import SimplePush
-from envs.mpe.tasks.simple_reference import SimpleReference
-from envs.mpe.tasks.simple_speaker_listener import SimpleSpeakerListener
-from envs.mpe.tasks.simple_spread import SimpleSpread
-from envs.mpe.tasks.simple_tag import SimpleTag
-from envs.mpe.tasks.simple_world_comm import SimpleWorldComm
-from envs.mpe.variants.scenario import SpeakerListenerVariant
+if TYPE_CHECKING:
+    from envs.mpe.env import MPE
+    from envs.mpe.registry import SCENARIOS, make, make_scenario
 
 __all__ = [
     "MPE",
@@ -59,56 +36,9 @@ __all__ = [
     "parallel_env",
 ]
 
-SCENARIOS: dict[str, type[Scenario]] = {
-    scenario.id: scenario
-    for scenario in (
-        Simple,
-        SimpleAdversary,
-        SimpleCrypto,
-        SimplePush,
-        SimpleReference,
-        SimpleSpeakerListener,
-        SimpleSpread,
-        SimpleTag,
-        SimpleWorldComm,
-        CollectTreasure,
-        SimpleFormation,
-        SimpleLine,
-        SpeakerListenerVariant,
-    )
-}
 
-# arguments of every mpe2 scenario that are not about the task -> the only value that the port takes
-_FIXED = {"continuous_actions": False, "render_mode": None, "benchmark_data": False}
-_IGNORED = ("dynamic_rescaling",)  # changes only how mpe2 draws
-
-
-def make_scenario(env_id: str, **env_args: Any) -> Scenario:
-    """A scenario from its id (with or without version) and mpe2's own keyword arguments.
-
-    Raises:
-        UserError: unknown id or argument (with close matches), or a value that the port does not support.
-    """
-    mpe_id = require_id(env_id)
-    own = list(inspect.signature(SCENARIOS[mpe_id].__init__).parameters)[1:]
-    check_arguments(mpe_id, env_args, [*own, *_FIXED, *_IGNORED])
-    for key, only in _FIXED.items():
-        if env_args.get(key, only) != only:
-            raise UserError(
-                f"{mpe_id}: {key}={env_args[key]!r} is not supported by the torch backend; leave it at {only!r}, "
-                f'or take the real mpe2 with backend="pettingzoo".'
-            )
-    return SCENARIOS[mpe_id](**{key: value for key, value in env_args.items() if key in own})
-
-
-def make(
-    env_id: str,
-    num_envs: int = 1,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    rows: Sequence[int] | Tensor | None = None,
-    stagger: bool = False,
-    **env_args: Any,
-) -> MPE:
-    """`num_envs` environments of an MPE scenario; see `MPE` and `make_scenario`."""
-    return MPE(make_scenario(env_id, **env_args), num_envs, device, dtype, rows, stagger)
+def __getattr__(name: str) -> Any:
+    """The scenarios, imported when one is first asked for: the catalogue of ids need not wait for torch."""
+    if name in ("MPE", "SCENARIOS", "make", "make_scenario"):
+        return getattr(importlib.import_module("envs.mpe.registry"), name)
+    raise AttributeError(f"module 'envs.mpe' has no attribute {name!r}")

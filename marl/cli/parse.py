@@ -17,7 +17,6 @@ from marl.config.resolve import Sources, check_resume, fresh, from_dict, merge, 
 from marl.config.rules import broken_rules, warnings_of
 from marl.config.schema import Config
 from marl.errors import UserError
-from marl.runs.checkpoint import load, locate, run_directory
 
 DESCRIPTION = """Train agents that learn to act and to speak in discrete symbols.
 
@@ -67,6 +66,8 @@ def parse(argv: list[str] | None = None) -> Launch:
 
 def _resumed(directory: Path, own: Sources, flags: Sources, debug: bool) -> Launch:
     raise_all(own.problems + flags.problems)
+    from marl.runs.checkpoint import load, locate, run_directory  # here: --help need not wait for torch
+
     checkpoint = locate(directory)
     run = run_directory(checkpoint)
     if checkpoint.resolve().parent.name != "checkpoints":

@@ -86,6 +86,7 @@ def _fields(cls: type) -> list[tuple[str, Any, Any, str]]:
     return rows
 
 
+@lru_cache
 def _field_docs(cls: type) -> dict[str, str]:
     """The string that follows each field in the class's source."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
