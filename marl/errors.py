@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from envs.errors import UserError, did_you_mean
+try:
+    from envs.errors import UserError, did_you_mean
+except ModuleNotFoundError as error:
+    import envs
+
+    raise ImportError(
+        f"another package named envs, {envs.__file__}, hides the one that belongs to marl. Rename its folder, or start "
+        f"from another directory; a folder envs without __init__.py does not hide it."
+    ) from error
 
 __all__ = ["RunFailed", "UserError", "did_you_mean"]
 

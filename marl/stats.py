@@ -1,7 +1,7 @@
 """Statistics of a few runs: means, interquartile means, and intervals that say how little a few runs tell.
 
 Source: Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", NeurIPS 2021
-(interquartile mean, stratified bootstrap, probability of improvement).
+(interquartile mean, stratified bootstrap).
 """
 
 from __future__ import annotations
@@ -78,11 +78,6 @@ def mean(scores: np.ndarray) -> np.ndarray:
     return scores.mean((-2, -1))
 
 
-def median(scores: np.ndarray) -> np.ndarray:
-    """Median over the tasks of the mean over the runs, [..., runs, tasks]; of one task: over the runs."""
-    return np.median(scores.mean(-2) if scores.shape[-1] > 1 else scores[..., 0], axis=-1)
-
-
 def aggregate(scores: Any, statistic: Statistic = iqm) -> float:
     """`statistic` of scores [runs] or [runs, tasks]."""
     return float(statistic(_table(scores)))
@@ -95,50 +90,24 @@ def bootstrap_interval(
 
     Args:
         scores: [runs] or [runs, tasks].
-        statistic: vectorised over leading dimensions: `iqm`, `mean`, `median` or one's own.
+        statistic: vectorised over leading dimensions: `iqm`, `mean` or one's own.
         level: share of resamples inside, in (0, 1).
         resamples: how many; 2000 leave about 1 % of the width to chance.
         seed: of the resampling; the same seed gives the same interval.
     """
     table = _table(scores)
-    values = statistic(_resample(table, resamples, seed, "bootstrap"))
-    tail = 50 * (1 - _level(level))
-    low, high = np.percentile(values, [tail, 100 - tail])
-    return float(low), float(high)
-
-
-def probability_of_improvement(x: Any, y: Any) -> float:
-    """P(a run of x scores higher than a run of y), ties counting half, averaged over the tasks.
-
-    Args:
-        x: scores [runs] or [runs, tasks].
-        y: scores of the other method, the same number of tasks; the number of runs may differ.
-    """
-    first, second = _pair(x, y)
-    return float(_improvement(first, second))
-
-
-def improvement_interval(x: Any, y: Any, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
-    """Stratified percentile bootstrap interval of `probability_of_improvement`; both methods are resampled."""
-    first, second = _pair(x, y)
-    values = _improvement(_resample(first, resamples, seed, "first"), _resample(second, resamples, seed, "second"))
+    values = statistic(_resample(table, resamples, seed))
     tail = 50 * (1 - _level(level))
     low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)
 
 
 # ------------------------------------------------------------------ parts
-def _improvement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """[..., runs, tasks] against [..., other runs, tasks] to [...]: the Mann-Whitney statistic over runs * runs."""
-    difference = first[..., :, None, :] - second[..., None, :, :]
-    return ((np.sign(difference) + 1) / 2).mean((-3, -2, -1))
-
-
-def _resample(table: np.ndarray, resamples: int, seed: int, name: str) -> np.ndarray:
+def _resample(table: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """[resamples, runs, tasks], runs drawn with replacement within each task."""
     _require(resamples >= 1, f"{resamples} resamples")
     runs, tasks = table.shape
-    drawn = Stream(seed, f"stats/{name}", [0]).integers(runs, resamples, runs, tasks)[0].numpy()
+    drawn = Stream(seed, "stats/bootstrap", [0]).integers(runs, resamples, runs, tasks)[0].numpy()
     return np.take_along_axis(table[None], drawn, axis=1)
 
 
@@ -148,12 +117,6 @@ def _table(scores: Any) -> np.ndarray:
     _require(array.ndim == 2 and array.size > 0, f"scores of shape {list(np.shape(scores))}")
     _require(bool(np.isfinite(array).all()), "scores that are not finite")
     return array
-
-
-def _pair(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-    first, second = _table(x), _table(y)
-    _require(first.shape[1] == second.shape[1], f"{first.shape[1]} tasks against {second.shape[1]}")
-    return first, second
 
 
 def _sample(values: Any, least: int, finite: bool = True) -> np.ndarray:
@@ -172,6 +135,6 @@ def _level(level: float) -> float:
 def _require(holds: bool, got: str) -> None:
     if not holds:
         raise UserError(
-            f"statistics got {got}; expected finite scores [runs] or [runs, tasks] with as many tasks on both sides, "
+            f"statistics got {got}; expected finite scores [runs] or [runs, tasks], "
             f"at least one run (two for a mean's interval), one or more resamples and a level in (0, 1)."
         )

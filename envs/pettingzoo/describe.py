@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,7 @@ def _function(env_id: str) -> Callable[..., ParallelEnv]:
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)  # stays: modules of the environment may import their neighbours later
+    _look_here_too(module_name, Path(here))
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -77,6 +79,19 @@ def _function(env_id: str) -> Callable[..., ParallelEnv]:
     if not callable(function):
         raise UserError(f"environment {env_id!r}: {name!r} is a {type(function).__name__}, expected a function.")
     return function
+
+
+def _look_here_too(module_name: str, here: Path) -> None:
+    """Let a folder of the user's project be found that is named as one of our packages, such as `envs`.
+
+    Ours is imported already and would be the only one to be searched; our own modules still come first.
+    """
+    package = sys.modules.get(module_name.partition(".")[0])
+    own = here / module_name.partition(".")[0]
+    path = getattr(package, "__path__", None)
+    if "." in module_name and path is not None and own.is_dir() and str(own) not in map(os.path.abspath, path):
+        path.append(str(own))
+        importlib.invalidate_caches()
 
 
 def _call(make: Callable[..., Any], env_id: str, env_args: dict[str, Any]) -> ParallelEnv:

@@ -77,6 +77,8 @@ RULES: tuple[Rule, ...] = (
     ),
 )
 
+_NOT_THROUGH = ("exact", "reinforce", "rao_blackwell")  # estimators that the loss through the world model replaces
+
 WARNINGS: tuple[Rule, ...] = (
     Rule(
         ("total_steps", "maddpg.warmup_steps"),
@@ -84,6 +86,14 @@ WARNINGS: tuple[Rule, ...] = (
         lambda c: (
             f"total_steps {c.total_steps} ends before the first update at maddpg.warmup_steps "
             f"{c.maddpg.warmup_steps}: nothing will be learned"
+        ),
+    ),
+    Rule(
+        ("maddpg.estimator", "wm.through_horizon"),
+        lambda c: c.world_model and c.wm.size("through_horizon") > 0 and c.maddpg.estimator in _NOT_THROUGH,
+        lambda c: (
+            f"the loss through the world model uses the straight_through estimator, since {c.maddpg.estimator} is no "
+            f"function of one sample: set maddpg.estimator to another, or wm.through_horizon to 0"
         ),
     ),
 )

@@ -11,7 +11,6 @@ from torch import Tensor
 from marl.config.schema import Config
 from marl.errors import UserError
 from marl.parallel.ranks import Ranks, mapped
-from marl.runs.logger import Logger
 
 
 @dataclass(frozen=True)
@@ -85,16 +84,3 @@ class Division:
             name: torch.stack([one[name] for one in every]).mean(0) if isinstance(value, Tensor) else value
             for name, value in every[0].items()
         }
-
-
-class Silent(Logger):
-    """The logger of all ranks but the first: writes and prints nothing."""
-
-    def __init__(self) -> None:
-        self._progress, self._events = None, None
-
-    def log(self, step: int, values: Any) -> None: ...
-    def say(self, text: str) -> None: ...
-    def warn(self, text: str) -> None: ...
-    def flush(self) -> None: ...
-    def close(self) -> None: ...

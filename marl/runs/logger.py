@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import torch
 from torch import Tensor
@@ -29,6 +29,43 @@ from marl.runs.guarded_file import GuardedFile
 
 METRICS = "metrics.jsonl"
 _QUIET_SECONDS = 30.0  # between progress lines where there is no terminal
+
+
+class RunLog(Protocol):
+    """What a run tells while it goes on; `Logger` writes it, `Silent` does not."""
+
+    def log(self, step: int, values: Mapping[str, float | Tensor]) -> None:
+        """One record at `step`."""
+
+    def hparams(self, settings: dict[str, Any], metrics: Sequence[str]) -> None:
+        """The settings, and the metrics that they are to be compared by."""
+
+    def advance(self, step: int, score: float | None = None, loss: float | None = None) -> None:
+        """Progress; a value that is None stays what it was."""
+
+    def say(self, text: str) -> None:
+        """A message."""
+
+    def warn(self, text: str) -> None:
+        """A warning."""
+
+    def flush(self) -> None:
+        """Every record to the disk."""
+
+    def close(self) -> None:
+        """The end."""
+
+
+class Silent:
+    """The log of all ranks but the first: writes and prints nothing."""
+
+    def log(self, step: int, values: Mapping[str, float | Tensor]) -> None: ...
+    def hparams(self, settings: dict[str, Any], metrics: Sequence[str]) -> None: ...
+    def advance(self, step: int, score: float | None = None, loss: float | None = None) -> None: ...
+    def say(self, text: str) -> None: ...
+    def warn(self, text: str) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
 
 
 class Logger:
@@ -70,17 +107,6 @@ class Logger:
         self._lines.append(json.dumps({"step": step, **record}, allow_nan=False).encode() + b"\n")
         if self._events is not None:
             self._events.scalars(step, numbers)
-
-    def figure(self, name: str, step: int, figure: Any) -> None:
-        """Show a matplotlib figure in TensorBoard."""
-        figure.canvas.draw()
-        self.image(name, step, torch.frombuffer(bytearray(figure.canvas.buffer_rgba()), dtype=torch.uint8).view(
-            *reversed(figure.canvas.get_width_height(physical=True)), 4)[..., :3])  # fmt: skip
-
-    def image(self, name: str, step: int, pixels_HWC: Tensor) -> None:
-        """Show an image uint8 [height, width, 3] in TensorBoard."""
-        if self._events is not None:
-            self._events.image(step, name, pixels_HWC)
 
     def hparams(self, settings: dict[str, Any], metrics: Sequence[str]) -> None:
         """Put the settings (`settings.flatten`) and the last values of `metrics` into TensorBoard's hyperparameters."""

@@ -7,7 +7,7 @@ import shlex
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,12 @@ from marl.data.replay import BatchSource, Replay
 from marl.evaluate.helpers import Helpers, processes_for
 from marl.evaluate.tables import table
 from marl.learner.maddpg import MADDPG
-from marl.parallel.division import Division, Silent
+from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks, processes
 from marl.runs import checkpoint
 from marl.runs.compatibility import check_spec
 from marl.runs.durable import replace_text
-from marl.runs.logger import Logger
+from marl.runs.logger import Logger, RunLog, Silent
 from marl.runs.run_dir import RunDir, fresh_default
 from marl.runs.versions import changed_versions
 from marl.training.devices import choose_device, choose_threads, keep_freed_memory
@@ -90,7 +90,7 @@ def train(
         notes: list[str] = []
 
         def open_directory() -> Path:
-            path = Path(config.run_dir) if config.run_dir else fresh_default(config.env.replace(":", "."), config.seed)
+            path = Path(config.run_dir) if config.run_dir else fresh_default(config.env, config.seed)
             run = stack.enter_context(RunDir(path, resume is not None, note=notes.append))
             run.describe(to_yaml(replace(config, run_dir=None)))
             return run.path
@@ -152,7 +152,7 @@ def _run(
 
     saved = ranks.first_only(saved_parts)
     learner, source = _learner(config, env, division)
-    with _logger(config, path, saved, ranks) as logger:
+    with closing(_logger(config, path, saved, ranks)) as logger:
         for note in notes:
             logger.say(note)
         trainer = Trainer(config, env, learner, source, logger, path, stop, make_env, division)
@@ -189,7 +189,7 @@ def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDP
     return learner, source
 
 
-def _logger(config: Config, path: Path, saved: checkpoint.Checkpoint | None, ranks: Ranks) -> Logger:
+def _logger(config: Config, path: Path, saved: checkpoint.Checkpoint | None, ranks: Ranks) -> RunLog:
     def writer() -> Logger:
         return Logger(
             path,
@@ -207,7 +207,7 @@ def _plain_settings(config: Config) -> dict[str, bool | int | float | str]:
 
 
 # ------------------------------------------------------------------ the end
-def _finish(config: Config, path: Path, trainer: Trainer, logger: Logger) -> dict[str, Any]:
+def _finish(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> dict[str, Any]:
     """The final policy's evaluation in the real environment, the language, the report and the words at the end."""
     spec, trained = trainer.env.spec, trainer.seconds
     began = time.perf_counter()
@@ -240,7 +240,7 @@ def _telling(result: dict[str, Any]) -> list[int]:
     return sorted({int(by_return[i]["replica"]) for i in (0, last // 2, last)})
 
 
-def _final_evaluation(config: Config, path: Path, trainer: Trainer, logger: Logger) -> dict[str, Any]:
+def _final_evaluation(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> dict[str, Any]:
     """Every replica in the real environment; where it takes long, on all cores, from the checkpoint just saved."""
     ranks, own = trainer.division.ranks, trainer.division.evaluated
     episodes, seed = config.evaluation.final_episodes, config.evaluation.seed
@@ -260,7 +260,7 @@ def _final_evaluation(config: Config, path: Path, trainer: Trainer, logger: Logg
         return trainer.evaluated(episodes, seed, "pettingzoo", 32, helpers, len(parts[0]))
 
 
-def _report(config: Config, path: Path, has_channel: bool, logger: Logger, result: dict[str, Any]) -> None:
+def _report(config: Config, path: Path, has_channel: bool, logger: RunLog, result: dict[str, Any]) -> None:
     """Pictures and words; a fault in them is told and does not take the trained run away."""
 
     def language() -> str:

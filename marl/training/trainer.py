@@ -25,7 +25,7 @@ from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks
 from marl.play.policy import Policy
 from marl.runs import checkpoint
-from marl.runs.logger import Logger
+from marl.runs.logger import RunLog
 from marl.training.cuda_graphs import Graphs
 from marl.training.stop import StopRequest
 
@@ -54,7 +54,7 @@ class Trainer:
         env: BatchedEnv,
         learner: MADDPG,
         source: BatchSource,
-        logger: Logger,
+        logger: RunLog,
         run_dir: Path,
         stop: StopRequest,
         make: Callable[..., Any] | None = None,

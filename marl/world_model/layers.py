@@ -57,15 +57,11 @@ class MLP(nn.Module):
         sizes: widths from input to output.
         stream: noise of the initial weights.
         groups: G.
-        out_gain: scale of the last layer's initial weights.
     """
 
-    def __init__(self, sizes: Sequence[int], stream: Stream, groups: int = 1, out_gain: float = 1.0) -> None:
+    def __init__(self, sizes: Sequence[int], stream: Stream, groups: int = 1) -> None:
         super().__init__()
-        last = len(sizes) - 2
-        self.layers = nn.ModuleList(
-            Dense(i, o, stream, groups, out_gain if k == last else 1.0) for k, (i, o) in enumerate(pairwise(sizes))
-        )
+        self.layers = nn.ModuleList(Dense(i, o, stream, groups) for i, o in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         """[S * G, n, in] to [S * G, n, out]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 
 import numpy as np
 import pytest
@@ -29,6 +30,25 @@ def test_a_module_in_the_current_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [entry for entry in __import__("sys").path if entry])
     assert PettingZooEnv("my_own_env:build", length=2).spec.num_agents == 2
+
+
+@pytest.mark.parametrize("marked", [False, True], ids=["namespace", "package"])
+def test_a_folder_that_is_named_as_our_package(tmp_path, monkeypatch, marked):
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "my_corridor.py").write_text(
+        "from toy_envs import Toy\ndef build(**k):\n    return Toy(**k)\n"
+    )
+    if marked:
+        (tmp_path / "envs" / "__init__.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(envs, "__path__", list(envs.__path__))
+    with pytest.raises(UserError, match=r"no module 'envs.my_corridoor'"):
+        PettingZooEnv("envs.my_corridoor:build")
+    try:
+        assert PettingZooEnv("envs.my_corridor:build", length=2).spec.num_agents == 2
+        assert parallel_env("envs.probes:matching_game").possible_agents  # ours is still found
+    finally:
+        sys.modules.pop("envs.my_corridor", None)
 
 
 @pytest.mark.parametrize(

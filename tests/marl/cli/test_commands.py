@@ -21,3 +21,13 @@ def test_every_console_script_is_a_function() -> None:
     for target in scripts.values():
         module, _, name = target.partition(":")
         assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_a_package_that_hides_ours_is_named(tmp_path: Path) -> None:
+    """Without site-packages: an editable install finds our modules by their full names all the same."""
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "__init__.py").write_text("")
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; import marl.errors"
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"another package named envs, {tmp_path / 'envs' / '__init__.py'}, hides" in done.stderr

@@ -210,6 +210,11 @@ def test_warnings() -> None:
     assert any("nothing will be learned" in warning for warning in launch.warnings)
     assert any("wm.kind has no effect without --world-model" in warning for warning in launch.warnings)
     assert parse(["--env", "simple", "--wm.kind", "rssm", "--world-model"]).warnings == ()
+    exact = parse(["--env", "simple", "--world-model"])  # the small models learn through eight steps
+    assert exact.config.maddpg.estimator == "exact"
+    assert any("uses the straight_through estimator, since exact" in warning for warning in exact.warnings)
+    for flags in (["--maddpg.estimator", "gumbel_st"], ["--wm.through-horizon", "0"]):
+        assert parse(["--env", "simple", "--world-model", *flags]).warnings == ()
 
 
 def test_rules_name_settings_that_exist() -> None:

@@ -21,8 +21,9 @@ from marl.data.replay import Replay
 from marl.errors import RunFailed
 from marl.learner.finite_gradients import FiniteGradients
 from marl.learner.maddpg import MADDPG
-from marl.parallel.division import Division, Silent
+from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks
+from marl.runs.logger import Silent
 from marl.training import cuda_graphs as captured
 from marl.training.cuda_graphs import WARM_UP, Graphs
 from marl.training.stop import StopRequest
