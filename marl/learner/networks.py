@@ -83,15 +83,21 @@ class Actor(nn.Module):
 
     def forward(self, obs_SNBO: Tensor, agents: Sequence[int] | None = None) -> Tensor:
         """Logits [S, n, B, H, K] of `agents` (None: all); entries of absent choices are meaningless."""
+        return self.logits(obs_SNBO, self.prepared(agents))
+
+    def prepared(self, agents: Sequence[int] | None = None) -> tuple[Tensor, ...]:
+        """The parameters of `agents` in the form that `logits` takes; to be made again when they have changed."""
         flat_SGP: Tensor = self.mlp.flat
         if self.group_N is not None:
             flat_SGP = flat_SGP.index_select(1, self.group_N)
         if agents is not None:
             flat_SGP = flat_SGP.index_select(1, self._index(tuple(agents)))
-        groups = flat_SGP.shape[:2]
-        parameters = grouped.prepare(flat_SGP, self.mlp.sizes, self.mlp.layer_norm)
+        return grouped.prepare(flat_SGP, self.mlp.sizes, self.mlp.layer_norm)
+
+    def logits(self, obs_SNBO: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
+        """Logits [S, n, B, H, K] of n agents from their observations and their `prepared` parameters."""
         logits_XAB = grouped.run(obs_SNBO.transpose(2, 3).flatten(0, 1), parameters, self.mlp.layer_norm)
-        return logits_XAB.unflatten(0, groups).transpose(2, 3).unflatten(-1, self.heads)
+        return logits_XAB.unflatten(0, obs_SNBO.shape[:2]).transpose(2, 3).unflatten(-1, self.heads)
 
     def _index(self, agents: tuple[int, ...]) -> Tensor:
         """`agents` on the device; made once, since a copy from the host would break a CUDA graph."""

@@ -45,6 +45,7 @@ class Policy:
         if tuple(flat_GP.shape) != expected:
             raise UserError(f"the policy's parameters have shape {list(flat_GP.shape)}, expected {list(expected)}.")
         self._actor.mlp.flat = torch.nn.Parameter(flat_GP.detach().cpu().clone()[None], requires_grad=False)
+        self._parameters = self._actor.prepared()  # they never change
 
     @classmethod
     def load(
@@ -62,11 +63,7 @@ class Policy:
         """
         path = Path(run_dir)
         if isinstance(checkpoint, int):
-            names = sorted((path / checkpoints.DIRECTORY).glob(f"step_{checkpoint:09d}*"))
-            if not names:
-                kept = [p.name for p in checkpoints.saved_checkpoints(path / checkpoints.DIRECTORY)]
-                raise UserError(f"{path} holds no checkpoint of step {checkpoint}; it holds {kept}.")
-            path = names[-1]
+            path = checkpoints.of_step(path, checkpoint)
         elif checkpoint is not None:
             path = Path(checkpoint)
         loaded = checkpoints.load(checkpoints.locate(path), ["policy"])
@@ -132,7 +129,7 @@ class Policy:
 
     @torch.no_grad()
     def _logits(self, kept_FNEX: Tensor) -> Tensor:
-        return self._actor(self._frames.wide(kept_FNEX)[None])[0]
+        return self._actor.logits(self._frames.wide(kept_FNEX)[None], self._parameters)[0]
 
     def act(self, observations: dict[str, Any], masks: dict[str, Any] | None = None) -> dict[str, np.ndarray]:
         """{agent: float [E, own width]} to {agent: PettingZoo ids int64 [E]} (MultiDiscrete [E, heads])."""

@@ -177,6 +177,19 @@ def saved_checkpoints(root: Path) -> list[Path]:
     return sorted(found, key=_key)
 
 
+def of_step(run_dir: Path, step: int) -> Path:
+    """The last checkpoint that a run has saved at `step`.
+
+    Raises:
+        UserError: there is none.
+    """
+    every = saved_checkpoints(run_dir / DIRECTORY)
+    found = [path for path in every if _key(path)[0] == step]
+    if not found:
+        raise UserError(f"{run_dir} holds no checkpoint of step {step}; it holds {[path.name for path in every]}.")
+    return found[-1]
+
+
 def newest(root: Path) -> Path | None:
     """The checkpoint that `latest` names, else the one of the highest step; None where there is none. Reads only."""
     every = saved_checkpoints(root)

@@ -291,3 +291,14 @@ def test_pickle_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="checksum is right, but it holds something other than") as caught:
         load(path)
     assert "weights_only" not in str(caught.value)
+
+
+def test_the_last_of_several_saves_at_one_step(tmp_path: Path) -> None:
+    root = tmp_path / checkpoint.DIRECTORY
+    for name in ("step_000000020", "step_000000020_2", "step_000000020_10", "step_000000200"):
+        (root / name).mkdir(parents=True)
+        (root / name / checkpoint.MANIFEST).write_text("{}")
+    (root / "step_000000020_11").mkdir()  # incomplete: no manifest
+    assert checkpoint.of_step(tmp_path, 20).name == "step_000000020_10"
+    with pytest.raises(UserError, match=r"no checkpoint of step 2; it holds \['step_000000020', "):
+        checkpoint.of_step(tmp_path, 2)
