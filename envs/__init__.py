@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from envs.errors import EnvFailure, UserError, did_you_mean
+from envs.ids import names_function
 from envs.spec import AgentSpec, EnvSpec, Head, Route
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def make(
         return PettingZooEnv(
             env_id, num_envs=num_envs, device=device, dtype=dtype, rows=rows, workers=workers, **env_args
         )
-    if ":" in env_id:
+    if names_function(env_id):
         raise UserError(f'{env_id!r} is not an MPE id and needs backend="pettingzoo".')
     if workers:
         raise UserError(f'workers={workers} needs backend="pettingzoo"; the torch backend has no worker processes.')

@@ -34,6 +34,12 @@ def mean_and_se(values: Any, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return mean, array.std(axis, ddof=1) / np.sqrt(count)
 
 
+def summary(values: Any) -> dict[str, float | None]:
+    """`mean` and its standard error `se` of one sample [n], as plain data; None for the error of a single value."""
+    mean, error = mean_and_se(values)
+    return {"mean": float(mean), "se": float(error) if np.isfinite(error) else None}
+
+
 def mean_interval(values: Any, level: float = 0.95) -> Interval:
     """Student's t interval of the mean of independent values [n], n >= 2."""
     array = _sample(values, least=2)

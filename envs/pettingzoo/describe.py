@@ -14,6 +14,7 @@ from gymnasium import spaces
 from pettingzoo import AECEnv, ParallelEnv
 
 from envs.errors import UserError, did_you_mean
+from envs.ids import names_function
 from envs.pettingzoo.flatten import ObservationReader
 from envs.spec import AgentSpec, EnvSpec, Head, Route
 
@@ -29,7 +30,7 @@ def parallel_env(env_id: str, **env_args: Any) -> ParallelEnv:
     Raises:
         UserError: unknown id, module or function, wrong arguments, not a ParallelEnv, or the function raised.
     """
-    if ":" not in env_id:
+    if not names_function(env_id):
         from envs.mpe import catalogue
 
         return _call(lambda **args: catalogue.parallel_env(env_id, **args), env_id, env_args)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from envs.batched import BatchedEnv, Step
 from envs.errors import UserError
+from envs.ids import names_function
 from envs.pettingzoo.arrays import Arrays
 from envs.pettingzoo.copies import Copies
 from envs.pettingzoo.describe import Heads, callable_id, describe, from_callable, parallel_env
@@ -302,7 +303,7 @@ def _recipe(env_id: str | None, make: Callable[..., ParallelEnv] | None, env_arg
         return _Recipe(env_id or callable_id(make), make, env_args)
     if not env_id:
         raise UserError("expected an environment id such as 'simple_spread' or 'package.module:function', or make=...")
-    if ":" in env_id:
+    if names_function(env_id):
         return _Recipe(env_id, None, env_args)
     from envs.mpe import catalogue
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from envs.ids import names_function
 from envs.mpe.catalogue import MPE_IDS, allowed_arguments, canonical_id, check_arguments, require_id
 from marl.config.fields import Mismatch, convert, groups, settings, shown, to_dict, with_values
 from marl.config.rules import broken_rules, changes_on_resume
@@ -138,7 +139,7 @@ def fresh(own: Sources, flags: Sources) -> tuple[Config, dict[str, str]]:
         if tuned_file.is_file():
             _read_text(tuned_file.read_text(encoding="utf-8"), f"configs/{name}.yaml", tuned)
     merged = merge(tuned, own, flags)
-    if ":" in env and "backend" not in merged.given:
+    if names_function(env) and "backend" not in merged.given:
         merged.values["backend"] = "pettingzoo"  # the only one that runs it
     config = with_values(Config(), merged.values)
     if "env" not in merged.faulty:

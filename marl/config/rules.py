@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from envs.ids import names_function
 from marl.config.fields import flatten
 from marl.config.schema import Config
 
@@ -59,7 +60,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("env", "backend"),
-        lambda c: ":" in c.env and c.backend == "torch",
+        lambda c: names_function(c.env) and c.backend == "torch",
         lambda c: f"backend torch has MPE's tasks only; expected backend pettingzoo for {c.env!r}",
     ),
     Rule(

@@ -16,7 +16,7 @@ from envs.spec import EnvSpec
 from marl.errors import UserError
 from marl.evaluate.anchors import is_competitive, sides
 from marl.play.rollout import Mixed, Player, play
-from marl.stats import mean_and_se
+from marl.stats import summary
 
 
 @dataclass(frozen=True)
@@ -135,15 +135,10 @@ def _match(
     columns = {team: [spec.agent_names.index(name) for name in names] for team, names in team_names(spec).items()}
     shape = (len(one.players), len(two.players))
     return {
-        "return": {name: _summary(everything[:, n]) for n, name in enumerate(spec.agent_names)},
-        "teams": {team: _summary(everything[:, own].mean(1)) for team, own in columns.items()},
+        "return": {name: summary(everything[:, n]) for n, name in enumerate(spec.agent_names)},
+        "teams": {team: summary(everything[:, own].mean(1)) for team, own in columns.items()},
         "pairs": {
             team: np.array([played[:, own].mean() for played in returns]).reshape(shape).tolist()
             for team, own in columns.items()
         },
     }
-
-
-def _summary(values: np.ndarray) -> dict[str, float | None]:
-    mean, error = mean_and_se(values)
-    return {"mean": float(mean), "se": float(error) if np.isfinite(error) else None}

@@ -96,7 +96,7 @@ def evaluate(
     together = {} if len(found) > 1 else {"return": found[0]["return"], "sides": found[0]["sides"]}
     for name in ("return", "sides"):
         keys = found[0][name]
-        together.setdefault(name, {key: _summary([one[name][key]["mean"] for one in found]) for key in keys})
+        together.setdefault(name, {key: stats.summary([one[name][key]["mean"] for one in found]) for key in keys})
     return {
         "env": spec.id,
         "env_args": dict(env_args or {}),
@@ -135,18 +135,13 @@ def _replica(
     columns = {side: [spec.agent_names.index(name) for name in names] for side, names in groups.items()}
     return {
         "replica": number,
-        "return": {name: _summary(returns[:, n]) for n, name in enumerate(spec.agent_names)},
-        "sides": {side: _summary(returns[:, own].mean(1)) for side, own in columns.items()},
+        "return": {name: stats.summary(returns[:, n]) for n, name in enumerate(spec.agent_names)},
+        "sides": {side: stats.summary(returns[:, own].mean(1)) for side, own in columns.items()},
         "mean_return": mean,
-        "mean_return_se": _summary(team)["se"],
+        "mean_return_se": stats.summary(team)["se"],
         "score": reference.score(mean),
         "gain": reference.gain(mean),
     }
-
-
-def _summary(values: Any) -> dict[str, float | None]:
-    mean, error = stats.mean_and_se(values)
-    return {"mean": float(mean), "se": float(error) if np.isfinite(error) else None}
 
 
 def _interval(found: list[dict[str, Any]], means: list[float]) -> list[float] | None:

@@ -16,6 +16,7 @@ import torch
 
 import envs
 from envs.batched import BatchedEnv, encode_actions
+from envs.ids import names_function
 from envs.mpe import catalogue
 from envs.pettingzoo.env import PettingZooEnv
 from envs.spec import EnvSpec
@@ -222,7 +223,7 @@ def _open(
         return _Batched(envs.make(env_id, num_envs=size, device="cpu", backend="torch", **env_args))
     if backend != "pettingzoo":
         raise UserError(f"got backend={backend!r}; expected 'pettingzoo', or 'torch' for an MPE id (without make=).")
-    if make is None and ":" not in env_id:
+    if make is None and not names_function(env_id):
         return _RealMPE([catalogue.parallel_env(env_id, **env_args) for _ in range(size)], env_id, spec)
     # float64 keeps rewards as the environment gave them
     return _Batched(PettingZooEnv(env_id, size, dtype=torch.float64, spec=spec, make=make, **env_args))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from envs.batched import BatchedEnv
+from envs.ids import names_function
 from marl.config.resolve import to_dict
 from marl.config.schema import Config
 from marl.data.collector import Collector
@@ -242,7 +243,7 @@ class Trainer:
             env_args=self.config.env_args,
             backend=backend,
             make=self.make,
-            spec=self.env.spec.single() if ":" in self.config.env else None,
+            spec=self.env.spec.single() if names_function(self.config.env) else None,
             replicas=self.division.evaluated[:own],
             batch=batch,
             collect=collect,

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.ids import names_function
 from envs.streams import Stream
 from marl import exit_codes as commands
 from marl.errors import UserError
@@ -54,7 +55,7 @@ def evaluate(saved: SavedModel, episodes: int, seed: int, own_policy: bool) -> t
     if steps <= CONTEXT + 1:
         raise UserError(f"{spec.id} has episodes of {steps} steps; expected more than {CONTEXT + 1} to predict any.")
     policy = saved.actor if own_policy else None
-    backend = "pettingzoo" if ":" in config.env else config.backend
+    backend = "pettingzoo" if names_function(config.env) else config.backend
 
     def play(first: int) -> Sequences:
         return collect(
