@@ -17,10 +17,21 @@ from marl.errors import RunFailed
 _WORTH = 3000  # episodes in all, below which another process costs more than it brings
 
 
+_WORTH_BESIDE = 500  # episodes of one replica, below which they are over before another process has begun
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def processes_for(replicas: int, episodes: int, sharing: int = 1) -> int:
     """How many processes to evaluate with, this one included, where `sharing` of them use this machine's cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(replicas, cores // sharing)) if replicas * episodes >= _WORTH else 1
+    return max(1, min(replicas, _cores() // sharing)) if replicas * episodes >= _WORTH else 1
+
+
+def beside(episodes: int) -> bool:
+    """Whether one replica is worth evaluating in another process while this one has something else to do."""
+    return episodes >= _WORTH_BESIDE and _cores() > 1
 
 
 class Helpers:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-import time
-import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -23,18 +19,16 @@ from marl.config.fields import flatten
 from marl.config.resolve import from_dict, to_dict, to_yaml, validated
 from marl.config.schema import Config
 from marl.data.replay import BatchSource, Replay
-from marl.evaluate.helpers import Helpers, processes_for
-from marl.evaluate.tables import table
 from marl.learner.maddpg import MADDPG
 from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks, processes
 from marl.runs import checkpoint
 from marl.runs.compatibility import check_spec
-from marl.runs.durable import replace_text
 from marl.runs.logger import Logger, RunLog, Silent
 from marl.runs.run_dir import RunDir, fresh_default
 from marl.runs.versions import changed_versions
 from marl.training.devices import choose_device, choose_threads, keep_freed_memory
+from marl.training.finish import finish
 from marl.training.stop import StopRequest
 from marl.training.trainer import Trainer
 
@@ -165,7 +159,7 @@ def _run(
             stop.request()
             return RunResult(path, trainer.step, trainer.seconds, None)
         with stop.at_once():  # everything is saved
-            result = _finish(config, path, trainer, logger)
+            result = finish(config, path, trainer, logger)
     return RunResult(path, trainer.step, trainer.seconds, result)
 
 
@@ -204,95 +198,3 @@ def _logger(config: Config, path: Path, saved: checkpoint.Checkpoint | None, ran
 
 def _plain_settings(config: Config) -> dict[str, bool | int | float | str]:
     return {name: value for name, value in flatten(config).items() if isinstance(value, bool | int | float | str)}
-
-
-# ------------------------------------------------------------------ the end
-def _finish(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> dict[str, Any]:
-    """The final policy's evaluation in the real environment, the language, the report and the words at the end."""
-    spec, trained = trainer.env.spec, trainer.seconds
-    began = time.perf_counter()
-    result = _final_evaluation(config, path, trainer, logger)
-    trainer.log_evaluation(result)
-    if not trainer.division.ranks.is_first:
-        return result
-    replace_text(path / "evaluation.json", json.dumps(result, indent=1) + "\n")
-    logger.flush()
-    logger.say(f"{table(str(path), result)}\n({time.perf_counter() - began:.0f} s)")
-    if config.logging.report:
-        _report(config, path, bool(spec.routes), logger, result)
-    place = shlex.quote(str(path))
-    further = [f"python -m marl.evaluate {place}   (more episodes, --sampled, --gif film.gif)"]
-    if spec.routes:
-        further.append(f"python -m marl.communication {place}")
-    if config.logging.tensorboard:
-        further.append(f"tensorboard --logdir {place}")
-    logger.say(
-        f"{trainer.step} steps, {trainer.learner.updates} updates in {trained:.0f} s ({trainer.learner.path}).\n"
-        f"Run directory: {path}\nLook further:  " + "\n               ".join(further)
-    )
-    return result
-
-
-def _telling(result: dict[str, Any]) -> list[int]:
-    """The replicas of the least, the middle and the greatest return."""
-    by_return = sorted(result["replicas"], key=lambda one: one["mean_return"])
-    last = len(by_return) - 1
-    return sorted({int(by_return[i]["replica"]) for i in (0, last // 2, last)})
-
-
-def _final_evaluation(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> dict[str, Any]:
-    """Every replica in the real environment; where it takes long, on all cores, from the checkpoint just saved."""
-    ranks, own = trainer.division.ranks, trainer.division.evaluated
-    episodes, seed = config.evaluation.final_episodes, config.evaluation.seed
-    saved = checkpoint.newest(path / checkpoint.DIRECTORY)
-    loadable = trainer.make is None and saved is not None and saved.name.startswith(f"step_{trainer.step:09d}")
-    count = processes_for(len(own), episodes, ranks.local_size) if loadable else 1
-    logger.say(
-        f"Training took {trainer.seconds:.0f} s. Playing {episodes} episodes with "
-        + (f"each of {config.num_replicas} replicas" if config.num_replicas > 1 else "the policy")
-        + " in the real environment"
-        + (f", in {count} processes ..." if count > 1 else " ...")
-    )
-    if count == 1:
-        return trainer.evaluated(episodes, seed, "pettingzoo", 32)
-    parts = [[own[i] for i in part] for part in Ranks(size=count).shares(len(own))]
-    with Helpers(path, parts[1:], episodes, seed) as helpers:
-        return trainer.evaluated(episodes, seed, "pettingzoo", 32, helpers, len(parts[0]))
-
-
-def _report(config: Config, path: Path, has_channel: bool, logger: RunLog, result: dict[str, Any]) -> None:
-    """Pictures and words; a fault in them is told and does not take the trained run away."""
-
-    def language() -> str:
-        from marl.communication.run_analysis import QUICK, analyse_run
-
-        chosen = _telling(result)
-        text: str = analyse_run(path, QUICK, replicas=chosen)["text"]
-        if len(chosen) < config.num_replicas:
-            listed = ", ".join(map(str, chosen))
-            text += f"\n(replicas {listed}, the least, the middle and the greatest return; all of them: "
-            text += f"python -m marl.communication {shlex.quote(str(path))})"
-        return text
-
-    def episodes() -> str:
-        from marl.figures.film import film, write_gif
-        from marl.play.policy import Policy
-
-        frames = film(Policy.load(path), config.env, seed=config.evaluation.seed, env_args=config.env_args)
-        write_gif(frames, path / "episodes.gif")
-        return f"Film: {path / 'episodes.gif'}"
-
-    def page() -> str:
-        from marl.report.run_page import write_report
-
-        return f"Report: {write_report(path)}"
-
-    steps = [*([("language", language)] if has_channel else [("film", episodes)]), ("report", page)]
-    for name, step in steps:
-        began = time.perf_counter()
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                logger.say(f"{step()}\n({time.perf_counter() - began:.0f} s)")
-        except Exception as error:  # whatever it is: the run is trained, evaluated and saved
-            logger.warn(f"no {name}: {error or type(error).__name__}")

@@ -26,7 +26,7 @@ from marl.evaluate import returns as evaluate
 from marl.evaluate.helpers import processes_for
 from marl.learner.maddpg import MADDPG
 from marl.runs.records import read_run
-from marl.training import experiment
+from marl.training import finish
 from marl.training.stop import StopRequest
 
 sys.path.append(str(ENVS))
@@ -117,7 +117,7 @@ def test_many_replicas_are_evaluated_by_several_processes_alike(
 ) -> None:
     settings = {"num_replicas": 3, "total_steps": 40, "evaluation.final_episodes": 3}
     alone = train(config(tmp_path / "alone", settings)).evaluation
-    monkeypatch.setattr(experiment, "processes_for", lambda *numbers: 2)
+    monkeypatch.setattr(finish, "processes_for", lambda *numbers: 2)
     assert train(config(tmp_path / "helped", settings)).evaluation == alone
     assert "3 episodes with each of 3 replicas in the real environment, in 2 processes" in capsys.readouterr().out
 
@@ -130,8 +130,8 @@ def test_processes_are_as_many_as_pay() -> None:
 
 def test_the_telling_replicas_are_worst_middle_and_best() -> None:
     replicas = [{"replica": r, "mean_return": value} for r, value in enumerate([3.0, 1.0, 2.0, 9.0, 5.0])]
-    assert experiment._telling({"replicas": replicas}) == [0, 1, 3]
-    assert experiment._telling({"replicas": replicas[:1]}) == [0]
+    assert finish._telling({"replicas": replicas}) == [0, 1, 3]
+    assert finish._telling({"replicas": replicas[:1]}) == [0]
 
 
 def test_a_fault_of_the_report_leaves_the_run(
@@ -148,6 +148,24 @@ def test_a_fault_of_the_report_leaves_the_run(
     assert (run / "evaluation.json").is_file()
 
 
+def test_the_language_beside_the_evaluation_changes_no_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"logging.report": True, "num_replicas": 1}
+    told, numbers = [], []
+    for name, both in (("after", False), ("beside", True)):
+        monkeypatch.setattr(finish, "beside", lambda episodes, both=both: both)
+        run = whole(tmp_path / name, settings)
+        out = capsys.readouterr().out
+        assert ("beside it" in out) == both
+        told.append([line for line in out.splitlines() if line.startswith(("mean ", "gain ", "  goal "))])
+        numbers.append([json.loads((run / file).read_text()) for file in ("evaluation.json", "communication.json")])
+        assert (run / "report.html").is_file()
+    assert told[0] == told[1] and told[0]
+    assert numbers[0][0] == numbers[1][0]
+    assert numbers[0][1]["replicas"] == numbers[1][1]["replicas"]
+
+
 def test_a_signal_ends_the_evaluation_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything is saved by then: nothing is waited for."""
 
@@ -155,7 +173,7 @@ def test_a_signal_ends_the_evaluation_at_once(tmp_path: Path, monkeypatch: pytes
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("the signal had no effect")
 
-    monkeypatch.setattr(experiment, "_final_evaluation", interrupted)
+    monkeypatch.setattr(finish, "_final_evaluation", interrupted)
     with StopRequest() as stop, pytest.raises(KeyboardInterrupt):
         train(config(tmp_path / "run", {"total_steps": 40}), stop=stop)
     assert stop.requested and stop.exit_code == 130
