@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from whole_runs import ENVS, StopAfter, config, records, whole
 from envs.errors import UserError
 from envs.pettingzoo.env import PettingZooEnv
 from marl import train
+from marl.communication import run_analysis
 from marl.data.collector import Collector
 from marl.data.replay import Replay
 from marl.evaluate import returns as evaluate
@@ -152,6 +154,8 @@ def test_the_language_beside_the_evaluation_changes_no_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = {"logging.report": True, "num_replicas": 1}
+    short = replace(run_analysis.QUICK, episodes=16, interventions=("mute",), figures=False, formation=False)
+    monkeypatch.setattr(run_analysis, "QUICK", short)
     told, numbers = [], []
     for name, both in (("after", False), ("beside", True)):
         monkeypatch.setattr(finish, "beside", lambda episodes, both=both: both)
