@@ -1,1 +1,1 @@
-"""Scripts that produce every number and figure of the documentation, and their results."""
+"""Scripts that produce every number and figure of the documentation, in rooms, and their results."""

@@ -36,8 +36,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import envs
-from benchmarks.gumbel import ROOT, meta
-from benchmarks.world_model import configuration
+from benchmarks.gumbel.page import ROOT, meta
+from benchmarks.world_model.prediction import configuration
 from envs.streams import Stream
 from marl import exit_codes as commands
 from marl.config.resolve import tuned

@@ -30,8 +30,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import envs
-from benchmarks.gumbel import ROOT, meta
-from benchmarks.simulator_model import SimulatorModel
+from benchmarks.gumbel.page import ROOT, meta
+from benchmarks.world_model.simulator_model import SimulatorModel
 from envs.streams import Stream
 from marl.cli.parse import parse
 from marl.config.schema import Config

@@ -11,7 +11,7 @@ competitive tasks have values per side only, since a return there depends on the
   average over the goals: for squared distances the distance to their mean and a constant.
 - *oracle* of the other tasks: the best policy known, which is a lower bound of the optimum.
 
-`benchmarks/anchors.py` plays every script again; `marl/scripted/measured.py` holds what it found.
+`benchmarks/learning/anchors.py` plays every script again; `marl/scripted/measured.py` holds what it found.
 """
 
 from __future__ import annotations

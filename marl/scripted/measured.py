@@ -1,4 +1,4 @@
-"""What the scripted policies returned in the real `mpe2`; written by `benchmarks/anchors.py`."""
+"""What the scripted policies returned in the real `mpe2`; written by `benchmarks/learning/anchors.py`."""
 
 from __future__ import annotations
 

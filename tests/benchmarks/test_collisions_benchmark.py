@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.collisions import ENV, EPISODES_SEED, LENGTH, touches
+from benchmarks.learning.collisions import ENV, EPISODES_SEED, LENGTH, touches
 from marl.play.rollout import play
 from marl.scripted.by_name import scripted
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import throughput, throughput_device
+from benchmarks.speed import throughput, throughput_device
 
 
 def test_workers_play_in_turns_and_tell_their_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

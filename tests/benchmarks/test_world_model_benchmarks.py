@@ -17,8 +17,8 @@ from benchmarks.sample_efficiency import (
     reached,
     table,
 )
-from benchmarks.simulator_model import SimulatorModel
-from benchmarks.world_model import steps_of
+from benchmarks.world_model.prediction import steps_of
+from benchmarks.world_model.simulator_model import SimulatorModel
 from envs.streams import Stream
 from marl.play.rollout import play
 from marl.scripted.by_name import scripted

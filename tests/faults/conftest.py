@@ -1,7 +1,7 @@
 """What the fault tests share: whole runs through the real command line, and a record of every injected fault.
 
 A test that has seen all that it demands calls `seen`; with FAULT_RECORDS=FILE set, a line is written there, from which
-`python -m benchmarks.faults` makes the table of docs/reliability.md. No line comes from a test that failed.
+`python -m benchmarks.reliability.faults` makes the table of docs/reliability.md. No line comes from a test that failed.
 """
 
 from __future__ import annotations

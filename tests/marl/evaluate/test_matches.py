@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import envs
-from benchmarks import competition, search
-from benchmarks.duels import SCRIPTS, Arena, against_scripts, compared, tournament
-from benchmarks.fresh_eve import fresh_eves, guaranteed
+from benchmarks.competition import matches
+from benchmarks.competition.duels import SCRIPTS, Arena, against_scripts, compared, tournament
+from benchmarks.competition.fresh_eve import fresh_eves, guaranteed
+from benchmarks.learning import search
 from envs.mpe import catalogue
 from marl.config.schema import Config, MADDPGConfig
 from marl.errors import UserError
@@ -246,7 +247,7 @@ def command(monkeypatch: pytest.MonkeyPatch, module: object, *words: str) -> int
 def test_competition_of_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
     words = ["--env", "simple_crypto", "--replicas", "2", "--episodes", "20", "--out", str(out)]
-    assert command(monkeypatch, competition, *words, "--keep", str(run), "--", *TINY) == 0
+    assert command(monkeypatch, matches, *words, "--keep", str(run), "--", *TINY) == 0
     printed = capsys.readouterr().out
     printed = printed[printed.index("## simple_crypto") :]
     record = json.loads((out / "simple_crypto.json").read_text())
@@ -261,18 +262,18 @@ def test_competition_of_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert f"| {row['side']} | {row['opponent']} |" in printed
     again = tmp_path / "again"
     words = ["--env", "simple_crypto", "--episodes", "20", "--run", str(run), "--out", str(again)]
-    assert command(monkeypatch, competition, *words) == 0
+    assert command(monkeypatch, matches, *words) == 0
     replayed = json.loads((again / "simple_crypto.json").read_text())
     assert replayed["returns"] == record["returns"] and replayed["fresh_eves"] == record["fresh_eves"]
     assert replayed["command"] == "python -m benchmarks.competition --env simple_crypto --episodes 20 --run RUN"
-    assert command(monkeypatch, competition, *words, "--sampled") == 0
+    assert command(monkeypatch, matches, *words, "--sampled") == 0
     sampled = json.loads((again / "simple_crypto.json").read_text())
     assert sampled["mode"] == "sampled" and sampled["returns"] != record["returns"]
     assert sampled["fresh_eves"]["guaranteed, greedy"] == record["fresh_eves"]["guaranteed"]
 
 
 def test_published_and_tuning_seeds_are_kept_apart(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    for module, seed in ((competition, "999"), (search, "1000")):
+    for module, seed in ((matches, "999"), (search, "1000")):
         with pytest.raises(SystemExit) as refused:
             command(monkeypatch, module, "--env", "simple_tag", "--seed", seed)
         assert refused.value.code == 2 and "--seed must" in capsys.readouterr().err

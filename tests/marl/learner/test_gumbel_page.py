@@ -12,13 +12,11 @@ import pytest
 import torch
 from scipy import stats
 
-from benchmarks import gumbel
-from benchmarks import gumbel_estimators as estimators
-from benchmarks import gumbel_facts as facts
+from benchmarks.gumbel import estimators, facts, page
 from marl.learner import relaxation as rx
 
-PAGE = gumbel.DOCUMENT.read_text()
-NUMBERS = json.loads((gumbel.RESULTS / "numbers.json").read_text())
+PAGE = page.DOCUMENT.read_text()
+NUMBERS = json.loads((page.RESULTS / "numbers.json").read_text())
 # Settings of an experiment rather than results
 SETTINGS = (
     r"T = 0\.001",
@@ -121,10 +119,10 @@ def test_no_number_of_the_page_is_unchecked() -> None:
 
 
 def test_the_tables_of_the_page_are_those_of_the_stored_numbers() -> None:
-    assert gumbel.write_tables(PAGE, NUMBERS) == PAGE
-    assert set(re.findall(r"<!-- table: (\w+) -->", PAGE)) == set(gumbel.tables(NUMBERS))
+    assert page.write_tables(PAGE, NUMBERS) == PAGE
+    assert set(re.findall(r"<!-- table: (\w+) -->", PAGE)) == set(page.tables(NUMBERS))
     broken = PAGE.replace("| 0.095 |", "| 0.096 |")
-    assert broken != PAGE and gumbel.write_tables(broken, NUMBERS) == PAGE
+    assert broken != PAGE and page.write_tables(broken, NUMBERS) == PAGE
 
 
 def test_the_whole_numbers_of_the_page() -> None:
@@ -143,8 +141,8 @@ def test_the_whole_numbers_of_the_page() -> None:
 
 def test_every_figure_of_the_page_is_drawn_and_small() -> None:
     linked = set(re.findall(r"\(\.\./benchmarks/results/gumbel/(\w+)\.png\)", PAGE))
-    assert linked == {path.stem for path in gumbel.RESULTS.glob("*.png")}
-    assert all((gumbel.RESULTS / f"{name}.png").stat().st_size < 200_000 for name in linked)
+    assert linked == {path.stem for path in page.RESULTS.glob("*.png")}
+    assert all((page.RESULTS / f"{name}.png").stat().st_size < 200_000 for name in linked)
 
 
 def test_conclusions_drawn_from_the_table() -> None:

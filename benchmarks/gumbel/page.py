@@ -18,7 +18,6 @@ import json
 import os
 import platform
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,9 @@ import numpy
 import scipy
 import torch
 
-from benchmarks import gumbel_estimators as estimators
-from benchmarks import gumbel_facts as facts
+from benchmarks.gumbel import estimators, facts
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "gumbel"
 DOCUMENT = ROOT / "docs" / "gumbel.md"
 
@@ -132,7 +130,7 @@ def draw(numbers: dict[str, Any], folder: Path) -> None:
     """Every figure as a PNG file."""
     from matplotlib import pyplot as plt
 
-    from benchmarks.gumbel_figures import FIGURES, STYLE
+    from benchmarks.gumbel.figures import FIGURES, STYLE
 
     for name, figure in FIGURES.items():
         with plt.rc_context(STYLE):
@@ -142,7 +140,9 @@ def draw(numbers: dict[str, Any], folder: Path) -> None:
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gumbel", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--figures", action="store_true", help="draw again from the stored numbers")
     parser.add_argument("--timing", action="store_true", help="time again, keep the stored numbers")
     parser.add_argument("--device", default="cpu", help="a second device to time on, such as cuda")
@@ -171,7 +171,3 @@ def main(arguments: Sequence[str]) -> None:
         DOCUMENT.write_text(write_tables(DOCUMENT.read_text(), numbers))
     for name, table in tables(numbers).items():
         print(f"\n{name}\n{table}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

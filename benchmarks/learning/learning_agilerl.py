@@ -1,12 +1,12 @@
-"""How soon AgileRL's MADDPG learns simple_speaker_listener, beside benchmarks/learning.py; needs a Python that has it.
+"""How soon AgileRL's MADDPG learns simple_speaker_listener, beside `benchmarks.learning`; needs a Python that has it.
 
     pip install agilerl peft transformers mpe2      (in a virtual environment of its own)
-    VENV/bin/python benchmarks/learning_agilerl.py --seconds 300 --seeds 0 1 2
+    VENV/bin/python benchmarks/learning/learning_agilerl.py --seconds 300 --seeds 0 1 2
 
 The settings are those of its speaker-listener tutorial, without the population: 8 environments in processes of their
 own, batch 128, a learning step every 100 environment steps, step sizes 1e-4 and 1e-3, Ornstein-Uhlenbeck noise. Its
 own training function runs in slices; between two, with the clock stopped, its policy plays 200 episodes of `mpe2` in
-evaluation mode. The threshold is that of benchmarks/learning.py: gain = (return + 15.37) / (15.37 - 7.46).
+evaluation mode. The threshold is that of `benchmarks.learning`: gain = (return + 15.37) / (15.37 - 7.46).
 
 Written: benchmarks/results/learning/agilerl/seed<K>.json with return per agent, steps and seconds of every evaluation.
 """
@@ -24,7 +24,7 @@ from typing import Any
 
 warnings.filterwarnings("ignore")
 
-RESULTS = Path(__file__).parent / "results" / "learning" / "agilerl"
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "learning" / "agilerl"
 SETTINGS = {
     "batch_size": 128,
     "O_U_noise": True,

@@ -1,6 +1,6 @@
 """Where does the time of a run go? A default run of each backend with a stopwatch around its parts.
 
-    python -m benchmarks.run_time [--total-steps 20000] [--out benchmarks/results/training]
+    python -m benchmarks.speed.run_time [--total-steps 20000] [--out benchmarks/results/training]
 
 Times are exclusive: what a part spends in another part of the list counts there. "all else" is the loop itself, the
 set-up and whatever has no stopwatch.

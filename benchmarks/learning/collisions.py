@@ -1,7 +1,7 @@
 """How often agents of simple_spread touch, and what it costs them: trained policies beside the scripted rules.
 
-    python -m benchmarks.collisions RUN            every replica of a run of simple_spread, and the scripts
-    python -m benchmarks.collisions                only the scripts
+    python -m benchmarks.learning.collisions RUN            every replica of a run of simple_spread, and the scripts
+    python -m benchmarks.learning.collisions                only the scripts
 
 In every step an agent's reward holds -1/2 for each other agent that it touches (centres nearer than .3). Counted are
 steps of pairs: two agents that stay in touch for four steps count four. 18 % of the episodes begin with a pair in
@@ -18,14 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.training_runs import machine
+from benchmarks.speed.training_runs import machine
 from marl import Policy
 from marl.play.rollout import Player, play
 from marl.runs.records import read_run
 from marl.scripted.by_name import scripted
 from marl.stats import mean_and_se
 
-RESULT = Path(__file__).parent / "results" / "collisions.json"
+RESULT = Path(__file__).resolve().parents[1] / "results" / "collisions.json"
 ENV = "simple_spread"
 SCRIPTS = ("coast", "fixed", "random")
 EPISODES_SEED = 8_000_000
@@ -49,7 +49,7 @@ def touches(player: Player, episodes: int) -> np.ndarray:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.collisions", description=__doc__,
+        prog="python -m benchmarks.learning.collisions", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="run directory")

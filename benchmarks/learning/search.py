@@ -1,7 +1,7 @@
 """A random search over the settings of one task.
 
-    python -m benchmarks.search --env simple_tag --trials 12 --replicas 3 --seed 1 -- --total-steps 30000
-    python -m benchmarks.search --env simple_tag                             only prints the ranking of what was tried
+    python -m benchmarks.learning.search --env simple_tag --trials 12 --replicas 3 --seed 1 -- --total-steps 30000
+    python -m benchmarks.learning.search --env simple_tag                    only prints the ranking of what was tried
 
 Trial 0 is the task's configuration as it stands; trial k is drawn from `SPACE` by (seed, k) alone, so that a search
 that was cut off goes on where it ended. The objective is the mean over replicas, on episodes that judge no published
@@ -27,13 +27,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.duels import BATCH, SCRIPTS, Arena, against_scripts, tournament
-from benchmarks.fresh_eve import HEARD_STEPS, guaranteed
-from benchmarks.training_runs import machine, split_at_dashes, train_arm
+from benchmarks.competition.duels import BATCH, SCRIPTS, Arena, against_scripts, tournament
+from benchmarks.competition.fresh_eve import HEARD_STEPS, guaranteed
+from benchmarks.speed.training_runs import machine, split_at_dashes, train_arm
 from marl import Policy
 from marl.evaluate.returns import evaluate
 
-RESULTS = Path(__file__).parent / "results" / "search"
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "search"
 EPISODES_SEED = 7_000_000  # of the objective; neither training nor a published result plays these
 FIRST_PUBLISHED = 1000
 KEPT = (-1.0, 2.0)  # bounds of a score against one opponent
@@ -145,7 +145,9 @@ def _row(line: Mapping[str, Any]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.learning.search",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--env", required=True, help="task")
     parser.add_argument("--trials", type=int, default=0, help="how many, the first being the configuration (default 0)")

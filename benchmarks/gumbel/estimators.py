@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.gumbel_facts import uniform
+from benchmarks.gumbel.facts import uniform
 from envs.streams import Stream
 from marl.learner import gradient_error as estimator_diagnostics
 from marl.learner import relaxation

@@ -1,11 +1,11 @@
 """Steps per second of our MPE beside mpe2, JaxMARL's and VMAS's, in one run, one thread each.
 
-    python -m benchmarks.throughput --jax-python VENV/bin/python --vmas-python VENV/bin/python
-    python -m benchmarks.throughput --venvs DIR          makes both virtual environments there first, by pip
-    python -m benchmarks.throughput --device cuda        our port alone, on a GPU, up to the knee
+    python -m benchmarks.speed.throughput --jax-python VENV/bin/python --vmas-python VENV/bin/python
+    python -m benchmarks.speed.throughput --venvs DIR          makes both virtual environments there first, by pip
+    python -m benchmarks.speed.throughput --device cuda        our port alone, on a GPU, up to the knee
 
-Contenders are worker processes (`benchmarks/throughput_worker.py`) that stay alive and play in turns, so that a busy
-machine slows all of them alike. All are pinned to the same core; torch is told to use one thread, XLA by
+Contenders are worker processes (`benchmarks/speed/throughput_worker.py`) that stay alive and play in turns, so that a
+busy machine slows all of them alike. All are pinned to the same core; torch is told to use one thread, XLA by
 `--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1`. What counts is processor time of all threads of
 the process, which a neighbour on the core does not lengthen as it lengthens the time that passes (that is recorded
 too). Actions are drawn beforehand; observations, rewards and resets are included; compilation is not.
@@ -27,8 +27,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-ROOT = Path(__file__).resolve().parents[1]
-WORKER = ROOT / "benchmarks" / "throughput_worker.py"
+ROOT = Path(__file__).resolve().parents[2]
+WORKER = ROOT / "benchmarks" / "speed" / "throughput_worker.py"
 TASKS = ("simple_speaker_listener", "simple_reference", "simple_spread", "simple_world_comm")
 COUNTS = (1, 100, 1000, 10_000)
 MOST_MPE2 = 100  # each of mpe2's environments holds a picture of 2 MB; more of them do not step any faster
@@ -207,11 +207,11 @@ def machine() -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m benchmarks.throughput`; returns the exit code."""
+    """`python -m benchmarks.speed.throughput`; returns the exit code."""
     options = parser().parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
     if options.device != "cpu":
-        from benchmarks.throughput_device import sweep_and_save
+        from benchmarks.speed.throughput_device import sweep_and_save
         from envs import UserError
 
         try:
@@ -251,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        prog="python -m benchmarks.throughput",
+        prog="python -m benchmarks.speed.throughput",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

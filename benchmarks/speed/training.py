@@ -1,6 +1,6 @@
 """How fast does training go, and how fast could it?
 
-    python -m benchmarks.training [--agilerl PYTHON] [--rounds 12] [--out benchmarks/results/training]
+    python -m benchmarks.speed.training [--agilerl PYTHON] [--rounds 12] [--out benchmarks/results/training]
 
 `--agilerl` is the Python of a virtual environment with AgileRL (`pip install agilerl peft transformers`, torch of the
 same version); without it that row is missing. All contenders run in turn, a few updates each, round after round, on one
@@ -34,7 +34,7 @@ from pathlib import Path
 import torch
 
 import envs
-from benchmarks.training_eager import EagerMADDPG
+from benchmarks.speed.training_eager import EagerMADDPG
 from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.config.resolve import tuned
@@ -119,7 +119,7 @@ class Case:
 
 
 class AgileRL:
-    """The worker process of benchmarks/training_agilerl.py."""
+    """The worker process of benchmarks/speed/training_agilerl.py."""
 
     def __init__(self, python: str, batch: int) -> None:
         script = Path(__file__).with_name("training_agilerl.py")
@@ -132,7 +132,7 @@ class AgileRL:
         for line in self._process.stdout:
             if line.startswith(("{", "[")):
                 return json.loads(line)
-        raise SystemExit("AgileRL's process ended; run benchmarks/training_agilerl.py by hand to see why")
+        raise SystemExit("AgileRL's process ended; run benchmarks/speed/training_agilerl.py by hand to see why")
 
     def fastest(self, repeats: int) -> float:
         assert self._process.stdin is not None

@@ -33,15 +33,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.duels import SCRIPTS, Arena, against_scripts, tournament
-from benchmarks.fresh_eve import ENV as CRYPTO
-from benchmarks.fresh_eve import fresh_eves, guaranteed
-from benchmarks.training_runs import machine, split_at_dashes, train_arm
+from benchmarks.competition.duels import SCRIPTS, Arena, against_scripts, tournament
+from benchmarks.competition.fresh_eve import ENV as CRYPTO
+from benchmarks.competition.fresh_eve import fresh_eves, guaranteed
+from benchmarks.speed.training_runs import machine, split_at_dashes, train_arm
 from marl import Policy
 from marl.figures import plots
 from marl.runs.records import read_run
 
-RESULTS = Path(__file__).parent / "results" / "competition"
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "competition"
 SEED = 1000  # of the reported runs
 EPISODES_SEED = 6_000_000  # of the duels
 EVE_SEED = 1001  # of the fresh Eves
@@ -224,7 +224,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="DIR", default=RESULTS, help="where the results are written")
     parser.epilog = "Everything behind -- are flags of run.py."
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

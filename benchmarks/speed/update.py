@@ -1,6 +1,6 @@
 """What does an update cost beside the matrix products that it cannot do without?
 
-    python -m benchmarks.update [--env simple_speaker_listener] [--rounds 15] [--out benchmarks/results/update]
+    python -m benchmarks.speed.update [--env simple_speaker_listener] [--rounds 15] [--out benchmarks/results/update]
 
 The settings that ship for the task, one thread, processor time. Contenders run in turn in one process, a few calls
 each, round after round: the products alone (every torch.bmm of the explicit update, with its operands, in its buffers),

@@ -1,10 +1,10 @@
 """Comparisons of learners on one task: ablations, gradient estimators, and two heads against a flat one.
 
-    python -m benchmarks.studies ablations --env simple_speaker_listener
-    python -m benchmarks.studies estimators --env simple_speaker_listener --replicas 10
-    python -m benchmarks.studies ablations --env simple_speaker_listener --arms default no_layer_norm
-    python -m benchmarks.studies heads --env simple_reference
-    python -m benchmarks.studies table                                       only the tables of what was written
+    python -m benchmarks.learning.studies ablations --env simple_speaker_listener
+    python -m benchmarks.learning.studies estimators --env simple_speaker_listener --replicas 10
+    python -m benchmarks.learning.studies ablations --env simple_speaker_listener --arms default no_layer_norm
+    python -m benchmarks.learning.studies heads --env simple_reference
+    python -m benchmarks.learning.studies table                                    only the tables of what was written
 
 An arm is the task's configuration, and the flags after --, with a few settings changed. All arms share seeds, steps
 and episodes; every replica's final policy plays `--episodes` greedy episodes of the batched port (equal to `mpe2`
@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.training_runs import first_reached, machine, median, run_arm, split_at_dashes
+from benchmarks.speed.training_runs import first_reached, machine, median, run_arm, split_at_dashes
 from marl import stats
 from marl.evaluate import anchors
 from marl.figures import plots
 
-RESULTS = Path(__file__).parent / "results" / "studies"
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "studies"
 SEED = 2000
 
 ABLATIONS: dict[str, str] = {
@@ -72,7 +72,7 @@ ESTIMATORS: dict[str, str] = {
     "reinforce": "--maddpg.estimator reinforce",
     "exact": "--maddpg.estimator exact",
 }
-FLAT = "flat"  # trained on benchmarks/flat_heads.py, with the configuration of the task that it flattens
+FLAT = "flat"  # trained on benchmarks/learning/flat_heads.py, with the configuration of the task that it flattens
 HEADS: dict[str, str] = {
     "two_heads": "",
     "two_heads_alone": "--maddpg.communication-correction false --maddpg.signalling-bonus 0",
@@ -98,7 +98,7 @@ def _measure(options: argparse.Namespace, name: str, flags: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     env, backend = options.env, "torch"
     if name == FLAT:
-        env, backend = f"benchmarks.flat_heads:{env}", "pettingzoo"
+        env, backend = f"benchmarks.learning.flat_heads:{env}", "pettingzoo"
         flags = ["--config", f"configs/{options.env}.yaml", *flags]
     record = run_arm(env, flags, options.seed, options.replicas, options.episodes, backend=backend)
     record |= {"env": options.env, "arm": name, "machine": machine()}
@@ -183,7 +183,9 @@ def _figure(records: list[dict[str, Any]], measure: str) -> Any:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.studies", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.learning.studies",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study", choices=[*STUDIES, "table"])
     parser.add_argument("--env", default="simple_speaker_listener", help="task")

@@ -1,8 +1,8 @@
 """simple_reference as PettingZoo hands it out: one choice of 50, a move and a word at once.
 
-`python run.py --env benchmarks.flat_heads:simple_reference` trains on it. The environment is mpe2's own; nothing in it
-declares the two heads and the channel that the package's `simple_reference` has, so that every agent has one head, no
-message is known to be one, and neither the communication correction nor the signalling bonus exists.
+`python run.py --env benchmarks.learning.flat_heads:simple_reference` trains on it. The environment is mpe2's own;
+nothing in it declares the two heads and the channel that the package's `simple_reference` has, so that every agent
+has one head, no message is known to be one, and neither the communication correction nor the signalling bonus exists.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.duels import Arena
+from benchmarks.competition.duels import Arena
 from envs.mpe import catalogue
 from envs.spec import EnvSpec
 from marl import train

@@ -1,6 +1,6 @@
 """Steps per second of our MPE on one device against the number of environments, up to the knee.
 
-    python -m benchmarks.throughput --device cuda
+    python -m benchmarks.speed.throughput --device cuda
 
 Three ways to step: *eager*; *compiled*, by torch.compile; *graph* and *compiled graph*, a CUDA graph of a whole round
 of 25 steps with its resets, which is possible because the host knows beforehand which rows end when. Actions are drawn

@@ -1,4 +1,4 @@
-"""Times updates of AgileRL's MADDPG on request; `benchmarks.training` starts this under a Python that has AgileRL.
+"""Times updates of AgileRL's MADDPG on request; `benchmarks.speed.training` starts this under a Python that has it.
 
     pip install agilerl peft transformers      (in a virtual environment of its own)
 

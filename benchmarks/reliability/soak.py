@@ -1,7 +1,7 @@
 """A long run whose memory must not grow: resident memory over the steps, printed, drawn in characters and saved.
 
-    python -m benchmarks.soak                                  200,000 steps, a few minutes
-    python -m benchmarks.soak --world-model --steps 30000
+    python -m benchmarks.reliability.soak                                  200,000 steps, a few minutes
+    python -m benchmarks.reliability.soak --world-model --steps 30000
 
 The replay (and the world model's store) is made small, so that it is full long before the end: what grows after that
 is a leak. Checkpoints, evaluations, records and event files are written all along. Memory is read from /proc while
@@ -25,7 +25,7 @@ from typing import Any
 from marl.runs.durable import replace_text
 from marl.runs.versions import versions
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 ALLOWED_SHARE, ALLOWED_MB = 0.02, 8.0
 SECONDS = 0.25  # between two readings

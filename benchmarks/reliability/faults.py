@@ -1,7 +1,7 @@
 """Injects every fault and writes what was seen: the tables of docs/reliability.md.
 
-    python -m benchmarks.faults                     runs the fault tests (some minutes), then writes
-    python -m benchmarks.faults --records FILE ...  writes from records of earlier runs with FAULT_RECORDS=FILE
+    python -m benchmarks.reliability.faults                     runs the fault tests (some minutes), then writes
+    python -m benchmarks.reliability.faults --records FILE ...  writes from records of runs with FAULT_RECORDS=FILE
 
 Every number of the table comes from a test that has passed: tests/faults/conftest.py writes a record after the last
 assertion. Exit code 1 where a test failed; the table is then left as it was.
@@ -22,10 +22,10 @@ from typing import Any
 from marl.runs.durable import replace_text
 from marl.runs.versions import versions
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
 RESULT = ROOT / "benchmarks" / "results" / "faults.json"
-SOAKS = ("soak.json", "soak_world_model.json")  # by benchmarks/soak.py
+SOAKS = ("soak.json", "soak_world_model.json")  # by benchmarks/reliability/soak.py
 WORDS = 230  # letters of a message that are shown
 
 
@@ -69,7 +69,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def soak_table() -> str:
-    """What benchmarks/soak.py has measured, in Markdown."""
+    """What benchmarks/reliability/soak.py has measured, in Markdown."""
     lines = ["| run | resident memory in the middle | at the end | peak | grows |", "|---|--:|--:|--:|---|"]
     for name in SOAKS:
         found = json.loads((RESULT.parent / name).read_text())

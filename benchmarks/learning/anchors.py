@@ -1,7 +1,7 @@
 """Plays every scripted policy and pairing in the real environments and writes what each side returned.
 
-    python -m benchmarks.anchors [--out benchmarks/results/anchors.json] [--scale 1.0] [--only ENV ...]
-    python -m benchmarks.anchors --scale 0 --table marl/scripted/measured.py --page docs/scripted.md
+    python -m benchmarks.learning.anchors [--out benchmarks/results/anchors.json] [--scale 1.0] [--only ENV ...]
+    python -m benchmarks.learning.anchors --scale 0 --table marl/scripted/measured.py --page docs/scripted.md
 
 Episode e is reset with seed 1000000 + e. Entries that the file already holds with as many episodes are kept, so that
 an interrupted run goes on. `--table` copies the file's numbers into the package, `--page` writes the page that lists
@@ -78,7 +78,7 @@ def measure(env_id: str, name: str, episodes: int) -> dict[str, object]:
 def as_module(table: dict[str, dict[str, dict[str, object]]]) -> str:
     """The table as the module `marl/scripted/measured.py`."""
     lines = [
-        '"""What the scripted policies returned in the real `mpe2`; written by `benchmarks/anchors.py`."""',
+        '"""What the scripted policies returned in the real `mpe2`; written by `benchmarks/learning/anchors.py`."""',
         "",
         "from __future__ import annotations",
         "",
@@ -100,7 +100,8 @@ def as_page(table: dict[str, dict[str, dict[str, object]]]) -> str:
     lines = [
         "# Scripted policies",
         "",
-        "Written by `python -m benchmarks.anchors`; played in the real `mpe2`, return per agent ± standard error.",
+        "Written by `python -m benchmarks.learning.anchors`; "
+        "played in the real `mpe2`, return per agent ± standard error.",
         "Play one with `python -m marl.evaluate --scripted NAME --env ID`, both sides of a competitive task with",
         "`NAME+NAME`, a run against one with `python -m marl.evaluate RUN --against NAME`. `random` and `noop` play",
         "any environment. A script marked * acts on more than each agent's own observations.",

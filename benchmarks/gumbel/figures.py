@@ -16,8 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from benchmarks import gumbel_estimators as estimators
-from benchmarks import gumbel_facts as facts
+from benchmarks.gumbel import estimators, facts
 from marl.learner import relaxation
 
 # Okabe and Ito's palette: told apart by the colour-blind and in grey

@@ -1,6 +1,6 @@
-"""One contender of `benchmarks/throughput.py`, in a process and, where need be, a virtual environment of its own.
+"""One contender of `benchmarks/speed/throughput.py`, in a process and, where need be, a virtual environment of its own.
 
-    PYTHON benchmarks/throughput_worker.py CONTENDER [CORE]
+    PYTHON benchmarks/speed/throughput_worker.py CONTENDER [CORE]
 
 Reads requests from stdin, one JSON object a line: {"task": ..., "envs": E, "seconds": time to fill}; answers each with
 {"steps": environment steps played, "cpu": processor time of all threads, "wall": time that passed} or {"error": ...}.

@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.training_runs import first_reached, machine, median, run_arm, split_at_dashes
+from benchmarks.speed.training_runs import first_reached, machine, median, run_arm, split_at_dashes
 from marl import stats
 from marl.evaluate.anchors import lines_of
 from marl.figures import plots
 
-RESULTS = Path(__file__).parent / "results" / "learning"
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "learning"
 SEED = 1000  # of the reported runs
 _COLUMNS = (
     "task",

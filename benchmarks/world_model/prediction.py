@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +24,7 @@ import torch
 from matplotlib.figure import Figure
 
 import envs
-from benchmarks.gumbel import ROOT, meta
+from benchmarks.gumbel.page import ROOT, meta
 from envs.streams import Stream
 from marl.cli.parse import parse
 from marl.config.schema import Config
@@ -242,7 +241,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         replace_text(path, json.dumps(numbers) + "\n")
     print(publish(numbers))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

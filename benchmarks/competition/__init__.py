@@ -1,0 +1,1 @@
+"""Trained teams against other replicas, scripts and a fresh Eve."""

@@ -1,0 +1,1 @@
+"""Every number and figure of docs/gumbel.md."""

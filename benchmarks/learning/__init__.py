@@ -1,0 +1,1 @@
+"""What the tuned configurations learn, and what each of their parts is worth."""

@@ -1,0 +1,1 @@
+"""Injected faults, and the memory of a long run."""

@@ -1,0 +1,1 @@
+"""How well the world models predict, and the simulator in their place."""
