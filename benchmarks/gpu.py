@@ -46,9 +46,10 @@ from marl.data.replay import Replay
 from marl.errors import RunFailed
 from marl.learner import relaxation
 from marl.learner.maddpg import INNER_DRAWS, MADDPG
-from marl.parallel.division import Division, Silent
+from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks
 from marl.runs.durable import replace_text
+from marl.runs.logger import Silent
 from marl.training.cuda_graphs import WARM_UP, Graphs
 from marl.training.devices import choose_device
 from marl.training.stop import StopRequest

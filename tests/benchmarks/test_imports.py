@@ -1,0 +1,19 @@
+"""Every benchmark can be started: its imports still exist. Peers' scripts run in environments of their own."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PEERS = {"learning_agilerl", "training_agilerl", "throughput_worker"}
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "benchmarks").rglob("*.py")
+    if path.stem not in PEERS and path.name != "__init__.py"
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_benchmark_imports(name: str) -> None:
+    importlib.import_module(name)
