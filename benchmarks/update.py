@@ -65,7 +65,7 @@ class Case:
         learner = MADDPG(env.spec, settings.maddpg, 0, range(replicas))
         stream = Stream(0, "replay", range(replicas))
         replay = Replay(env.spec, 4000, ENVS, stream, settings.maddpg.gamma, settings.maddpg.n_step)
-        collector = Collector(env, learner, replicas)
+        collector = Collector(env, learner.act, replicas)
         for _ in range(60):
             replay.add(collector.collect()[0])
         self.batch = replay.sample(rows)
