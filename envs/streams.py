@@ -68,6 +68,13 @@ class Stream:
         start_R = mix(self.key_R + _GOLDEN * self.counter)
         return mix(start_R[:, None] + self._words(shape)).view(-1, *shape)
 
+    def bits_ahead(self, draws: int, *shape: int) -> Tensor:
+        """Int64 words [draws, R, *shape]: bit for bit those of so many calls of `bits`."""
+        counter_D = self.counter + torch.arange(1, draws + 1, device=self.key_R.device)
+        start_DR = mix(self.key_R + _GOLDEN * counter_D[:, None])
+        self.counter += draws
+        return mix(start_DR[..., None] + self._words(shape)).view(draws, -1, *shape)
+
     def _words(self, shape: tuple[int, ...]) -> Tensor:
         """What tells the numbers of one draw apart, int64, one for every entry of `shape`."""
         count = math.prod(shape)
@@ -86,6 +93,10 @@ class Stream:
     def integers(self, high: int | Tensor, *shape: int) -> Tensor:
         """Int64 numbers in [0, high), [R, *shape]; bias below high / 2^31. `high` may be a 0-d tensor."""
         return (((self.bits(*shape) >> 33) & 0x7FFFFFFF) * high) >> 31
+
+    def integers_ahead(self, draws: int, high: int | Tensor, *shape: int) -> Tensor:
+        """Int64 numbers in [0, high), [draws, R, *shape]: bit for bit those of so many calls of `integers`."""
+        return (((self.bits_ahead(draws, *shape) >> 33) & 0x7FFFFFFF) * high) >> 31
 
     def state_dict(self) -> dict[str, Any]:
         return {"counter": int(self.counter)}

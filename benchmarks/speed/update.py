@@ -4,8 +4,9 @@
 
 The settings that ship for the task, one thread, processor time. Contenders run in turn in one process, a few calls
 each, round after round: the products alone (every torch.bmm of the explicit update, with its operands, in its buffers),
-the explicit update with numba's and with torch's kernels, and the update by autograd. The table shows the medians over
-rounds of each round's fastest call, and medians of each round's own ratios. Drawing the batch is left out of all.
+the explicit update with numba's and with torch's kernels, and the update by autograd. A call is a training round's
+sixteen updates with the batches that they draw; the products draw none. The table shows the medians over rounds of
+each round's fastest call, by update, and medians of each round's own ratios.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from marl.training.devices import keep_freed_memory
 
 ENVS = 16
 CALLS = ("bmm", "baddbmm")
+UPDATES = 16  # of a training round: one for each environment
 
 
 class _Recording:
@@ -77,7 +79,8 @@ class Case:
                 one.autograd = "the reference"
             else:
                 one.kernel_form = name.split(", ")[1]
-            self.contenders[name] = lambda one=one: one.update(self.batch, 0.1)
+            source = copy.deepcopy(replay)
+            self.contenders[name] = lambda one=one, source=source: one.update_many(source, rows, UPDATES, 0.1)
         self.contenders = {"products": self._products(learner), **self.contenders}
 
     def _products(self, learner: MADDPG) -> Callable[[], None]:
@@ -95,20 +98,21 @@ class Case:
         calls = recording.calls
 
         def products() -> None:
-            for call in calls:
-                call()
+            for _ in range(UPDATES):
+                for call in calls:
+                    call()
 
         return products
 
 
 def fastest(function: Callable[[], object], repeats: int) -> float:
-    """Processor seconds of the fastest of `repeats` calls."""
+    """Processor seconds of an update in the fastest of `repeats` calls."""
     seconds = []
     for _ in range(repeats):
         start = time.process_time()
         function()
         seconds.append(time.process_time() - start)
-    return min(seconds)
+    return min(seconds) / UPDATES
 
 
 def measure(case: Case, rounds: int, repeats: int) -> dict[str, list[float]]:
@@ -150,7 +154,7 @@ def main() -> None:
     found = {}
     for replicas in args.replicas:
         for rows in args.batches:
-            repeats = max(2048 // (replicas * rows), 2)
+            repeats = max(512 // (replicas * rows), 2)
             found[f"{replicas}, {rows}"] = measure(Case(args.env, replicas, rows), args.rounds, repeats)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / f"{args.env}.json").write_text(json.dumps(found) + "\n")

@@ -7,7 +7,7 @@ C capacity, D width of a stored row.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
 import torch
@@ -181,6 +181,19 @@ class Replay:
         """B transitions per replica, drawn uniformly with replacement."""
         index_SB = self.stream.integers(self._size, batch_size) + self._offset_S1
         return self.gather(index_SB)
+
+    def ahead(self, batch_size: int, batches: int) -> Tensor:
+        """Positions [U, S, B] of the next `batches` samples in the stores of their replicas, as `sample` draws them."""
+        return self.stream.integers_ahead(batches, self._size, batch_size)
+
+    @property
+    def columns(self) -> dict[str, int]:
+        """Where each field of a stored row begins."""
+        return dict(zip(self._widths, accumulate(self._widths.values(), initial=0), strict=False))
+
+    def at(self, index_SB: Tensor) -> Batch:
+        """The transitions at positions of the replicas' stores."""
+        return self.gather(index_SB + self._offset_S1)
 
     def gather(self, index_SB: Tensor) -> Batch:
         """The transitions at positions of the flattened [S * capacity] store."""

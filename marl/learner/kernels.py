@@ -2,7 +2,7 @@
 
 The torch form below runs everywhere; the numba form (kernels_numba.py) fuses each into one loop on a CPU. Products
 of matrices are torch's in both. `select` chooses. Arguments named out, and the first argument of `hidden`,
-`hidden_back`, `adam` and `follow`, are written in place.
+`hidden_back`, `step` and `follow`, are written in place.
 
 Shape suffixes: S replicas, G groups of parameters, n perceptrons of a replica, X = S * n, Y = X, or S where all of a
 replica see one input, B rows, I inputs and O outputs of a layer (I counts the bias), Z = O or n * O, W width of a
@@ -26,8 +26,8 @@ ESTIMATORS = ("gumbel_soft", "gumbel_st", "straight_through", "exact")
 """Those whose gradient `logit_gradient` knows; their codes are their positions."""
 
 NAMES = (
-    "uniform", "prepare", "collect", "norms", "adam", "follow", "hidden", "hidden_back", "choose", "soften",
-    "logit_gradient", "signal",
+    "uniform", "gather", "plan", "prepare", "step", "follow", "hidden", "hidden_back", "outer_back", "error", "choose",
+    "tell", "differ", "soften", "logit_gradient", "signal",
 )  # fmt: skip
 
 
@@ -70,57 +70,59 @@ def _array(x: Tensor) -> Any:
 
 
 # ------------------------------------------------------------------- numbers
-def uniform(key_S: Tensor, counter: int, words_R: Tensor, out_SR: Tensor) -> None:
-    """Numbers in (0, 1) of a stream at `counter`: those of `envs.streams.Stream.uniform`, in the order of `words_R`."""
-    start_S = streams.mix(key_S + key_S.new_tensor(counter) * streams._GOLDEN)
-    out_SR.copy_(streams.uniform_from(streams.mix(start_S[:, None] + words_R)))
+def uniform(key_S: Tensor, counter: int, words_R: Tensor, out_L: Tensor, start: int, step: int, count: int) -> None:
+    """Numbers in (0, 1) of a stream's next `count` draws after `counter`: those of `envs.streams.Stream.uniform`.
+
+    Args:
+        words_R: what tells the numbers of a draw apart, in the order in which they are wanted.
+        out_L: draw u begins at start + u * step.
+    """
+    counter_U = counter + torch.arange(1, count + 1)
+    origin_US = streams.mix(key_S + streams._GOLDEN * counter_U[:, None])
+    size = len(key_S) * len(words_R)
+    for u, origin_S in enumerate(origin_US):
+        numbers = streams.uniform_from(streams.mix(origin_S[:, None] + words_R))
+        out_L[start + u * step : start + u * step + size] = numbers.flatten()
+
+
+gather = None  # only numba's: torch gathers by `Replay.gather`
 
 
 # ---------------------------------------------------------------- parameters
-def prepare(
-    flat_SGP: Tensor,
-    groups_n: Tensor,
-    seen_GI: Tensor,
-    start: int,
-    centre: bool,
-    out_YIZ: Tensor,
-    first: int,
-    shared: bool,
-) -> None:
-    """One layer's parameters in the layout of the products, from row `first` on.
+def plan(jobs: list[Any], memory: Tensor) -> list[Any]:
+    """The parameters that move together, as the other functions take them.
 
     Args:
-        flat_SGP: parameters; the layer's [I, O], the bias last, begin at `start`.
-        groups_n: the group of every perceptron.
-        seen_GI: 0 where a group does not see an input, else 1.
-        centre: remove each input's mean over the outputs (grouped_mlp.py).
-        shared: perceptrons of a replica lie side by side, [S, I, n * O], else [S * n, I, O].
+        jobs: of each layer and set of perceptrons: shape of the flat parameters; group of every perceptron, [n]; 0
+            where a group does not see an input, else 1, [G, I]; where the layer's [I, O] begins in the parameters, the
+            bias last; whether each input's mean over the outputs is removed (grouped_mlp.py); its place in the layout
+            of the products, [Y, I, Z]; the first row there; whether perceptrons of a replica lie side by side.
+        memory: where all those places are.
     """
-    block = _block(flat_SGP, groups_n, start, out_YIZ, shared) * seen_GI[groups_n, :, None]
-    if centre:
-        block = block - block.mean(-1, keepdim=True)
-    block = block.transpose(1, 2).flatten(2) if shared else block.flatten(0, 1)
-    out_YIZ[first : first + len(block)] = block
+    return jobs
 
 
-def collect(
-    grad_YIZ: Tensor,
-    groups_n: Tensor,
-    seen_GI: Tensor,
-    start: int,
-    centre: bool,
-    flat_SGP: Tensor,
-    first: int,
-    shared: bool,
-) -> None:
-    """The transpose of `prepare`: add a layer's gradient to the flat one."""
-    count, replicas = len(groups_n), len(flat_SGP)
-    grad = grad_YIZ[first : first + (replicas if shared else replicas * count)]
-    grad = grad.unflatten(2, (count, -1)).transpose(1, 2) if shared else grad.unflatten(0, (replicas, count))
-    if centre:
-        grad = grad - grad.mean(-1, keepdim=True)
-    grad = (grad * seen_GI[groups_n, :, None]).flatten(2)
-    flat_SGP[:, :, start : start + grad.shape[2]].index_add_(1, groups_n, grad)
+def prepare(flat_SGP: Tensor, jobs: list[Any], memory_L: Tensor) -> None:
+    """Parameters into the layout of the products."""
+    for _, groups_n, seen_GI, start, centre, out_YIZ, first, shared in jobs:
+        block = _block(flat_SGP, groups_n, start, out_YIZ, shared) * seen_GI[groups_n, :, None]
+        if centre:
+            block = block - block.mean(-1, keepdim=True)
+        block = block.transpose(1, 2).flatten(2) if shared else block.flatten(0, 1)
+        out_YIZ[first : first + len(block)] = block
+
+
+def _collect(flat_SGP: Tensor, jobs: list[Any]) -> None:
+    """The transpose of `prepare`: the flat gradient."""
+    flat_SGP.zero_()
+    for _, groups_n, seen_GI, start, centre, grad_YIZ, first, shared in jobs:
+        count, replicas = len(groups_n), len(flat_SGP)
+        grad = grad_YIZ[first : first + (replicas if shared else replicas * count)]
+        grad = grad.unflatten(2, (count, -1)).transpose(1, 2) if shared else grad.unflatten(0, (replicas, count))
+        if centre:
+            grad = grad - grad.mean(-1, keepdim=True)
+        grad = (grad * seen_GI[groups_n, :, None]).flatten(2)
+        flat_SGP[:, :, start : start + grad.shape[2]].index_add_(1, groups_n, grad)
 
 
 def _block(flat_SGP: Tensor, groups_n: Tensor, start: int, like_YIZ: Tensor, shared: bool) -> Tensor:
@@ -129,12 +131,7 @@ def _block(flat_SGP: Tensor, groups_n: Tensor, start: int, like_YIZ: Tensor, sha
     return flat_SGP[:, :, start : start + inputs * width].index_select(1, groups_n).unflatten(2, (inputs, width))
 
 
-def norms(gradient_SGP: Tensor, norm_SG: Tensor) -> None:
-    """Euclidean norm of every group's gradient."""
-    torch.linalg.vector_norm(gradient_SGP, dim=2, out=norm_SG)
-
-
-def adam(
+def step(
     flat_SGP: Tensor,
     gradient_SGP: Tensor,
     mean_SGP: Tensor,
@@ -144,26 +141,42 @@ def adam(
     size: float,
     root: float,
     share_G: Tensor,
-) -> None:
-    """Clip to the norm `limit` and take Adam's step: betas .9 and .999, epsilon 1e-8.
+    jobs: list[Any],
+    from_L: Tensor,
+    again: list[Any],
+    memory_L: Tensor,
+) -> bool:
+    """Collect the gradient, clip every group's to the norm `limit` and take Adam's step: betas .9, .999, epsilon 1e-8.
 
     Args:
         size: lr / (1 - .9^t).
         root: (1 - .999^t)^(-1/2).
         share_G: part of each group's step that is taken.
+        jobs, from_L: of the gradient in the layout of the products.
+        again, memory_L: of the weights that are made from these parameters.
+
+    Returns:
+        Whether all norms are finite, which are left in `norm_SG`; where not, nothing is applied.
 
     Source: Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1, with the corrections as torch.optim.Adam applies them.
     """
+    _collect(gradient_SGP, jobs)
+    torch.linalg.vector_norm(gradient_SGP, dim=2, out=norm_SG)
+    if not math.isfinite(norm_SG.sum().item()):
+        return False
     gradient_SGP.mul_((limit / (norm_SG + 1e-6)).clamp(max=1.0)[..., None])
     mean_SGP.mul_(0.9).add_(gradient_SGP, alpha=1 - 0.9)
     square_SGP.mul_(0.999).addcmul_(gradient_SGP, gradient_SGP, value=1 - 0.999)
-    denominator = square_SGP.sqrt().mul_(root).add_(1e-8)
-    flat_SGP.sub_((mean_SGP / denominator).mul_(size * share_G[:, None]))
+    denominator = torch.sqrt(square_SGP, out=gradient_SGP).mul_(root).add_(1e-8)
+    flat_SGP.sub_(torch.div(mean_SGP, denominator, out=denominator).mul_(size * share_G[:, None]))
+    prepare(flat_SGP, again, memory_L)
+    return True
 
 
-def follow(target_SGP: Tensor, flat_SGP: Tensor, tau: float) -> None:
-    """Targets move by the share `tau`."""
+def follow(target_SGP: Tensor, flat_SGP: Tensor, tau: float, again: list[Any], memory_L: Tensor) -> None:
+    """Targets move by the share `tau`; the weights made from them as in `step`."""
     target_SGP.lerp_(flat_SGP, tau)
+    prepare(target_SGP, again, memory_L)
 
 
 # ------------------------------------------------------------- hidden layers
@@ -186,6 +199,28 @@ def hidden_back(grad_XWB: Tensor, pre_XWB: Tensor, scale_XB: Tensor, out_XVB: Te
         grad_XWB.addcmul_(pre_XWB, along_X1B, value=-1.0 / grad_XWB.shape[1]).mul_(scale_XB[:, None])
 
 
+def outer_back(
+    weight_XV1: Tensor,
+    slope_X1B: Tensor,
+    grad_XWB: Tensor,
+    pre_XWB: Tensor,
+    scale_XB: Tensor,
+    out_XVB: Tensor,
+    norm: bool,
+) -> None:
+    """`hidden_back` below a layer of one output, whose gradient is `slope_X1B`."""
+    torch.mul(weight_XV1[:, :-1], slope_X1B, out=grad_XWB)
+    hidden_back(grad_XWB, pre_XWB, scale_XB, out_XVB, norm)
+
+
+# -------------------------------------------------------------------- losses
+def error(value_2CSNB: Tensor, reward_SNB: Tensor, discount_SNB: Tensor, weight_SNB: Tensor, out_CSNB: Tensor) -> None:
+    """Gradient of the critic loss, sum of weight (q - y)^2, at the values: 2 weight (q - r - discount min_c Q'_c)."""
+    q_CSNB, next_CSNB = value_2CSNB
+    y_SNB = torch.amin(next_CSNB, 0).mul_(discount_SNB).add_(reward_SNB)
+    torch.sub(q_CSNB, y_SNB, out=out_CSNB).mul_(weight_SNB).mul_(2.0)
+
+
 # ------------------------------------------------------------------- choices
 def choose(logits_XAB: Tensor, noise_XAB: Tensor, allowed_XAB: Tensor, choices: int, out_XAB: Tensor) -> None:
     """One-hots of the largest logit plus noise of every head, 0 where a head has nothing allowed."""
@@ -193,6 +228,52 @@ def choose(logits_XAB: Tensor, noise_XAB: Tensor, allowed_XAB: Tensor, choices: 
     index = scores.max(2, keepdim=True).indices
     out_XAB.zero_().unflatten(1, (-1, choices)).scatter_(2, index, 1.0)
     out_XAB.mul_(allowed_XAB)
+
+
+def tell(
+    choice_XAB: Tensor,
+    discount_SNB: Tensor,
+    first_SB: Tensor,
+    absent: bool,
+    routes_R5: Tensor,
+    joint_2SDB: Tensor,
+    obs_XOB: Tensor,
+) -> None:
+    """Next actions into the next joint rows; senders' symbols into this step's observations, 0 at first steps.
+
+    Args:
+        choice_XAB: of every target actor, then of every sender of every replica.
+        absent: agents can be gone: who is, at the next step, does nothing.
+        routes_R5: of each route the sender's place among the senders, where its symbol begins, its size, the receiver
+            and where it is in the receiver's observation.
+    """
+    replicas, agents, rows = discount_SNB.shape
+    width = choice_XAB.shape[1]
+    begin = joint_2SDB.shape[2] - 1 - agents * width
+    next_SNAB = choice_XAB[: replicas * agents].unflatten(0, (replicas, agents))
+    into = joint_2SDB[1, :, begin:-1].unflatten(1, (agents, width))
+    if absent:
+        torch.mul(next_SNAB, (discount_SNB > 0)[:, :, None], out=into)
+    else:
+        into.copy_(next_SNAB)
+    if not len(routes_R5):
+        return
+    said_SnAB = choice_XAB[replicas * agents :].view(replicas, -1, width, rows)
+    said_SnAB.mul_((first_SB <= 0.5)[:, None, None])
+    obs_SNOB = obs_XOB.view(replicas, agents, -1, rows)
+    for sender, start, size, receiver, slot in routes_R5.tolist():
+        symbol_SMB = said_SnAB[:, sender, start : start + size]
+        obs_SNOB[:, receiver, slot : slot + size] = symbol_SMB
+        at = receiver * (obs_XOB.shape[1] - 1) + slot
+        joint_2SDB[0, :, at : at + size] = symbol_SMB
+
+
+def differ(choice_XAB: Tensor, joint_2SDB: Tensor, out_XAB: Tensor) -> None:
+    """Own choices minus executed actions."""
+    replicas, (groups, width, rows) = joint_2SDB.shape[1], choice_XAB.shape
+    begin = joint_2SDB.shape[2] - 1 - groups // replicas * width
+    old = joint_2SDB[0, :, begin:-1]
+    torch.sub(choice_XAB.view(replicas, -1, rows), old, out=out_XAB.view(replicas, -1, rows))
 
 
 def soften(

@@ -6,191 +6,152 @@ arrays are contiguous. Shape suffixes as there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from numba import njit
+
+from marl.learner.kernels_numba_memory import _compiled, follow, gather, plan, prepare, step, uniform
+
+__all__ = ["follow", "gather", "plan", "prepare", "step", "uniform"]
 
 _F0, _F1, _F2 = np.float32(0), np.float32(1), np.float32(2)
 _EPS = np.float32(1e-5)  # marl.learner.grouped_mlp.EPS
 _LOW = np.float32(-3e38)
 _TINY = np.float32(1e-12)
-_GOLDEN = np.int64(0x9E3779B97F4A7C15 - (1 << 64))  # envs/streams.py
-_MIX_1 = np.int64(0xBF58476D1CE4E5B9 - (1 << 64))
-_MIX_2 = np.int64(0x94D049BB133111EB - (1 << 64))
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, compiled at its first call and kept on disk where some directory can be written."""
-    try:
-        return njit(cache=True, fastmath=False, error_model="numpy")(function)
-    except RuntimeError:  # no place for a cache
-        return njit(fastmath=False, error_model="numpy")(function)
-
-
-@_compiled
-def _mixed(z):  # type: ignore[no-untyped-def]
-    z = (((z >> 30) & np.int64(0x3FFFFFFFF)) ^ z) * _MIX_1
-    z = (((z >> 27) & np.int64(0x1FFFFFFFFF)) ^ z) * _MIX_2
-    return ((z >> 31) & np.int64(0x1FFFFFFFF)) ^ z
-
-
-@_compiled
-def uniform(key_S, counter, words_R, out_SR):  # type: ignore[no-untyped-def]
-    for s in range(key_S.shape[0]):
-        start = _mixed(key_S[s] + _GOLDEN * counter)
-        for r in range(words_R.shape[0]):
-            bits = _mixed(start + words_R[r])
-            out_SR[s, r] = (np.float32((bits >> 41) & np.int64(0x7FFFFF)) + np.float32(0.5)) * np.float32(2.0**-23)
-
-
-@_compiled
-def prepare(flat_SGP, groups_n, seen_GI, start, centre, out_YIZ, first, shared):  # type: ignore[no-untyped-def]
-    count = groups_n.shape[0]
-    width = out_YIZ.shape[2] // count if shared else out_YIZ.shape[2]
-    for s in range(flat_SGP.shape[0]):
-        for j in range(count):
-            g = groups_n[j]
-            y = first + s if shared else first + s * count + j
-            z = j * width if shared else 0
-            for i in range(out_YIZ.shape[1]):
-                row = flat_SGP[s, g, start + i * width : start + (i + 1) * width]
-                mean, seen = _F0, seen_GI[g, i]
-                if centre:
-                    a, b, c, d = _F0, _F0, _F0, _F0
-                    whole = width // 4 * 4
-                    for o in range(0, whole, 4):
-                        a += row[o]
-                        b += row[o + 1]
-                        c += row[o + 2]
-                        d += row[o + 3]
-                    for o in range(whole, width):
-                        a += row[o]
-                    mean = ((a + b) + (c + d)) * seen / np.float32(width)
-                for o in range(width):
-                    out_YIZ[y, i, z + o] = row[o] * seen - mean
-
-
-@_compiled
-def collect(grad_YIZ, groups_n, seen_GI, start, centre, flat_SGP, first, shared):  # type: ignore[no-untyped-def]
-    count = groups_n.shape[0]
-    width = grad_YIZ.shape[2] // count if shared else grad_YIZ.shape[2]
-    for s in range(flat_SGP.shape[0]):
-        for j in range(count):
-            g = groups_n[j]
-            y = first + s if shared else first + s * count + j
-            z = j * width if shared else 0
-            for i in range(grad_YIZ.shape[1]):
-                row = grad_YIZ[y, i, z : z + width]
-                into = flat_SGP[s, g, start + i * width : start + (i + 1) * width]
-                mean, seen = _F0, seen_GI[g, i]
-                if centre:
-                    a, b, c, d = _F0, _F0, _F0, _F0
-                    whole = width // 4 * 4
-                    for o in range(0, whole, 4):
-                        a += row[o]
-                        b += row[o + 1]
-                        c += row[o + 2]
-                        d += row[o + 3]
-                    for o in range(whole, width):
-                        a += row[o]
-                    mean = ((a + b) + (c + d)) / np.float32(width)
-                for o in range(width):
-                    into[o] += (row[o] - mean) * seen
-
-
-@_compiled
-def norms(gradient_SGP, norm_SG):  # type: ignore[no-untyped-def]
-    size = gradient_SGP.shape[2]
-    lanes = np.empty(16, np.float32)
-    for s in range(gradient_SGP.shape[0]):
-        for g in range(gradient_SGP.shape[1]):
-            lanes[:] = _F0
-            whole = size // 16 * 16
-            for p in range(0, whole, 16):
-                for k in range(16):
-                    x = gradient_SGP[s, g, p + k]
-                    lanes[k] += x * x
-            total = _F0
-            for k in range(16):
-                total += lanes[k]
-            for p in range(whole, size):
-                total += gradient_SGP[s, g, p] * gradient_SGP[s, g, p]
-            norm_SG[s, g] = np.sqrt(total)
-
-
-@_compiled
-def adam(flat_SGP, gradient_SGP, mean_SGP, square_SGP, norm_SG, limit, size, root, share_G):  # type: ignore[no-untyped-def]
-    b1, b2, eps = np.float32(0.9), np.float32(0.999), np.float32(1e-8)
-    c1, c2 = np.float32(1 - 0.9), np.float32(1 - 0.999)
-    for s in range(flat_SGP.shape[0]):
-        for g in range(flat_SGP.shape[1]):
-            scale = limit / (norm_SG[s, g] + np.float32(1e-6))
-            scale = _F1 if scale > _F1 else scale
-            step = size * share_G[g]
-            for p in range(flat_SGP.shape[2]):
-                x = gradient_SGP[s, g, p] * scale
-                m = b1 * mean_SGP[s, g, p] + c1 * x
-                v = b2 * square_SGP[s, g, p] + c2 * x * x
-                mean_SGP[s, g, p] = m
-                square_SGP[s, g, p] = v
-                flat_SGP[s, g, p] -= step * m / (np.sqrt(v) * root + eps)
-
-
-@_compiled
-def follow(target_SGP, flat_SGP, tau):  # type: ignore[no-untyped-def]
-    for s in range(flat_SGP.shape[0]):
-        for g in range(flat_SGP.shape[1]):
-            for p in range(flat_SGP.shape[2]):
-                target_SGP[s, g, p] += tau * (flat_SGP[s, g, p] - target_SGP[s, g, p])
+_TILE = 64  # rows that are worked on at once: a hidden layer of them fits the first cache
 
 
 @_compiled
 def hidden(pre_XWB, scale_XB, out_XVB, norm):  # type: ignore[no-untyped-def]
     groups, width, rows = pre_XWB.shape
+    part = np.empty(_TILE, np.float32)
     for x in range(groups):
-        if norm:
-            for b in range(rows):
-                scale_XB[x, b] = _F0
+        for low in range(0, rows, _TILE):
+            size = min(_TILE, rows - low)
+            if not norm:
+                for w in range(width):
+                    pre, out = pre_XWB[x, w, low : low + size], out_XVB[x, w, low : low + size]
+                    for b in range(size):
+                        out[b] = _F0 if pre[b] <= _F0 else pre[b]
+                continue
+            part[:] = _F0
             for w in range(width):
-                for b in range(rows):
-                    scale_XB[x, b] += pre_XWB[x, w, b] * pre_XWB[x, w, b]
-            for b in range(rows):
-                scale_XB[x, b] = _F1 / np.sqrt(scale_XB[x, b] * (_F1 / np.float32(width)) + _EPS)
+                pre = pre_XWB[x, w, low : low + size]
+                for b in range(size):
+                    part[b] += pre[b] * pre[b]
+            for b in range(size):
+                part[b] = _F1 / np.sqrt(part[b] * (_F1 / np.float32(width)) + _EPS)
+                scale_XB[x, low + b] = part[b]
             for w in range(width):
-                for b in range(rows):
-                    v = pre_XWB[x, w, b] * scale_XB[x, b]
-                    pre_XWB[x, w, b] = v
-                    out_XVB[x, w, b] = _F0 if v <= _F0 else v
-        else:
-            for w in range(width):
-                for b in range(rows):
-                    v = pre_XWB[x, w, b]
-                    out_XVB[x, w, b] = _F0 if v <= _F0 else v
+                pre, out = pre_XWB[x, w, low : low + size], out_XVB[x, w, low : low + size]
+                for b in range(size):
+                    v = pre[b] * part[b]
+                    out[b] = _F0 if v <= _F0 else v
 
 
 @_compiled
 def hidden_back(grad_XWB, pre_XWB, scale_XB, out_XVB, norm):  # type: ignore[no-untyped-def]
     groups, width, rows = grad_XWB.shape
-    along = np.zeros(rows, np.float32)
+    along, scale = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
     for x in range(groups):
-        if norm:
+        for low in range(0, rows, _TILE):
+            size = min(_TILE, rows - low)
+            if norm:
+                along[:] = _F0
+                for w in range(width):
+                    grad, out = grad_XWB[x, w, low : low + size], out_XVB[x, w, low : low + size]
+                    for b in range(size):
+                        along[b] += grad[b] * out[b]
+                for b in range(size):
+                    scale[b] = scale_XB[x, low + b]
+                    along[b] *= scale[b] * (_F1 / np.float32(width))
+            for w in range(width):
+                grad, pre = grad_XWB[x, w, low : low + size], pre_XWB[x, w, low : low + size]
+                if norm:
+                    for b in range(size):
+                        v = _F0 if pre[b] <= _F0 else grad[b]
+                        grad[b] = (v - pre[b] * along[b]) * scale[b]
+                else:
+                    for b in range(size):
+                        grad[b] = _F0 if pre[b] <= _F0 else grad[b]
+
+
+@_compiled
+def outer_back(weight_XV1, slope_X1B, grad_XWB, pre_XWB, scale_XB, out_XVB, norm):  # type: ignore[no-untyped-def]
+    groups, width, rows = grad_XWB.shape
+    along, scale, slope = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
+    for x in range(groups):
+        for low in range(0, rows, _TILE):
+            size = min(_TILE, rows - low)
+            along[:] = _F0
+            for b in range(size):
+                slope[b] = slope_X1B[x, 0, low + b]
+                scale[b] = scale_XB[x, low + b]
+            if norm:
+                for w in range(width):
+                    weight, out = weight_XV1[x, w, 0], out_XVB[x, w, low : low + size]
+                    for b in range(size):
+                        along[b] += weight * out[b]
+                for b in range(size):
+                    along[b] *= slope[b] * scale[b] * (_F1 / np.float32(width))
+            for w in range(width):
+                grad, pre = grad_XWB[x, w, low : low + size], pre_XWB[x, w, low : low + size]
+                weight = weight_XV1[x, w, 0]
+                if norm:
+                    for b in range(size):
+                        v = _F0 if pre[b] <= _F0 else weight * slope[b]
+                        grad[b] = (v - pre[b] * along[b]) * scale[b]
+                else:
+                    for b in range(size):
+                        grad[b] = _F0 if pre[b] <= _F0 else weight * slope[b]
+
+
+@_compiled
+def error(value_2CSNB, reward_SNB, discount_SNB, weight_SNB, out_CSNB):  # type: ignore[no-untyped-def]
+    critics, replicas, agents, rows = out_CSNB.shape
+    for s in range(replicas):
+        for n in range(agents):
             for b in range(rows):
-                along[b] = _F0
-            for w in range(width):
+                low = value_2CSNB[1, 0, s, n, b]
+                for c in range(1, critics):
+                    v = value_2CSNB[1, c, s, n, b]
+                    low = v if v < low or v != v else low
+                y = reward_SNB[s, n, b] + discount_SNB[s, n, b] * low
+                for c in range(critics):
+                    out_CSNB[c, s, n, b] = _F2 * weight_SNB[s, n, b] * (value_2CSNB[0, c, s, n, b] - y)
+
+
+@_compiled
+def tell(choice_XAB, discount_SNB, first_SB, absent, routes_R5, joint_2SDB, obs_XOB):  # type: ignore[no-untyped-def]
+    replicas, agents, rows = discount_SNB.shape
+    width = choice_XAB.shape[1]
+    senders = choice_XAB.shape[0] // replicas - agents
+    begin = joint_2SDB.shape[2] - 1 - agents * width
+    for s in range(replicas):
+        for n in range(agents):
+            for a in range(width):
                 for b in range(rows):
-                    along[b] += grad_XWB[x, w, b] * out_XVB[x, w, b]
+                    gone = absent and not discount_SNB[s, n, b] > _F0
+                    joint_2SDB[1, s, begin + n * width + a, b] = _F0 if gone else choice_XAB[s * agents + n, a, b]
+        for r in range(routes_R5.shape[0]):
+            sender, start, size, receiver, slot = routes_R5[r]
+            for k in range(size):
+                for b in range(rows):
+                    v = choice_XAB[replicas * agents + s * senders + sender, start + k, b]
+                    v = _F0 if first_SB[s, b] > np.float32(0.5) else v
+                    obs_XOB[s * agents + receiver, slot + k, b] = v
+                    joint_2SDB[0, s, receiver * (obs_XOB.shape[1] - 1) + slot + k, b] = v
+
+
+@_compiled
+def differ(choice_XAB, joint_2SDB, out_XAB):  # type: ignore[no-untyped-def]
+    groups, width, rows = choice_XAB.shape
+    replicas = joint_2SDB.shape[1]
+    agents = groups // replicas
+    begin = joint_2SDB.shape[2] - 1 - agents * width
+    for x in range(groups):
+        s, n = x // agents, x % agents
+        for a in range(width):
             for b in range(rows):
-                along[b] *= _F1 / np.float32(width)
-            for w in range(width):
-                for b in range(rows):
-                    v = _F0 if out_XVB[x, w, b] <= _F0 else grad_XWB[x, w, b]
-                    grad_XWB[x, w, b] = (v - pre_XWB[x, w, b] * along[b]) * scale_XB[x, b]
-        else:
-            for w in range(width):
-                for b in range(rows):
-                    grad_XWB[x, w, b] = _F0 if out_XVB[x, w, b] <= _F0 else grad_XWB[x, w, b]
+                out_XAB[x, a, b] = choice_XAB[x, a, b] - joint_2SDB[0, s, begin + n * width + a, b]
 
 
 @_compiled

@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.config.schema import MADDPGConfig
-from marl.data.replay import Batch
+from marl.data.replay import Batch, BatchSource
 from marl.errors import UserError
 from marl.learner import losses, relaxation
 from marl.learner.explicit_update import ExplicitUpdate, covers
 from marl.learner.finite_gradients import FiniteGradients
 from marl.learner.kernels import select
+from marl.learner.moments import Moments
 from marl.learner.networks import Actor, Critic
 from marl.learner.schedules import Schedules
 
@@ -73,8 +74,11 @@ class MADDPG:
         sizes = {name: module.mlp.flat.shape[1] for name, module in (("critic", self.critic), ("actor", self.actor))}
         self.finite = FiniteGradients(sizes, spec.agent_names, self.replicas, self.device, self.device.type == "cpu")
         self.held_G1 = self._held_back()
-        self.actor_optimiser = self._adam(self.actor, self.schedules.actor_lr)
-        self.critic_optimiser = self._adam(self.critic, self.schedules.critic_lr)
+        found_inf = None if self.finite.at_once else self.finite.broken
+        self.moments = {
+            "critic": Moments(self.critic.mlp.flat, self.schedules.critic_lr, found_inf),
+            "actor": Moments(self.actor.mlp.flat, self.schedules.actor_lr, found_inf),
+        }
         self.noise = {name: stream(name) for name in _NOISE}
         self.updates = 0
         self.imagined_loss: Callable[[Tensor], Tensor] | None = None  # of the actors, added to theirs (a world model's)
@@ -88,16 +92,15 @@ class MADDPG:
         self.kernel_form: str | None = None  # of the explicit update, "numba" or "torch"; None: the best that there is
         self._explicit: ExplicitUpdate | None = None
 
-    def _adam(self, module: Actor | Critic, lr: Tensor) -> torch.optim.Adam:
-        """An optimiser that a CUDA graph can hold and that `finite` can hold back."""
-        graphs = self.device.type == "cuda"
-        fused = self.device.type in ("cpu", "cuda")
-        optimiser = torch.optim.Adam([module.mlp.flat], lr=lr, fused=fused, capturable=graphs)
-        if not self.finite.at_once:
-            optimiser.found_inf = self.finite.broken  # type: ignore[attr-defined]  # as torch.amp.GradScaler gives it
-        # torch would warn of steps outside of a graph, of which there are a few in every run
-        optimiser._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
-        return optimiser
+    @property
+    def actor_optimiser(self) -> torch.optim.Adam:
+        """Of the update by autograd; made at the first call."""
+        return self.moments["actor"].optimiser
+
+    @property
+    def critic_optimiser(self) -> torch.optim.Adam:
+        """As `actor_optimiser`."""
+        return self.moments["critic"].optimiser
 
     def _held_back(self) -> Tensor | None:
         """Share of every actor's steps that is not taken, [G, 1]; None: all are whole.
@@ -171,7 +174,7 @@ class MADDPG:
         actors_too = self.actors_next
         self.updates += 1
         self.finite.begin()
-        if self.autograd is None and self.combine is None and self.imagined_loss is None:
+        if self._why_autograd() is None:
             return self._explicit_at(batch.joint.shape[1]).update(batch, actors_too, measure)
         if self.config.communication_correction and self.spec.fixed_agents:
             self.relabel(batch)
@@ -188,17 +191,33 @@ class MADDPG:
             self._explicit = found = ExplicitUpdate(self, rows, self.kernel_form)
         return found
 
+    def update_many(self, source: BatchSource, rows: int, count: int, progress: float = 0.0) -> None:
+        """`count` times `update` from a fresh sample of `rows` transitions, to the bit, with less around it."""
+        if self._why_autograd() is None:
+            self.schedules.follow(progress)
+            self._explicit_at(rows).update_many(source, count)
+            return
+        for _ in range(count):
+            self.update(source.sample(rows), progress)
+
+    def _why_autograd(self) -> str | None:
+        """Why updates run by autograd now; None: they run by hand."""
+        if self.autograd is None and self.combine is not None:
+            return "gradients are averaged over processes"
+        if self.autograd is None and self.imagined_loss is not None:
+            return "a world model adds its loss"
+        return self.autograd
+
+    @property
+    def form(self) -> str:
+        """What the bits of an update depend on: "numba" or "torch" kernels of the explicit one, or "autograd"."""
+        return "autograd" if self._why_autograd() is not None else self.kernel_form or select().form
+
     @property
     def path(self) -> str:
         """Which update runs, in words: the explicit one with the form of its kernels, or autograd and why."""
-        reason = self.autograd
-        if reason is None and self.combine is not None:
-            reason = "gradients are averaged over processes"
-        if reason is None and self.imagined_loss is not None:
-            reason = "a world model adds its loss"
-        if reason is not None:
-            return f"autograd, since {reason}"
-        return f"explicit, {self.kernel_form or select().form} kernels"
+        reason = self._why_autograd()
+        return f"explicit, {self.form} kernels" if reason is None else f"autograd, since {reason}"
 
     @property
     def actors_next(self) -> bool:
@@ -357,36 +376,22 @@ class MADDPG:
         """Networks, optimisers, streams and the update count as plain data."""
         return {
             "networks": {name: dict(module.state_dict()) for name, module in self._modules().items()},
-            "actor_optimiser": _plain(self.actor_optimiser),
-            "critic_optimiser": _plain(self.critic_optimiser),
+            "actor_optimiser": self.moments["actor"].state_dict(),
+            "critic_optimiser": self.moments["critic"].state_dict(),
             "noise": {name: stream.state_dict() for name, stream in self.noise.items()},
             "updates": self.updates,
+            "form": self.form,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, module in self._modules().items():
             module.load_state_dict(state["networks"][name])
-        _restore(self.actor_optimiser, state["actor_optimiser"])
-        _restore(self.critic_optimiser, state["critic_optimiser"])
+        for name, moments in self.moments.items():
+            moments.load_state_dict(state[f"{name}_optimiser"])
         for name, stream in self.noise.items():
             stream.load_state_dict(state["noise"][name])
         self.updates = state["updates"]
         self.finite.restart(self.updates)
-
-
-def _plain(optimiser: torch.optim.Adam) -> dict[str, Any]:
-    """State with the step size as a number."""
-    state = optimiser.state_dict()
-    for group in state["param_groups"]:
-        group["lr"] = float(group["lr"])
-    return state
-
-
-def _restore(optimiser: torch.optim.Adam, state: dict[str, Any]) -> None:
-    """Take over the moments; the step size stays the tensor that it is, and how a step is made that of this device."""
-    kept = {name: optimiser.param_groups[0][name] for name in ("lr", "fused", "capturable")}
-    optimiser.load_state_dict(state)
-    optimiser.param_groups[0].update(kept)
 
 
 def joint_rows(obs_SNBO: Tensor, action_SNBA: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ replica where their input is shared), P parameters of one perceptron.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -58,14 +59,15 @@ class Pass:
 class Backward:
     """Gradients of X perceptrons from the gradient at their outputs, by the buffers of a `Pass`."""
 
-    def __init__(self, run: Pass, weights: Sequence[Tensor], wanted: bool) -> None:
-        """`weights` [X, I, Z] of every layer; with `wanted` the gradients of all but the first are kept."""
+    def __init__(self, run: Pass, weights: Sequence[Tensor], into: Sequence[Tensor] | None) -> None:
+        """`weights` [X, I, Z] of every layer; `into`: where the gradients of all but the first go, if anywhere."""
         self.run = run
         self.grad = [torch.zeros_like(x) for x in run.pre]  # at the pre-activations
+        self._last = run.form.bind(weights[-1]) if weights[-1].shape[2] == 1 else None
         self._bound = [run.form.bind(x) for x in self.grad]
         self._across = [x.transpose(1, 2) for x in self.grad]
         self._inward = [w[:, :-1] for w in weights[1:]]
-        self.weights = [torch.zeros(w.shape) for w in weights[1:]] if wanted else []
+        self.weights: Sequence[Tensor] = into if into is not None else []
 
     def __call__(self, last_XZB: Tensor) -> Tensor:
         """The gradient at the first pre-activation, [X, W, B]."""
@@ -73,17 +75,17 @@ class Backward:
         for k in reversed(range(len(self.grad))):
             if self.weights:
                 torch.bmm(run.out[k], across, out=self.weights[k])
-            if grad.shape[1] == 1:
-                torch.mul(self._inward[k], grad, out=self.grad[k])
+            if self._last is not None and k == len(self.grad) - 1:
+                run.form.outer_back(self._last, run.form.bind(grad), self._bound[k], *run._bound[k], run.norm)
             else:
                 torch.bmm(self._inward[k], grad, out=self.grad[k])
-            run.form.hidden_back(self._bound[k], *run._bound[k], run.norm)
+                run.form.hidden_back(self._bound[k], *run._bound[k], run.norm)
             grad, across = self.grad[k], self._across[k]
         return grad
 
 
 class Layers:
-    """Parameters of sets of perceptrons in the layout of the products, made anew from flat ones [S, G, P].
+    """Parameters of sets of perceptrons in the layout of the products, made from flat ones [S, G, P] by the kernels.
 
     Args:
         module: an actor or a critic, for its sizes.
@@ -94,41 +96,30 @@ class Layers:
 
     def __init__(self, module: Any, counts: Sequence[int], shared: bool, form: Kernels) -> None:
         mlp = module.mlp
-        self.replicas, groups = mlp.flat.shape[:2]
-        self.counts, self.shared, self.form = tuple(counts), shared, form
-        self.layers = []  # of each: I, its first flat parameter, whether it is centred, inputs seen
-        start = 0
+        self.shape, self.counts, self.shared, self.form = tuple(mlp.flat.shape), tuple(counts), shared, form
+        self.layers = []  # of each: 0 where a group does not see an input, first flat parameter, whether it is centred
+        shapes, replicas, start = [], self.shape[0], 0
         for k, (i, o) in enumerate(pairwise(mlp.sizes)):
-            seen_GI = torch.ones(groups, i + 1)
+            seen_GI = torch.ones(self.shape[1], i + 1)
             if k == 0 and getattr(module, "seen_GP", None) is not None:
                 seen_GI[:, :i] = module.seen_GP[:, : i * o].unflatten(1, (i, o))[..., 0]
-            self.layers.append((i + 1, o, start, mlp.layer_norm and k < len(mlp.sizes) - 2, form.bind(seen_GI)))
+            self.layers.append((seen_GI, start, mlp.layer_norm and k < len(mlp.sizes) - 2))
             start += (i + 1) * o
-        self.weights = self.like(self.counts)
-        self._bound = [form.bind(w) for w in self.weights]
+            side = shared and k == 0
+            shapes.append(
+                (len(counts) * replicas, i + 1, counts[0] * o) if side else (sum(counts) * replicas, i + 1, o)
+            )
+        self.memory_L = torch.zeros(sum(math.prod(shape) for shape in shapes))
+        parts = self.memory_L.split([math.prod(shape) for shape in shapes])
+        self.weights = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]  # [Y, I, Z]
+        self.bound = form.bind(self.memory_L)
 
-    def like(self, counts: Sequence[int]) -> list[Tensor]:
-        """Zeros [Y, I, Z] of every layer for sets of these counts."""
-        made = []
-        for k, (i, o, *_) in enumerate(self.layers):
-            if self.shared and k == 0:
-                made.append(torch.zeros(len(counts) * self.replicas, i, counts[0] * o))
-            else:
-                made.append(torch.zeros(sum(counts) * self.replicas, i, o))
-        return made
-
-    def first(self, index: int, k: int) -> int:
-        """Row of layer k where set `index` begins."""
-        return (index if self.shared and k == 0 else sum(self.counts[:index])) * self.replicas
-
-    def prepare(self, flat: Any, groups: Any, index: int) -> None:
-        """Fill a set from (bound) flat parameters."""
-        for k, (_, _, start, centre, seen) in enumerate(self.layers):
-            side = self.shared and k == 0
-            self.form.prepare(flat, groups, seen, start, centre, self._bound[k], self.first(index, k), side)
-
-    def collect(self, gradients: Sequence[Any], flat: Any, groups: Any, index: int) -> None:
-        """Add a set's (bound) gradients to the flat gradient."""
-        for k, (_, _, start, centre, seen) in enumerate(self.layers):
-            side = self.shared and k == 0
-            self.form.collect(gradients[k], groups, seen, start, centre, flat, self.first(index, k), side)
+    def plan(self, sets: Sequence[tuple[Tensor, int]]) -> Any:
+        """What the kernels need to move sets, each given by the group of every perceptron and its index."""
+        jobs = []
+        for groups_n, index in sets:
+            for k, (seen_GI, start, centre) in enumerate(self.layers):
+                side = self.shared and k == 0
+                first = (index if side else sum(self.counts[:index])) * self.shape[0]
+                jobs.append((self.shape, groups_n, seen_GI, start, centre, self.weights[k], first, side))
+        return self.form.plan(jobs, self.memory_L)

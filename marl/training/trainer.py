@@ -133,8 +133,7 @@ class Trainer:
         diagnosed = every > 0 and learner.updates // every != done // every
         seen = measure or diagnosed  # of the last update more is wanted than what it leaves behind
         learner.schedules.follow(self.progress)  # now, so that no update does it while it is recorded
-        for _ in range(updates - seen):
-            self.graphs.run(self._kind(), self._update, learner.repeated)
+        self._updates(max(updates - seen, 0))
         if seen and updates:
             batch = self.source.sample(config.maddpg.batch_size)
             metrics = learner.update(batch, self.progress, measure)
@@ -162,8 +161,17 @@ class Trainer:
         self.returns["sum"] += returns_SN
         self.returns["count"] += episodes_S
 
+    def _updates(self, count: int) -> None:
+        """Updates of which nothing is measured."""
+        learner = self.learner
+        if learner.form != "autograd":
+            learner.update_many(self.source, self.config.maddpg.batch_size, count, self.progress)
+            return
+        for _ in range(count):
+            self.graphs.run(self._kind(), self._update, learner.repeated)
+
     def _update(self) -> None:
-        """One update of which nothing is measured."""
+        """One of them by autograd."""
         self.learner.update(self.source.sample(self.config.maddpg.batch_size), self.progress, False)
 
     # ---------------------------------------------------------------- records
@@ -319,6 +327,12 @@ class Trainer:
         """Continue from the parts of a checkpoint, which rank 0 has read."""
         parts = self.division.cut(parts)
         self.learner.load_state_dict(parts["learner"])
+        before, now = parts["learner"].get("form", "autograd"), self.learner.form
+        if before != now:
+            self.logger.warn(
+                f"updates were computed in the form {before!r} until here and now are in {now!r}: the run goes on, but "
+                f"not bit for bit as it would have."
+            )
         self.source.load_state_dict(parts["source"])
         self.collector.load_state_dict(parts["collector"])
         progress = parts["progress"]

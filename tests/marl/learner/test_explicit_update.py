@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from toy_envs import MaskedInfo
+from whole_runs import differences
 
 import envs
+from envs.batched import BatchedEnv
+from envs.pettingzoo.env import PettingZooEnv
 from envs.spec import EnvSpec
-from marl.config import MADDPGConfig
+from envs.streams import Stream
 from marl.config.resolve import tuned
-from marl.data.replay import Batch
+from marl.config.schema import MADDPGConfig
+from marl.data.collector import Collector
+from marl.data.replay import Batch, Replay
 from marl.errors import RunFailed
 from marl.learner import losses
 from marl.learner.explicit_update import covers
@@ -199,13 +206,15 @@ def test_both_forms_draw_the_numbers_of_the_stream_bit_for_bit() -> None:
     learner = MADDPG(SPECS["simple_reference"], MADDPGConfig(hidden=(8,)), 0, range(S))
     stream = learner.noise["own"]
     shape = (2, B, *SPECS["simple_reference"].head_mask.shape[1:])
-    expected = copy.deepcopy(stream).gumbel(*shape).flatten(3).transpose(2, 3).flatten(1)
+    same = copy.deepcopy(stream)
+    expected = torch.stack([same.gumbel(*shape).flatten(3).transpose(2, 3) for _ in range(3)]).flatten(1, 2)
     for form in ("torch", "numba"):
         one = copy.deepcopy(learner)
         one.kernel_form = form
-        explicit = one._explicit_at(B)
-        explicit._gumbel("own", 2, explicit.noise.view(S, -1))
-        assert torch.equal(explicit.noise.view(S, -1), expected), form
+        ahead = one._explicit_at(B).ahead
+        ahead.draw(3, 3)
+        assert torch.equal(ahead.own_UXAB[:3], expected), form
+        assert int(one.noise["own"].counter) == int(same.counter)
 
 
 # ------------------------------------------------------------------ promises
@@ -324,3 +333,35 @@ def test_the_settings_that_ship_are_covered() -> None:
     with warnings.catch_warnings():
         for name in IDS:
             assert covers(SPECS[name], tuned(name).maddpg, torch.device("cpu")) is None, name
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("make", "changes"),
+    [
+        (lambda: envs.make("simple_reference", 4 * S), {"target_action": "argmax"}),
+        (lambda: envs.make("simple_speaker_listener", 4 * S), {"actor_delay": 2, "twin_critics": True}),
+        (lambda: envs.make("simple_spread", 4 * S), {"team_reward": True, "estimator": "exact"}),
+        (lambda: PettingZooEnv(make=MaskedInfo, num_envs=4 * S, length=5, deaths={"a_0": 3}), {}),
+    ],
+    ids=["reference", "delayed twins", "team", "masks and deaths"],
+)
+def test_a_round_at_once_has_the_bits_of_one_update_after_another(
+    make: Callable[[], BatchedEnv], changes: dict[str, Any], form: str
+) -> None:
+    env = make()
+    config = MADDPGConfig(hidden=(8, 8), **changes)
+    learners = [MADDPG(env.spec, config, 3, range(S)) for _ in range(2)]
+    replays = [Replay(env.spec, 200, 4, Stream(0, "replay", range(S)), config.gamma, config.n_step) for _ in range(2)]
+    for learner, replay in zip(learners, replays, strict=True):
+        learner.kernel_form = form
+        env.reset(seed=0)
+        collector = Collector(env, learner.act, S)
+        for _ in range(30):
+            replay.add(collector.collect()[0])
+    for count, progress in ((20, 0.0), (4, 0.5), (1, 1.0)):  # more than are drawn at once, some, one
+        for _ in range(count):
+            learners[0].update(replays[0].sample(B), progress)
+        learners[1].update_many(replays[1], B, count, progress)
+        assert differences(learners[0].state_dict(), learners[1].state_dict()) == []
+        assert int(replays[0].stream.counter) == int(replays[1].stream.counter)

@@ -237,7 +237,7 @@ class NoSteps:
     """Adam without its arithmetic, which torch has on real devices only."""
 
     def __init__(self, parameters: Any, **settings: Any) -> None:
-        self.param_groups = [settings]
+        self.param_groups, self.state = [settings], {}
 
     def step(self) -> None: ...
 

@@ -16,6 +16,7 @@ from marl import train
 from marl.cli.parse import parse
 from marl.data.replay import Replay, Transitions
 from marl.errors import UserError
+from marl.learner.maddpg import MADDPG
 
 EVERYTHING = {"env": "simple_reference", **MANY_OPTIONS}
 
@@ -35,6 +36,19 @@ def test_free_settings_may_change(tmp_path: Path) -> None:
     one, two = (state(tmp_path / name) for name in ("whole", "halves"))
     for name in ("source", "collector", "learner"):
         assert differences(one[name], two[name]) == []
+
+
+def test_another_form_of_the_update_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = begun(tmp_path / "run")
+    before = state(run)["learner"]["form"]
+    assert before in ("numba", "torch")
+    resumed(run, rounds=1)
+    assert "computed in the form" not in capsys.readouterr().err
+    monkeypatch.setattr(MADDPG, "form", property(lambda self: "other"))
+    resumed(run, rounds=1)
+    assert f"computed in the form {before!r} until here and now are in 'other'" in capsys.readouterr().err
 
 
 @pytest.mark.fault
