@@ -149,6 +149,7 @@ class ExplicitUpdate:
         names = (
             "early_allowed", "early_choice", "allowed", "choice", "soft", "values", "grad_action", "grad_logits",
             "diff", "code_H", "joint", "obs", "early_in", "reward", "discount", "first", "weight", "error", "told",
+            "raw_reward",
         )  # fmt: skip
         self._b = {name: bind(getattr(self, name)) for name in names}
         self._b["logits"] = bind(self.actor_pass.last_XZB)
@@ -212,7 +213,6 @@ class ExplicitUpdate:
         """`count` updates from samples of `source`: the bits of as many calls of `update`, drawn together."""
         learner, delay = self.learner, self.learner.config.actor_delay
         replay = source if isinstance(source, Replay) else None
-        direct = replay is not None and self.form.gather is not None and not replay.columns.keys() & PARTIAL
         while count:
             part = min(count, self.ahead.most)
             count -= part
@@ -220,13 +220,14 @@ class ExplicitUpdate:
             index_USB = replay.ahead(self.rows, part) if replay is not None else None
             self._begin()
             self.ahead.draw(part, len(turns))
+            store = None if replay is None or index_USB is None else self._store(replay, index_USB)
             for u in range(part):
                 learner.updates += 1
                 learner.finite.begin()
                 if replay is None or index_USB is None:
                     self._load(source.sample(self.rows))
-                elif direct:
-                    self._gather(replay, index_USB[u])
+                elif store is not None:
+                    self._gather(store, u)
                 else:
                     self._load(replay.at(index_USB[u]))
                 self._update(u, turns.index(u) if u in turns else None, None)
@@ -239,11 +240,17 @@ class ExplicitUpdate:
             form.prepare(flat, plan, (self.critics if "critic" in name else self.actors).bound)
         for name, moments in learner.moments.items():
             self.moments[name] = form.bind(moments.mean_SGP), form.bind(moments.square_SGP)
+        schedules = learner.schedules
+        self._lr = {"critic": float(schedules.critic_lr), "actor": float(schedules.actor_lr)}
+        self._heat, self._signalling = (
+            form.number(float(schedules.temperature)),
+            form.number(float(schedules.signalling)),
+        )
 
     def _update(self, u: int, own: int | None, measured: Batch | None) -> dict[str, Tensor]:
         """The update from what is loaded and the noise drawn u-th; actors learn with the `own`-th noise, None: not."""
         form, b, N = self.form, self._b, self.N
-        schedules, networks, number = self.learner.schedules, self.networks, self.form.number
+        networks, heat = self.networks, self._heat
         # next actions of the target actors, and what senders would say now
         torch.bmm(self.early_weights[0], self.early_in, out=self.early_pass.pre[0])
         self.early_pass.forward(self.early_weights)
@@ -259,7 +266,7 @@ class ExplicitUpdate:
         self.critic_back(self.critic_slope)
         for x, grad, out in self.first_gradients:
             torch.bmm(x, grad, out=out)
-        self._step("critic", float(schedules.critic_lr))
+        self._step("critic")
         if measured is not None:
             metrics["critic/grad_norm"] = self.norms["critic"].unflatten(1, (-1, N)).mean(1)
         if own is None:
@@ -267,7 +274,6 @@ class ExplicitUpdate:
         # actor loss: penalty - value of the own action - bonus, from the critic as it is now
         torch.bmm(self.actor_weights[0], self.obs, out=self.actor_pass.pre[0])
         self.actor_pass.forward(self.actor_weights)
-        heat = number(float(schedules.temperature))
         self._own_action(self.ahead.own[own], heat, measured is not None)
         if measured is not None:
             metrics |= self._actor_metrics(measured)
@@ -276,10 +282,10 @@ class ExplicitUpdate:
             self._penalty, heat, b["code_H"], b["grad_logits"],
         )  # fmt: skip
         for n, start, size in self.bonuses:
-            form.signal(b["logits"], N, n, start, size, self._k, number(float(schedules.signalling)), b["grad_logits"])
+            form.signal(b["logits"], N, n, start, size, self._k, self._signalling, b["grad_logits"])
         grad = self.actor_back(self.grad_logits)
         torch.bmm(self.obs, grad.transpose(1, 2), out=self.actor_grads.weights[0])
-        self._step("actor", float(schedules.actor_lr))
+        self._step("actor")
         if measured is not None and self.norms["actor"].shape[1] == N:
             metrics["actor/grad_norm"] = self.norms["actor"].clone()
         for name, layers in (("actor", self.actors), ("critic", self.critics)):
@@ -287,14 +293,20 @@ class ExplicitUpdate:
             form.follow(networks[target], networks[name], self._tau, self.plans[target], layers.bound)
         return metrics
 
-    def _gather(self, replay: Replay, index_SB: Tensor) -> None:
-        """`_load` straight from the store, where no agent is ever absent and no choice forbidden."""
-        b, at, bind = self._b, replay.columns, self.form.bind
+    def _store(self, replay: Replay, index_USB: Tensor) -> tuple[Any, Any, Any] | None:
+        """Rows, positions of every batch, and where the fields begin in a row, for `_gather`; None: it cannot."""
+        at, bind = replay.columns, self.form.bind
+        if self.form.gather is None or at.keys() & PARTIAL:
+            return None
         starts = [at[name] for name in ("prev_obs", "first", "reward", "discount", "next_obs")]
-        raw = b["reward"] if self.raw_reward is self.reward else bind(self.raw_reward)
+        return bind(replay.data_SCD), bind(index_USB), bind(torch.tensor(starts))
+
+    def _gather(self, store: tuple[Any, Any, Any], u: int) -> None:
+        """`_load` the u-th batch straight from the store, where no agent is ever absent and no choice forbidden."""
+        b, (data_SCD, index_USB, starts) = self._b, store
         self.form.gather(
-            bind(replay.data_SCD), bind(index_SB), bind(torch.tensor(starts)), b["joint"], b["obs"], b["early_in"],
-            raw, b["discount"], b["first"],
+            data_SCD, index_USB[u], starts, b["joint"], b["obs"], b["early_in"], b["raw_reward"], b["discount"],
+            b["first"],
         )  # fmt: skip
         self._share_reward()
 
@@ -352,12 +364,12 @@ class ExplicitUpdate:
         if len(exact) < len(self.codes):
             torch.bmm(self.own_XAW, self.own_back(self.own_slope), out=self.grad_action)
 
-    def _step(self, name: str, lr: float) -> None:
+    def _step(self, name: str) -> None:
         """Gradient, check, clip, Adam; the norms [S, G] before clipping stay in `norms`."""
         learner, number = self.learner, self.form.number
         moments = learner.moments[name]
         t = int(moments.step) + 1
-        size, root = lr / (1 - 0.9**t), (1 - 0.999**t) ** -0.5
+        size, root = self._lr[name] / (1 - 0.9**t), (1 - 0.999**t) ** -0.5
         gradient, norms, share = self._step_args[name]
         plan, made, memory = self.gradients[name]
         if not self.form.step(
