@@ -18,6 +18,7 @@ from envs.ids import names_function
 from envs.pettingzoo.flatten import ObservationReader
 from envs.spec import AgentSpec, EnvSpec, Head, Route
 
+_OURS = ("envs", "marl", "configs")
 Heads = Mapping[str, Sequence[Sequence[Any]]]  # {agent: (("move", 5), ("message", 10))}
 
 
@@ -57,7 +58,10 @@ def _function(env_id: str) -> Callable[..., ParallelEnv]:
         raise UserError(f"environment {env_id!r}: expected package.module:function, with a name on both sides.")
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)  # stays: modules of the environment may import their neighbours later
+        # stays: modules of the environment may import their neighbours later; behind ours where it would hide them
+        # from worker processes, which search the same places
+        hides = any((Path(here) / name / "__init__.py").is_file() for name in _OURS)
+        sys.path.insert(len(sys.path) if hides else 0, here)
     _look_here_too(module_name, Path(here))
     try:
         module = importlib.import_module(module_name)

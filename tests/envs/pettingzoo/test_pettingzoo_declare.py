@@ -42,11 +42,15 @@ def test_a_folder_that_is_named_as_our_package(tmp_path, monkeypatch, marked):
         (tmp_path / "envs" / "__init__.py").write_text("")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(envs, "__path__", list(envs.__path__))
+    monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry])
     with pytest.raises(UserError, match=r"no module 'envs.my_corridoor'"):
         PettingZooEnv("envs.my_corridoor:build")
     try:
         assert PettingZooEnv("envs.my_corridor:build", length=2).spec.num_agents == 2
         assert parallel_env("envs.probes:matching_game").possible_agents  # ours is still found
+        workers = PettingZooEnv("envs.my_corridor:build", num_envs=2, workers=1, length=2)
+        assert workers.reset(0).shape == (2, 2, 3)
+        workers.close()
     finally:
         sys.modules.pop("envs.my_corridor", None)
 
