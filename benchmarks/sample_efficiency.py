@@ -35,8 +35,9 @@ from benchmarks.world_model.simulator_model import SimulatorModel
 from envs.streams import Stream
 from marl.cli.parse import parse
 from marl.config.schema import Config
+from marl.data.batch import BatchSource
 from marl.data.collector import Collector
-from marl.data.replay import BatchSource, Replay
+from marl.data.replay import Replay
 from marl.evaluate import anchors
 from marl.figures import plots
 from marl.learner import relaxation

@@ -39,8 +39,9 @@ from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.config.resolve import tuned
 from marl.config.schema import MADDPGConfig
+from marl.data.batch import Batch
 from marl.data.collector import Collector
-from marl.data.replay import Batch, Replay
+from marl.data.replay import Replay
 from marl.learner.maddpg import MADDPG
 from marl.training.devices import keep_freed_memory
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from envs.batched import BatchedEnv
-from marl.data.replay import Transitions
+from marl.data.batch import Transitions
 
 
 class Collector:

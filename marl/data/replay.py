@@ -6,64 +6,15 @@ C capacity, D width of a stored row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from envs.spec import EnvSpec
 from envs.streams import Stream
-
-
-@dataclass
-class Transitions:
-    """One joint step of all environments of all replicas, as the collector makes it."""
-
-    obs: Tensor  # [S, N, E, O] acted on
-    prev_obs: Tensor  # [S, N, E, O] observation of the step before in the same episode; zeros at the first
-    first: Tensor  # bool [S, E] obs is the first of its episode
-    action: Tensor  # [S, N, E, A] executed one-hots
-    reward: Tensor  # [S, N, E]
-    terminated: Tensor  # bool [S, N, E]
-    truncated: Tensor  # bool [S, N, E]
-    next_obs: Tensor  # [S, N, E, O] true next observation
-    active: Tensor | None = None  # bool [S, N, E] the agent was there to act; None: always
-    mask: Tensor | None = None  # bool [S, N, E, H, K] choices allowed at obs
-    next_mask: Tensor | None = None  # bool [S, N, E, H, K] choices allowed at next_obs
-
-
-@dataclass
-class Batch:
-    """What the learner sees of B transitions per replica."""
-
-    joint: Tensor  # [S, B, N*O + N*A] all observations, then all executed one-hots; obs and action are views of it
-    obs: Tensor  # [S, N, B, O]
-    action: Tensor  # [S, N, B, A]
-    prev_obs: Tensor  # [S, n, B, O] of the senders (spec.senders) in their order
-    first: Tensor  # bool [S, B]
-    reward: Tensor  # [S, N, B] summed over n steps, discounted
-    discount: Tensor  # [S, N, B] gamma^m (1 - terminated): weight of the bootstrap
-    next_obs: Tensor  # [S, N, B, O]
-    active: Tensor | None = None  # [S, N, B] 0 or 1; None: always 1
-    mask: Tensor | None = None  # bool [S, N, B, H, K]
-    next_mask: Tensor | None = None  # bool [S, N, B, H, K]
-
-
-class BatchSource(Protocol):
-    """Where the learner's batches come from: the replay buffer, or a world model around it."""
-
-    @property
-    def settled(self) -> bool:
-        """Whether `add` and `sample` are from now on the same work on the device every time, without the host."""
-
-    def add(self, transitions: Transitions) -> None: ...
-    def sample(self, batch_size: int) -> Batch: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-    def metrics(self) -> dict[str, Tensor]: ...
-    def warnings(self) -> list[str]: ...
+from marl.data.batch import Batch, Transitions
 
 
 class Replay:
@@ -212,8 +163,6 @@ class Replay:
         prev = per_agent(parts["prev_obs"], senders) if senders else joint.new_zeros(len(joint), 0, joint.shape[1], o)
         return Batch(
             joint=joint,
-            obs=per_agent(joint[..., : n * o]),
-            action=per_agent(joint[..., n * o :]),
             prev_obs=prev,
             first=parts["first"][..., 0] > 0.5,
             reward=parts["reward"].transpose(1, 2),

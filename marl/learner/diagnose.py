@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from envs.streams import Stream
-from marl.data.replay import Batch
+from marl.data.batch import Batch
 from marl.learner import relaxation
 from marl.learner.gradient_error import gradient_statistics
 from marl.learner.maddpg import INNER_DRAWS, MADDPG

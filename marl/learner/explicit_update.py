@@ -22,7 +22,8 @@ from torch import Tensor
 
 from envs.spec import EnvSpec
 from marl.config.schema import MADDPGConfig
-from marl.data.replay import Batch, BatchSource, Replay
+from marl.data.batch import Batch, BatchSource
+from marl.data.replay import Replay
 from marl.learner import kernels, losses
 from marl.learner.ahead import Ahead
 from marl.learner.kernels import ESTIMATORS

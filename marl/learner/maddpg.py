@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.config.schema import MADDPGConfig
-from marl.data.replay import Batch, BatchSource
+from marl.data.batch import Batch, BatchSource
 from marl.errors import UserError
 from marl.learner import losses, relaxation
 from marl.learner.explicit_update import ExplicitUpdate, covers

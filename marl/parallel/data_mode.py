@@ -10,7 +10,7 @@ Shape suffixes: S replicas, N agents, R = S * E environments, B batch.
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from envs.batched import BatchedEnv, Step
 from envs.streams import Stream
-from marl.data.replay import Batch, BatchSource, Transitions
+from marl.data.batch import Batch, BatchSource, Transitions
 from marl.learner.maddpg import MADDPG
 from marl.parallel.ranks import Ranks, part_of
 
@@ -116,16 +116,9 @@ class PartSource:
         self._whole.add(transitions)
 
     def sample(self, batch_size: int) -> Batch:
-        """This rank's rows of a batch of `batch_size`, as views: `obs` and `action` still are parts of `joint`."""
-        batch, own = self._whole.sample(batch_size), self._ranks.share(batch_size)
-        part = slice(own.start, own.stop)
-        along = {"joint": 1, "first": 1}  # all others: 2
-        cut = {
-            field.name: value[(slice(None),) * along.get(field.name, 2) + (part,)]
-            for field in fields(batch)
-            if (value := getattr(batch, field.name)) is not None
-        }
-        return replace(batch, **cut)
+        """This rank's rows of a batch of `batch_size`, as views."""
+        own = self._ranks.share(batch_size)
+        return self._whole.sample(batch_size).rows(slice(own.start, own.stop))
 
     def state_dict(self) -> dict[str, Any]:
         return self._whole.state_dict()

@@ -18,7 +18,8 @@ from envs.streams import Stream
 from marl.config.fields import flatten
 from marl.config.resolve import from_dict, to_dict, to_yaml, validated
 from marl.config.schema import Config
-from marl.data.replay import BatchSource, Replay
+from marl.data.batch import BatchSource
+from marl.data.replay import Replay
 from marl.learner.maddpg import MADDPG
 from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks, processes

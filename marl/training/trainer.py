@@ -15,8 +15,8 @@ from envs.batched import BatchedEnv
 from envs.ids import names_function
 from marl.config.resolve import to_dict
 from marl.config.schema import Config
+from marl.data.batch import BatchSource
 from marl.data.collector import Collector
-from marl.data.replay import BatchSource
 from marl.errors import RunFailed
 from marl.evaluate.helpers import Helpers
 from marl.evaluate.returns import evaluate

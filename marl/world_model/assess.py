@@ -19,7 +19,7 @@ from torch import Tensor
 
 import envs
 from envs.streams import Stream
-from marl.data.replay import Transitions
+from marl.data.batch import Transitions
 from marl.figures import plots
 from marl.learner import relaxation
 from marl.world_model.layout import Layout

@@ -24,7 +24,8 @@ from torch import Tensor
 from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.config.schema import WorldModelConfig
-from marl.data.replay import Batch, Replay, Transitions
+from marl.data.batch import Batch, Transitions
+from marl.data.replay import Replay
 from marl.errors import UserError
 from marl.learner import relaxation
 from marl.world_model.dreamer.model import DreamerModel

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from envs.streams import Stream
-from marl.data.replay import Batch, Transitions
+from marl.data.batch import Batch, Transitions
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import WorldModel
 from marl.world_model.sequences import Sequences, StepRows
@@ -44,21 +44,14 @@ def joined(steps: list[Transitions]) -> Transitions:
 
 def mixed(real: Batch, imagined: Batch, use_S: Tensor) -> Batch:
     """`real` with its last transitions replaced by `imagined` in the replicas of `use_S`."""
-    parts = {}
-    for field in fields(Batch):
-        old, new = getattr(real, field.name), getattr(imagined, field.name)
-        if old is None:
-            continue
-        dim = 1 if field.name in ("joint", "first") else 2
+
+    def change(old: Tensor, new: Tensor, dim: int) -> Tensor:
         kept = old.shape[dim] - new.shape[dim]
         tail = old.narrow(dim, kept, new.shape[dim])
         use = use_S.view(-1, *([1] * (old.dim() - 1)))
-        parts[field.name] = torch.cat([old.narrow(dim, 0, kept), torch.where(use, new, tail)], dim=dim)
-    # observations and actions stay views of the joint rows
-    agents, width = parts["obs"].shape[1], parts["obs"].shape[1] * parts["obs"].shape[3]
-    parts["obs"] = parts["joint"][..., :width].unflatten(2, (agents, -1)).transpose(1, 2)
-    parts["action"] = parts["joint"][..., width:].unflatten(2, (agents, -1)).transpose(1, 2)
-    return Batch(**parts)
+        return torch.cat([old.narrow(dim, 0, kept), torch.where(use, new, tail)], dim=dim)
+
+    return real.mapped(change, imagined)
 
 
 @torch.no_grad()

@@ -24,8 +24,9 @@ from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.config.resolve import tuned
 from marl.config.schema import MADDPGConfig
+from marl.data.batch import Batch
 from marl.data.collector import Collector
-from marl.data.replay import Batch, Replay
+from marl.data.replay import Replay
 from marl.errors import RunFailed
 from marl.learner import losses
 from marl.learner.explicit_update import covers
@@ -92,8 +93,6 @@ def random_batch(spec: EnvSpec, seed: int = 0, replicas: int = S, rows: int = B)
     joint = joint_rows(normal(n, rows, o), action.flatten(-2))
     return Batch(
         joint=joint,
-        obs=joint[..., : n * o].unflatten(2, (n, o)).transpose(1, 2),
-        action=joint[..., n * o :].unflatten(2, (n, -1)).transpose(1, 2),
         prev_obs=normal(len(spec.senders), rows, o),
         first=flags(0.2, rows),
         reward=normal(n, rows),
@@ -281,11 +280,7 @@ def test_a_replica_trains_alike_alone_and_among_others(form: str) -> None:
     both.kernel_form = alone.kernel_form = form
     for k in range(3):
         batch = random_batch(spec, k)
-        fields = {name: x[1:] for name, x in vars(batch).items() if x is not None and name not in ("obs", "action")}
-        joint, n, o = fields["joint"].clone(), spec.num_agents, spec.obs_size
-        views = {"obs": joint[..., : n * o], "action": joint[..., n * o :]}
-        views = {name: x.unflatten(2, (n, -1)).transpose(1, 2) for name, x in views.items()}
-        alone.update(Batch(**{**fields, **views, "joint": joint}))
+        alone.update(batch.mapped(lambda x, dim: x[1:].clone()))
         both.update(batch)
     torch.testing.assert_close(both.actor.mlp.flat[1:], alone.actor.mlp.flat, atol=1e-5, rtol=1e-5)
 

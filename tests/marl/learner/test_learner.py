@@ -13,8 +13,9 @@ from envs import probes
 from envs.spec import AgentSpec, EnvSpec, Head, Route
 from envs.streams import Stream
 from marl.config.schema import MADDPGConfig
+from marl.data.batch import Transitions
 from marl.data.collector import Collector
-from marl.data.replay import Replay, Transitions
+from marl.data.replay import Replay
 from marl.errors import RunFailed, UserError
 from marl.learner import losses, relaxation
 from marl.learner.maddpg import MADDPG, joint_rows

@@ -28,7 +28,8 @@ from envs.spec import AgentSpec, EnvSpec, Head, Route
 from envs.streams import Stream
 from marl import train
 from marl.config.schema import Config, MADDPGConfig
-from marl.data.replay import Replay, Transitions
+from marl.data.batch import Transitions
+from marl.data.replay import Replay
 from marl.errors import UserError
 from marl.learner.maddpg import MADDPG
 from marl.parallel.data_mode import PartSource, PartStream, split_updates
@@ -218,6 +219,7 @@ def test_two_parts_of_a_batch_make_the_update_of_the_whole(name: str) -> None:
             learner.update(source.sample(32), k / 20)
 
     whole, parts = learner(), [learner(), learner()]
+    whole.autograd = "so do those whose gradients are averaged"
     updated(whole, filled())
     threads = []
     for rank, part in enumerate(parts):

@@ -14,7 +14,8 @@ from envs.spec import AgentSpec, EnvSpec, Head
 from envs.streams import Stream
 from marl import train
 from marl.cli.parse import parse
-from marl.data.replay import Replay, Transitions
+from marl.data.batch import Transitions
+from marl.data.replay import Replay
 from marl.errors import UserError
 from marl.learner.maddpg import MADDPG
 

@@ -14,7 +14,8 @@ import envs
 from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.config.schema import WorldModelConfig
-from marl.data.replay import Replay, Transitions
+from marl.data.batch import Transitions
+from marl.data.replay import Replay
 from marl.errors import UserError
 from marl.world_model.imagination import ImaginationSource
 from marl.world_model.rollouts import joined, mixed, rollout_errors

@@ -1,0 +1,88 @@
+"""Transitions as they are collected, batches as they are learned from, and where batches come from.
+
+Shape suffixes: S replicas, N agents, n senders, E environments of a replica, B minibatch, O observation, A action
+one-hots, H heads, K choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+@dataclass
+class Transitions:
+    """One joint step of all environments of all replicas, as the collector makes it."""
+
+    obs: Tensor  # [S, N, E, O] acted on
+    prev_obs: Tensor  # [S, N, E, O] observation of the step before in the same episode; zeros at the first
+    first: Tensor  # bool [S, E] obs is the first of its episode
+    action: Tensor  # [S, N, E, A] executed one-hots
+    reward: Tensor  # [S, N, E]
+    terminated: Tensor  # bool [S, N, E]
+    truncated: Tensor  # bool [S, N, E]
+    next_obs: Tensor  # [S, N, E, O] true next observation
+    active: Tensor | None = None  # bool [S, N, E] the agent was there to act; None: always
+    mask: Tensor | None = None  # bool [S, N, E, H, K] choices allowed at obs
+    next_mask: Tensor | None = None  # bool [S, N, E, H, K] choices allowed at next_obs
+
+
+@dataclass
+class Batch:
+    """What the learner sees of B transitions per replica."""
+
+    joint: Tensor  # [S, B, N*O + N*A] all observations, then all executed one-hots
+    prev_obs: Tensor  # [S, n, B, O] of the senders (spec.senders) in their order
+    first: Tensor  # bool [S, B]
+    reward: Tensor  # [S, N, B] summed over n steps, discounted
+    discount: Tensor  # [S, N, B] gamma^m (1 - terminated): weight of the bootstrap
+    next_obs: Tensor  # [S, N, B, O]
+    active: Tensor | None = None  # [S, N, B] 0 or 1; None: always 1
+    mask: Tensor | None = None  # bool [S, N, B, H, K]
+    next_mask: Tensor | None = None  # bool [S, N, B, H, K]
+
+    @property
+    def obs(self) -> Tensor:
+        """[S, N, B, O], a view of `joint`: what is written into it stands there too."""
+        return self._per_agent(0, self.next_obs.shape[3])
+
+    @property
+    def action(self) -> Tensor:
+        """[S, N, B, A], a view of `joint`."""
+        agents, width = self.next_obs.shape[1], self.next_obs.shape[3]
+        return self._per_agent(agents * width, self.joint.shape[2] // agents - width)
+
+    def _per_agent(self, start: int, width: int) -> Tensor:
+        agents = self.next_obs.shape[1]
+        return self.joint[..., start : start + agents * width].unflatten(2, (agents, width)).transpose(1, 2)
+
+    def rows(self, part: slice) -> Batch:
+        """Some of the B transitions, as views."""
+        return self.mapped(lambda x, dim: x[(slice(None),) * dim + (part,)])
+
+    def mapped(self, change: Callable[..., Tensor], *others: Batch) -> Batch:
+        """`change(tensor, ..., dim of B)` of every field that is there, with the same fields of `others` between."""
+        parts = {}
+        for field in fields(self):
+            every = [getattr(batch, field.name) for batch in (self, *others)]
+            if every[0] is not None:
+                parts[field.name] = change(*every, 1 if field.name in ("joint", "first") else 2)
+        return Batch(**parts)
+
+
+class BatchSource(Protocol):
+    """Where the learner's batches come from: the replay buffer, or a world model around it."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether `add` and `sample` are from now on the same work on the device every time, without the host."""
+
+    def add(self, transitions: Transitions) -> None: ...
+    def sample(self, batch_size: int) -> Batch: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def metrics(self) -> dict[str, Tensor]: ...
+    def warnings(self) -> list[str]: ...
