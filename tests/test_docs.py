@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from docs import write_settings
@@ -22,3 +23,10 @@ def test_a_changed_table_is_noticed() -> None:
     page = write_settings.PAGE.read_text(encoding="utf-8")
     changed = page.replace("| `--maddpg.gamma` | `0.95` |", "| `--maddpg.gamma` | `0.9` |")
     assert changed != page and write_settings.written(changed) == page
+
+
+# ------------------------------------------------------------------ mkdocs.yml
+def test_the_menu_has_every_page() -> None:
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    pages = sorted(str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md"))
+    assert sorted(re.findall(r"[\w/]+\.md", menu)) == pages
