@@ -101,7 +101,7 @@ def seams(env: BatchedEnv, replicas: int, batch: int) -> dict[str, Any]:
     replay = Replay(spec, 100, env.num_envs // replicas, Stream(0, "replay", range(replicas)), config.gamma)
     replay.add(transitions)
     sampled = replay.sample(batch)
-    found |= given("Batch", sampled)
+    found |= given("Batch", sampled) | {"Batch.obs": sampled.obs, "Batch.action": sampled.action}
     found["learner.actor(obs)"] = learner.actor(sampled.obs)
     found["learner.actor(prev_obs, senders)"] = learner.actor(sampled.prev_obs, spec.senders)
     found["learner.critic(joint)"] = learner.critic(sampled.joint)

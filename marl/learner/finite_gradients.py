@@ -88,5 +88,6 @@ class FiniteGradients:
         agent = self.agents[group % len(self.agents)]
         return RunFailed(
             f"the gradient of the {name} loss of agent {agent!r} (replica {self.replicas[replica]}) is not finite at "
-            f"update {update}; it was not applied. Try a smaller --maddpg.actor-lr or --maddpg.critic-lr."
+            f"update {update}; it was not applied. Try a smaller --maddpg.actor-lr or --maddpg.critic-lr, or, where a "
+            "world model adds its loss, a smaller --wm.lr."
         )

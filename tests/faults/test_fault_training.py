@@ -16,8 +16,7 @@ import pytest
 import torch
 from whole_runs import assert_same, differences, records, state
 
-from marl.learner.finite_gradients import FiniteGradients
-from marl.learner.maddpg import MADDPG
+from marl.learner.explicit_update import ExplicitUpdate
 from marl.runs import checkpoint
 
 EVERY = {"checkpoint.every": 40}
@@ -39,23 +38,17 @@ def test_a_gradient_that_is_nan(
     clean, run = tmp_path / "clean", tmp_path / "run"
     assert run_py({**EVERY, "run_dir": clean})[0] == 0
     before: list[torch.Tensor] = []
-    agents: list[MADDPG] = []
-    update, watch = MADDPG.update, FiniteGradients.watch
+    step = ExplicitUpdate._step
 
-    def updated(self: MADDPG, *args: Any) -> Any:
-        agents[:] = [self]
-        return update(self, *args)
-
-    def poisoned(self: FiniteGradients, name: str, norm_SG: torch.Tensor, number: int) -> None:
-        if name == which and number >= 40:
-            flat = getattr(agents[0], which).mlp.flat
+    def poisoned(self: ExplicitUpdate, name: str) -> None:
+        if name == which and self.learner.updates >= 40:
+            flat = getattr(self.learner, which).mlp.flat
             before[:] = [flat, flat.detach().clone()]
-            norm_SG = norm_SG * torch.tensor(float("nan"))
-        watch(self, name, norm_SG, number)
+            self.gradients[name][1][:] = float("nan")
+        step(self, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(MADDPG, "update", updated)
-        patch.setattr(FiniteGradients, "watch", poisoned)
+        patch.setattr(ExplicitUpdate, "_step", poisoned)
         code, _, err = run_py({**EVERY, "run_dir": run})
     assert code == 1
     assert f"the gradient of the {which} loss of agent 'speaker_0' (replica 0) is not finite at update 4" in err
