@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy import stats as scipy_stats
 
 from envs.streams import Stream
 from marl.errors import UserError
@@ -44,6 +43,8 @@ def mean_interval(values: Any, level: float = 0.95) -> Interval:
     """Student's t interval of the mean of independent values [n], n >= 2."""
     array = _sample(values, least=2)
     mean, error = mean_and_se(array)
+    from scipy import stats as scipy_stats  # half a second, which the start of a run does not need
+
     reach = scipy_stats.t.ppf(0.5 + _level(level) / 2, len(array) - 1) * error
     return float(mean - reach), float(mean + reach)
 
@@ -59,6 +60,8 @@ def median_interval(values: Any, level: float = 0.95) -> Interval:
     """
     array = np.sort(_sample(values, least=1, finite=False))
     tail = (1 - _level(level)) / 2
+    from scipy import stats as scipy_stats
+
     # The k-th smallest value lies above the median with probability P(Binomial(n, 1/2) < k).
     below = scipy_stats.binom.cdf(np.arange(len(array)), len(array), 0.5)
     k = int(np.searchsorted(below, tail, side="right"))

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import imageio.v3 as iio
 import numpy as np
 from pettingzoo.utils import BaseParallelWrapper
-from PIL import Image, ImageDraw, ImageFont
 
 from envs.pettingzoo.describe import describe_known, parallel_env
 from envs.spec import EnvSpec
 from marl.errors import UserError
 from marl.play.rollout import Observations, Player, play
+
+if TYPE_CHECKING:
+    from PIL import Image  # imported where it is used: a run needs none before its end
 
 SYMBOLS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Okabe and Ito's colours, told apart by the colour-blind; black last
@@ -23,6 +24,7 @@ PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#C
 DARK = ("#0072B2", "#8C564B", "#000000")  # letters on these are white
 ROW, MARGIN, LABEL, CELL = 26, 8, 110, 4  # pixels: height of a row, around all, a sender's name, a cell at least
 PAUSE = 6  # times the last frame of an episode is shown
+SAMPLED = 12  # frames, of whose colours the palette of a GIF is made
 
 
 class _KeptOpen(BaseParallelWrapper):
@@ -83,11 +85,25 @@ def film(
 def write_gif(frames: Sequence[np.ndarray], path: Path | str, fps: float = 8.0) -> None:
     """Write frames as an animated GIF that starts over at its end.
 
+    All frames share one palette: choosing 255 colours for each of them takes seconds, and lets colours flicker.
+
+    Args:
+        frames: uint8 [height, width, 3], all of one size.
+        path: the file.
+        fps: frames a second.
+
     Raises:
         UserError: the file cannot be written.
     """
+    from PIL import Image
+
+    chosen = [frames[i] for i in np.linspace(0, len(frames) - 1, min(SAMPLED, len(frames))).astype(int)]
+    palette = Image.fromarray(np.concatenate(chosen)).quantize(255)
+    first, *rest = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     try:
-        iio.imwrite(path, np.stack(frames), extension=".gif", duration=round(1000 / fps), loop=0)
+        first.save(
+            path, format="GIF", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, optimize=False
+        )
     except OSError as error:
         raise UserError(f"cannot write the GIF {path}: {error.strerror or error}. Give another file.") from error
 
@@ -101,9 +117,11 @@ def _picture(rendered: Any, env_id: str, size: int) -> Image.Image:
             f"{env_id} rendered {type(rendered).__name__}, so there is no GIF of it; expected "
             f'render_mode="rgb_array" to give an array [height, width, 3].'
         )
+    from PIL import Image
+
     picture = Image.fromarray(array[..., :3].astype(np.uint8))
     height = max(1, round(size * picture.height / picture.width))
-    return picture.resize((size, height), Image.Resampling.LANCZOS)
+    return picture.resize((size, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
 def _with_strip(picture: Image.Image, spec: EnvSpec, actions: np.ndarray, steps: int, episode: int) -> np.ndarray:
@@ -111,6 +129,8 @@ def _with_strip(picture: Image.Image, spec: EnvSpec, actions: np.ndarray, steps:
     heads = sorted({(route.sender, route.head) for route in spec.routes})
     if not heads:
         return np.asarray(picture)
+    from PIL import Image, ImageDraw, ImageFont
+
     canvas = Image.new("RGB", (picture.width, picture.height + ROW * (len(heads) + 1) + MARGIN), "white")
     canvas.paste(picture, (0, 0))
     draw = ImageDraw.Draw(canvas)

@@ -7,7 +7,6 @@ observation and the treasures from collector_0's. Each agent could work out the 
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from envs.spec import EnvSpec
 from marl.play.rollout import Actions, Observations
@@ -115,6 +114,8 @@ def errands(state: State, cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     A free collector whose treasure is gone drifts to the middle of the arena.
     """
     cost = np.where(state.free[..., None], cost, 0.0)
+    from scipy.optimize import linear_sum_assignment  # half a second, which other tasks need not wait for
+
     chosen = np.zeros(state.holding.shape, dtype=np.int64)
     for e, table in enumerate(cost):
         # more collectors than treasures: the unmatched keep index 0

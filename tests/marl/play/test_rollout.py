@@ -48,7 +48,7 @@ def by_hand(name, player, episodes, seed, **env_args):
     return returns, lengths
 
 
-@pytest.mark.parametrize("name", ["simple_speaker_listener", "simple_reference_v3", "simple_tag", "simple_world_comm"])
+@pytest.mark.parametrize("name", ["simple_speaker_listener", *catalogue.MPE_IDS])
 def test_returns_equal_those_of_a_plain_loop(name):
     spec = catalogue.describe(name, catalogue.parallel_env(name))
     returns, lengths = by_hand(name, Reactive(spec), 5, 40)
