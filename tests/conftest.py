@@ -3,7 +3,7 @@
 import os
 import signal
 
-# Side by side, one thread each: the processes of pytest-xdist are already as many as there are processors. Before torch.
+# Side by side, one thread each: pytest-xdist starts a process for every processor. Before torch is imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
