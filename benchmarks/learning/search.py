@@ -29,7 +29,7 @@ import numpy as np
 
 from benchmarks.competition.duels import BATCH, SCRIPTS, Arena, against_scripts, tournament
 from benchmarks.competition.fresh_eve import HEARD_STEPS, guaranteed
-from benchmarks.speed.training_runs import machine, split_at_dashes, train_arm
+from benchmarks.learning.training_runs import machine, split_at_dashes, train_arm
 from marl import Policy
 from marl.evaluate.returns import evaluate
 
