@@ -44,17 +44,19 @@ class Record:
         """The record that `to_json` gave `data` of; unknown keys are ignored, missing ones take the field's default.
 
         Raises:
-            ValueError: a key without a default is missing, or a value is of another kind.
+            ValueError: a key is missing whose field has no default, or a value is of another kind.
         """
         if not isinstance(data, Mapping):
             raise ValueError(f"expected an object with the fields of {cls.__name__}, got {type(data).__name__}")
         hints, given = get_type_hints(cls), {}
         for one in _fields(cls):
             if one.metadata.get(_INLINE):
-                if one.default is MISSING or _begins(hints[one.name], data):
-                    given[one.name] = _read(hints[one.name], data, one.name)
+                absent = type(None) in get_args(hints[one.name]) and not _begins(hints[one.name], data)
+                given[one.name] = None if absent else _read(hints[one.name], data, one.name)
             elif _key(one) in data:
                 given[one.name] = _read(hints[one.name], data[_key(one)], _key(one))
+            elif one.metadata.get(_LEFT_OUT):
+                given[one.name] = None
             elif one.default is MISSING and one.default_factory is MISSING:
                 raise ValueError(f"{cls.__name__} without {_key(one)!r}")
         return cls(**given)
