@@ -140,8 +140,8 @@ def listening(spec: EnvSpec, heard: Heard, answers: Answers, resampler: Resample
     first = responses_of(spec, channel.receiver)
     heads = spec.agents[channel.receiver].heads
 
-    def over_episodes(values_JE: np.ndarray) -> MeanInterval:
-        return interval_of(heard.episode_mean(values_JE), resampler)
+    def over_episodes(values: np.ndarray) -> MeanInterval:
+        return interval_of(heard.episode_mean(values), resampler)
 
     found: dict[str, HeadInfluence] = {}
     for h in [*first, *(h for h in range(len(heads)) if h not in first)]:
