@@ -22,7 +22,6 @@ from marl.communication.information import Floats, Ints, Resampler
 from marl.errors import UserError, did_you_mean
 from marl.play.rollout import Episodes, Observations
 
-DEFAULTS = ("mute", "fixed", "uniform", "shuffled", "swapped", "noise:0.1", "noise:0.5")
 KINDS = {
     "mute": "the slot holds zeros: nothing is heard",
     "fixed": "always the symbol that the sender uses most (fixed:2: always symbol 2)",
