@@ -166,8 +166,13 @@ def _run(
 
 def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDPG, BatchSource]:
     """The learner of the replicas trained here, and where its batches come from."""
-    replicas = division.trained
-    learner = MADDPG(env.spec, config.maddpg, config.seed, replicas, config.device)
+    replicas, ranks = division.trained, division.ranks
+    split = division.shared and ranks.size > 1
+    if split:
+        from marl.parallel.data_mode import PartSource, SplitUpdates
+
+    share = SplitUpdates(ranks) if split else None
+    learner = MADDPG(env.spec, config.maddpg, config.seed, replicas, config.device, share)
     capacity = min(config.replay.capacity, config.total_steps + config.num_envs)
     stream = Stream(config.seed, "replay", replicas, config.device)
     replay = Replay(env.spec, capacity, config.num_envs, stream, config.maddpg.gamma, config.maddpg.n_step)
@@ -176,12 +181,7 @@ def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDP
         from marl.world_model.attach import imagining
 
         source = imagining(replay, learner, config)
-    if division.shared and division.ranks.size > 1:
-        from marl.parallel.data_mode import PartSource, split_updates
-
-        source = PartSource(source, division.ranks)
-        split_updates(learner, division.ranks)
-    return learner, source
+    return learner, PartSource(source, ranks) if split else source
 
 
 def _logger(config: Config, path: Path, saved: checkpoint.Checkpoint | None, ranks: Ranks) -> RunLog:

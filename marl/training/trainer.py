@@ -150,9 +150,8 @@ class Trainer:
 
     def _kind(self) -> Hashable | None:
         """Of the next update."""
-        learner = self.learner
-        alone = learner.combine is None and learner.imagined_loss is None
-        return ("update", learner.actors_next) if alone and self.source.settled else None
+        pattern = self.learner.pattern()
+        return None if pattern is None or not self.source.settled else ("update", pattern)
 
     def _collect(self) -> None:
         """One joint step of every environment, stored."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from envs.spec import EnvSpec
 from envs.streams import Stream
@@ -51,12 +50,9 @@ def imagining(replay: Replay, learner: MADDPG, config: Config, model: WorldModel
             spec.teams if config.maddpg.team_reward else alone,
             # the others are no functions of one sample, or need noise of their own
             estimator if estimator in PATHWISE and estimator != "rao_blackwell" else "straight_through",
+            wm.through_weight,
         )
-
-        def loss(temperature: Tensor) -> Tensor:
-            return wm.through_weight * through.loss(temperature)
-
-        learner.imagined_loss = loss
+        learner.add_actor_loss(through)
     return source
 
 

@@ -33,7 +33,7 @@ Tail = Callable[[Tensor, Tensor], Tensor]
 
 
 class ThroughModel:
-    """The loss of imagined rollouts of the current actors.
+    """The loss of imagined rollouts of the current actors: an `ActorLoss` (marl/learner/interfaces.py).
 
     Args:
         source: model, stored episodes and stream.
@@ -42,6 +42,7 @@ class ThroughModel:
         groups: agents with a common objective, the mean of their rewards; every agent in exactly one.
         estimator: relaxation of the actors' choices, one of `PATHWISE` (marl/learner/relaxation.py) without noise
             of its own.
+        weight: of this loss beside the learner's own.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class ThroughModel:
         tail: Tail,
         groups: tuple[tuple[int, ...], ...],
         estimator: str,
+        weight: float = 1.0,
     ) -> None:
         self._source, self._actor, self._tail, self._estimator = source, actor, tail, estimator
+        self._weight = weight
         self._horizon = source.config.size("through_horizon")
         device = source.gate_S.device
         agents = torch.arange(source.spec.num_agents)
@@ -62,7 +65,7 @@ class ThroughModel:
         self._head_mask = source.spec.head_mask.to(device)[:, None]
 
     def loss(self, temperature: float | Tensor) -> Tensor:
-        """Minus the mean value of every group, [S, P]; sum it, and each actor gets its own group's gradient.
+        """Minus the weighted mean value of every group, [S, P]; sum it, and each actor gets its own group's gradient.
 
         Zero, with no gradient, in a replica whose gate is closed: there the model is not good enough to learn from.
         """
@@ -77,7 +80,7 @@ class ThroughModel:
         value_SNPR = value_SNX.unflatten(2, (groups, -1))
         weight_SR = valid_SR * (source.gate_S > 0)[:, None]
         mean_SNP = (value_SNPR * weight_SR[:, None, None]).sum(3) / valid_SR.sum(1).clamp(min=1)[:, None, None]
-        return -(mean_SNP.transpose(1, 2) * self._share_PN).sum(2)
+        return self._weight * -(mean_SNP.transpose(1, 2) * self._share_PN).sum(2)
 
     def _value(self, state: object, obs_SNXO: Tensor, temperature: float | Tensor) -> Tensor:
         """V of every agent, [S, N, X]."""

@@ -21,6 +21,7 @@ from marl.data.replay import Replay
 from marl.errors import RunFailed
 from marl.learner.finite_gradients import FiniteGradients
 from marl.learner.maddpg import MADDPG
+from marl.parallel.data_mode import SplitUpdates
 from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks
 from marl.runs.logger import Silent
@@ -56,6 +57,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
 LONG = ("defaults", "everything")
 
 
+class Nothing:
+    """A further loss of the actors."""
+
+    def loss(self, temperature: Tensor) -> Tensor:
+        return torch.zeros(1, 1)
+
+
 class Records(Silent):
     """Keeps what is logged."""
 
@@ -89,8 +97,8 @@ def trainer(settings: dict[str, Any], recorder: Any = None, device: str = "cpu",
     if recorder is not None or late:
         sizes = {"critic": learner.critic.mlp.flat.shape[1], "actor": learner.actor.mlp.flat.shape[1]}
         learner.finite = FiniteGradients(sizes, env.spec.agent_names, learner.replicas, learner.device, at_once=False)
-        for optimiser in (learner.actor_optimiser, learner.critic_optimiser):
-            optimiser.found_inf = learner.finite.broken  # type: ignore[attr-defined]
+        for moments in learner.moments.values():
+            moments.optimiser.found_inf = learner.finite.broken  # type: ignore[attr-defined]
     return made
 
 
@@ -128,9 +136,9 @@ def outliving(made: Trainer) -> dict[str, Tensor]:
 
     for name in ("env", "learner", "source", "collector", "returns"):
         look(name, getattr(made, name))
-    for name in ("actor_optimiser", "critic_optimiser"):
-        for key, one in getattr(made.learner, name).state_dict()["state"].items():
-            look(f"{name}[{key}]", one)
+    for name, moments in made.learner.moments.items():
+        for key, one in moments.optimiser.state_dict()["state"].items():
+            look(f"{name} optimiser[{key}]", one)
     return found
 
 
@@ -305,10 +313,10 @@ def test_where_the_host_takes_part_nothing_is_recorded() -> None:
     assert made._pattern() is None and made._kind() is None, "the window is still filling"
     played(made, 8)
     assert made._pattern() is not None and made._kind() is not None
-    made.learner.imagined_loss = lambda temperature: torch.zeros(1)
-    assert made._kind() is None
-    made.learner.imagined_loss, made.learner.combine = None, lambda gradient: gradient
-    assert made._kind() is None
+    shared = MADDPG(made.env.spec, made.config.maddpg, 0, share=SplitUpdates(Ranks()))
+    assert made.learner.pattern() is not None and shared.pattern() is None, "ranks exchange gradients"
+    made.learner.add_actor_loss(Nothing())
+    assert made._kind() is None, "a world model adds its loss"
     real = envs.make("simple_spread", num_envs=2, backend="pettingzoo")
     assert real.pattern() is None
     real.close()

@@ -56,7 +56,7 @@ def test_maddpg_learns_from_every_kind(kind: Any) -> None:
     source, learner = trained(config_of(replace(SMALL, kind=kind)))
     assert bool((source.usable_S > 20).all())
     assert bool(learner.actor.mlp.flat.isfinite().all())
-    assert (learner.imagined_loss is None) == (kind == "rssm"), "unset, the small models' loss goes through them"
+    assert ("adds its loss" not in learner.path) == (kind == "rssm"), "unset, the small models' loss goes through them"
 
 
 def test_the_loss_through_the_model_moves_the_actors() -> None:
@@ -69,7 +69,7 @@ def test_the_loss_through_the_model_moves_the_actors() -> None:
 
 def test_groups_follow_the_reward(monkeypatch: pytest.MonkeyPatch) -> None:
     groups = []
-    monkeypatch.setattr(compose, "ThroughModel", lambda s, a, t, g, e: groups.append((g, e)) or SimpleNamespace())
+    monkeypatch.setattr(compose, "ThroughModel", lambda s, a, t, g, e, w: groups.append((g, e)) or SimpleNamespace())
     wm = replace(SMALL, through_horizon=3)
     for learner in (
         LEARNER, replace(LEARNER, team_reward=True), replace(LEARNER, estimator="exact"),
