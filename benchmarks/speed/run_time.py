@@ -24,7 +24,8 @@ from marl.data.replay import Replay
 from marl.learner.maddpg import MADDPG
 from marl.runs import checkpoint
 from marl.runs.logger import Logger
-from marl.training import experiment, trainer
+from marl.training import finish, rounds
+from marl.training.evaluator import Evaluator
 
 PARTS: list[tuple[str, Any, str]] = [
     ("environment", MPE, "step"),
@@ -41,11 +42,11 @@ PARTS: list[tuple[str, Any, str]] = [
     ("logging", Logger, "log"),
     ("logging", Logger, "advance"),
     ("logging", Logger, "flush"),
-    ("diagnostics", trainer, "diagnose"),
-    ("evaluation", trainer.Trainer, "_evaluate"),
+    ("diagnostics", rounds, "diagnose"),
+    ("evaluation", Evaluator, "during_training"),
     ("checkpoints", checkpoint, "save"),
-    ("final evaluation", experiment, "_final_evaluation"),
-    ("report", experiment, "_report"),
+    ("final evaluation", finish, "_final_evaluation"),
+    ("report", finish, "_page"),
 ]
 
 
