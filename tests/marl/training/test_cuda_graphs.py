@@ -206,7 +206,9 @@ def test_replayed_rounds_equal_rounds(name: str) -> None:
 def test_the_host_is_not_asked_and_nothing_that_outlives_a_round_is_replaced() -> None:
     made = played(trainer(SETTINGS["everything"], Tape.Recorder()), 60)
     before = {name: (memory(x), x.data_ptr(), x.shape) for name, x in outliving(made).items()}
-    assert {"source.data_SCD", "collector.obs_SNEO", "learner.schedules.temperature", "env._episode_E"} <= set(before)
+    assert {"source.data_SCD", "collector.obs_SNEO", "learner.schedules.temperature", "env._episodes.number_E"} <= set(
+        before
+    )
     assert any("exp_avg_sq" in name for name in before) and any("world" in name for name in before)
     played(made, 30)  # a measured round among them, which is not replayed
     assert {name: (memory(x), x.data_ptr(), x.shape) for name, x in outliving(made).items()} == before
