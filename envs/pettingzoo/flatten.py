@@ -99,7 +99,7 @@ def _writer(space: spaces.Space[Any]) -> Writer:
     def write(value: Any, row: np.ndarray) -> None:  # Discrete, MultiDiscrete and rarer ones: small, no need for speed
         if not space.contains(value):
             raise BadValue(f"expected an element of {space}, got {_show(value)}")
-        row[:] = flatten(space, value)  # type: ignore[assignment]
+        row[:] = flatten(space, value)
 
     return write
 
@@ -129,7 +129,7 @@ def _array_writer(space: spaces.Box | spaces.MultiBinary) -> Writer:
     return write
 
 
-def _tuple_writer(space: spaces.Tuple) -> Writer:
+def _tuple_writer(space: spaces.Tuple[Any]) -> Writer:
     parts = _parts(dict(enumerate(space.spaces)))
 
     def write(value: Any, row: np.ndarray) -> None:

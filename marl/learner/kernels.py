@@ -89,7 +89,10 @@ gather = None  # only numba's: torch gathers by `Replay.gather`
 
 
 # ---------------------------------------------------------------- parameters
-def plan(jobs: list[Any], memory: Tensor) -> list[Any]:
+Plan = tuple[Tensor, Tensor, Tensor, list[tuple[int, int, int]]]
+
+
+def plan(jobs: list[Any], memory: Tensor) -> Plan:
     """The parameters that move together, as the other functions take them.
 
     Args:
@@ -98,37 +101,55 @@ def plan(jobs: list[Any], memory: Tensor) -> list[Any]:
             bias last; whether each input's mean over the outputs is removed (grouped_mlp.py); its place in the layout
             of the products, [Y, I, Z]; the first row there; whether perceptrons of a replica lie side by side.
         memory: where all those places are.
+
+    Returns:
+        Of every number that moves its place in the parameters, int64 [L], in the memory, int64 [L], and 0 or 1 by
+        which it is multiplied, [L]; and the layers that are centred: where they begin, inputs and outputs.
     """
-    return jobs
+    place_L = torch.arange(memory.numel())
+    of, at, keep, centred = [], [], [], set()
+    for (replicas, groups, size), groups_n, seen_GI, start, centre, out_YIZ, first, shared in jobs:
+        count, inputs = len(groups_n), out_YIZ.shape[1]
+        width = out_YIZ.shape[2] // (count if shared else 1)
+        if centre:
+            centred.add((start, inputs, width))
+        number = torch.arange(replicas * groups * size).view(replicas, groups, size)
+        of.append(_block(number, groups_n, start, inputs, width))
+        into = place_L.as_strided(out_YIZ.shape, out_YIZ.stride(), out_YIZ.storage_offset() - memory.storage_offset())
+        into = into[first : first + (replicas if shared else replicas * count)]
+        into = into.unflatten(2, (count, -1)).transpose(1, 2) if shared else into.unflatten(0, (replicas, count))
+        at.append(into)
+        keep.append(seen_GI[groups_n, :, None].expand(into.shape))
+    from_L, at_L, keep_L = (torch.cat([x.flatten() for x in xs]) for xs in (of, at, keep))
+    return from_L, at_L, keep_L, sorted(centred)
 
 
-def prepare(flat_SGP: Tensor, jobs: list[Any], memory_L: Tensor) -> None:
+def _block(flat_SGP: Tensor, groups_n: Tensor, start: int, inputs: int, width: int) -> Tensor:
+    """A layer of some perceptrons, [S, n, I, O]."""
+    layer_SnP = flat_SGP[:, :, start : start + inputs * width].index_select(1, groups_n)
+    return layer_SnP.view(*layer_SnP.shape[:2], inputs, width)
+
+
+def _centre(flat_SGP: Tensor, layers: list[tuple[int, int, int]]) -> None:
+    """Every input's mean over the outputs off, in place."""
+    for start, inputs, width in layers:
+        block = flat_SGP[:, :, start : start + inputs * width].unflatten(2, (inputs, width))
+        block.sub_(block.mean(-1, keepdim=True))
+
+
+def prepare(flat_SGP: Tensor, jobs: Plan, memory_L: Tensor) -> None:
     """Parameters into the layout of the products."""
-    for _, groups_n, seen_GI, start, centre, out_YIZ, first, shared in jobs:
-        block = _block(flat_SGP, groups_n, start, out_YIZ, shared) * seen_GI[groups_n, :, None]
-        if centre:
-            block = block - block.mean(-1, keepdim=True)
-        block = block.transpose(1, 2).flatten(2) if shared else block.flatten(0, 1)
-        out_YIZ[first : first + len(block)] = block
+    from_L, at_L, keep_L, layers = jobs
+    centred_SGP = flat_SGP.clone()
+    _centre(centred_SGP, layers)
+    memory_L.index_copy_(0, at_L, centred_SGP.view(-1).index_select(0, from_L).mul_(keep_L))
 
 
-def _collect(flat_SGP: Tensor, jobs: list[Any]) -> None:
+def _collect(flat_SGP: Tensor, jobs: Plan, memory_L: Tensor) -> None:
     """The transpose of `prepare`: the flat gradient."""
-    flat_SGP.zero_()
-    for _, groups_n, seen_GI, start, centre, grad_YIZ, first, shared in jobs:
-        count, replicas = len(groups_n), len(flat_SGP)
-        grad = grad_YIZ[first : first + (replicas if shared else replicas * count)]
-        grad = grad.unflatten(2, (count, -1)).transpose(1, 2) if shared else grad.unflatten(0, (replicas, count))
-        if centre:
-            grad = grad - grad.mean(-1, keepdim=True)
-        grad = (grad * seen_GI[groups_n, :, None]).flatten(2)
-        flat_SGP[:, :, start : start + grad.shape[2]].index_add_(1, groups_n, grad)
-
-
-def _block(flat_SGP: Tensor, groups_n: Tensor, start: int, like_YIZ: Tensor, shared: bool) -> Tensor:
-    """[S, n, I, O]"""
-    inputs, width = like_YIZ.shape[1], like_YIZ.shape[2] // (len(groups_n) if shared else 1)
-    return flat_SGP[:, :, start : start + inputs * width].index_select(1, groups_n).unflatten(2, (inputs, width))
+    from_L, at_L, keep_L, layers = jobs
+    flat_SGP.zero_().view(-1).index_add_(0, from_L, memory_L.index_select(0, at_L).mul_(keep_L))
+    _centre(flat_SGP, layers)
 
 
 def step(
@@ -141,9 +162,9 @@ def step(
     size: float,
     root: float,
     share_G: Tensor,
-    jobs: list[Any],
+    jobs: Plan,
     from_L: Tensor,
-    again: list[Any],
+    again: Plan,
     memory_L: Tensor,
 ) -> bool:
     """Collect the gradient, clip every group's to the norm `limit` and take Adam's step: betas .9, .999, epsilon 1e-8.
@@ -160,7 +181,7 @@ def step(
 
     Source: Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1, with the corrections as torch.optim.Adam applies them.
     """
-    _collect(gradient_SGP, jobs)
+    _collect(gradient_SGP, jobs, from_L)
     torch.linalg.vector_norm(gradient_SGP, dim=2, out=norm_SG)
     if not math.isfinite(norm_SG.sum().item()):
         return False
@@ -173,7 +194,7 @@ def step(
     return True
 
 
-def follow(target_SGP: Tensor, flat_SGP: Tensor, tau: float, again: list[Any], memory_L: Tensor) -> None:
+def follow(target_SGP: Tensor, flat_SGP: Tensor, tau: float, again: Plan, memory_L: Tensor) -> None:
     """Targets move by the share `tau`; the weights made from them as in `step`."""
     target_SGP.lerp_(flat_SGP, tau)
     prepare(target_SGP, again, memory_L)
@@ -183,9 +204,8 @@ def follow(target_SGP: Tensor, flat_SGP: Tensor, tau: float, again: list[Any], m
 def hidden(pre_XWB: Tensor, scale_XB: Tensor, out_XVB: Tensor, norm: bool) -> None:
     """ReLU of the (normalised, in place) pre-activation; the last row of `out_XVB` is 1 and stays so."""
     if norm:
-        torch.mul(pre_XWB, pre_XWB, out=out_XVB[:, :-1])
-        torch.mean(out_XVB[:, :-1], 1, out=scale_XB)
-        scale_XB.add_(EPS).rsqrt_()
+        torch.sum(pre_XWB * pre_XWB, 1, out=scale_XB)
+        scale_XB.div_(pre_XWB.shape[1]).add_(EPS).rsqrt_()
         pre_XWB.mul_(scale_XB[:, None])
     torch.clamp(pre_XWB, min=0.0, out=out_XVB[:, :-1])
 

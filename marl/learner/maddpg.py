@@ -348,7 +348,7 @@ class MADDPG:
         (gradient,) = torch.autograd.grad(loss, flat_SGP)
         if self._share is not None:
             gradient = self._share.mean(gradient)
-        norm_SG = torch.linalg.vector_norm(gradient, dim=2)
+        norm_SG: Tensor = torch.linalg.vector_norm(gradient, dim=2)
         self.finite.watch(name, norm_SG, self.updates)
         scale_SG = (self.config.max_grad_norm / (norm_SG + 1e-6)).clamp(max=1.0)
         flat_SGP.grad = gradient.mul_(scale_SG[..., None])
