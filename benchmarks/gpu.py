@@ -38,8 +38,8 @@ from torch.profiler import ProfilerActivity, profile
 import envs
 from benchmarks.gumbel.page import ROOT, meta
 from benchmarks.world_model.prediction import configuration
+from envs import commands
 from envs.streams import Stream
-from marl import exit_codes as commands
 from marl.config.resolve import tuned
 from marl.config.schema import Config, Estimator
 from marl.data.replay import Replay
@@ -372,7 +372,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="these parts")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "gpu")
     options = parser.parse_args(argv)
-    return commands.main(lambda: measure(options))
+    return commands.ended(lambda: measure(options))
 
 
 if __name__ == "__main__":

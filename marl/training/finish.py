@@ -132,7 +132,8 @@ def _telling(result: Evaluation) -> list[int]:
 
 
 def _language(path: Path, config: Config, chosen: list[int]) -> str:
-    from marl.communication.run_analysis import QUICK, analyse_run
+    from marl.communication.options import QUICK
+    from marl.communication.run_analysis import analyse_run
 
     # what trained in our port is analysed in it: it plays the same to rounding, in a tenth of the time
     text = analyse_run(path, QUICK, replicas=chosen, backend=config.backend).text
