@@ -260,8 +260,11 @@ class NoSteps:
     def step(self) -> None: ...
 
 
-WITHOUT_NUMBERS = {
-    **SETTINGS,
+WITHOUT_NUMBERS = {  # short episodes and a small replay: a few rounds end the ones and go round the other
+    **{
+        name: {**chosen, "env_args": {**chosen.get("env_args", {}), "max_cycles": 2}, "replay.capacity": 24}
+        for name, chosen in SETTINGS.items()
+    },
     **{env: {"env": env, "env_args": {"max_cycles": 2}} for env in MPE_IDS},
 }
 
@@ -278,7 +281,7 @@ def test_a_round_needs_no_number_and_no_other_device(name: str, monkeypatch: pyt
     made = trainer({**WITHOUT_NUMBERS[name], **quiet}, device="meta")
     inner = made.rounds.env.env if isinstance(made.rounds.env, History) else made.rounds.env
     inner._check_next = False  # type: ignore[attr-defined]  # the first step's actions are read, and not recorded
-    played(made, 27 if name in SETTINGS else 6)
+    played(made, 9 if name in SETTINGS else 6)
     assert made.rounds.learner.updates >= 2 and made.rounds.collector.obs_SNEO.is_meta
     with pytest.raises((RuntimeError, NotImplementedError)):
         made.rounds.collector.obs_SNEO.sum().item()
