@@ -78,8 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("env_args", nargs="*", metavar="NAME=VALUE", help="keyword arguments of the environment")
     parser.add_argument("--episodes", type=int, default=3, help="episodes to play (default 3)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default 0)")
+    parser.add_argument(
+        "--max-steps", type=int, default=2000, help="steps within which an episode must end (default 2000)"
+    )
     given = parser.parse_args(arguments)
-    contract = Contract(2000)
+    contract = Contract(given.max_steps)
     try:
         env_args = _env_args(given.env_args)
         env = parallel_env(given.env, **env_args)

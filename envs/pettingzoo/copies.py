@@ -362,4 +362,3 @@ class Copies:
         trace = "".join(traceback.format_exception(error))
         text = f"{method} raised {type(error).__name__}: {str(error).strip().rstrip('.')}{at}"
         return self._fault(e, text, played, trace=trace)
-

@@ -165,7 +165,7 @@ def describe_declared(env_id: str, env: ParallelEnv, declared: Mapping[str, Any]
     """
     metadata = getattr(env, "metadata", None) or {}
     given = declared or {}
-    chosen = {name: metadata.get(name) if given.get(name) is None else given[name] for name in DECLARED}
+    chosen: dict[str, Any] = {name: metadata.get(name) if given.get(name) is None else given[name] for name in DECLARED}
     chosen["fixed_agents"] = bool(chosen["fixed_agents"])
     for name, kind in DECLARED.items():
         if chosen[name] is not None and not isinstance(chosen[name], kind):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from pettingzoo import ParallelEnv
@@ -122,7 +122,7 @@ class Reader:
 
         Args:
             n: the agent.
-            infos: of this step; `active_agent`, which `turn_based_aec_to_parallel` writes there, names whose turn it is.
+            infos: of this step; in an `active_agent` there, `turn_based_aec_to_parallel` names whose turn it is.
             others_choose: some other agent has a choice.
         """
         info = infos.get(self.spec.agents[n].name) if isinstance(infos, dict) else None
@@ -159,15 +159,15 @@ class Reader:
         if infos is not None and not isinstance(infos, Mapping):
             raise UserError(f"infos must be a dict over agents as the environment gives it, got {_kind(infos)}.")
         rows_NO = np.zeros((self.spec.num_agents, self.spec.obs_size), np.float32)
-        masks: dict[int, Any] = {}
-        there = []
+        masks: dict[str, Any] = {}
+        there: dict[str, int] = {}
         for name, observation in observations.items():
             n = self.index.get(name)
             if n is None:
                 if name not in COMMON:
-                    self._refuse_unknown(name)
+                    self._refuse_unknown("observations", name)
                 continue
-            there.append(n)
+            there[name] = n
             try:
                 mask = self.readers[n].write(observation, rows_NO[n, : self.readers[n].size])
             except BadValue as fault:
@@ -175,26 +175,44 @@ class Reader:
             if infos:
                 mask = self._info_mask(name, infos) if mask is None else mask
             if mask is not None:
-                masks[n] = mask
+                masks[name] = mask
         if not there:
             raise UserError("got no observations; expected a dict with those of at least one agent.")
         if not np.isfinite(rows_NO).all():
             n, k = np.argwhere(~np.isfinite(rows_NO))[0]
             name, value = self.spec.agent_names[n], rows_NO[n, k]
             raise UserError(f"observation of {name!r}: entry {k} is {value}, expected finite numbers.")
-        return rows_NO, self._masks(masks, infos, there) if masks else None, sorted(there)
+        allowed_NHK = self.masks(masks, infos, list(there)) if masks else None
+        return rows_NO, allowed_NHK, sorted(there.values())
 
-    def _masks(self, masks: Mapping[int, Any], infos: Any, there: Sequence[int]) -> np.ndarray:
+    def masks(self, given: Mapping[str, Any], infos: Any = None, there: Sequence[str] | None = None) -> np.ndarray:
+        """Action masks of one environment, {agent: mask}, as allowed choices.
+
+        Args:
+            given: the masks as the environment gave them.
+            infos: as for `may_wait`.
+            there: the agents that act; None: those with a mask.
+
+        Returns:
+            Bool [N, H, K]; agents without a mask may choose anything.
+
+        Raises:
+            UserError: a mask that is not one of its agent's, or that allows nothing to an agent whose turn it is.
+        """
         allowed_NHK = self.spec.head_mask.numpy().copy()
         nothing = []
-        for n, mask in masks.items():
+        for name, mask in given.items():
+            n = self.index.get(name)
+            if n is None:
+                self._refuse_unknown("action masks", name)
             try:
                 if not self.write_mask(n, mask, allowed_NHK[n]):
                     nothing.append(n)
             except BadValue as fault:
-                raise UserError(f"action mask of {self.spec.agent_names[n]!r}: {fault}.") from None
+                raise UserError(f"action mask of {name!r}: {fault}.") from None
+        others_choose = len(nothing) < len(given if there is None else there)
         for n in nothing:
-            if not self.may_wait(n, infos, len(nothing) < len(there)):
+            if not self.may_wait(n, infos, others_choose):
                 raise UserError(nothing_allowed(self.spec.agent_names[n]))
         return allowed_NHK
 
@@ -217,11 +235,10 @@ class Reader:
             hint = " reset returns (observations, infos): unpack them, or call policy(*env.reset())."
         raise UserError(f"observations must be a dict over agents, got {_kind(observations)}.{hint}")
 
-    def _refuse_unknown(self, name: Any) -> None:
+    def _refuse_unknown(self, what: str, name: Any) -> NoReturn:
         names = self.spec.agent_names
         raise UserError(
-            f"observations of the unknown agent {name!r}; expected agents of {list(names)}."
-            f"{did_you_mean(str(name), names)}"
+            f"{what} of the unknown agent {name!r}; expected agents of {list(names)}.{did_you_mean(str(name), names)}"
         )
 
 

@@ -39,9 +39,7 @@ def step_result(result: Any) -> tuple[Any, Any, Any, Any, Any]:
     """
     if not isinstance(result, tuple) or len(result) != 5:
         size = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
-        raise BadValue(
-            f"step must return (observations, rewards, terminations, truncations, infos), got {size}"
-        )
+        raise BadValue(f"step must return (observations, rewards, terminations, truncations, infos), got {size}")
     return result
 
 

@@ -221,7 +221,8 @@ class Trainer:
         """The current greedy policies of the replicas that this process evaluates."""
         first = self.division.trained.start
         flat_SGP = self.learner.actor.mlp.flat
-        return [Policy(self.env.spec, self.config, flat_SGP[s - first]) for s in self.division.evaluated]
+        spec, reader = self.env.spec, self.env.reader
+        return [Policy(spec, self.config, flat_SGP[s - first], reader=reader) for s in self.division.evaluated]
 
     def evaluated(
         self,
@@ -308,7 +309,9 @@ class Trainer:
         }
 
     def _write(self, parts: dict[str, Any], last: bool) -> bool:
-        manifest = {"spec": self.env.spec.to_dict(), "config": to_dict(self.config)}
+        reader = self.env.reader  # with which a policy reads this environment's own observations
+        stored = {} if reader is None else {"reader": reader.to_dict()}
+        manifest = {"spec": self.env.spec.to_dict(), "config": to_dict(self.config), **stored}
         try:
             with self.stop.saving():
                 checkpoint.save(
