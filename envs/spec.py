@@ -197,7 +197,8 @@ class EnvSpec:
                 return {key: listed(entry) for key, entry in value.items()}
             return [listed(entry) for entry in value] if isinstance(value, tuple | list) else value
 
-        return listed(plain)
+        whole: dict[str, Any] = listed(plain)
+        return whole
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> EnvSpec:

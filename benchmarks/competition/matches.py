@@ -36,7 +36,7 @@ import numpy as np
 from benchmarks.competition.duels import SCRIPTS, Arena, against_scripts, tournament
 from benchmarks.competition.fresh_eve import ENV as CRYPTO
 from benchmarks.competition.fresh_eve import fresh_eves, guaranteed
-from benchmarks.speed.training_runs import machine, split_at_dashes, train_arm
+from benchmarks.learning.training_runs import machine, split_at_dashes, train_arm
 from marl import Policy
 from marl.figures import plots
 from marl.runs.records import read_run

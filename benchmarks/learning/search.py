@@ -29,7 +29,7 @@ import numpy as np
 
 from benchmarks.competition.duels import BATCH, SCRIPTS, Arena, against_scripts, tournament
 from benchmarks.competition.fresh_eve import HEARD_STEPS, guaranteed
-from benchmarks.speed.training_runs import machine, split_at_dashes, train_arm
+from benchmarks.learning.training_runs import machine, split_at_dashes, train_arm
 from marl import Policy
 from marl.evaluate.returns import evaluate
 
@@ -112,9 +112,10 @@ def objective(env: str, players: Sequence[Policy], episodes: int) -> dict[str, A
     found = evaluate(
         players, env, episodes=episodes, seed=EPISODES_SEED, backend="torch", batch=min(episodes, BATCH)
     )  # fmt: skip
-    measure = "score" if found["gain"] is None else "gain"
-    parts = {"replicas": [one[measure] for one in found["replicas"]], "return": found["mean_return"]}
-    return {"objective": found[measure], "parts": parts}
+    by_gain = found.gain is not None
+    replicas = [one.gain if by_gain else one.score for one in found.replicas]
+    value = found.gain if by_gain else found.score
+    return {"objective": value, "parts": {"replicas": replicas, "return": found.mean_return}}
 
 
 @functools.cache

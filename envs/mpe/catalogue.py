@@ -191,4 +191,5 @@ def _variant_spec(mpe_id: str, raw: Any) -> EnvSpec:
     variant = getattr(raw, "variant", None)
     if variant is None:
         raise UserError(f"expected an environment {mpe_id}, got {type(raw).__module__}.{type(raw).__name__}.")
-    return variant.spec(mpe_id)
+    described: EnvSpec = variant.spec(mpe_id)
+    return described

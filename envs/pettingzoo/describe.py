@@ -76,7 +76,7 @@ def _function(env_id: str) -> Callable[..., ParallelEnv]:
         raise UserError(f"environment {env_id!r}: its module needs {error.name!r}, which is not installed.") from error
     except Exception as error:
         raise UserError(f"environment {env_id!r}: importing its module raised {_told(error)}.") from error
-    function = getattr(module, name, None)
+    function: Callable[..., Any] | None = getattr(module, name, None)
     if function is None:
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UserError(
@@ -340,4 +340,4 @@ def _slot(start: Any, size: Any, agent: AgentSpec, key: str, fault: Callable[[st
             f"has a {key} that ends at entry {start + size}, but the observation of {agent.name!r} has "
             f"{agent.obs_size} entries."
         )
-    return start
+    return int(start)

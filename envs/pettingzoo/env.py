@@ -220,7 +220,7 @@ class PettingZooEnv(BatchedEnv):
         usable = isinstance(actions, Tensor) and not actions.is_floating_point() and actions.dtype != torch.bool
         if not usable or tuple(actions.shape) != expected:
             self.check_actions(actions)  # raises
-        choices = actions.detach().cpu().numpy().astype(np.int64)
+        choices: np.ndarray = actions.detach().cpu().numpy().astype(np.int64)
         choices = choices * (self._has_head & self._arrays.alive[:, :, None])
         wrong = (choices < 0) | (choices >= self._sizes)
         if wrong.any():

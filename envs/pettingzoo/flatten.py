@@ -145,7 +145,7 @@ def _writer(space: spaces.Space[Any], lenient: bool = False) -> Writer:
     def write(value: Any, row: np.ndarray) -> None:  # Discrete, MultiDiscrete and rarer ones: small, no need for speed
         if not space.contains(value):
             raise BadValue(f"expected an element of {space}, got {_show(value)}")
-        row[:] = flatten(space, value)  # type: ignore[assignment]
+        row[:] = flatten(space, value)
 
     return write
 
@@ -187,7 +187,7 @@ def _number_writer(space: spaces.Box | spaces.MultiBinary) -> Writer:
     return write
 
 
-def _tuple_writer(space: spaces.Tuple, lenient: bool) -> Writer:
+def _tuple_writer(space: spaces.Tuple[Any], lenient: bool) -> Writer:
     parts = _parts(dict(enumerate(space.spaces)), lenient)
 
     def write(value: Any, row: np.ndarray) -> None:

@@ -63,5 +63,6 @@ def from_plain(plain: Mapping[str, Any]) -> spaces.Space[Any]:
     if kind == "Dict":
         return spaces.Dict([(key, from_plain(member)) for key, member in plain["spaces"]])
     if kind in ("Tuple", "OneOf"):
-        return getattr(spaces, kind)([from_plain(member) for member in plain["spaces"]])
+        members = [from_plain(member) for member in plain["spaces"]]
+        return spaces.Tuple(members) if kind == "Tuple" else spaces.OneOf(members)
     raise ValueError(f"no space is of the kind {kind!r}")

@@ -16,9 +16,9 @@ import numpy as np
 from pettingzoo import ParallelEnv
 
 from envs.errors import UserError, did_you_mean
-from envs.pettingzoo.flatten import BadValue, ObservationReader, RowReader, read_mask
+from envs.pettingzoo.flatten import ObservationReader, RowReader, read_mask
 from envs.pettingzoo.plain_spaces import from_plain, to_plain
-from envs.pettingzoo.values import COMMON, reset_result
+from envs.pettingzoo.values import COMMON, BadValue, reset_result
 from envs.spec import EnvSpec
 
 

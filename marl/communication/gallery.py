@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from envs.mpe import canonical_id
 from envs.spec import EnvSpec
-from marl.communication.analysis import Lines, Material
+from marl.communication.analysis import Material, PlayerAnalysis
 from marl.communication.channels import Channel, Heard, responses_of, used_symbols
 from marl.communication.figures import (
     action_field_figure,
@@ -21,6 +19,7 @@ from marl.communication.figures import (
     timeline_figure,
 )
 from marl.communication.influence import Predictable, counterfactuals
+from marl.communication.interventions import Lines
 from marl.figures.plots import interventions_figure
 
 _MOST_ROWS = 6  # counterfactual symbols in a timeline
@@ -29,20 +28,20 @@ _MOST_ROWS = 6  # counterfactual symbols in a timeline
 _LANDMARKS = {"simple_speaker_listener_v4": 3, "simple_reference_v3": 3}
 
 
-def pictures(player: Predictable, found: Mapping[str, Any], material: Material, lines: Lines) -> dict[str, Figure]:
-    """{file name without ending: figure} of an `analyse_player`."""
+def pictures(player: Predictable, found: PlayerAnalysis, material: Material, lines: Lines) -> dict[str, Figure]:
+    """{file name without ending: figure} of what `analyse_player` returned."""
     spec = material.spec
     drawn: dict[str, Figure] = {}
-    for k, (report, heard) in enumerate(zip(found["channels"], material.heard, strict=True)):
-        name = file_name(report["channel"])
+    for k, (report, heard) in enumerate(zip(found.channels, material.heard, strict=True)):
+        name = file_name(report.channel)
         drawn[f"protocol_{name}"] = protocol_figure(report)
         drawn[f"timeline_{name}"] = timeline(material, k)
         field = action_field(player, spec, heard)
         if field is not None:
             drawn[f"field_{name}"] = field
-    if found["interventions"]:
-        rows = [{"name": "untouched", **found}, *found["interventions"]]
-        team = found["team"] if len(spec.teams) > 1 else ()
+    if found.interventions:
+        rows = [(name, one.team_return) for name, one in found.outcomes]
+        team = found.team if len(spec.teams) > 1 else ()
         drawn["interventions"] = interventions_figure(rows, lines, team)
     return drawn
 

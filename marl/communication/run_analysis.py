@@ -16,7 +16,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,21 @@ from matplotlib.figure import Figure
 
 from envs.spec import EnvSpec
 from marl import exit_codes as commands
-from marl.communication.analysis import Material, analyse_player
+from marl.communication.analysis import Material, PlayerAnalysis, analyse_player
 from marl.communication.channels import Meaning, channels_of
-from marl.communication.crossplay import Participant, cross_play
+from marl.communication.crossplay import CrossPlay, Participant, cross_play
 from marl.communication.figures import formation_figure, write_formation_csv
+from marl.communication.formation import FormationRow, formation_row
 from marl.communication.gallery import pictures
 from marl.communication.influence import Predictable
-from marl.communication.interventions import DEFAULTS, possible
-from marl.communication.verdict import constant_replicas, describe, summary
+from marl.communication.interventions import DEFAULTS, Lines, possible
+from marl.communication.verdict import constant_replicas, cross_words, describe, describe_all, summary
 from marl.errors import UserError
 from marl.evaluate.anchors import lines_of
 from marl.figures.film import film, write_gif
 from marl.figures.plots import image, matrix_figure, save
 from marl.play.policy import Policy
+from marl.results import LEFT_OUT, Record
 from marl.runs.checkpoint import DIRECTORY, newest, read_manifest, saved_checkpoints
 from marl.runs.durable import replace_text
 from marl.runs.event_file import EventFile
@@ -75,6 +77,36 @@ class Options:
     """Given every figure, for TensorBoard."""
 
 
+@dataclass(frozen=True)
+class Analysis(Record):
+    """What the players of one environment say to each other; of a run's replicas what communication.json holds."""
+
+    run: str | None = field(metadata=LEFT_OUT)
+    """The run directory; None (as `mode` and `formation`) of players without a run."""
+    mode: str | None = field(metadata=LEFT_OUT)
+    """"greedy" or "sampled"."""
+    env: str
+    """Id of the environment with its version."""
+    episodes: int
+    """Sample size of every metric and intervention."""
+    seed: int
+    """Episode i is reset with `seed + i`."""
+    lines: Lines
+    """Returns that score and gain are measured by."""
+    replicas: tuple[PlayerAnalysis, ...]
+    """One for each player, each with its `summary`."""
+    shown: int
+    """Whom the pictures show, of the median return: the replica's number, or the index of a player without a run."""
+    figures: tuple[str, ...]
+    """Names of the files in figures/."""
+    cross_play: CrossPlay | None = field(metadata=LEFT_OUT)
+    """Of all players and guests; None of a single one, or where it was not asked for."""
+    text: str
+    """The verdict in plain words."""
+    formation: tuple[FormationRow, ...] | None = field(default=None, metadata=LEFT_OUT)
+    """How the protocol of the shown replica formed; None where it was not asked for."""
+
+
 QUICK = Options(episodes=200, interventions=("mute", "shuffled"), cross_episodes=0, formation=False)
 """A few seconds a replica: for the end of a training run."""
 
@@ -87,7 +119,7 @@ def analyse_run(
     others: Sequence[Path | str] = (),
     greedy: bool = True,
     **changes: Any,
-) -> dict[str, Any]:
+) -> Analysis:
     """Analyse the replicas of a run; write communication.json and the pictures into its directory.
 
     Args:
@@ -98,10 +130,7 @@ def analyse_run(
         greedy: the argmax of each head, or sampled.
 
     Returns:
-        What communication.json holds: `env`, `run`, `mode`, `episodes`, `replicas` (one `analyse_player` each, with
-        its `replica` and a one-line `summary`), `shown` (the replica of the pictures: the median return),
-        `cross_play`, `formation`, `text` (the verdict in plain words) and `figures` (file names in figures/). A film
-        of the shown replica goes to episodes.gif.
+        What communication.json holds as JSON. A film of the shown replica goes to episodes.gif.
 
     Raises:
         UserError: no such run or replica, an environment without a channel, a bad option.
@@ -119,16 +148,25 @@ def analyse_run(
     found = analyse_players(
         players, first.env_id, first.spec, chosen, env_args=first.env_args, guests=guests, out=run_dir / FIGURES
     )
-    for replica, one in zip(wanted, found["replicas"], strict=True):
-        one["replica"] = replica
-    found = {"run": str(run_dir), "mode": "greedy" if greedy else "sampled", **found}
+    numbered = [replace(one, replica=number) for number, one in zip(wanted, found.replicas, strict=True)]
+    shown, figures = wanted[found.shown], list(found.figures)
+    formation = None
     if chosen.formation and first.spec.routes:
-        found["formation"] = _formation(run_dir, wanted[found["shown"]], chosen, greedy, found["figures"])
-    found["shown"] = wanted[found["shown"]]
+        formation, drawn = _formation(run_dir, shown, chosen, greedy)
+        figures += drawn
     if chosen.figures:
-        _film(players[f"replica {found['shown']}"], first.env_id, first.env_args, run_dir / GIF, chosen)
-    found["text"] = "\n".join([found["text"], *constant_replicas(found["replicas"])])
-    replace_text(run_dir / JSON, json.dumps(found, indent=1, allow_nan=False) + "\n")
+        _film(players[f"replica {shown}"], first.env_id, first.env_args, run_dir / GIF, chosen)
+    found = replace(
+        found,
+        run=str(run_dir),
+        mode="greedy" if greedy else "sampled",
+        replicas=tuple(numbered),
+        shown=shown,
+        figures=tuple(figures),
+        text="\n".join([found.text, *constant_replicas(numbered)]),
+        formation=formation,
+    )
+    replace_text(run_dir / JSON, json.dumps(found.to_json(), indent=1, allow_nan=False) + "\n")
     return found
 
 
@@ -141,7 +179,7 @@ def analyse_players(
     env_args: dict[str, Any] | None = None,
     guests: Mapping[str, Predictable] | None = None,
     out: Path | None = None,
-) -> dict[str, Any]:
+) -> Analysis:
     """Analyse any players of one environment: trained, scripted or one's own.
 
     Args:
@@ -158,31 +196,48 @@ def analyse_players(
     lines = lines_of(env_id, env_args or {})
     analysed, shown, material = _measure(players, env_id, spec, options, env_args)
     player = list(players.values())[shown]
-    found: dict[str, Any] = {
-        "env": spec.id, "episodes": options.episodes, "seed": options.seed, "lines": dict(lines),
-        "replicas": analysed, "shown": shown, "figures": [],
-    }  # fmt: skip
     everybody = {**players, **(guests or {})}
+    crossed = None
     if options.cross_episodes and len(everybody) > 1:
-        found["cross_play"] = _cross(everybody, env_id, spec, options, env_args)
+        crossed = _cross(everybody, env_id, spec, options, env_args)
+    figures: list[str] = []
     if out is not None and options.figures:
         drawn = pictures(player, analysed[shown], material, lines)
-        if "cross_play" in found:
-            drawn["cross_play"] = matrix_figure(found["cross_play"])
-        _write_figures(drawn, out, options, found["figures"])
-    found["text"] = _text(list(players), found)
-    return found
+        if crossed is not None:
+            drawn["cross_play"] = matrix_figure(
+                crossed.participants, crossed.raw, crossed.relabelled, crossed.rows, crossed.columns
+            )
+        figures = _write_figures(drawn, out, options)
+    named = list(zip(players, analysed, strict=True))
+    text = [describe(analysed[shown], f"{spec.id}, {named[shown][0]}")]
+    if len(named) > 1:
+        text += ["", *describe_all(named)]
+    if crossed is not None:
+        text += ["", cross_words(crossed)]
+    return Analysis(
+        run=None,
+        mode=None,
+        env=spec.id,
+        episodes=options.episodes,
+        seed=options.seed,
+        lines=lines,
+        replicas=tuple(analysed),
+        shown=shown,
+        figures=tuple(figures),
+        cross_play=crossed,
+        text="\n".join(text),
+    )
 
 
 def _measure(
     players: Mapping[str, Predictable], env_id: str, spec: EnvSpec, options: Options, env_args: dict[str, Any] | None
-) -> tuple[list[dict[str, Any]], int, Material]:
+) -> tuple[list[PlayerAnalysis], int, Material]:
     """Every player's numbers, the index of the one with the median return, and what was recorded of that one.
 
     Of several players only the shown one meets all interventions; the others are shuffled.
     """
 
-    def measure(name: str, interventions: Sequence[str], per_channel: bool) -> tuple[dict[str, Any], Material]:
+    def measure(name: str, interventions: Sequence[str], per_channel: bool) -> tuple[PlayerAnalysis, Material]:
         return analyse_player(
             players[name], env_id, spec, episodes=options.episodes, seed=options.seed, env_args=env_args,
             lines=lines_of(env_id, env_args or {}), meaning=options.meaning, interventions=interventions,
@@ -197,17 +252,15 @@ def _measure(
     else:
         few = [one for one in options.interventions if one == "shuffled"]
         analysed = [measure(name, few, False)[0] for name in names]
-        order = np.argsort([one["team_return"]["mean"] for one in analysed], kind="stable")
+        order = np.argsort([one.outcome.team_return.mean for one in analysed], kind="stable")
         shown = int(order[(len(order) - 1) // 2])
         analysed[shown], material = measure(names[shown], options.interventions, True)
-    for one in analysed:
-        one["summary"] = summary(one)
-    return analysed, shown, material
+    return [replace(one, summary=summary(one)) for one in analysed], shown, material
 
 
 def _cross(
     players: dict[str, Predictable], env_id: str, spec: EnvSpec, options: Options, env_args: dict[str, Any] | None
-) -> dict[str, Any]:
+) -> CrossPlay:
     some = list(players.items())[:_MOST_CROSS]
     participants = [
         Participant(name.removeprefix("replica "), player, getattr(player, "spec", spec)) for name, player in some
@@ -218,12 +271,13 @@ def _cross(
     )  # fmt: skip
 
 
-def _write_figures(drawn: dict[str, Figure], out: Path, options: Options, names: list[str]) -> None:
+def _write_figures(drawn: dict[str, Figure], out: Path, options: Options) -> list[str]:
+    """Names of the files."""
     out.mkdir(parents=True, exist_ok=True)
     for name, figure in drawn.items():
         save(figure, out / f"{name}.png")
         options.on_figure(name, figure)
-        names.append(f"{name}.png")
+    return [f"{name}.png" for name in drawn]
 
 
 def _film(player: Predictable, env_id: str, env_args: dict[str, Any] | None, path: Path, options: Options) -> None:
@@ -235,8 +289,10 @@ def _film(player: Predictable, env_id: str, env_args: dict[str, Any] | None, pat
         options.progress(f"no film: {error}")
 
 
-def _formation(run_dir: Path, replica: int, options: Options, greedy: bool, names: list[str]) -> list[dict[str, Any]]:
-    """One row for each checkpoint that is kept: what the first channel's sender says for each meaning."""
+def _formation(
+    run_dir: Path, replica: int, options: Options, greedy: bool
+) -> tuple[tuple[FormationRow, ...], list[str]]:
+    """One row for each checkpoint that is kept, and the names of the pictures that were written."""
     rows = []
     for checkpoint in saved_checkpoints(run_dir / DIRECTORY):
         step = int(read_manifest(checkpoint)["step"])
@@ -250,57 +306,15 @@ def _formation(run_dir: Path, replica: int, options: Options, greedy: bool, name
         row = formation_row(found, step, replica)
         if row is not None:
             rows.append(row)
+    names: list[str] = []
     if len(rows) > 1 and options.figures:
-        _write_figures({"formation": formation_figure(rows)}, run_dir / FIGURES, options, names)
+        names = _write_figures({"formation": formation_figure(rows)}, run_dir / FIGURES, options)
     if rows:
         write_formation_csv(rows, run_dir / FORMATION)
-    return rows
+    return tuple(rows), names
 
 
-def formation_row(found: dict[str, Any], step: int, replica: int) -> dict[str, Any] | None:
-    """The state of the first channel's protocol; None where no meaning is known."""
-    report = found["channels"][0]
-    if not report["table"]:
-        return None
-    table = np.array(report["table"], dtype=float)
-    seen = np.flatnonzero(table.sum(axis=1) > 0)
-    return {
-        "step": step,
-        "replica": replica,
-        "channel": report["channel"],
-        "meanings": [report["meanings"][g] for g in seen],
-        "shares": (table[seen] / table[seen].sum(axis=1, keepdims=True)).tolist(),
-        "information": max(report["signalling"]["corrected"], 0.0),
-        "p": report["signalling"]["p"],
-        "team_return": found["team_return"]["mean"],
-        "gain": found["gain"] and found["gain"]["mean"],
-    }
-
-
-# ---------------------------------------------------------------------------------------------------------- words
-def _text(names: list[str], found: dict[str, Any]) -> str:
-    lines = [describe(found["replicas"][found["shown"]], f"{found['env']}, {names[found['shown']]}")]
-    if len(names) > 1:
-        lines += ["", "All of them:"]
-        for name, one in zip(names, found["replicas"], strict=True):
-            gain = f", gain {one['gain']['mean']:.2f}" if one["gain"] else ""
-            lines.append(f"  {name}: return {one['team_return']['mean']:.2f}{gain}: {one['summary']}")
-    if "cross_play" in found:
-        lines += ["", *_cross_words(found["cross_play"])]
-    return "\n".join(lines)
-
-
-def _cross_words(found: dict[str, Any]) -> list[str]:
-    count = len(found["participants"])
-    off = ~np.eye(count, dtype=bool)
-    own = np.diag(found["raw"]).mean()
-    raw, relabelled = (np.array(found[key])[off].mean() for key in ("raw", "relabelled"))
-    return [
-        f"Cross-play of {count}: with their own partners {own:.2f}, with strangers {raw:.2f}, "
-        f"with strangers and relabelled symbols {relabelled:.2f}.",
-    ]
-
-
+# --------------------------------------------------------------------------------------------- the command line
 def _function(name: str) -> Meaning:
     """The function that `module:function` names; the current directory is importable."""
     module, _, attribute = name.partition(":")
@@ -368,8 +382,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 progress=lambda text: print(f"... {text}", file=sys.stderr, flush=True),
             )  # fmt: skip
         if given.json:
-            replace_text(given.json, json.dumps(found, indent=1, allow_nan=False) + "\n")
-        pictures = f"\nPictures: {given.run / FIGURES}/" if found["figures"] else ""
-        return f"{found['text']}\n\nNumbers: {given.run / JSON}{pictures}"
+            replace_text(given.json, json.dumps(found.to_json(), indent=1, allow_nan=False) + "\n")
+        pictures = f"\nPictures: {given.run / FIGURES}/" if found.figures else ""
+        return f"{found.text}\n\nNumbers: {given.run / JSON}{pictures}"
 
     return commands.main(analysed)

@@ -10,9 +10,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from marl.errors import RunFailed
+from marl.evaluate.results import Evaluation, ReplicaReturns
 
 _WORTH = 3000  # episodes in all, below which another process costs more than it brings
 
@@ -57,19 +57,19 @@ class Helpers:
                     subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
                 )
 
-    def results(self) -> list[dict[str, Any]]:
-        """The entries of all replicas, in the order of `parts`; waits for them.
+    def results(self) -> list[ReplicaReturns]:
+        """What all replicas earned, in the order of `parts`; waits for the processes.
 
         Raises:
             RunFailed: a process ended without a result; with its words.
         """
-        found: list[dict[str, Any]] = []
+        found: list[ReplicaReturns] = []
         for process, file in zip(self._processes, self._files, strict=True):
             code = process.wait()
             if code != 0:
                 words = file.with_suffix(".err").read_text(errors="replace").strip()[-500:]
                 raise RunFailed(f"an evaluating process ended with code {code}: {words}")
-            found += json.loads(file.read_text())["replicas"]
+            found += Evaluation.from_json(json.loads(file.read_text())).replicas
         return found
 
     def __enter__(self) -> Helpers:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from marl import scripted, stats
 from marl.errors import UserError
 from marl.evaluate.anchors import Anchors, anchors, is_competitive, sides
 from marl.evaluate.matches import Party, one_pair, play_matches, team_names
+from marl.evaluate.results import Evaluation, Matches, ReplicaReturns, Setting
 from marl.evaluate.tables import match_table, table
 from marl.figures.film import film, write_gif
 from marl.play.rollout import Player, play
@@ -47,8 +48,8 @@ def evaluate(
     spec: EnvSpec | None = None,
     replicas: Sequence[int] | None = None,
     batch: int = 32,
-    collect: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = lambda found: found,
-) -> dict[str, Any]:
+    collect: Callable[[list[ReplicaReturns]], list[ReplicaReturns]] = lambda replicas: replicas,
+) -> Evaluation:
     """Play every player for `episodes` episodes and sum up.
 
     Args:
@@ -66,12 +67,7 @@ def evaluate(
         collect: adds the entries of the replicas that other processes play, in their order.
 
     Returns:
-        What `python -m marl.evaluate --json` writes. `replicas`: for each player `replica`, `return`
-        {agent: {mean, se}}, `mean_return` (over agents), `mean_return_se`, `score`, `gain` and `sides`
-        {side: {mean, se}}. For all together: `return` and `sides` ({mean, se}: over replicas where there are several,
-        else over episodes), `mean_return`, `interval` (95 %, of the same), `score`, `gain` (null where the task has
-        no anchor), `competitive` (teams play against each other), `iqm` with its bootstrap `iqm_interval` (null for
-        one replica), `anchors`.
+        Returns of every player and of all together, whose `to_json` is what `python -m marl.evaluate --json` writes.
 
     Raises:
         UserError: unknown environment or arguments.
@@ -82,7 +78,7 @@ def evaluate(
     spec = spec or _spec_of(env_id, env_args or {}, make)
     reference = anchors(env_id, env_args)
     groups = team_names(spec) if is_competitive(spec) else sides(spec)
-    found = []
+    found: list[ReplicaReturns] = []
     for number, player in zip(numbers, several, strict=True):
         returns = play(
             env_id, player, episodes, seed, env_args=env_args, backend=backend, make=make, spec=spec, batch=batch
@@ -91,30 +87,23 @@ def evaluate(
     found = collect(found)
     if not found:
         raise UserError("expected at least one player to evaluate, got none.")
-    means = [one["mean_return"] for one in found]
+    several_played = len(found) > 1
+    means = [one.mean_return for one in found]
     mean_return = float(np.mean(means))
-    together = {} if len(found) > 1 else {"return": found[0]["return"], "sides": found[0]["sides"]}
-    for name in ("return", "sides"):
-        keys = found[0][name]
-        together.setdefault(name, {key: stats.summary([one[name][key]["mean"] for one in found]) for key in keys})
-    return {
-        "env": spec.id,
-        "env_args": dict(env_args or {}),
-        "episodes": episodes,
-        "seed": seed,
-        "mode": mode,
-        "backend": backend,
-        "competitive": is_competitive(spec),
-        "replicas": found,
-        **together,
-        "mean_return": mean_return,
-        "interval": _interval(found, means),
-        "score": reference.score(mean_return),
-        "gain": reference.gain(mean_return),
-        "iqm": stats.aggregate(means) if len(found) > 1 else None,
-        "iqm_interval": list(stats.bootstrap_interval(means)) if len(found) > 1 else None,
-        "anchors": reference.to_json(),
-    }
+    return Evaluation(
+        setting=Setting(spec.id, dict(env_args or {}), episodes, seed, mode, backend),
+        competitive=is_competitive(spec),
+        replicas=tuple(found),
+        returns=_together([one.returns for one in found]),
+        sides=_together([one.sides for one in found]),
+        mean_return=mean_return,
+        interval=_interval(found, means),
+        score=reference.score(mean_return),
+        gain=reference.gain(mean_return),
+        iqm=stats.aggregate(means) if several_played else None,
+        iqm_interval=stats.bootstrap_interval(means) if several_played else None,
+        anchors=reference.returns(),
+    )
 
 
 def _spec_of(env_id: str, env_args: dict[str, Any], make: Callable[..., Any] | None = None) -> EnvSpec:
@@ -128,28 +117,35 @@ def _spec_of(env_id: str, env_args: dict[str, Any], make: Callable[..., Any] | N
 
 def _replica(
     number: int, returns: np.ndarray, spec: EnvSpec, groups: dict[str, list[str]], reference: Anchors
-) -> dict[str, Any]:
-    """The entry of one replica from its returns [episodes, N]."""
+) -> ReplicaReturns:
+    """What one replica earned, from its returns [episodes, N]."""
     team = returns.mean(1)
     mean = float(team.mean())
     columns = {side: [spec.agent_names.index(name) for name in names] for side, names in groups.items()}
-    return {
-        "replica": number,
-        "return": {name: stats.summary(returns[:, n]) for n, name in enumerate(spec.agent_names)},
-        "sides": {side: stats.summary(returns[:, own].mean(1)) for side, own in columns.items()},
-        "mean_return": mean,
-        "mean_return_se": stats.summary(team)["se"],
-        "score": reference.score(mean),
-        "gain": reference.gain(mean),
-    }
+    return ReplicaReturns(
+        replica=number,
+        returns={name: stats.summary(returns[:, n]) for n, name in enumerate(spec.agent_names)},
+        sides={side: stats.summary(returns[:, own].mean(1)) for side, own in columns.items()},
+        mean_return=mean,
+        mean_return_se=stats.summary(team).se,
+        score=reference.score(mean),
+        gain=reference.gain(mean),
+    )
 
 
-def _interval(found: list[dict[str, Any]], means: list[float]) -> list[float] | None:
+def _together(replicas: Sequence[Mapping[str, stats.Estimate]]) -> Mapping[str, stats.Estimate]:
+    """{agent or side: over replicas where there are several, else over the episodes of the only one}."""
+    if len(replicas) == 1:
+        return replicas[0]
+    return {name: stats.summary([one[name].mean for one in replicas]) for name in replicas[0]}
+
+
+def _interval(found: list[ReplicaReturns], means: list[float]) -> stats.Interval | None:
     """95 % interval of the mean return: Student's over replicas, or normal over the episodes of the only one."""
     if len(found) > 1:
-        return list(stats.mean_interval(means))
-    error = found[0]["mean_return_se"]
-    return None if error is None else [means[0] - 1.96 * error, means[0] + 1.96 * error]
+        return stats.mean_interval(means)
+    error = found[0].mean_return_se
+    return None if error is None else (means[0] - 1.96 * error, means[0] + 1.96 * error)
 
 
 # ------------------------------------------------------------------ the command line
@@ -166,7 +162,7 @@ def _written(options: argparse.Namespace) -> str:
     result, text = _run(options)
     if options.json is not None:
         try:
-            replace_text(options.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
+            replace_text(options.json, json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
         except OSError as error:
             why = error.strerror or error
             raise UserError(f"cannot write {options.json}: {why}. Give another file.") from error
@@ -179,7 +175,7 @@ def _require_place(path: Path | None) -> None:
         raise UserError(f"cannot write {path}: {'it is a' if path.is_dir() else 'there is no such'} directory.")
 
 
-def _run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def _run(options: argparse.Namespace) -> tuple[Evaluation | Matches, str]:
     """Play what was asked for; the result and the table."""
     party, env_id, env_args, spec = _first(options)
     mode = "sampled" if options.sampled else "greedy"
@@ -198,21 +194,13 @@ def _run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
                 f"side: --scripted {party.name}+{_other_scripts(env_id, missing)[0]}."
             )
         numbers = options.replica or range(len(party.players))
-        result = evaluate(party.players, env_id, mode=mode, spec=spec, replicas=numbers, **common)
-        text = table(party.name, result)
+        evaluation = evaluate(party.players, env_id, mode=mode, spec=spec, replicas=numbers, **common)
+        result: Evaluation | Matches = evaluation
+        text = table(party.name, evaluation)
     else:
         matches = play_matches(party, opponent, env_id, spec, **common)
-        result = {
-            "env": spec.id,
-            "env_args": env_args,
-            "episodes": options.episodes,
-            "seed": options.seed,
-            "mode": mode,
-            "backend": options.backend,
-            "against": opponent.name,
-            "matches": matches,
-            "anchors": anchors(env_id, env_args).to_json(),
-        }
+        setting = Setting(spec.id, env_args, options.episodes, options.seed, mode, options.backend)
+        result = Matches(setting, opponent.name, tuple(matches), anchors(env_id, env_args).returns())
         text = match_table(result)
     if options.gif is not None:
         player = party.players[0] if opponent is None else one_pair(party, opponent, spec)

@@ -126,7 +126,8 @@ def plan(jobs: list[Any], memory: Tensor) -> Plan:
 
 def _block(flat_SGP: Tensor, groups_n: Tensor, start: int, inputs: int, width: int) -> Tensor:
     """A layer of some perceptrons, [S, n, I, O]."""
-    return flat_SGP[:, :, start : start + inputs * width].index_select(1, groups_n).unflatten(2, (inputs, width))
+    layer_SnP = flat_SGP[:, :, start : start + inputs * width].index_select(1, groups_n)
+    return layer_SnP.view(*layer_SnP.shape[:2], inputs, width)
 
 
 def _centre(flat_SGP: Tensor, layers: list[tuple[int, int, int]]) -> None:

@@ -350,7 +350,7 @@ class MADDPG:
         (gradient,) = torch.autograd.grad(loss, flat_SGP)
         if self.combine is not None:
             gradient = self.combine(gradient)
-        norm_SG = torch.linalg.vector_norm(gradient, dim=2)
+        norm_SG: Tensor = torch.linalg.vector_norm(gradient, dim=2)
         self.finite.watch(name, norm_SG, self.updates)
         scale_SG = (self.config.max_grad_norm / (norm_SG + 1e-6)).clamp(max=1.0)
         flat_SGP.grad = gradient.mul_(scale_SG[..., None])

@@ -38,7 +38,7 @@ class Moments:
             if self.found_inf is not None:
                 made.found_inf = self.found_inf  # type: ignore[attr-defined]  # as torch.amp.GradScaler gives it
             # torch would warn of steps outside of a graph, of which there are a few in every run
-            made._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
+            made._warned_capturable_if_run_uncaptured = True
             self._optimiser = made
         return self._optimiser
 

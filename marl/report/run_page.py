@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from marl import exit_codes as commands
+from marl.communication.analysis import PlayerAnalysis
+from marl.communication.interventions import Outcome
 from marl.communication.verdict import constant_replicas, what_is_heard, what_is_said, what_it_is_worth
 from marl.errors import UserError
 from marl.evaluate.anchors import lines_of
@@ -147,26 +149,25 @@ def _language(run: RunRecords) -> str:
     """What is said, heard and worth, of the replica that the pictures show; the whole text folded."""
     found = run.communication
     try:
-        shown = next(one for one in found["replicas"] if one["replica"] == found["shown"])
-        said = [line for one in shown["channels"] for line in (*what_is_said(one), *what_is_heard(one))]
-        rows = [{"name": "untouched", **shown}, *shown["interventions"]]
-        table = [[row["name"], *_cells(row)] for row in rows]
+        replicas = [PlayerAnalysis.from_json(one) for one in found["replicas"]]
+        shown = next(one for one in replicas if one.replica == found["shown"])
+        said = [line for one in shown.channels for line in (*what_is_said(one), *what_is_heard(one))]
+        table = [[name, *_cells(outcome)] for name, outcome in shown.outcomes]
         return "".join([
             page.paragraph(f"Replica {found['shown']} (of the median return), {found['episodes']} episodes:"),
             page.bullets([*dict.fromkeys(said), *what_it_is_worth(shown)]),
             page.table(["messages", "return", "95 % interval", "lost", "gain"], table),
-            page.bullets(constant_replicas(found["replicas"])),
+            page.bullets(constant_replicas(replicas)),
             page.folded("Everything in words", page.verbatim(found["text"])),
         ])  # fmt: skip
-    except (KeyError, TypeError, IndexError, StopIteration):
+    except (KeyError, TypeError, ValueError, IndexError, StopIteration):
         return page.verbatim(str(found["text"])) if "text" in found else ""
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    value, lost, gain = row["team_return"], row.get("team_lost"), row.get("gain")
-    span = f"[{value['low']:.2f}, {value['high']:.2f}]"
-    small = ["" if one is None else f"{one['mean']:.2f}" for one in (lost, gain)]
-    return [f"{value['mean']:.2f}", span, *small]
+def _cells(row: Outcome) -> list[str]:
+    value = row.team_return
+    small = ["" if one is None else f"{one.mean:.2f}" for one in (row.team_lost, row.gain)]
+    return [f"{value.mean:.2f}", f"[{value.low:.2f}, {value.high:.2f}]", *small]
 
 
 def _pictures(run: RunRecords) -> str:

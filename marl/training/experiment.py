@@ -20,6 +20,7 @@ from marl.config.resolve import from_dict, to_dict, to_yaml, validated
 from marl.config.schema import Config
 from marl.data.batch import BatchSource
 from marl.data.replay import Replay
+from marl.evaluate.results import Evaluation
 from marl.learner.maddpg import MADDPG
 from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks, processes
@@ -41,7 +42,7 @@ class RunResult:
     run_dir: Path
     step: int  # environment steps of a replica
     seconds: float  # wall time of training
-    evaluation: dict[str, Any] | None  # of the final policy, as in evaluation.json; None where the run was stopped
+    evaluation: Evaluation | None  # of the final policy, as in evaluation.json; None where the run was stopped
 
 
 def train(

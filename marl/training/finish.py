@@ -8,10 +8,10 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from marl.config.schema import Config
 from marl.evaluate.helpers import Helpers, beside, processes_for
+from marl.evaluate.results import Evaluation
 from marl.evaluate.tables import table
 from marl.parallel.ranks import Ranks
 from marl.runs import checkpoint
@@ -20,7 +20,7 @@ from marl.runs.logger import RunLog
 from marl.training.trainer import Trainer
 
 
-def finish(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> dict[str, Any]:
+def finish(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> Evaluation:
     """Evaluate, analyse and report what a run has trained, and say where all of it is.
 
     Args:
@@ -30,7 +30,7 @@ def finish(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> dict
         logger: told all words.
 
     Returns:
-        What evaluation.json holds.
+        What evaluation.json holds as JSON.
     """
     trained, spec = trainer.seconds, trainer.env.spec
     language: Callable[[], None] | None = None
@@ -46,7 +46,7 @@ def finish(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> dict
     trainer.log_evaluation(result)
     if not trainer.division.ranks.is_first:
         return result
-    replace_text(path / "evaluation.json", json.dumps(result, indent=1) + "\n")
+    replace_text(path / "evaluation.json", json.dumps(result.to_json(), indent=1) + "\n")
     logger.flush()
     logger.say(f"{table(str(path), result)}\n({time.perf_counter() - began:.0f} s)")
     if config.logging.report:
@@ -96,7 +96,7 @@ def _announce(config: Config, trainer: Trainer, logger: RunLog, end: str) -> Non
     )
 
 
-def _final_evaluation(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> dict[str, Any]:
+def _final_evaluation(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> Evaluation:
     """Every replica in the real environment; where it takes long, on all cores, from the checkpoint just saved."""
     ranks, own = trainer.division.ranks, trainer.division.evaluated
     episodes, seed = config.evaluation.final_episodes, config.evaluation.seed
@@ -124,18 +124,18 @@ def _attempt(name: str, step: Callable[[], str], logger: RunLog) -> Callable[[],
     return lambda: logger.say(said)
 
 
-def _telling(result: dict[str, Any]) -> list[int]:
+def _telling(result: Evaluation) -> list[int]:
     """The replicas of the least, the middle and the greatest return."""
-    by_return = sorted(result["replicas"], key=lambda one: one["mean_return"])
+    by_return = sorted(result.replicas, key=lambda one: one.mean_return)
     last = len(by_return) - 1
-    return sorted({int(by_return[i]["replica"]) for i in (0, last // 2, last)})
+    return sorted({by_return[i].replica for i in (0, last // 2, last)})
 
 
 def _language(path: Path, config: Config, chosen: list[int]) -> str:
     from marl.communication.run_analysis import QUICK, analyse_run
 
     # what trained in our port is analysed in it: it plays the same to rounding, in a tenth of the time
-    text: str = analyse_run(path, QUICK, replicas=chosen, backend=config.backend)["text"]
+    text = analyse_run(path, QUICK, replicas=chosen, backend=config.backend).text
     if len(chosen) < config.num_replicas:
         listed = ", ".join(map(str, chosen))
         text += f"\n(replicas {listed}, the least, the middle and the greatest return; all of them: "

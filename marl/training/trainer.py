@@ -19,6 +19,7 @@ from marl.data.batch import BatchSource
 from marl.data.collector import Collector
 from marl.errors import RunFailed
 from marl.evaluate.helpers import Helpers
+from marl.evaluate.results import Evaluation, ReplicaReturns
 from marl.evaluate.returns import evaluate
 from marl.learner.diagnose import diagnose
 from marl.learner.maddpg import MADDPG
@@ -232,7 +233,7 @@ class Trainer:
         batch: int,
         helpers: Helpers | None = None,
         own: int | None = None,
-    ) -> dict[str, Any]:
+    ) -> Evaluation:
         """What `evaluate` finds of every replica's current policy.
 
         Args:
@@ -241,7 +242,7 @@ class Trainer:
             own: None: this process evaluates all of its replicas itself.
         """
 
-        def collect(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        def collect(found: list[ReplicaReturns]) -> list[ReplicaReturns]:
             return self.division.ranks.collected(found + (helpers.results() if helpers else []))
 
         return evaluate(
@@ -265,20 +266,21 @@ class Trainer:
         batch = chosen.episodes if backend == "torch" else 32
         self.log_evaluation(self.evaluated(chosen.episodes, chosen.seed + _EVALUATION_OFFSET, backend, batch))
 
-    def log_evaluation(self, result: dict[str, Any]) -> None:
+    def log_evaluation(self, result: Evaluation) -> None:
         """Record what `evaluate` found under evaluation/."""
-        replicas = result["replicas"]
+        replicas = result.replicas
         values: dict[str, float | Tensor] = {
-            "evaluation/return": torch.tensor([one["mean_return"] for one in replicas]),
+            "evaluation/return": torch.tensor([one.mean_return for one in replicas]),
             "time/seconds": self.seconds,
         }
-        for agent in replicas[0]["return"]:
-            means = [one["return"][agent]["mean"] for one in replicas]
+        for agent in replicas[0].returns:
+            means = [one.returns[agent].mean for one in replicas]
             values[f"evaluation/return/{agent}"] = torch.tensor(means)
-        for name in ("score", "gain"):
-            if result[name] is not None:
-                values[f"evaluation/{name}"] = torch.tensor([one[name] for one in replicas])
-        self._score = result["score"]
+        if result.score is not None:
+            values["evaluation/score"] = torch.tensor([one.score for one in replicas])
+        if result.gain is not None:
+            values["evaluation/gain"] = torch.tensor([one.gain for one in replicas])
+        self._score = result.score
         self.logger.log(self.step, values)
 
     # ------------------------------------------------------------- checkpoint

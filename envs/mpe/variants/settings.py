@@ -82,7 +82,7 @@ class Variant:
     @property
     def num_messages(self) -> int:
         """K ** length: the `n` of a speaker's PettingZoo `Discrete` space."""
-        return self.vocabulary**self.message_length
+        return int(self.vocabulary**self.message_length)
 
     @property
     def places(self) -> int:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs import UserError
-from envs.pettingzoo.flatten import BadValue, ObservationReader, read_mask
+from envs.pettingzoo.flatten import ObservationReader, read_mask
 
 LEAVES = st.one_of(
     st.builds(

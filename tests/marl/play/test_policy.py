@@ -68,8 +68,8 @@ def test_a_policy_plays_what_was_trained_on(name, tmp_path, monkeypatch):
         policy, policy.env_id, episodes=EPISODES, seed=7, spec=policy.spec, env_args=policy.env_args, batch=4
     )
     loops = [looped(make(), policy, 7 + i) for i in range(EPISODES)]
-    for agent, entry in again["return"].items():
-        assert entry["mean"] == pytest.approx(np.mean([one[agent] for one in loops])), agent
+    for agent, entry in again.returns.items():
+        assert entry.mean == pytest.approx(np.mean([one[agent] for one in loops])), agent
 
 
 def test_games_of_turns(tmp_path):

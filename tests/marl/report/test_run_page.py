@@ -17,6 +17,7 @@ from marl.errors import UserError
 from marl.figures import page, plots
 from marl.report import run_page as report
 from marl.runs import records
+from marl.stats import MeanInterval
 
 ENV = "simple_speaker_listener"
 
@@ -49,8 +50,7 @@ def make_run(path: Path, replicas: int = 3, evaluations: int = 5, full: bool = T
         (path / "communication.json").write_text(json.dumps(communication))
         (path / "versions.json").write_text(json.dumps({"python": "3.11", "torch": "2.13"}))
         (path / "figures").mkdir()
-        untouched = {"name": "untouched", "team_return": {"mean": 1, "low": 0, "high": 2}}
-        figure = plots.interventions_figure([untouched], {})
+        figure = plots.interventions_figure([("untouched", MeanInterval(1, 0, 2))], {})
         for name in ("interventions", "protocol_speaker_0_listener_0", "other"):
             plots.save(figure, path / "figures" / f"{name}.png")
         (path / "episodes.gif").write_bytes(base64.b64decode("R0lGODlhAQABAIAAAP///wAAACwAAAAAAQABAAACAkQBADs="))

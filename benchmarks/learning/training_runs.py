@@ -51,7 +51,7 @@ def run_arm(
 
     Returns:
         {env, flags, seed, replicas, steps, seconds, updates, curve: {step: [n], return, score, gain: [n][S]},
-        final: {mode: `marl.evaluate.evaluate`'s result}}.
+        final: {mode: the JSON of `marl.evaluate.evaluate`'s result}}.
     """
     with tempfile.TemporaryDirectory() as scratch:
         directory = keep or Path(scratch) / "run"
@@ -69,7 +69,7 @@ def run_arm(
                 env_args=config.env_args,
                 backend=backend,
                 batch=min(episodes, 1000) if backend == "torch" else 32,
-            )
+            ).to_json()
     return {
         "env": env,
         "flags": list(flags),
