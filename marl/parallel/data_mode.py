@@ -11,7 +11,7 @@ Shape suffixes: S replicas, N agents, R = S * E environments, B batch, G groups 
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from envs.batched import BatchedEnv, Step
 from envs.streams import Stream
 from marl.data.batch import Batch, BatchSource, Transitions
 from marl.parallel.ranks import Ranks, part_of
+
+if TYPE_CHECKING:
+    from envs.pettingzoo.reader import Reader
 
 
 class SplitEnv(BatchedEnv):
@@ -35,6 +38,10 @@ class SplitEnv(BatchedEnv):
         self.spec, self.device, self.dtype = part.spec, part.device, part.dtype
         self.num_envs = part.num_envs * ranks.size
         self._own = ranks.share(self.num_envs)
+
+    @property
+    def reader(self) -> Reader | None:
+        return self._part.reader
 
     def reset(self, seed: int | None = None) -> Tensor:
         obs = self._part.reset(seed)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from envs.batched import BatchedEnv
 from envs.ids import names_function
-from envs.spec import EnvSpec
 from marl.config.schema import Config
 from marl.evaluate.helpers import Helpers
 from marl.evaluate.results import Evaluation, ReplicaReturns
@@ -23,7 +23,7 @@ class Evaluator:
 
     Args:
         config: the run.
-        spec: the environment, as it is trained in.
+        env: the environments of the training, for their spec and how they are read.
         learner: whose actors play.
         division: which replicas this process trains and evaluates, and who else is there.
         make: builds the environment in place of its id; None: by its id.
@@ -32,19 +32,20 @@ class Evaluator:
     def __init__(
         self,
         config: Config,
-        spec: EnvSpec,
+        env: BatchedEnv,
         learner: MADDPG,
         division: Division,
         make: Callable[..., Any] | None = None,
     ) -> None:
         self.make = make
-        self._config, self._spec, self._learner, self._division = config, spec, learner, division
+        self._config, self._env, self._learner, self._division = config, env, learner, division
 
     def policies(self) -> list[Policy]:
         """The current greedy policies of the replicas that this process evaluates."""
         first = self._division.trained.start
         flat_SGP = self._learner.actor.mlp.flat
-        return [Policy(self._spec, self._config, flat_SGP[s - first]) for s in self._division.evaluated]
+        spec, reader = self._env.spec, self._env.reader
+        return [Policy(spec, self._config, flat_SGP[s - first], reader=reader) for s in self._division.evaluated]
 
     def evaluated(
         self,
@@ -75,7 +76,7 @@ class Evaluator:
             env_args=config.env_args,
             backend=backend,
             make=self.make,
-            spec=self._spec.single() if names_function(config.env) else None,
+            spec=self._env.spec.single() if names_function(config.env) else None,
             replicas=self._division.evaluated[:own],
             batch=batch,
             collect=collect,

@@ -159,8 +159,8 @@ def _run(
             config,
             Rounds(config, env, learner, source),
             Journal(logger, division, env.spec.agent_names),
-            Evaluator(config, env.spec, learner, division, make_env),
-            Saver(path, config, env.spec, logger, stop),
+            Evaluator(config, env, learner, division, make_env),
+            Saver(path, config, env, logger, stop),
             stop,
             division,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from envs.spec import EnvSpec
+from envs.batched import BatchedEnv
 from marl.config.resolve import to_dict
 from marl.config.schema import Config
 from marl.errors import RunFailed
@@ -22,14 +22,14 @@ class Saver:
     Args:
         run_dir: where.
         config: the run; goes into every checkpoint.
-        spec: its environment, likewise.
+        env: its environments; their spec and how a policy reads their own values go in, too.
         logger: warned where a checkpoint could not be written.
         stop: waits while a checkpoint is written.
     """
 
-    def __init__(self, run_dir: Path, config: Config, spec: EnvSpec, logger: RunLog, stop: StopRequest) -> None:
+    def __init__(self, run_dir: Path, config: Config, env: BatchedEnv, logger: RunLog, stop: StopRequest) -> None:
         self._root, self._keep = run_dir / checkpoint.DIRECTORY, config.checkpoint.keep
-        self._manifest = {"spec": spec.to_dict(), "config": to_dict(config)}
+        self._env, self._config = env, to_dict(config)
         self._logger, self._stop = logger, stop
         self._failed = 0  # in a row
 
@@ -44,9 +44,12 @@ class Saver:
         Raises:
             RunFailed: it could not be written and is the last, or the third such in a row.
         """
+        reader = self._env.reader  # what it knows of the environment may have grown
+        stored = {} if reader is None else {"reader": reader.to_dict()}
+        manifest = {"spec": self._env.spec.to_dict(), "config": self._config, **stored}
         try:
             with self._stop.saving():
-                checkpoint.save(self._root, step, parts, self._manifest, self._keep)
+                checkpoint.save(self._root, step, parts, manifest, self._keep)
         except checkpoint.SaveFailed as error:
             self._failed += 1
             if last or self._failed >= _MAX_FAILED:
