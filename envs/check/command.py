@@ -29,6 +29,8 @@ class CommandLine:
     """Episodes to play."""
     seed: int = 0
     """Seed of the first episode; the following ones count up."""
+    max_steps: int = 2000
+    """Steps within which an episode must end."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -76,7 +76,7 @@ def verdict(options: CommandLine) -> Answer:
     Raises:
         UserError: no environment at all, or arguments that are none.
     """
-    contract = Contract(2000)
+    contract = Contract(options.max_steps)
     env_args = _env_args(options.env_args)
     env = parallel_env(options.env, **env_args)
     contract.run(env, lambda: parallel_env(options.env, **env_args), max(1, options.episodes), options.seed)
