@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from marl.evaluate.matches import Party, one_pair, play_matches, team_names
 from marl.evaluate.results import Evaluation, Matches, ReplicaReturns, Setting
 from marl.evaluate.tables import match_table, table
 from marl.figures.film import film, write_gif
-from marl.play.rollout import Player, play
+from marl.play.rollout import MAX_STEPS, Player, play
 from marl.runs.durable import replace_text
 
 
@@ -48,6 +49,7 @@ def evaluate(
     spec: EnvSpec | None = None,
     replicas: Sequence[int] | None = None,
     batch: int = 32,
+    max_steps: int = MAX_STEPS,
     collect: Callable[[list[ReplicaReturns]], list[ReplicaReturns]] = lambda replicas: replicas,
 ) -> Evaluation:
     """Play every player for `episodes` episodes and sum up.
@@ -64,6 +66,8 @@ def evaluate(
         spec: the environment's spec where it is known.
         replicas: numbers of the replicas that the players stand for; default 0, 1, ...
         batch: environments in lockstep.
+        max_steps: steps after which an episode is stopped (`play`); where that stops all of the first ones, as in an
+            environment without end, `episodes` of what is returned tells how many were played.
         collect: adds the entries of the replicas that other processes play, in their order.
 
     Returns:
@@ -80,10 +84,14 @@ def evaluate(
     groups = team_names(spec) if is_competitive(spec) else sides(spec)
     found: list[ReplicaReturns] = []
     for number, player in zip(numbers, several, strict=True):
-        returns = play(
-            env_id, player, episodes, seed, env_args=env_args, backend=backend, make=make, spec=spec, batch=batch
-        ).returns
-        found.append(_replica(number, returns, spec, groups, reference))
+        played = play(
+            env_id, player, episodes, seed, env_args=env_args, backend=backend, make=make, spec=spec, batch=batch,
+            max_steps=max_steps,
+        )  # fmt: skip
+        episodes = len(played.returns)
+        found.append(
+            replace(_replica(number, played.returns, spec, groups, reference), unfinished=played.unfinished or None)
+        )
     found = collect(found)
     if not found:
         raise UserError("expected at least one player to evaluate, got none.")
@@ -91,7 +99,15 @@ def evaluate(
     means = [one.mean_return for one in found]
     mean_return = float(np.mean(means))
     return Evaluation(
-        setting=Setting(spec.id, dict(env_args or {}), episodes, seed, mode, backend),
+        setting=Setting(
+            spec.id,
+            dict(env_args or {}),
+            episodes,
+            seed,
+            mode,
+            backend,
+            max_steps if any(one.unfinished for one in found) else None,
+        ),
         competitive=is_competitive(spec),
         replicas=tuple(found),
         returns=_together([one.returns for one in found]),
@@ -184,6 +200,7 @@ def _run(options: argparse.Namespace) -> tuple[Evaluation | Matches, str]:
         "seed": options.seed,
         "env_args": env_args,
         "backend": options.backend,
+        "max_steps": options.max_steps,
     }
     opponent = None if options.against is None else _opponent(options, env_id, env_args, spec)
     if opponent is None:
@@ -281,6 +298,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", nargs="?", help="run directory, as training printed it")
     parser.add_argument("--episodes", type=int, default=1000, help="episodes of each replica (default 1000)")
     parser.add_argument("--seed", type=int, default=0, help="episode i is reset with SEED + i (default 0)")
+    parser.add_argument(
+        "--max-steps", type=int, default=MAX_STEPS, metavar="T", help=f"stop an episode after T (default {MAX_STEPS})"
+    )
     parser.add_argument("--sampled", action="store_true", help="sample every choice; default: the likeliest one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found here too")
     parser.add_argument("--gif", type=Path, metavar="FILE", help="film three episodes, with the messages said")

@@ -21,6 +21,7 @@ from marl.errors import RunFailed
 from marl.evaluate.helpers import Helpers
 from marl.evaluate.results import Evaluation, ReplicaReturns
 from marl.evaluate.returns import evaluate
+from marl.evaluate.tables import unfinished
 from marl.learner.diagnose import diagnose
 from marl.learner.maddpg import MADDPG
 from marl.parallel.division import Division
@@ -256,6 +257,7 @@ class Trainer:
             spec=self.env.spec.single() if names_function(self.config.env) else None,
             replicas=self.division.evaluated[:own],
             batch=batch,
+            max_steps=self.config.evaluation.max_steps,
             collect=collect,
         )
 
@@ -264,7 +266,10 @@ class Trainer:
         self._check()
         chosen, backend = self.config.evaluation, self.config.backend
         batch = chosen.episodes if backend == "torch" else 32
-        self.log_evaluation(self.evaluated(chosen.episodes, chosen.seed + _EVALUATION_OFFSET, backend, batch))
+        result = self.evaluated(chosen.episodes, chosen.seed + _EVALUATION_OFFSET, backend, batch)
+        self.log_evaluation(result)
+        for text in unfinished(result):
+            self.logger.warn(text.removeprefix("warning: "))
 
     def log_evaluation(self, result: Evaluation) -> None:
         """Record what `evaluate` found under evaluation/."""
