@@ -38,22 +38,18 @@ from torch.profiler import ProfilerActivity, profile
 import envs
 from benchmarks.gumbel.page import ROOT, meta
 from benchmarks.world_model.prediction import configuration
+from envs import commands
 from envs.streams import Stream
-from marl import exit_codes as commands
 from marl.config.resolve import tuned
 from marl.config.schema import Config, Estimator
 from marl.data.replay import Replay
 from marl.errors import RunFailed
 from marl.learner import relaxation
 from marl.learner.maddpg import INNER_DRAWS, MADDPG
-from marl.parallel.division import Division
-from marl.parallel.ranks import Ranks
 from marl.runs.durable import replace_text
-from marl.runs.logger import Silent
 from marl.training.cuda_graphs import WARM_UP, Graphs
 from marl.training.devices import choose_device
-from marl.training.stop import StopRequest
-from marl.training.trainer import Trainer
+from marl.training.rounds import Rounds
 from marl.world_model.assess import collect
 from marl.world_model.imagination import make_model
 from marl.world_model.layout import Layout
@@ -112,7 +108,7 @@ def seconds(work: Callable[[], Any], repeats: int, device: torch.device, blocks:
 
 
 # ------------------------------------------------------------------ training
-def trainer(device: torch.device, sizes: Sizes, replicas: int, num_envs: int, batch: int, graphs: bool) -> Trainer:
+def trainer(device: torch.device, sizes: Sizes, replicas: int, num_envs: int, batch: int, graphs: bool) -> Rounds:
     """A run without files: one update a round, nothing logged, nothing diagnosed."""
     config: Config = tuned(TASK, num_replicas=replicas, num_envs=num_envs, device=str(device), graphs=graphs)
     m = replace(
@@ -128,14 +124,13 @@ def trainer(device: torch.device, sizes: Sizes, replicas: int, num_envs: int, ba
     env.reset(seed=0)
     learner = MADDPG(env.spec, m, 0, range(replicas), device)
     replay = Replay(env.spec, 64 * num_envs, num_envs, Stream(0, "replay", range(replicas), device), m.gamma)
-    division = Division(Ranks(), replicas)
-    return Trainer(config, env, learner, replay, Silent(), Path("none"), StopRequest(), division=division)
+    return Rounds(config, env, learner, replay)
 
 
-def warmed(made: Trainer, device: torch.device) -> Trainer:
+def warmed(made: Rounds, device: torch.device) -> Rounds:
     """After enough rounds for every graph: the step that ends episodes comes once in 25."""
     for _ in range(HORIZON * (WARM_UP + 1) + 2 if device.type == "cuda" else 2):
-        made._round(False)
+        made.run(False)
     made.learner.check()
     return made
 
@@ -146,7 +141,7 @@ def transitions(device: torch.device, sizes: Sizes) -> dict[str, Any]:
     for count in sizes.envs:
         for name, graphs in (("graphs", True), ("launched", False)):
             made = warmed(trainer(device, sizes, 1, count, count, graphs), device)
-            rate = count / seconds(lambda made=made: made._round(False), sizes.rounds, device, sizes.blocks)
+            rate = count / seconds(lambda made=made: made.run(False), sizes.rounds, device, sizes.blocks)
             made.learner.check()
             found.setdefault(str(count), {})[name] = rate
     return found
@@ -158,10 +153,7 @@ def replicas(device: torch.device, sizes: Sizes) -> dict[str, float]:
     for count in sizes.replicas:
         made = warmed(trainer(device, sizes, count, 16, sizes.batch, True), device)
 
-        def update(made: Trainer = made) -> None:
-            made.graphs.run(made._kind(), made._update, made.learner.repeated)
-
-        found[str(count)] = 1e3 * seconds(update, sizes.rounds, device, sizes.blocks)
+        found[str(count)] = 1e3 * seconds(made.update, sizes.rounds, device, sizes.blocks)
         made.learner.check()
     return found
 
@@ -174,7 +166,7 @@ def profiled(device: torch.device, sizes: Sizes) -> dict[str, Any]:
     with profile(activities=kinds) as watched:
         start = time.perf_counter()
         for _ in range(rounds):
-            made._round(False)
+            made.run(False)
         wait(device)
         wall = time.perf_counter() - start
     of = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
@@ -372,7 +364,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="these parts")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "gpu")
     options = parser.parse_args(argv)
-    return commands.main(lambda: measure(options))
+    return commands.ended(lambda: measure(options))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from marl.communication.channels import Channel, Heard, Meaning, channels_of, li
 from marl.communication.influence import Answers, Predictable, Questioned
 from marl.communication.information import Resampler
 from marl.communication.interventions import (
-    DEFAULTS,
     KINDS,
     Interference,
     Intervention,
@@ -23,6 +22,7 @@ from marl.communication.interventions import (
     speakers_team,
     summarise,
 )
+from marl.communication.options import DEFAULTS
 from marl.communication.secrecy import Secrecy, secrecy_report
 from marl.communication.signalling import ChannelReport, channel_report
 from marl.errors import UserError

@@ -26,7 +26,6 @@ from marl.stats import MeanInterval
 Lines = Mapping[str, float | None]
 """Returns per agent to compare with: "oracle", "no communication", "random"; None or absent where unknown."""
 
-DEFAULTS = ("mute", "fixed", "uniform", "shuffled", "swapped", "noise:0.1", "noise:0.5")
 KINDS = {
     "mute": "the slot holds zeros: nothing is heard",
     "fixed": "always the symbol that the sender uses most (fixed:2: always symbol 2)",

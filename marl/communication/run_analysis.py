@@ -1,31 +1,25 @@
-"""What do the agents of a run say to each other, does anybody listen, and what is it worth?
+"""A run's language in words, numbers and pictures: `analyse_run`, and what `python -m marl.communication` does.
 
-    python -m marl.communication RUN                      metrics, interventions, cross-play of replicas, pictures
-    python -m marl.communication RUN --with OTHER_RUN     cross-play with other runs too
-    python -m marl.communication RUN --episodes 200 --replicas 0 1 --interventions mute noise:0.2
-
-Prints a verdict in plain words and writes communication.json and figures/ into RUN. Everything is played in the real
-environment. Formulas, units and limits of every number: docs/communication.md.
+Everything is played in the real environment. Formulas, units and limits of every number: docs/communication.md.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from envs.commands import say
 from envs.spec import EnvSpec
-from marl import exit_codes as commands
 from marl.communication.analysis import Material, PlayerAnalysis, analyse_player
 from marl.communication.channels import Meaning, channels_of
 from marl.communication.crossplay import CrossPlay, Participant, cross_play
@@ -33,7 +27,8 @@ from marl.communication.figures import formation_figure, write_formation_csv
 from marl.communication.formation import FormationRow, formation_row
 from marl.communication.gallery import pictures
 from marl.communication.influence import Predictable
-from marl.communication.interventions import DEFAULTS, Lines, possible
+from marl.communication.interventions import Lines, possible
+from marl.communication.options import Options, Scope
 from marl.communication.verdict import constant_replicas, cross_words, describe, describe_all, summary
 from marl.errors import UserError
 from marl.evaluate.anchors import lines_of
@@ -45,36 +40,13 @@ from marl.runs.checkpoint import DIRECTORY, newest, read_manifest, saved_checkpo
 from marl.runs.durable import replace_text
 from marl.runs.event_file import EventFile
 
+if TYPE_CHECKING:
+    from marl.communication.command import CommandLine
+
 JSON, FIGURES, FORMATION, GIF = "communication.json", "figures", "formation.csv", "episodes.gif"
 _FORMATION_EPISODES = 200
 _FILMED = 3  # episodes of the GIF
 _MOST_CROSS = 8  # participants of a cross-play
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to measure, and on how much."""
-
-    episodes: int = 1000
-    """Sample size of every metric and intervention; the bias at small samples is in docs/communication.md."""
-    seed: int = 1_000_000
-    """Episode i is reset with this seed plus i."""
-    interventions: Sequence[str] = DEFAULTS
-    """For the shown replica; the others are only shuffled."""
-    cross_episodes: int = 200
-    """Episodes of each pair in a cross-play; 0: none."""
-    formation: bool = True
-    """How the protocol formed, one row a checkpoint."""
-    figures: bool = True
-    """Draw the pictures."""
-    meaning: Meaning | None = None
-    """From the sender's observations to what there is to tell, where the environment does not declare it."""
-    backend: str = "pettingzoo"
-    """The real environment, or "torch": the batched port."""
-    progress: Callable[[str], None] = lambda text: None
-    """Told what is being done."""
-    on_figure: Callable[[str, Figure], None] = lambda name, figure: None
-    """Given every figure, for TensorBoard."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +77,6 @@ class Analysis(Record):
     """The verdict in plain words."""
     formation: tuple[FormationRow, ...] | None = field(default=None, metadata=LEFT_OUT)
     """How the protocol of the shown replica formed; None where it was not asked for."""
-
-
-QUICK = Options(episodes=200, interventions=("mute", "shuffled"), cross_episodes=0, formation=False)
-"""A few seconds a replica: for the end of a training run."""
 
 
 def analyse_run(
@@ -327,31 +295,6 @@ def _function(name: str) -> Meaning:
     return found
 
 
-def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m marl.communication",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    default = Options()
-    parser.add_argument("run", type=Path, help="run directory")
-    parser.add_argument("--episodes", type=int, default=default.episodes, help="sample size of every metric")
-    parser.add_argument("--seed", type=int, default=default.seed, help="episode i is reset with SEED + i")
-    parser.add_argument("--replicas", type=int, nargs="+", help="which replicas (default: all)")
-    parser.add_argument("--interventions", nargs="*", default=list(default.interventions), metavar="NAME",
-                        help="mute, fixed, fixed:SYMBOL, uniform, shuffled, swapped, noise:RATE, self")  # fmt: skip
-    parser.add_argument("--with", dest="others", type=Path, nargs="+", default=[], metavar="RUN",
-                        help="runs that join the cross-play")  # fmt: skip
-    parser.add_argument("--cross-episodes", type=int, default=default.cross_episodes, help="of a pair; 0: none")
-    parser.add_argument("--meaning", metavar="MODULE:FUNCTION",
-                        help="the sender's observations [T, E, W] to integer labels [T, E]")  # fmt: skip
-    parser.add_argument("--sampled", action="store_true", help="sample every head instead of its argmax")
-    parser.add_argument("--backend", choices=("pettingzoo", "torch"), default=default.backend, help="what is played")
-    parser.add_argument("--no-figures", action="store_true", help="numbers only")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
-    return parser
-
-
 @contextlib.contextmanager
 def _tensorboard(run_dir: Path) -> Iterator[Callable[[str, Figure], None]]:
     """Shows figures in the run's TensorBoard, where it has one."""
@@ -367,23 +310,20 @@ def _tensorboard(run_dir: Path) -> Iterator[Callable[[str, Figure], None]]:
         events.close()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    given = _arguments().parse_args(argv)
+def analysed(options: CommandLine) -> str:
+    """What `python -m marl.communication` prints, after the files that it writes.
 
-    def analysed() -> str:
-        meaning = _function(given.meaning) if given.meaning else None
-        with _tensorboard(given.run) as show:
-            found = analyse_run(
-                given.run, replicas=given.replicas, others=given.others, greedy=not given.sampled,
-                episodes=given.episodes, seed=given.seed, interventions=given.interventions,
-                cross_episodes=given.cross_episodes, figures=not given.no_figures, backend=given.backend,
-                meaning=meaning, on_figure=show,
-                progress=lambda text: print(f"... {text}", file=sys.stderr, flush=True),
-            )  # fmt: skip
-        if given.json:
-            replace_text(given.json, json.dumps(found.to_json(), indent=1, allow_nan=False) + "\n")
-        pictures = f"\nPictures: {given.run / FIGURES}/" if found.figures else ""
-        return f"{found.text}\n\nNumbers: {given.run / JSON}{pictures}"
-
-    return commands.main(analysed)
+    Raises:
+        UserError: as `analyse_run`, or an unknown function of --meaning.
+    """
+    meaning = _function(options.meaning) if options.meaning else None
+    with _tensorboard(options.run) as show:
+        found = analyse_run(
+            options.run, replicas=options.replicas, others=options.others, greedy=not options.sampled,
+            **{field.name: getattr(options, field.name) for field in fields(Scope)},
+            meaning=meaning, on_figure=show, progress=lambda text: say(f"... {text}"),
+        )  # fmt: skip
+    if options.json:
+        replace_text(options.json, json.dumps(found.to_json(), indent=1, allow_nan=False) + "\n")
+    pictures = f"\nPictures: {options.run / FIGURES}/" if found.figures else ""
+    return f"{found.text}\n\nNumbers: {options.run / JSON}{pictures}"

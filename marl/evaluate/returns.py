@@ -1,30 +1,21 @@
-"""Plays a trained policy, or a scripted one, in the real environment and prints what it earned.
-
-    python -m marl.evaluate RUN                                   every replica of a run, greedy
-    python -m marl.evaluate RUN --sampled --episodes 4000 --json result.json --gif film.gif
-    python -m marl.evaluate RUN --against OTHER_RUN               competitive tasks: both ways round
-    python -m marl.evaluate RUN --against chase                   or against a scripted opponent
-    python -m marl.evaluate --scripted oracle --env simple_reference
-    python -m marl.evaluate --scripted chase+flee --env simple_tag
+"""Plays trained and scripted policies and sums up what they earned; what `python -m marl.evaluate` does.
 
 Episode i is reset with SEED + i. Score: 0 is random, 1 the best known. Gain: 0 is the best without messages.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from envs.mpe.catalogue import canonical_id
 from envs.pettingzoo.describe import describe_known, parallel_env
 from envs.spec import EnvSpec
-from marl import exit_codes as commands
 from marl import scripted, stats
 from marl.errors import UserError
 from marl.evaluate.anchors import Anchors, anchors, is_competitive, sides
@@ -34,6 +25,9 @@ from marl.evaluate.tables import match_table, table
 from marl.figures.film import film, write_gif
 from marl.play.rollout import MAX_STEPS, Player, play
 from marl.runs.durable import replace_text
+
+if TYPE_CHECKING:
+    from marl.evaluate.command import CommandLine
 
 
 def evaluate(
@@ -164,15 +158,14 @@ def _interval(found: list[ReplicaReturns], means: list[float]) -> stats.Interval
     return None if error is None else (means[0] - 1.96 * error, means[0] + 1.96 * error)
 
 
-# ------------------------------------------------------------------ the command line
-def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m marl.evaluate`; returns the exit code."""
-    options = _parser().parse_args(argv)
-    return commands.main(lambda: _written(options))
+# ------------------------------------------------------------------ the command
+def written(options: CommandLine) -> str:
+    """The table of `python -m marl.evaluate`, after the files that were asked for.
 
-
-def _written(options: argparse.Namespace) -> str:
-    """The table, after the files that were asked for."""
+    Raises:
+        UserError: options that do not fit together, or a file that cannot be written.
+        RunFailed, EnvFailure: the environment broke while it was played.
+    """
     for path in (options.json, options.gif):
         _require_place(path)
     result, text = _run(options)
@@ -191,7 +184,7 @@ def _require_place(path: Path | None) -> None:
         raise UserError(f"cannot write {path}: {'it is a' if path.is_dir() else 'there is no such'} directory.")
 
 
-def _run(options: argparse.Namespace) -> tuple[Evaluation | Matches, str]:
+def _run(options: CommandLine) -> tuple[Evaluation | Matches, str]:
     """Play what was asked for; the result and the table."""
     party, env_id, env_args, spec = _first(options)
     mode = "sampled" if options.sampled else "greedy"
@@ -202,7 +195,7 @@ def _run(options: argparse.Namespace) -> tuple[Evaluation | Matches, str]:
         "backend": options.backend,
         "max_steps": options.max_steps,
     }
-    opponent = None if options.against is None else _opponent(options, env_id, env_args, spec)
+    opponent = None if options.against is None else _opponent(options, options.against, env_id, env_args, spec)
     if opponent is None:
         missing = [name for name in spec.agent_names if not party.can_play([name])]
         if missing:
@@ -226,7 +219,7 @@ def _run(options: argparse.Namespace) -> tuple[Evaluation | Matches, str]:
     return result, text
 
 
-def _first(options: argparse.Namespace) -> tuple[Party, str, dict[str, Any], EnvSpec]:
+def _first(options: CommandLine) -> tuple[Party, str, dict[str, Any], EnvSpec]:
     """Who is evaluated, and where."""
     if (options.run is None) == (options.scripted is None):
         got = "neither" if options.run is None else "both"
@@ -238,28 +231,29 @@ def _first(options: argparse.Namespace) -> tuple[Party, str, dict[str, Any], Env
         return _script(options.env, options.scripted, spec), options.env, {}, spec
     if options.env is not None:
         raise UserError("--env goes with --scripted; a run knows its environment.")
-    party = _trained(options, Path(options.run), options.replica, options.checkpoint)
+    assert options.run is not None
+    party = _trained(options, options.run, options.replica, options.checkpoint)
     policy: Any = party.players[0]
     return party, policy.env_id, dict(policy.env_args or {}), policy.spec
 
 
-def _opponent(options: argparse.Namespace, env_id: str, env_args: dict[str, Any], spec: EnvSpec) -> Party:
+def _opponent(options: CommandLine, against: str, env_id: str, env_args: dict[str, Any], spec: EnvSpec) -> Party:
     """--against: a run directory where there is one of that name, else a script."""
-    if Path(options.against).exists():
-        party = _trained(options, Path(options.against))
+    if Path(against).exists():
+        party = _trained(options, Path(against))
         other: Any = party.players[0]
         differences = spec.differences(other.spec)
         if differences:
             found = "; ".join(differences)
-            raise UserError(f"{options.against} was trained on something else than {spec.id}: {found}.")
+            raise UserError(f"{against} was trained on something else than {spec.id}: {found}.")
         return party
     known = scripted.names(env_id)
-    if any(part.strip() not in known for part in options.against.split("+")):
+    if any(part.strip() not in known for part in against.split("+")):
         raise UserError(
-            f"--against {options.against}: there is no such run directory, and the scripted policies of {spec.id} are "
+            f"--against {against}: there is no such run directory, and the scripted policies of {spec.id} are "
             f"{', '.join(known)}."
         )
-    return _script(env_id, options.against, spec)
+    return _script(env_id, against, spec)
 
 
 def _script(env_id: str, name: str, spec: EnvSpec) -> Party:
@@ -275,7 +269,7 @@ def _other_scripts(env_id: str, missing: Sequence[str]) -> list[str]:
 
 
 def _trained(
-    options: argparse.Namespace, run: Path, replicas: Sequence[int] | None = None, checkpoint: int | None = None
+    options: CommandLine, run: Path, replicas: Sequence[int] | None = None, checkpoint: int | None = None
 ) -> Party:
     """All replicas of a run, or those that were asked for."""
     from marl.play.policy import Policy  # torch and the networks are not needed for scripts
@@ -289,34 +283,3 @@ def _trained(
         return Party(str(run), [load(number) for number in replicas])
     first = load(0)
     return Party(str(run), [first, *(load(r) for r in range(1, first.num_replicas))])
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m marl.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", nargs="?", help="run directory, as training printed it")
-    parser.add_argument("--episodes", type=int, default=1000, help="episodes of each replica (default 1000)")
-    parser.add_argument("--seed", type=int, default=0, help="episode i is reset with SEED + i (default 0)")
-    parser.add_argument(
-        "--max-steps", type=int, default=MAX_STEPS, metavar="T", help=f"stop an episode after T (default {MAX_STEPS})"
-    )
-    parser.add_argument("--sampled", action="store_true", help="sample every choice; default: the likeliest one")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found here too")
-    parser.add_argument("--gif", type=Path, metavar="FILE", help="film three episodes, with the messages said")
-    parser.add_argument("--replica", type=int, nargs="+", metavar="I", help="these replicas of RUN only (default: all)")
-    parser.add_argument(
-        "--checkpoint", type=int, metavar="STEP", help="the checkpoint of RUN at this step (default: newest)"
-    )
-    parser.add_argument(
-        "--backend",
-        choices=("pettingzoo", "torch"),
-        default="pettingzoo",
-        help="the real environment (default) or our batched port of it",
-    )
-    parser.add_argument(
-        "--against", metavar="RUN|SCRIPT", help="competitive tasks: each side against the other side of this one"
-    )
-    parser.add_argument("--scripted", metavar="NAME", help="evaluate a scripted policy; two sides: NAME+NAME")
-    parser.add_argument("--env", metavar="ID", help="the environment of --scripted")
-    return parser

@@ -21,7 +21,7 @@ def table(name: str, result: Evaluation) -> str:
             f"interquartile mean of the replicas' returns {result.iqm:.2f}, 95 % interval [{low:.2f}, {high:.2f}] "
             f"(bootstrap)"
         )
-    return "\n".join(lines + _scales(result) + unfinished(result))
+    return "\n".join(lines + _scales(result) + [f"warning: {text}" for text in unfinished(result)])
 
 
 def match_table(result: Matches) -> str:
@@ -50,7 +50,7 @@ def unfinished(result: Evaluation) -> list[str]:
     if not count:
         return []
     return [
-        f"warning: {count} of {result.setting.episodes * len(result.replicas)} episodes had not ended after "
+        f"{count} of {result.setting.episodes * len(result.replicas)} episodes had not ended after "
         f"{result.setting.max_steps} steps and were stopped there: their returns are of these steps. Give the "
         f"environment a time limit, or let it play longer: --max-steps (in training --evaluation.max-steps)."
     ]

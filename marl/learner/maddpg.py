@@ -12,7 +12,7 @@ A = H * K, D = N * (O + A).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -27,12 +27,14 @@ from marl.errors import UserError
 from marl.learner import losses, relaxation
 from marl.learner.explicit_update import ExplicitUpdate, covers
 from marl.learner.finite_gradients import FiniteGradients
+from marl.learner.interfaces import ActorLoss, UpdateShare
 from marl.learner.kernels import select
 from marl.learner.moments import Moments
 from marl.learner.networks import Actor, Critic
 from marl.learner.schedules import Schedules
 
-_NOISE = ("act", "target", "own", "others", "relabel", "conditional", "diagnose")
+_OF_UPDATES = ("target", "own", "others", "relabel", "conditional")  # streams whose draws are [..., B, H, K]
+_NOISE = ("act", *_OF_UPDATES, "diagnose")
 INNER_DRAWS = 10  # of the Rao-Blackwellised estimator
 
 
@@ -45,6 +47,7 @@ class MADDPG:
         seed: root seed.
         replicas: global indices of the replicas trained here.
         device: where everything lives.
+        share: of every update, where several processes compute it together; None: all of it.
 
     Raises:
         UserError: `actor_lr_shares` names an agent that is not there, or differ between agents that share an actor.
@@ -57,6 +60,7 @@ class MADDPG:
         seed: int,
         replicas: Sequence[int] = (0,),
         device: torch.device | str = "cpu",
+        share: UpdateShare | None = None,
     ) -> None:
         self.spec, self.config, self.replicas = spec, config, tuple(replicas)
         self.device = torch.device(device)
@@ -80,27 +84,20 @@ class MADDPG:
             "actor": Moments(self.actor.mlp.flat, self.schedules.actor_lr, found_inf),
         }
         self.noise = {name: stream(name) for name in _NOISE}
+        if share is not None:
+            self.noise |= {name: share.stream(self.noise[name]) for name in _OF_UPDATES}
         self.updates = 0
-        self.imagined_loss: Callable[[Tensor], Tensor] | None = None  # of the actors, added to theirs (a world model's)
-        self.combine: Callable[[Tensor], Tensor] | None = None  # of gradients: their mean over ranks
+        self._share = share
+        self._actor_loss: ActorLoss | None = None
         self.head_mask = spec.head_mask.to(self.device)[:, None]  # [N, 1, H, K]
         self.sender_mask = self.head_mask[list(spec.senders)]
         self.team_NN = self._team_matrix() if config.team_reward else None
         self.estimator_H = self._estimators()
         # why updates run by autograd; None: by hand. Set it to a text to force the reference (explicit_update.py)
-        self.autograd: str | None = covers(spec, config, self.device)
+        averaged = "gradients are averaged over processes" if share is not None else None
+        self.autograd: str | None = covers(spec, config, self.device) or averaged
         self.kernel_form: str | None = None  # of the explicit update, "numba" or "torch"; None: the best that there is
         self._explicit: ExplicitUpdate | None = None
-
-    @property
-    def actor_optimiser(self) -> torch.optim.Adam:
-        """Of the update by autograd; made at the first call."""
-        return self.moments["actor"].optimiser
-
-    @property
-    def critic_optimiser(self) -> torch.optim.Adam:
-        """As `actor_optimiser`."""
-        return self.moments["critic"].optimiser
 
     def _held_back(self) -> Tensor | None:
         """Share of every actor's steps that is not taken, [G, 1]; None: all are whole.
@@ -174,7 +171,7 @@ class MADDPG:
         actors_too = self.actors_next
         self.updates += 1
         self.finite.begin()
-        if self._why_autograd() is None:
+        if self.autograd is None:
             return self._explicit_at(batch.joint.shape[1]).update(batch, actors_too, measure)
         if self.config.communication_correction and self.spec.fixed_agents:
             self.relabel(batch)
@@ -193,36 +190,37 @@ class MADDPG:
 
     def update_many(self, source: BatchSource, rows: int, count: int, progress: float = 0.0) -> None:
         """`count` times `update` from a fresh sample of `rows` transitions, to the bit, with less around it."""
-        if self._why_autograd() is None:
+        if self.autograd is None:
             self.schedules.follow(progress)
             self._explicit_at(rows).update_many(source, count)
             return
         for _ in range(count):
             self.update(source.sample(rows), progress)
 
-    def _why_autograd(self) -> str | None:
-        """Why updates run by autograd now; None: they run by hand."""
-        if self.autograd is None and self.combine is not None:
-            return "gradients are averaged over processes"
-        if self.autograd is None and self.imagined_loss is not None:
-            return "a world model adds its loss"
-        return self.autograd
+    def add_actor_loss(self, loss: ActorLoss) -> None:
+        """Let the actors learn from `loss` too, from the next update on; a learner takes one."""
+        assert self._actor_loss is None, "the actors have a further loss already"
+        self._actor_loss = loss
+        self.autograd = self.autograd or "a world model adds its loss"
 
     @property
     def form(self) -> str:
         """What the bits of an update depend on: "numba" or "torch" kernels of the explicit one, or "autograd"."""
-        return "autograd" if self._why_autograd() is not None else self.kernel_form or select().form
+        return "autograd" if self.autograd is not None else self.kernel_form or select().form
 
     @property
     def path(self) -> str:
         """Which update runs, in words: the explicit one with the form of its kernels, or autograd and why."""
-        reason = self._why_autograd()
-        return f"explicit, {self.form} kernels" if reason is None else f"autograd, since {reason}"
+        return f"explicit, {self.form} kernels" if self.autograd is None else f"autograd, since {self.autograd}"
 
     @property
     def actors_next(self) -> bool:
-        """Whether the actors learn in the next update: all that the host decides of it."""
+        """Whether the actors learn in the next update."""
         return (self.updates + 1) % self.config.actor_delay == 0
+
+    def pattern(self) -> Hashable | None:
+        """What the host decides of the next update by autograd; None: it takes part (as `BatchedEnv.pattern`)."""
+        return (self.actors_next,) if self._share is None and self._actor_loss is None else None
 
     def repeated(self) -> None:
         """The device has replayed an update (a recorded CUDA graph) without a call of `update`: count it."""
@@ -267,7 +265,7 @@ class MADDPG:
         target_SNB = self.targets(batch)
         q_SCNB = self.critic(batch.joint)
         loss_SCN = losses.critic_loss(q_SCNB, target_SNB, batch.active)
-        norm_SG = self._step(loss_SCN.sum(), self.critic, self.critic_optimiser, "critic")
+        norm_SG = self._step(loss_SCN.sum(), self.critic, self.moments["critic"].optimiser, "critic")
         if not measure:
             return {}
         agents = self.spec.num_agents
@@ -302,9 +300,9 @@ class MADDPG:
         bonus_SN = self._bonuses(batch, logits)
         loss_SN = cfg.logit_penalty * penalty_SN - value_SN - bonus_SN
         loss = loss_SN.sum()
-        if self.imagined_loss is not None:
-            loss = loss + self.imagined_loss(self.schedules.temperature).sum()
-        norm_SG = self._step(loss, self.actor, self.actor_optimiser, "actor")
+        if self._actor_loss is not None:
+            loss = loss + self._actor_loss.loss(self.schedules.temperature).sum()
+        norm_SG = self._step(loss, self.actor, self.moments["actor"].optimiser, "actor")
         if not measure:
             return {}
         metrics = {"actor/loss": loss_SN.detach(), "actor/logits": penalty_SN.detach().sqrt()}
@@ -348,8 +346,8 @@ class MADDPG:
         """Gradient, check, clip, Adam; returns the norm [S, G] before clipping."""
         flat_SGP = module.mlp.flat
         (gradient,) = torch.autograd.grad(loss, flat_SGP)
-        if self.combine is not None:
-            gradient = self.combine(gradient)
+        if self._share is not None:
+            gradient = self._share.mean(gradient)
         norm_SG: Tensor = torch.linalg.vector_norm(gradient, dim=2)
         self.finite.watch(name, norm_SG, self.updates)
         scale_SG = (self.config.max_grad_norm / (norm_SG + 1e-6)).clamp(max=1.0)

@@ -5,7 +5,7 @@ and takes its part of the rows with its part of the noise. So the run is the one
 the order of sums. Three things are means over a rank's own rows and so differ a little: the baseline of the estimator
 "reinforce", the mean policy of the signalling bonus, and losses where agents may leave.
 
-Shape suffixes: S replicas, N agents, R = S * E environments, B batch.
+Shape suffixes: S replicas, N agents, R = S * E environments, B batch, G groups of parameters, P parameters.
 """
 
 from __future__ import annotations
@@ -19,13 +19,10 @@ from torch import Tensor
 from envs.batched import BatchedEnv, Step
 from envs.streams import Stream
 from marl.data.batch import Batch, BatchSource, Transitions
-from marl.learner.maddpg import MADDPG
 from marl.parallel.ranks import Ranks, part_of
 
 if TYPE_CHECKING:
     from envs.pettingzoo.reader import Reader
-
-_OF_UPDATES = ("target", "own", "others", "relabel", "conditional")  # streams whose draws are [..., B, H, K]
 
 
 class SplitEnv(BatchedEnv):
@@ -140,8 +137,20 @@ class PartSource:
         return self._whole.warnings()
 
 
-def split_updates(learner: MADDPG, ranks: Ranks) -> None:
-    """Let every rank compute its part of each update and take the mean of all gradients."""
-    learner.combine = ranks.mean
-    for name in _OF_UPDATES:
-        learner.noise[name] = PartStream(learner.noise[name], ranks)
+class SplitUpdates:
+    """This rank's share of every update: its rows of the minibatch and of the noise, and the mean of all gradients.
+
+    What `MADDPG` takes as `share` (marl/learner/interfaces.py).
+
+    Args:
+        ranks: the processes.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+
+    def mean(self, gradient_SGP: Tensor) -> Tensor:
+        return self._ranks.mean(gradient_SGP)
+
+    def stream(self, whole: Stream) -> PartStream:
+        return PartStream(whole, self._ranks)

@@ -1,15 +1,10 @@
 """report.html: one self-contained page about a run, and a page that compares several.
 
-    python -m marl.report RUN                      writes RUN/report.html
-    python -m marl.report RUN RUN ... [--out FILE] prints a table and writes the comparison (comparison.html)
-
-Pictures and numbers are those that lie in the run directory: run python -m marl.evaluate and python -m
-marl.communication first for the newest ones.
+Pictures and numbers are those that lie in the run directory.
 """
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from marl import exit_codes as commands
 from marl.communication.analysis import PlayerAnalysis
 from marl.communication.interventions import Outcome
 from marl.communication.verdict import constant_replicas, what_is_heard, what_is_said, what_it_is_worth
@@ -288,17 +282,14 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m marl.report", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
-    parser.add_argument("--out", type=Path, help=f"the page (default: RUN/{REPORT}, or {COMPARISON} for several runs)")
-    given = parser.parse_args(argv)
-    return commands.main(lambda: _written(given.runs, given.out))
+def written(paths: Sequence[Path], out: Path | None) -> str:
+    """What `python -m marl.report` prints: where the page is, below the table of several runs.
 
-
-def _written(paths: list[Path], out: Path | None) -> str:
-    """Write the page; where it is, below the table of several runs."""
+    Raises:
+        UserError: no run directory, or a page that cannot be written.
+    """
+    if not paths:
+        raise UserError("expected at least one run directory, as training printed it, got none.")
     runs = [read_run(path) for path in paths]
     several = len(runs) > 1
     out = out or (Path(COMPARISON) if several else runs[0].path / REPORT)

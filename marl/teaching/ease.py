@@ -13,9 +13,7 @@ Source: Li and Bowling, "Ease-of-teaching and language structure from emergent c
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -253,31 +251,3 @@ def in_words(found: Mapping[str, Any]) -> str:
         ends = [curve[-1][1] for curve in found["curves"]]
         lines.append(f"  return at the end: {np.mean(ends):.2f} (the task has no gain to measure by)")
     return "\n".join(lines)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m marl.teaching",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("run", type=Path, help="run directory")
-    parser.add_argument("--learners", nargs="+", required=True, metavar="AGENT", help="agents to train from scratch")
-    parser.add_argument("--replica", type=int, default=0, help="whose policy is frozen")
-    parser.add_argument("--students", type=int, default=6, help="independent sets of learners")
-    parser.add_argument("--total-steps", type=int, default=50_000, help="of each")
-    parser.add_argument("--episodes", type=int, default=50, help="of each of the 20 evaluations")
-    parser.add_argument("--seed", type=int, default=0, help="of the students")
-    parser.add_argument("--out", type=Path, help="directory of the training (default: RUN/teaching_AGENT)")
-    given = parser.parse_args(argv)
-    try:
-        found = ease_of_teaching(
-            given.run, given.learners, replica=given.replica, students=given.students, total_steps=given.total_steps,
-            episodes=given.episodes, seed=given.seed, out=given.out, progress=True,
-        )  # fmt: skip
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(in_words(found))
-    return 0

@@ -30,7 +30,11 @@ from marl.runs.logger import Logger, RunLog, Silent
 from marl.runs.run_dir import RunDir, fresh_default
 from marl.runs.versions import changed_versions
 from marl.training.devices import choose_device, choose_threads, keep_freed_memory
+from marl.training.evaluator import Evaluator
 from marl.training.finish import finish
+from marl.training.journal import Journal
+from marl.training.rounds import Rounds
+from marl.training.saver import Saver
 from marl.training.stop import StopRequest
 from marl.training.trainer import Trainer
 
@@ -151,7 +155,15 @@ def _run(
     with closing(_logger(config, path, saved, ranks)) as logger:
         for note in notes:
             logger.say(note)
-        trainer = Trainer(config, env, learner, source, logger, path, stop, make_env, division)
+        trainer = Trainer(
+            config,
+            Rounds(config, env, learner, source),
+            Journal(logger, division, env.spec.agent_names),
+            Evaluator(config, env, learner, division, make_env),
+            Saver(path, config, env, logger, stop),
+            stop,
+            division,
+        )
         if resume is not None:
             trainer.restore(None if saved is None else saved.parts)
             saved = None  # its tensors are no longer needed
@@ -159,16 +171,21 @@ def _run(
             logger.hparams(_plain_settings(config), ["evaluation/return"])
         if trainer.run():
             stop.request()
-            return RunResult(path, trainer.step, trainer.seconds, None)
+            return RunResult(path, trainer.step, trainer.journal.clock.seconds, None)
         with stop.at_once():  # everything is saved
             result = finish(config, path, trainer, logger)
-    return RunResult(path, trainer.step, trainer.seconds, result)
+    return RunResult(path, trainer.step, trainer.journal.clock.seconds, result)
 
 
 def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDPG, BatchSource]:
     """The learner of the replicas trained here, and where its batches come from."""
-    replicas = division.trained
-    learner = MADDPG(env.spec, config.maddpg, config.seed, replicas, config.device)
+    replicas, ranks = division.trained, division.ranks
+    split = division.shared and ranks.size > 1
+    if split:
+        from marl.parallel.data_mode import PartSource, SplitUpdates
+
+    share = SplitUpdates(ranks) if split else None
+    learner = MADDPG(env.spec, config.maddpg, config.seed, replicas, config.device, share)
     capacity = min(config.replay.capacity, config.total_steps + config.num_envs)
     stream = Stream(config.seed, "replay", replicas, config.device)
     replay = Replay(env.spec, capacity, config.num_envs, stream, config.maddpg.gamma, config.maddpg.n_step)
@@ -177,12 +194,7 @@ def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDP
         from marl.world_model.attach import imagining
 
         source = imagining(replay, learner, config)
-    if division.shared and division.ranks.size > 1:
-        from marl.parallel.data_mode import PartSource, split_updates
-
-        source = PartSource(source, division.ranks)
-        split_updates(learner, division.ranks)
-    return learner, source
+    return learner, PartSource(source, ranks) if split else source
 
 
 def _logger(config: Config, path: Path, saved: checkpoint.Checkpoint | None, ranks: Ranks) -> RunLog:

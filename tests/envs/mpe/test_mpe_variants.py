@@ -65,7 +65,7 @@ def test_port_equals_the_parallel_env(kwargs: dict[str, Any]) -> None:
             one.reset(seed=10 * episode + row)
             env.load_pettingzoo(row, one)
         for _ in range(env.scenario.horizon):
-            u = env._uniform(env._step_key_E, env._steps, max(1, env.scenario.step_draws)).numpy()
+            u = env._draws.step(max(1, env.scenario.step_draws)).numpy()
             actions = random_actions(env, generator)
             step = env.step(actions)
             for row, one in enumerate(real):

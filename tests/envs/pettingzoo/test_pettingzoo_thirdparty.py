@@ -9,7 +9,7 @@ import torch
 from toy_envs import actions_of, same_step
 
 from envs import EnvFailure, UserError
-from envs.check.command import check
+from envs.check.verdict import check
 from envs.pettingzoo.env import PettingZooEnv
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")

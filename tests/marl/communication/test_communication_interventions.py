@@ -13,7 +13,6 @@ from envs.spec import EnvSpec
 from marl.communication.channels import channels_of
 from marl.communication.information import Resampler
 from marl.communication.interventions import (
-    DEFAULTS,
     Interference,
     Intervention,
     lockstep,
@@ -22,6 +21,7 @@ from marl.communication.interventions import (
     speakers_team,
     summarise,
 )
+from marl.communication.options import DEFAULTS
 from marl.errors import UserError
 from marl.play.rollout import Episodes, play
 

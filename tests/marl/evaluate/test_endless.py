@@ -12,7 +12,7 @@ from whole_runs import ENVS, config
 from envs.pettingzoo.describe import describe
 from marl import train
 from marl.errors import UserError
-from marl.evaluate.__main__ import main
+from marl.evaluate.command import main
 from marl.evaluate.returns import evaluate
 from marl.play.rollout import play
 from marl.scripted.base import NoOp

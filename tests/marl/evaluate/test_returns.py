@@ -12,9 +12,10 @@ from envs.mpe import catalogue
 from marl.errors import RunFailed, UserError
 from marl.evaluate import returns as evaluation
 from marl.evaluate.anchors import anchors
+from marl.evaluate.command import main
 from marl.evaluate.matches import Party, play_matches, team_names
 from marl.evaluate.results import Evaluation
-from marl.evaluate.returns import evaluate, main
+from marl.evaluate.returns import evaluate
 from marl.figures.film import film, write_gif
 from marl.play.rollout import play
 from marl.scripted.base import NoOp, Random

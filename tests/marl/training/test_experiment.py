@@ -21,10 +21,10 @@ from whole_runs import ENVS, StopAfter, config, records, whole
 from envs.errors import UserError
 from envs.pettingzoo.env import PettingZooEnv
 from marl import train
-from marl.communication import run_analysis
+from marl.communication import options
 from marl.data.collector import Collector
 from marl.data.replay import Replay
-from marl.evaluate import returns as evaluate
+from marl.evaluate import command as evaluate
 from marl.evaluate.anchors import AnchorReturns
 from marl.evaluate.helpers import processes_for
 from marl.evaluate.results import Evaluation, ReplicaReturns, Setting
@@ -162,8 +162,8 @@ def test_the_language_beside_the_evaluation_changes_no_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = {"logging.report": True, "num_replicas": 1}
-    short = replace(run_analysis.QUICK, episodes=16, interventions=("mute",), figures=False, formation=False)
-    monkeypatch.setattr(run_analysis, "QUICK", short)
+    short = replace(options.QUICK, episodes=16, interventions=("mute",), figures=False, formation=False)
+    monkeypatch.setattr(options, "QUICK", short)
     told, numbers = [], []
     for name, both in (("after", False), ("beside", True)):
         monkeypatch.setattr(finish, "beside", lambda episodes, both=both: both)
