@@ -32,6 +32,8 @@ class CommandLine:
     """Episodes of each replica."""
     seed: int = 0
     """Episode i is reset with this seed plus i."""
+    max_steps: int = 10_000
+    """Steps after which an episode is stopped, with a warning; an environment's own longer time limit goes before."""
     sampled: bool = False
     """Sample every choice; default: the likeliest one."""
     json: Annotated[Path | None, arg(metavar="FILE")] = None

@@ -16,7 +16,7 @@ from envs.spec import EnvSpec
 from marl.errors import UserError
 from marl.evaluate.anchors import is_competitive, sides
 from marl.evaluate.results import Match
-from marl.play.rollout import Mixed, Player, play
+from marl.play.rollout import MAX_STEPS, Mixed, Player, play
 from marl.stats import summary
 
 
@@ -52,6 +52,7 @@ def play_matches(
     env_args: dict[str, Any] | None = None,
     backend: str = "pettingzoo",
     make: Callable[..., Any] | None = None,
+    max_steps: int = MAX_STEPS,
 ) -> list[Match]:
     """Every team of `first` with the other teams of `second`, and the other way round.
 
@@ -65,6 +66,7 @@ def play_matches(
         env_args: keyword arguments of the environment.
         backend: "pettingzoo" or "torch".
         make: builds the environment in place of `env_id`.
+        max_steps: steps after which an episode is stopped (`play`).
 
     Returns:
         One entry a match; the rows of its `pairs` are the players of `first`.
@@ -88,7 +90,9 @@ def play_matches(
                 continue
             if one.can_play(members) and two.can_play(others):
                 names = {name: one.name if name == team else two.name for name in teams}
-                match = _match(names, one, two, members, env_id, spec, episodes, seed, env_args, backend, make)
+                match = _match(
+                    names, one, two, members, env_id, spec, episodes, seed, env_args, backend, make, max_steps
+                )
                 if one is second:
                     turned = {name: tuple(zip(*rows, strict=True)) for name, rows in match.pairs.items()}
                     match = replace(match, pairs=turned)
@@ -123,6 +127,7 @@ def _match(
     env_args: dict[str, Any] | None,
     backend: str,
     make: Callable[..., Any] | None,
+    max_steps: int,
 ) -> Match:
     """`one` plays the agents `members`, `two` all others; every pair of their players."""
     returns = []  # [pairs][episodes, N]
@@ -130,7 +135,17 @@ def _match(
         for theirs in two.players:
             mixed = Mixed({name: mine if name in members else theirs for name in spec.agent_names})
             returns.append(
-                play(env_id, mixed, episodes, seed, env_args=env_args, backend=backend, make=make, spec=spec).returns
+                play(
+                    env_id,
+                    mixed,
+                    episodes,
+                    seed,
+                    env_args=env_args,
+                    backend=backend,
+                    make=make,
+                    spec=spec,
+                    max_steps=max_steps,
+                ).returns
             )
     everything = np.concatenate(returns)
     columns = {team: [spec.agent_names.index(name) for name in names] for team, names in team_names(spec).items()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from marl.evaluate.anchors import AnchorReturns
-from marl.results import INLINE, Record, key
+from marl.results import INLINE, LEFT_OUT, Record, key
 from marl.stats import Estimate
 
 
@@ -29,6 +29,8 @@ class ReplicaReturns(Record):
     """(return - random) / (oracle - random); None where the task has no such anchors."""
     gain: float | None
     """(return - no communication) / (oracle - no communication); None where the task has no such anchors."""
+    unfinished: int | None = field(default=None, metadata=LEFT_OUT)
+    """Episodes that were stopped at the limit of steps; None where all ended."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Setting(Record):
     """"greedy" or "sampled"."""
     backend: str
     """"pettingzoo" (the real environment) or "torch" (the batched port)."""
+    max_steps: int | None = field(default=None, metadata=LEFT_OUT)
+    """Steps after which an episode was stopped; None where all ended."""
 
 
 @dataclass(frozen=True)

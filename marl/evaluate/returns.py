@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from marl.evaluate.matches import Party, one_pair, play_matches, team_names
 from marl.evaluate.results import Evaluation, Matches, ReplicaReturns, Setting
 from marl.evaluate.tables import match_table, table
 from marl.figures.film import film, write_gif
-from marl.play.rollout import Player, play
+from marl.play.rollout import MAX_STEPS, Player, play
 from marl.runs.durable import replace_text
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def evaluate(
     spec: EnvSpec | None = None,
     replicas: Sequence[int] | None = None,
     batch: int = 32,
+    max_steps: int = MAX_STEPS,
     collect: Callable[[list[ReplicaReturns]], list[ReplicaReturns]] = lambda replicas: replicas,
 ) -> Evaluation:
     """Play every player for `episodes` episodes and sum up.
@@ -58,6 +60,8 @@ def evaluate(
         spec: the environment's spec where it is known.
         replicas: numbers of the replicas that the players stand for; default 0, 1, ...
         batch: environments in lockstep.
+        max_steps: steps after which an episode is stopped (`play`); where that stops all of the first ones, as in an
+            environment without end, `episodes` of what is returned tells how many were played.
         collect: adds the entries of the replicas that other processes play, in their order.
 
     Returns:
@@ -74,10 +78,14 @@ def evaluate(
     groups = team_names(spec) if is_competitive(spec) else sides(spec)
     found: list[ReplicaReturns] = []
     for number, player in zip(numbers, several, strict=True):
-        returns = play(
-            env_id, player, episodes, seed, env_args=env_args, backend=backend, make=make, spec=spec, batch=batch
-        ).returns
-        found.append(_replica(number, returns, spec, groups, reference))
+        played = play(
+            env_id, player, episodes, seed, env_args=env_args, backend=backend, make=make, spec=spec, batch=batch,
+            max_steps=max_steps,
+        )  # fmt: skip
+        episodes = len(played.returns)
+        found.append(
+            replace(_replica(number, played.returns, spec, groups, reference), unfinished=played.unfinished or None)
+        )
     found = collect(found)
     if not found:
         raise UserError("expected at least one player to evaluate, got none.")
@@ -85,7 +93,15 @@ def evaluate(
     means = [one.mean_return for one in found]
     mean_return = float(np.mean(means))
     return Evaluation(
-        setting=Setting(spec.id, dict(env_args or {}), episodes, seed, mode, backend),
+        setting=Setting(
+            spec.id,
+            dict(env_args or {}),
+            episodes,
+            seed,
+            mode,
+            backend,
+            max_steps if any(one.unfinished for one in found) else None,
+        ),
         competitive=is_competitive(spec),
         replicas=tuple(found),
         returns=_together([one.returns for one in found]),
@@ -177,6 +193,7 @@ def _run(options: CommandLine) -> tuple[Evaluation | Matches, str]:
         "seed": options.seed,
         "env_args": env_args,
         "backend": options.backend,
+        "max_steps": options.max_steps,
     }
     opponent = None if options.against is None else _opponent(options, options.against, env_id, env_args, spec)
     if opponent is None:

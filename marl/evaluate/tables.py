@@ -21,7 +21,7 @@ def table(name: str, result: Evaluation) -> str:
             f"interquartile mean of the replicas' returns {result.iqm:.2f}, 95 % interval [{low:.2f}, {high:.2f}] "
             f"(bootstrap)"
         )
-    return "\n".join(lines + _scales(result))
+    return "\n".join(lines + _scales(result) + [f"warning: {text}" for text in unfinished(result)])
 
 
 def match_table(result: Matches) -> str:
@@ -42,6 +42,18 @@ def match_table(result: Matches) -> str:
                     [[str(r), *(f"{value:.2f}" for value in row)] for r, row in enumerate(pairs)],
                 )
     return "\n".join(lines)
+
+
+def unfinished(result: Evaluation) -> list[str]:
+    """A warning where episodes were stopped before their end; nothing where all ended."""
+    count = sum(one.unfinished or 0 for one in result.replicas)
+    if not count:
+        return []
+    return [
+        f"{count} of {result.setting.episodes * len(result.replicas)} episodes had not ended after "
+        f"{result.setting.max_steps} steps and were stopped there: their returns are of these steps. Give the "
+        f"environment a time limit, or let it play longer: --max-steps (in training --evaluation.max-steps)."
+    ]
 
 
 # ------------------------------------------------------------------ parts

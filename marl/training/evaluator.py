@@ -79,6 +79,7 @@ class Evaluator:
             spec=self._env.spec.single() if names_function(config.env) else None,
             replicas=self._division.evaluated[:own],
             batch=batch,
+            max_steps=config.evaluation.max_steps,
             collect=collect,
         )
 

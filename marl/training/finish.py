@@ -38,7 +38,7 @@ def finish(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> Eval
     if _language_first(config, path, trainer):
         own, wanted = trainer.division.evaluated, config.evaluation
         _announce(config, trainer, logger, ", and looking at what the agents say beside it ...")
-        with Helpers(path, [own], wanted.final_episodes, wanted.seed) as helpers:
+        with Helpers(path, [own], wanted.final_episodes, wanted.seed, wanted.max_steps) as helpers:
             language = _attempt("language", lambda: _language(path, config, list(own)), logger)
             result = trainer.evaluator.evaluated(wanted.final_episodes, wanted.seed, "pettingzoo", 32, helpers, 0)
     else:
@@ -105,7 +105,7 @@ def _final_evaluation(config: Config, path: Path, trainer: Trainer, logger: RunL
     if count == 1:
         return trainer.evaluator.evaluated(episodes, seed, "pettingzoo", 32)
     parts = [[own[i] for i in part] for part in Ranks(size=count).shares(len(own))]
-    with Helpers(path, parts[1:], episodes, seed) as helpers:
+    with Helpers(path, parts[1:], episodes, seed, config.evaluation.max_steps) as helpers:
         return trainer.evaluator.evaluated(episodes, seed, "pettingzoo", 32, helpers, len(parts[0]))
 
 

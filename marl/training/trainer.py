@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from marl.config.schema import Config
+from marl.evaluate.tables import unfinished
 from marl.parallel.division import Division
 from marl.training.evaluator import Evaluator
 from marl.training.journal import Journal
@@ -56,7 +57,7 @@ class Trainer:
             self.journal.advance(min(self.step, config.total_steps))
             if self._passes(before, config.evaluation.every) and self.step < config.total_steps:
                 self.rounds.check()
-                self.journal.evaluation(self.step, self.evaluator.during_training())
+                self._evaluate()
             if self._passes(before, config.checkpoint.every) and self.save():
                 saved = self.step
         if saved != self.step:
@@ -71,6 +72,12 @@ class Trainer:
             self.journal.record(self.step, measured.diagnosis)
         if due:
             self._log(measured.metrics)
+
+    def _evaluate(self) -> None:
+        result = self.evaluator.during_training()
+        self.journal.evaluation(self.step, result)
+        for text in unfinished(result):
+            self.journal.logger.warn(text)
 
     def _passes(self, before: int, every: int) -> bool:
         """Whether the round from step `before` passes a multiple of `every` (0: never)."""

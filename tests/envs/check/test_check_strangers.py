@@ -10,7 +10,8 @@ import strange_envs
 from toy_envs import MaskedInfo, Toy
 
 from envs import UserError
-from envs.check.command import check, main
+from envs.check.command import main
+from envs.check.verdict import check
 from envs.pettingzoo.env import PettingZooEnv
 
 

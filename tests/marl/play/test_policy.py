@@ -9,7 +9,7 @@ import torch
 from whole_runs import ENVS, begun, config, resumed
 
 import envs
-from envs.check.command import check
+from envs.check.verdict import check
 from envs.mpe import catalogue
 from envs.pettingzoo.env import PettingZooEnv
 from envs.streams import Stream
