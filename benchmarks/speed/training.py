@@ -154,7 +154,7 @@ def measure(rounds: int, agilerl: str | None, cases: list[str]) -> dict[str, dic
     ours = {name: Case(name) for name in cases}
     eager = EagerMADDPG((3, 11), (3, 5), 1024, 64)
     peer = AgileRL(agilerl, 1024) if agilerl else None
-    found: dict[str, dict[str, list[float]]] = {name: {} for name in [*cases, "peers"]}
+    results: dict[str, dict[str, list[float]]] = {name: {} for name in [*cases, "peers"]}
     for k in range(rounds + 1):  # the first warms up
         for name, case in ours.items():
             repeats = max(12 // case.replicas, 3)
@@ -165,25 +165,25 @@ def measure(rounds: int, agilerl: str | None, cases: list[str]) -> dict[str, dic
                 **case.floor(repeats),
             }
             for what, seconds in now.items():
-                found[name].setdefault(what, []).append(seconds)
+                results[name].setdefault(what, []).append(seconds)
             if name == "2 agents, 1024":
-                found["peers"].setdefault("eager loop", []).append(fastest(eager.update, repeats))
+                results["peers"].setdefault("eager loop", []).append(fastest(eager.update, repeats))
                 if peer is not None:
-                    found["peers"].setdefault("AgileRL", []).append(peer.fastest(repeats))
+                    results["peers"].setdefault("AgileRL", []).append(peer.fastest(repeats))
         if k == 0:
-            found = {name: {} for name in found}
+            results = {name: {} for name in results}
     if peer is not None:
         peer.close()
-    return found
+    return results
 
 
-def table(found: dict[str, dict[str, list[float]]]) -> str:
+def table(result: dict[str, dict[str, list[float]]]) -> str:
     """Markdown: medians over rounds; shares and ratios are medians of each round's own."""
     lines = [
         "| update | ms | floor ms | times the floor | updates/s | transitions/s |",
         "|---|---|---|---|---|---|",
     ]
-    for name, seconds in found.items():
+    for name, seconds in result.items():
         if name == "peers":
             continue
         floor = [a + b for a, b in zip(seconds["arithmetic"], seconds["bytes"], strict=True)]
@@ -196,23 +196,23 @@ def table(found: dict[str, dict[str, list[float]]]) -> str:
             f"| {replicas / (update + sample):.0f} | {replicas * ENVS / joint:.0f} |"
         )
     lines += ["", "| peer (2 agents, 1024) | ms | times our update |", "|---|---|---|"]
-    for name, times in found["peers"].items():
-        ratio = statistics.median(t / u for t, u in zip(times, found["2 agents, 1024"]["update"], strict=True))
+    for name, times in result["peers"].items():
+        ratio = statistics.median(t / u for t, u in zip(times, result["2 agents, 1024"]["update"], strict=True))
         lines.append(f"| {name} | {statistics.median(times) * 1e3:.2f} | {ratio:.2f} |")
     return "\n".join(lines) + "\n"
 
 
-def figure(found: dict[str, dict[str, list[float]]], path: Path) -> None:
+def figure(result: dict[str, dict[str, list[float]]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    names = [name for name in found if name != "peers"]
+    names = [name for name in result if name != "peers"]
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2), width_ratios=(1, 2), layout="constrained")
-    first = found["2 agents, 1024"]
+    first = result["2 agents, 1024"]
     bars = {"floor": [a + b for a, b in zip(first["arithmetic"], first["bytes"], strict=True)], "this": first["update"]}
-    bars |= found["peers"]
+    bars |= result["peers"]
     left.barh(list(bars), [statistics.median(times) * 1e3 for times in bars.values()], color="C0")
     left.set_xlabel("ms an update (2 agents, batch 1024, one thread)")
     left.invert_yaxis()
@@ -220,7 +220,7 @@ def figure(found: dict[str, dict[str, list[float]]], path: Path) -> None:
     for what in ("arithmetic", "bytes", "update"):
         shares = []
         for name in names:
-            median = {key: statistics.median(values) for key, values in found[name].items()}
+            median = {key: statistics.median(values) for key, values in result[name].items()}
             whole = median["update"]
             rest = whole - median["arithmetic"] - median["bytes"]
             shares.append((rest if what == "update" else median[what]) / whole)
@@ -243,11 +243,11 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     args.out.mkdir(parents=True, exist_ok=True)
-    found = measure(args.rounds, args.agilerl, args.cases)
-    (args.out / "training.json").write_text(json.dumps(found) + "\n")
-    (args.out / "training.md").write_text(table(found))
-    figure(found, args.out / "training.png")
-    print(table(found))
+    result = measure(args.rounds, args.agilerl, args.cases)
+    (args.out / "training.json").write_text(json.dumps(result) + "\n")
+    (args.out / "training.md").write_text(table(result))
+    figure(result, args.out / "training.png")
+    print(table(result))
 
 
 if __name__ == "__main__":

@@ -117,19 +117,19 @@ def fastest(function: Callable[[], object], repeats: int) -> float:
 
 def measure(case: Case, rounds: int, repeats: int) -> dict[str, list[float]]:
     """Processor seconds: contender -> one number a round; a first round warms up."""
-    found: dict[str, list[float]] = {name: [] for name in case.contenders}
+    results: dict[str, list[float]] = {name: [] for name in case.contenders}
     for k in range(rounds + 1):
         for name, function in case.contenders.items():
             seconds = fastest(function, repeats)
             if k:
-                found[name].append(seconds)
-    return found
+                results[name].append(seconds)
+    return results
 
 
-def table(found: dict[str, dict[str, list[float]]]) -> str:
+def table(result: dict[str, dict[str, list[float]]]) -> str:
     """Markdown: milliseconds of one update of all replicas, then ratios."""
     lines = ["| replicas, batch | contender | ms | / products | / autograd |", "|---|---|---|---|---|"]
-    for case, seconds in found.items():
+    for case, seconds in result.items():
         for name, times in seconds.items():
             ratios = [
                 statistics.median(t / other for t, other in zip(times, seconds[base], strict=True))
@@ -151,15 +151,15 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    found = {}
+    results = {}
     for replicas in args.replicas:
         for rows in args.batches:
             repeats = max(512 // (replicas * rows), 2)
-            found[f"{replicas}, {rows}"] = measure(Case(args.env, replicas, rows), args.rounds, repeats)
+            results[f"{replicas}, {rows}"] = measure(Case(args.env, replicas, rows), args.rounds, repeats)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / f"{args.env}.json").write_text(json.dumps(found) + "\n")
-    (args.out / f"{args.env}.md").write_text(table(found))
-    print(table(found))
+    (args.out / f"{args.env}.json").write_text(json.dumps(results) + "\n")
+    (args.out / f"{args.env}.md").write_text(table(results))
+    print(table(results))
 
 
 if __name__ == "__main__":

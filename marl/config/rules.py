@@ -120,8 +120,8 @@ def warnings_of(config: Config, given: dict[str, str]) -> list[str]:
 
 
 def _origins(rule: Rule, given: dict[str, str]) -> str:
-    found = [f"{name} from {given[name]}" for name in rule.names if name in given]
-    return f" ({', '.join(found)})" if found else ""
+    results = [f"{name} from {given[name]}" for name in rule.names if name in given]
+    return f" ({', '.join(results)})" if results else ""
 
 
 # ------------------------------------------------------------------ resuming
