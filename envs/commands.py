@@ -18,6 +18,7 @@ import re
 import sys
 import textwrap
 import traceback
+import types
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -107,8 +108,11 @@ def _shown(cls: type[T]) -> type[T]:
     changed: list[tuple[str, Any, Any]] = []
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         kind, *extras = typing.get_args(hints[field.name]) if _is_annotated(hints[field.name]) else (hints[field.name],)
-        if typing.get_origin(kind) is tuple:
-            kind, extras = object, [_several(typing.get_args(kind)[0]), *extras]
+        given = _without_none(kind)
+        if typing.get_origin(given) is tuple:
+            kind, extras = object, [_several(typing.get_args(given)[0]), *extras]
+        elif given is not kind:
+            kind = typing.Optional[given]  # noqa: UP045 - `X | None` is another type, which tyro checks by typeguard
         if field.default is False:
             extras.append(tyro.conf.FlagCreatePairsOff)
         hint = _hint(field.default, several=kind is object)
@@ -136,10 +140,19 @@ def _several(kind: Any) -> Any:
     from tyro.constructors import PrimitiveConstructorSpec
 
     convert = _whole if kind is int else kind
+    metavar = "TEXT ..." if kind is str else f"{kind.__name__.upper()} ..."
     return PrimitiveConstructorSpec(
-        "*", f"{kind.__name__.upper()} ...", lambda words: tuple(map(convert, words)), _is(tuple),
-        lambda values: [str(value) for value in values],
+        "*", metavar, lambda words: tuple(map(convert, words)), _is(tuple),
+        lambda values: [str(value) for value in values or ()],
     )  # fmt: skip
+
+
+def _without_none(kind: Any) -> Any:
+    """X of `X | None`; anything else as it is."""
+    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
+        return kind
+    (given,) = (option for option in typing.get_args(kind) if option is not type(None))
+    return given
 
 
 def _is_annotated(hint: Any) -> bool:

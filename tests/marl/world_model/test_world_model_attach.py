@@ -21,6 +21,7 @@ from marl.learner.maddpg import MADDPG
 from marl.runs import checkpoint
 from marl.world_model import attach as compose
 from marl.world_model import evaluate as command
+from marl.world_model import prediction
 from marl.world_model.imagination import ImaginationSource
 
 SMALL = WorldModelConfig(
@@ -95,7 +96,7 @@ def saved_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Config) -
 def test_command_writes_numbers_figures_and_a_film(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: Any
 ) -> None:
-    monkeypatch.setattr(command, "FILMED", 1)
+    monkeypatch.setattr(prediction, "FILMED", 1)
     run = saved_run(tmp_path, monkeypatch, config_of(replace(SMALL, kind=kind)))
     assert command.main([str(run), "--episodes", "6", "--own-policy"]) == 0
     text = capsys.readouterr().out
