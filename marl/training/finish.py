@@ -118,7 +118,7 @@ def _attempt(name: str, step: Callable[[], str], logger: RunLog) -> Callable[[],
             warnings.simplefilter("ignore")
             words = step()
     except Exception as error:  # whatever it is: the run is trained and saved
-        failure = f"no {name}: {error or type(error).__name__}"
+        failure = f"no {name}: {str(error) or type(error).__name__}"
         return lambda: logger.warn(failure)
     said = f"{words}\n({time.perf_counter() - began:.0f} s)"
     return lambda: logger.say(said)
