@@ -42,7 +42,7 @@ def choose_device(name: str) -> torch.device:
 def choose_threads(asked: int, networks: int, batch_size: int, width: int, processes: int = 1) -> int:
     """CPU threads for torch: `asked`, or where that is 0 one for every 2^17 numbers of the widest hidden layer.
 
-    A thread that gets less costs more to wake than it computes: `benchmarks/results/training/` has the measurements.
+    A thread that gets less costs more to wake than it computes.
     Never more than the cores that this process may use.
 
     Args:
