@@ -80,7 +80,7 @@ class BatchedEnv(ABC):
         """
         return None
 
-    def repeated(self) -> None:
+    def replayed(self) -> None:
         """The device has replayed a step of the present `pattern` without a call of `step`: the host counts it."""
         raise NotImplementedError(f"steps of {type(self).__name__} can not be recorded")
 

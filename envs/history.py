@@ -113,8 +113,8 @@ class History(BatchedEnv):
     def pattern(self) -> Hashable | None:
         return self.env.pattern()
 
-    def repeated(self) -> None:
-        self.env.repeated()
+    def replayed(self) -> None:
+        self.env.replayed()
 
     def close(self) -> None:
         self.env.close()

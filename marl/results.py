@@ -29,15 +29,15 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object: dictionaries, lists, strings, numbers, booleans and None."""
-        found: dict[str, Any] = {}
+        results: dict[str, Any] = {}
         for one in _fields(type(self)):
             value = getattr(self, one.name)
             if one.metadata.get(_INLINE):
                 if value is not None:
-                    found.update(value.to_json())
+                    results.update(value.to_json())
             elif value is not None or not one.metadata.get(_LEFT_OUT):
-                found[_key(one)] = _plain(value)
-        return found
+                results[_key(one)] = _plain(value)
+        return results
 
     @classmethod
     def from_json(cls, data: Any) -> Self:

@@ -55,14 +55,14 @@ def canonical_id(name: str) -> str | None:
 
 def require_id(name: str) -> str:
     """`canonical_id`, or `UserError` with close matches."""
-    found = canonical_id(name)
-    if found is None:
+    result = canonical_id(name)
+    if result is None:
         raise UserError(
             f"unknown environment {name!r}.{did_you_mean(name, [*_BY_NAME.values(), *_BY_NAME])} "
             f"MPE's ids are {', '.join(MPE_IDS)}, and {', '.join(VARIANT_IDS)} (the version may be left out); any "
             f"other PettingZoo environment is given as package.module:function."
         )
-    return found
+    return result
 
 
 # ------------------------------------------------------------------ the real environments

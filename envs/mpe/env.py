@@ -122,7 +122,7 @@ class MPE(BatchedEnv):
             return None  # the actions will be read
         return self._episodes.due(), self.curriculum_stage
 
-    def repeated(self) -> None:
+    def replayed(self) -> None:
         """The device has replayed a step of the present `pattern`: count it."""
         self._episodes.replayed()
 

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     try:
         with processes() as ranks:
-            launch = ranks.first(lambda: _launch(words))
+            launch = ranks.broadcast(lambda: _launch(words))
             return _run(launch, ranks)
     except SystemExit as stop:  # --help
         return int(stop.code or 0)

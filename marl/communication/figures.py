@@ -38,8 +38,8 @@ def protocol_figure(report: ChannelReport) -> Figure:
 
     Without a declared meaning: bars of how often each symbol is said.
     """
-    found = report.signalling.information
-    if isinstance(found, Undefined):
+    result = report.signalling.information
+    if isinstance(result, Undefined):
         return _usage_figure(report)
     table = np.array(report.signalling.table)
     seen = np.flatnonzero(table.sum(axis=1) > 0)
@@ -57,8 +57,8 @@ def protocol_figure(report: ChannelReport) -> Figure:
     ax.set_xticks(range(table.shape[1]))
     ax.set_yticks(range(len(names)), names)
     ax.spines[:].set_visible(False)
-    told = f"{max(found.corrected, 0):.2f} of {found.entropy:.2f} bits, {p_text(found.p)}"
-    label(ax, f"{report.channel}: {told}\n{report.episodes} episodes, one message each", "symbol")
+    bits = f"{max(result.corrected, 0):.2f} of {result.entropy:.2f} bits, {p_text(result.p)}"
+    label(ax, f"{report.channel}: {bits}\n{report.episodes} episodes, one message each", "symbol")
     return figure
 
 
@@ -78,7 +78,7 @@ def _usage_figure(report: ChannelReport) -> Figure:
 def timeline_figure(
     *,
     title: str,
-    told: Sequence[int] | None,
+    goals: Sequence[int] | None,
     heard: Sequence[int],
     actions: Sequence[int],
     would_do: np.ndarray,
@@ -91,7 +91,7 @@ def timeline_figure(
 
     Args:
         title: of the figure.
-        told: label of what there was to tell, at each heard step; None where unknown.
+        goals: label of what there was to tell, at each heard step; None where unknown.
         heard: symbol in the slot at each heard step; V for nothing.
         actions: what the receiver chose, at each heard step.
         would_do: int [J, V] its greedy choice under each symbol.
@@ -101,8 +101,8 @@ def timeline_figure(
     steps = np.arange(1, len(heard) + 1)
     rows: list[tuple[str, np.ndarray, Sequence[str] | None]] = []
     moves = move_names(int(max(would_do.max(), max(actions))) + 1 if would_do.max() > 4 else 5)
-    if told is not None:
-        rows.append(("goal", np.asarray(told), None))
+    if goals is not None:
+        rows.append(("goal", np.asarray(goals), None))
     rows.append(("symbol heard", np.asarray(heard), None))
     rows.append(("action", np.asarray(actions), moves))
     rows.extend((f"if {symbol} were heard", would_do[:, symbol], moves) for symbol in used)

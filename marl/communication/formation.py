@@ -38,11 +38,11 @@ class FormationRow(Record):
     """Communication gain; None where the task has none."""
 
 
-def formation_row(found: PlayerAnalysis, step: int, replica: int) -> FormationRow | None:
+def formation_row(result: PlayerAnalysis, step: int, replica: int) -> FormationRow | None:
     """The state of the first channel's protocol; None where no meaning is known."""
-    report = found.channels[0]
-    told, outcome = report.signalling.information, found.outcome
-    if isinstance(told, Undefined):
+    report = result.channels[0]
+    signalled, outcome = report.signalling.information, result.outcome
+    if isinstance(signalled, Undefined):
         return None
     table = np.array(report.signalling.table, dtype=float)
     seen = np.flatnonzero(table.sum(axis=1) > 0)
@@ -52,8 +52,8 @@ def formation_row(found: PlayerAnalysis, step: int, replica: int) -> FormationRo
         channel=report.channel,
         meanings=tuple(report.signalling.meanings[g] for g in seen),
         shares=tuple(map(tuple, (table[seen] / table[seen].sum(axis=1, keepdims=True)).tolist())),
-        information=max(told.corrected, 0.0),
-        p=told.p,
+        information=max(signalled.corrected, 0.0),
+        p=signalled.p,
         team_return=outcome.team_return.mean,
         gain=None if outcome.gain is None else outcome.gain.mean,
     )

@@ -143,18 +143,18 @@ def listening(spec: EnvSpec, heard: Heard, answers: Answers, resampler: Resample
     def over_episodes(values: np.ndarray) -> MeanInterval:
         return interval_of(heard.episode_mean(values), resampler)
 
-    found: dict[str, HeadInfluence] = {}
+    results: dict[str, HeadInfluence] = {}
     for h in [*first, *(h for h in range(len(heads)) if h not in first)]:
         pi = answers[..., h, : heads[h].size].astype(np.float64)
         greedy = pi.argmax(axis=-1)
-        found[heads[h].name] = HeadInfluence(
+        results[heads[h].name] = HeadInfluence(
             cic_marginal=over_episodes(causal_influence(pi, marginal)),
             cic_uniform=over_episodes(causal_influence(pi, uniform)),
             flip_rate=over_episodes((greedy != greedy[..., :1]).any(axis=-1)),
             flip_rate_used=over_episodes((greedy[..., used] != greedy[..., used[:1]]).any(axis=-1)),
             ceiling=float(np.log2(min(channel.symbols, heads[h].size))),
         )
-    return found
+    return results
 
 
 def interval_of(values: Floats, resampler: Resampler) -> MeanInterval:

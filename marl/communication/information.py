@@ -242,11 +242,11 @@ def positional_disentanglement(meanings: Ints, messages: Ints) -> Value | Undefi
         entropy = float(entropy_bits(np.bincount(symbols)))
         if entropy == 0:
             continue
-        told = sorted(
+        shares = sorted(
             float(information_bits(contingency(values, symbols, (int(values.max()) + 1, int(symbols.max()) + 1))))
             for values in meanings.T
         )
-        gaps.append((told[-1] - told[-2]) / entropy)
+        gaps.append((shares[-1] - shares[-2]) / entropy)
     if not gaps:
         return Undefined("every position always holds the same symbol: nothing to disentangle")
     return Value(float(np.mean(gaps)))

@@ -42,7 +42,7 @@ class Options(Scope):
     meaning: Meaning | None = None
     """From the sender's observations to what there is to tell, where the environment does not declare it."""
     progress: Callable[[str], None] = lambda text: None
-    """Told what is being done."""
+    """Called with what is being done."""
     on_figure: Callable[[str, Figure], None] = lambda name, figure: None
     """Given every figure, for TensorBoard."""
 

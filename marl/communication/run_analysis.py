@@ -113,29 +113,29 @@ def analyse_run(
         raise UserError(f"{run_dir} has the replicas 0 to {count - 1}, got {bad or 'none'}.")
     players = {f"replica {r}": Policy.load(run_dir, replica=r, greedy=greedy) for r in wanted}
     guests = {str(other): Policy.load(other, replica=0, greedy=greedy) for other in others}
-    found = analyse_players(
+    result = analyse_players(
         players, first.env_id, first.spec, chosen, env_args=first.env_args, guests=guests, out=run_dir / FIGURES
     )
-    numbered = [replace(one, replica=number) for number, one in zip(wanted, found.replicas, strict=True)]
-    shown, figures = wanted[found.shown], list(found.figures)
+    numbered = [replace(one, replica=number) for number, one in zip(wanted, result.replicas, strict=True)]
+    shown, figures = wanted[result.shown], list(result.figures)
     formation = None
     if chosen.formation and first.spec.routes:
         formation, drawn = _formation(run_dir, shown, chosen, greedy)
         figures += drawn
     if chosen.figures:
         _film(players[f"replica {shown}"], first.env_id, first.env_args, run_dir / GIF, chosen)
-    found = replace(
-        found,
+    result = replace(
+        result,
         run=str(run_dir),
         mode="greedy" if greedy else "sampled",
         replicas=tuple(numbered),
         shown=shown,
         figures=tuple(figures),
-        text="\n".join([found.text, *constant_replicas(numbered)]),
+        text="\n".join([result.text, *constant_replicas(numbered)]),
         formation=formation,
     )
-    replace_text(run_dir / JSON, json.dumps(found.to_json(), indent=1, allow_nan=False) + "\n")
-    return found
+    replace_text(run_dir / JSON, json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
+    return result
 
 
 def analyse_players(
@@ -266,12 +266,12 @@ def _formation(
         step = int(read_manifest(checkpoint)["step"])
         options.progress(f"checkpoint of step {step}")
         player = Policy.load(run_dir, replica=replica, greedy=greedy, checkpoint=checkpoint)
-        found, _ = analyse_player(
+        result, _ = analyse_player(
             player, player.env_id, player.spec, episodes=min(options.episodes, _FORMATION_EPISODES),
             seed=options.seed, env_args=player.env_args, lines=lines_of(player.env_id, player.env_args),
             meaning=options.meaning, interventions=(), resampling=(999, 100), backend=options.backend,
         )  # fmt: skip
-        row = formation_row(found, step, replica)
+        row = formation_row(result, step, replica)
         if row is not None:
             rows.append(row)
     names: list[str] = []
@@ -289,10 +289,10 @@ def _function(name: str) -> Meaning:
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        result = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"--meaning {name}: {error}. Expected module:function, as my_module:nearest_prey.") from error
-    return found
+    return result
 
 
 @contextlib.contextmanager
@@ -318,12 +318,12 @@ def analysed(options: CommandLine) -> str:
     """
     meaning = _function(options.meaning) if options.meaning else None
     with _tensorboard(options.run) as show:
-        found = analyse_run(
+        result = analyse_run(
             options.run, replicas=options.replicas, others=options.others, greedy=not options.sampled,
             **{field.name: getattr(options, field.name) for field in fields(Scope)},
             meaning=meaning, on_figure=show, progress=lambda text: say(f"... {text}"),
         )  # fmt: skip
     if options.json:
-        replace_text(options.json, json.dumps(found.to_json(), indent=1, allow_nan=False) + "\n")
-    pictures = f"\nPictures: {options.run / FIGURES}/" if found.figures else ""
-    return f"{found.text}\n\nNumbers: {options.run / JSON}{pictures}"
+        replace_text(options.json, json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
+    pictures = f"\nPictures: {options.run / FIGURES}/" if result.figures else ""
+    return f"{result.text}\n\nNumbers: {options.run / JSON}{pictures}"

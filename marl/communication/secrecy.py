@@ -55,12 +55,12 @@ def secrecy_report(spec: EnvSpec, played: Episodes, to_bob: Heard, resampler: Re
         to_bob: what Alice said to Bob (Eve hears the same).
         resampler: made for the same episodes.
     """
-    assert played.obs is not None and played.actions is not None and to_bob.told.values is not None
-    goal_JE = to_bob.told.values
+    assert played.obs is not None and played.actions is not None and to_bob.meanings.values is not None
+    goal_JE = to_bob.meanings.values
     goal, message = to_bob.drawn(goal_JE), to_bob.drawn(to_bob.sent)
     start, size = _KEY
     key = to_bob.drawn(to_bob.obs["bob_0"][..., start : start + size].argmax(axis=-1))
-    goals, symbols = len(to_bob.told.labels), to_bob.channel.symbols
+    goals, symbols = len(to_bob.meanings.labels), to_bob.channel.symbols
     sizes = (goals, symbols)
     by_key = contingency(goal, message, sizes, key, size)
     guessed = to_bob.at_heard_steps(played.actions)[..., 0]  # [J, E, N]

@@ -187,23 +187,23 @@ def usage(heard: Heard) -> Usage:
 
 def signalling(heard: Heard, resampler: Resampler) -> Signalling:
     """What the sent messages tell about the meaning, at one drawn step an episode."""
-    told = heard.told
-    if told.values is None or told.attributes is None:
-        unknown = Undefined(told.reason)
+    meant = heard.meanings
+    if meant.values is None or meant.attributes is None:
+        unknown = Undefined(meant.reason)
         return Signalling((), (), unknown, None, None, unknown, unknown, unknown)
-    goal, sent = heard.drawn(told.values), heard.drawn(heard.sent)
-    sizes = (len(told.labels), heard.channel.symbols)
+    goal, sent = heard.drawn(meant.values), heard.drawn(heard.sent)
+    sizes = (len(meant.labels), heard.channel.symbols)
     table = contingency(goal, sent, sizes)[0]
-    found = info.mutual_information(goal, sent, sizes, resampler)
+    result = info.mutual_information(goal, sent, sizes, resampler)
     symbols = np.stack([np.array(heard.channel.parts(m)) for m in range(sizes[1])])[sent]
-    attributes = heard.drawn(told.attributes)
-    given_meaning = float(info.entropy_corrected(table.sum(axis=0))) - found.corrected
+    attributes = heard.drawn(meant.attributes)
+    given_meaning = float(info.entropy_corrected(table.sum(axis=0))) - result.corrected
     return Signalling(
-        meanings=told.labels,
+        meanings=meant.labels,
         table=_counts(table),
-        information=found,
+        information=result,
         entropy_given_meaning_bits=max(given_meaning, 0.0),
-        information_by_step=_by_step(heard, told.values, sizes),
+        information_by_step=_by_step(heard, meant.values, sizes),
         context_independence=Value(info.context_independence(table)),
         topographic_similarity=info.topographic_similarity(attributes, symbols),
         positional_disentanglement=info.positional_disentanglement(attributes, symbols),
@@ -217,9 +217,9 @@ def reception(heard: Heard, resampler: Resampler) -> Reception:
     lag = int(np.argmax([float(info.information_bits(table[None])) for table in tables]))
     rows = tables[lag][tables[lag].sum(axis=1) > 0]
     received = None
-    if heard.told.values is not None:
-        sizes = (len(heard.told.labels), size + 1)
-        goal, arrived = heard.drawn(heard.told.values), heard.drawn(heard.heard)
+    if heard.meanings.values is not None:
+        sizes = (len(heard.meanings.labels), size + 1)
+        goal, arrived = heard.drawn(heard.meanings.values), heard.drawn(heard.heard)
         received = info.mutual_information(goal, arrived, sizes, resampler)
     return Reception(
         lag=lag + 1,
@@ -249,11 +249,11 @@ def _drawn_information(heard: Heard, choice: Choice, resampler: Resampler) -> In
 
 def _by_step(heard: Heard, goal: Ints, sizes: tuple[int, int]) -> tuple[float | None, ...]:
     """Corrected information of every heard step by itself; None where fewer than two episodes last so long."""
-    found: list[float | None] = []
+    results: list[float | None] = []
     for j, inside in enumerate(heard.valid):
         if inside.sum() < 2:
-            found.append(None)
+            results.append(None)
             continue
         table = contingency(goal[j, inside], heard.sent[j, inside], sizes)
-        found.append(float(info.information_bits(table) + info.information_correction(table)))
-    return tuple(found)
+        results.append(float(info.information_bits(table) + info.information_correction(table)))
+    return tuple(results)

@@ -45,22 +45,22 @@ def protocol_table(report: ChannelReport, receivers: Sequence[str] = ()) -> str:
 
 def what_is_said(report: ChannelReport) -> list[str]:
     """Sentences on the sender."""
-    sender, usage, found = report.sender, report.usage, report.signalling.information
+    sender, usage, result = report.sender, report.usage, report.signalling.information
     share, symbol = usage.symbol_share, usage.constant_symbol
     if symbol is not None:
         how = "in every message" if share[symbol] >= 1 else f"in {share[symbol]:.1%} of its messages"
         return [f"{sender} says symbol {symbol} {how}: a constant message tells nothing."]
     steady = f"Within an episode the most frequent symbol makes up {usage.stability:.0%} of the messages."
     changing = [steady] if usage.stability < 0.95 else []
-    if isinstance(found, Undefined):
+    if isinstance(result, Undefined):
         bits = f"{usage.entropy_bits:.2f} of {report.capacity_bits:.2f} bits"
-        return [f"{sender} uses {bits}; whether they mean anything is unknown: {found.reason}.", *changing]
-    told = f"{max(found.corrected, 0):.2f} of {found.entropy:.2f} bits"
-    if found.p >= MEASURABLE:
-        nothing = f"{sender}'s messages tell nothing measurable about the goal: {told} (p = {found.p:.2f})."
+        return [f"{sender} uses {bits}; whether they mean anything is unknown: {result.reason}.", *changing]
+    bits = f"{max(result.corrected, 0):.2f} of {result.entropy:.2f} bits"
+    if result.p >= MEASURABLE:
+        nothing = f"{sender}'s messages tell nothing measurable about the goal: {bits} (p = {result.p:.2f})."
         return [nothing, *changing]
-    p = "p < 0.001" if found.p <= 0.001 else f"p = {found.p:.3f}"
-    return [f"{sender} tells {told} about the goal ({p}).", *_dictionary(report), *changing]
+    p = "p < 0.001" if result.p <= 0.001 else f"p = {result.p:.3f}"
+    return [f"{sender} tells {bits} about the goal ({p}).", *_dictionary(report), *changing]
 
 
 def _dictionary(report: ChannelReport) -> list[str]:
@@ -83,26 +83,26 @@ def _dictionary(report: ChannelReport) -> list[str]:
 
 def _is_deaf(report: ChannelReport) -> bool:
     """Whether no symbol changes what the receiver does."""
-    found = next(iter(report.influence.values()))
-    return found.cic_uniform.mean < DEAF[0] and found.flip_rate.mean < DEAF[1]
+    result = next(iter(report.influence.values()))
+    return result.cic_uniform.mean < DEAF[0] and result.flip_rate.mean < DEAF[1]
 
 
 def what_is_heard(report: ChannelReport) -> list[str]:
     """Sentences on the receiver."""
     receiver = report.receiver
-    head, found = next(iter(report.influence.items()))
+    head, result = next(iter(report.influence.items()))
     if _is_deaf(report):
         return [f"{receiver} does not listen: no symbol changes its {head}."]
     return [
-        f"{receiver} listens: another symbol would change its {head} in {found.flip_rate.mean:.0%} of the situations; "
-        f"of the {report.usage.entropy_bits:.2f} bits that are said, {found.cic_marginal.mean:.2f} reach it."
+        f"{receiver} listens: another symbol would change its {head} in {result.flip_rate.mean:.0%} of the situations; "
+        f"of the {report.usage.entropy_bits:.2f} bits that are said, {result.cic_marginal.mean:.2f} reach it."
     ]
 
 
-def what_it_is_worth(found: PlayerAnalysis) -> list[str]:
+def what_it_is_worth(result: PlayerAnalysis) -> list[str]:
     """Sentences on the interventions."""
-    lines = [f"Return per agent of {_list(found.team)}: {found.outcome.team_return.mean:.2f}{_gain(found.outcome)}."]
-    met = {one.name: one.outcome for one in found.interventions}
+    lines = [f"Return per agent of {_list(result.team)}: {result.outcome.team_return.mean:.2f}{_gain(result.outcome)}."]
+    met = {one.name: one.outcome for one in result.interventions}
     name = "shuffled" if "shuffled" in met else "mute"
     cut = met.get(name)
     if cut is None or cut.team_lost is None:
@@ -121,25 +121,25 @@ def what_it_is_worth(found: PlayerAnalysis) -> list[str]:
     return lines
 
 
-def crypto_words(found: Secrecy) -> list[str]:
+def crypto_words(result: Secrecy) -> list[str]:
     """Sentences on who learns the secret."""
-    plain, keyed = (max(one.corrected, 0.0) for one in (found.without_key, found.with_key))
+    plain, keyed = (max(one.corrected, 0.0) for one in (result.without_key, result.with_key))
     return [
         f"Without the key the message tells {plain:.2f} bits of the secret (optimum 0), "
         f"with it {keyed:.2f} (optimum 1).",
-        f"Bob guesses right in {found.bob.accuracy.mean:.0%} of the steps, Eve in "
-        f"{found.eve.accuracy.mean:.0%} (guessing without any message: 50%).",
+        f"Bob guesses right in {result.bob.accuracy.mean:.0%} of the steps, Eve in "
+        f"{result.eve.accuracy.mean:.0%} (guessing without any message: 50%).",
     ]
 
 
-def summary(found: PlayerAnalysis) -> str:
+def summary(result: PlayerAnalysis) -> str:
     """One line on a player: whether a language was formed and is used."""
-    known = [i for one in found.channels if isinstance(i := one.signalling.information, Information)]
+    known = [i for one in result.channels if isinstance(i := one.signalling.information, Information)]
     share = max((one.share for one in known if one.p < MEASURABLE), default=0.0)
-    listens = not all(_is_deaf(one) for one in found.channels)
-    if all(one.usage.constant_symbol is not None for one in found.channels):
+    listens = not all(_is_deaf(one) for one in result.channels)
+    if all(one.usage.constant_symbol is not None for one in result.channels):
         return "no language: every message is constant"
-    if found.crypto is not None and found.crypto.with_key.p < MEASURABLE and share < _LITTLE:
+    if result.crypto is not None and result.crypto.with_key.p < MEASURABLE and share < _LITTLE:
         return "a cipher: the message tells the secret to those who hold the key"
     if not known:
         return "messages vary and are listened to" if listens else "messages vary, but nobody listens"
@@ -149,19 +149,19 @@ def summary(found: PlayerAnalysis) -> str:
     return "no language: the messages tell next to nothing" + (", though they are listened to" if listens else "")
 
 
-def describe(found: PlayerAnalysis, title: str) -> str:
+def describe(result: PlayerAnalysis, title: str) -> str:
     """A readable account of one player."""
-    lines = [f"{title}: {summary(found)}"]
-    for group in _same_message(found.channels):
+    lines = [f"{title}: {summary(result)}"]
+    for group in _same_message(result.channels):
         receivers = [report.receiver for report in group] if len(group) > 1 else []
         lines += ["", protocol_table(group[0], receivers)]
         heard = [sentence for report in group for sentence in what_is_heard(report)]
         lines += [f"  {sentence}" for sentence in (*what_is_said(group[0]), *heard)]
-    lines += ["", *(f"  {sentence}" for sentence in what_it_is_worth(found))]
-    if found.interventions:
-        lines += ["", *_intervention_rows(found)]
-    if found.crypto is not None:
-        lines += ["", *(f"  {sentence}" for sentence in crypto_words(found.crypto))]
+    lines += ["", *(f"  {sentence}" for sentence in what_it_is_worth(result))]
+    if result.interventions:
+        lines += ["", *_intervention_rows(result)]
+    if result.crypto is not None:
+        lines += ["", *(f"  {sentence}" for sentence in crypto_words(result.crypto))]
     return "\n".join(lines)
 
 
@@ -180,11 +180,11 @@ def _same_message(reports: Sequence[ChannelReport]) -> list[list[ChannelReport]]
     return groups
 
 
-def _intervention_rows(found: PlayerAnalysis) -> list[str]:
+def _intervention_rows(result: PlayerAnalysis) -> list[str]:
     """A table of returns, what was lost and the gain, each with its interval."""
-    width = max(len(name) for name, _ in found.outcomes)
+    width = max(len(name) for name, _ in result.outcomes)
     lines = [f"  {'channel':<{width}}  {'return':>8}  {'95 % interval':<18}  {'lost':>7}  {'gain':>6}"]
-    for name, row in found.outcomes:
+    for name, row in result.outcomes:
         value = row.team_return
         lost = f"{row.team_lost.mean:.2f}" if row.team_lost else ""
         gain = f"{row.gain.mean:.2f}" if row.gain else ""
@@ -202,29 +202,29 @@ def describe_all(players: Sequence[tuple[str, PlayerAnalysis]]) -> list[str]:
     return lines
 
 
-def cross_words(found: CrossPlay) -> str:
+def cross_words(result: CrossPlay) -> str:
     """A sentence on how strangers understand each other."""
-    count = len(found.participants)
+    count = len(result.participants)
     off = ~np.eye(count, dtype=bool)
-    own = np.diag(found.raw).mean()
-    raw, relabelled = (np.array(matrix)[off].mean() for matrix in (found.raw, found.relabelled))
+    own = np.diag(result.raw).mean()
+    raw, relabelled = (np.array(matrix)[off].mean() for matrix in (result.raw, result.relabelled))
     return (
         f"Cross-play of {count}: with their own partners {own:.2f}, with strangers {raw:.2f}, "
         f"with strangers and relabelled symbols {relabelled:.2f}."
     )
 
 
-def constant_replicas(found: Sequence[PlayerAnalysis]) -> list[str]:
+def constant_replicas(result: Sequence[PlayerAnalysis]) -> list[str]:
     """A sentence for every replica of a run in which some agent's message is constant."""
     lines = []
-    for one in found:
+    for one in result:
         said = {r.sender: symbol for r in one.channels if (symbol := r.usage.constant_symbol) is not None}
         lines += [f"Replica {one.replica}: {name} always says symbol {symbol}." for name, symbol in said.items()]
     return lines
 
 
-def _gain(found: Outcome) -> str:
-    return f" (gain {found.gain.mean:.2f})" if found.gain else ""
+def _gain(result: Outcome) -> str:
+    return f" (gain {result.gain.mean:.2f})" if result.gain else ""
 
 
 def _list(names: Sequence[str]) -> str:

@@ -124,15 +124,17 @@ def gain(env_id: str, returns: Mapping[str, float] | float, env_args: Mapping[st
 
 def lines_of(env_id: str, env_args: Mapping[str, Any] | None = None) -> dict[str, float | None]:
     """The lines of a learning curve: mean return per agent of oracle, no communication and random."""
-    found = anchors(env_id, env_args)
-    return {"oracle": found.mean(ORACLE), "no communication": found.mean(SILENT), "random": found.mean(RANDOM)}
+    result = anchors(env_id, env_args)
+    return {"oracle": result.mean(ORACLE), "no communication": result.mean(SILENT), "random": result.mean(RANDOM)}
 
 
 def sides(spec: EnvSpec) -> dict[str, list[str]]:
     """Names of the agents of each side: those that are paid alike; the one side "all" where that is everybody."""
     sided = _SIDES.get(spec.id, {"all": ("",)})
-    found = {side: [name for name in spec.agent_names if name.startswith(prefixes)] for side, prefixes in sided.items()}
-    return {side: names for side, names in found.items() if names}
+    results = {
+        side: [name for name in spec.agent_names if name.startswith(prefixes)] for side, prefixes in sided.items()
+    }
+    return {side: names for side, names in results.items() if names}
 
 
 def is_competitive(spec: EnvSpec) -> bool:

@@ -64,14 +64,14 @@ class Helpers:
         Raises:
             RunFailed: a process ended without a result; with its words.
         """
-        found: list[ReplicaReturns] = []
+        rows: list[ReplicaReturns] = []
         for process, file in zip(self._processes, self._files, strict=True):
             code = process.wait()
             if code != 0:
                 words = file.with_suffix(".err").read_text(errors="replace").strip()[-500:]
                 raise RunFailed(f"an evaluating process ended with code {code}: {words}")
-            found += Evaluation.from_json(json.loads(file.read_text())).replicas
-        return found
+            rows += Evaluation.from_json(json.loads(file.read_text())).replicas
+        return rows
 
     def __enter__(self) -> Helpers:
         return self

@@ -76,21 +76,21 @@ def evaluate(
     spec = spec or _spec_of(env_id, env_args or {}, make)
     reference = anchors(env_id, env_args)
     groups = team_names(spec) if is_competitive(spec) else sides(spec)
-    found: list[ReplicaReturns] = []
+    results: list[ReplicaReturns] = []
     for number, player in zip(numbers, several, strict=True):
         played = play(
             env_id, player, episodes, seed, env_args=env_args, backend=backend, make=make, spec=spec, batch=batch,
             max_steps=max_steps,
         )  # fmt: skip
         episodes = len(played.returns)
-        found.append(
+        results.append(
             replace(_replica(number, played.returns, spec, groups, reference), unfinished=played.unfinished or None)
         )
-    found = collect(found)
-    if not found:
+    results = collect(results)
+    if not results:
         raise UserError("expected at least one player to evaluate, got none.")
-    several_played = len(found) > 1
-    means = [one.mean_return for one in found]
+    several_played = len(results) > 1
+    means = [one.mean_return for one in results]
     mean_return = float(np.mean(means))
     return Evaluation(
         setting=Setting(
@@ -100,14 +100,14 @@ def evaluate(
             seed,
             mode,
             backend,
-            max_steps if any(one.unfinished for one in found) else None,
+            max_steps if any(one.unfinished for one in results) else None,
         ),
         competitive=is_competitive(spec),
-        replicas=tuple(found),
-        returns=_together([one.returns for one in found]),
-        sides=_together([one.sides for one in found]),
+        replicas=tuple(results),
+        returns=_together([one.returns for one in results]),
+        sides=_together([one.sides for one in results]),
         mean_return=mean_return,
-        interval=_interval(found, means),
+        interval=_interval(results, means),
         score=reference.score(mean_return),
         gain=reference.gain(mean_return),
         iqm=stats.aggregate(means) if several_played else None,
@@ -150,11 +150,11 @@ def _together(replicas: Sequence[Mapping[str, stats.Estimate]]) -> Mapping[str, 
     return {name: stats.summary([one[name].mean for one in replicas]) for name in replicas[0]}
 
 
-def _interval(found: list[ReplicaReturns], means: list[float]) -> stats.Interval | None:
+def _interval(result: list[ReplicaReturns], means: list[float]) -> stats.Interval | None:
     """95 % interval of the mean return: Student's over replicas, or normal over the episodes of the only one."""
-    if len(found) > 1:
+    if len(result) > 1:
         return stats.mean_interval(means)
-    error = found[0].mean_return_se
+    error = result[0].mean_return_se
     return None if error is None else (means[0] - 1.96 * error, means[0] + 1.96 * error)
 
 
@@ -244,8 +244,8 @@ def _opponent(options: CommandLine, against: str, env_id: str, env_args: dict[st
         other: Any = party.players[0]
         differences = spec.differences(other.spec)
         if differences:
-            found = "; ".join(differences)
-            raise UserError(f"{against} was trained on something else than {spec.id}: {found}.")
+            result = "; ".join(differences)
+            raise UserError(f"{against} was trained on something else than {spec.id}: {result}.")
         return party
     known = scripted.names(env_id)
     if any(part.strip() not in known for part in against.split("+")):

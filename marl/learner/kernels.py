@@ -27,7 +27,7 @@ ESTIMATORS = ("gumbel_soft", "gumbel_st", "straight_through", "exact")
 
 NAMES = (
     "uniform", "gather", "plan", "prepare", "step", "follow", "hidden", "hidden_back", "outer_back", "error", "choose",
-    "tell", "differ", "soften", "logit_gradient", "signal",
+    "relabel", "differ", "soften", "logit_gradient", "signal",
 )  # fmt: skip
 
 
@@ -250,7 +250,7 @@ def choose(logits_XAB: Tensor, noise_XAB: Tensor, allowed_XAB: Tensor, choices: 
     out_XAB.mul_(allowed_XAB)
 
 
-def tell(
+def relabel(
     choice_XAB: Tensor,
     discount_SNB: Tensor,
     first_SB: Tensor,

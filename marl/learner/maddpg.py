@@ -77,7 +77,7 @@ class MADDPG:
         self.schedules = Schedules(config, self.device)
         sizes = {name: module.mlp.flat.shape[1] for name, module in (("critic", self.critic), ("actor", self.actor))}
         self.finite = FiniteGradients(sizes, spec.agent_names, self.replicas, self.device, self.device.type == "cpu")
-        self.held_G1 = self._held_back()
+        self.frozen_G1 = self._frozen_shares()
         found_inf = None if self.finite.at_once else self.finite.broken
         self.moments = {
             "critic": Moments(self.critic.mlp.flat, self.schedules.critic_lr, found_inf),
@@ -99,7 +99,7 @@ class MADDPG:
         self.kernel_form: str | None = None  # of the explicit update, "numba" or "torch"; None: the best that there is
         self._explicit: ExplicitUpdate | None = None
 
-    def _held_back(self) -> Tensor | None:
+    def _frozen_shares(self) -> Tensor | None:
         """Share of every actor's steps that is not taken, [G, 1]; None: all are whole.
 
         Source: two time scales, Heusel et al. 2017 (arXiv 1706.08500), section 2; there two networks, here all actors.
@@ -111,12 +111,12 @@ class MADDPG:
         if not shares:
             return None
         kinds = self.spec.kinds if self.config.share_actors else tuple(range(len(names)))
-        found: list[set[float]] = [set() for _ in range(max(kinds) + 1)]
+        results: list[set[float]] = [set() for _ in range(max(kinds) + 1)]
         for name, kind in zip(names, kinds, strict=True):
-            found[kind].add(shares.get(name, 1.0))
-        if any(len(group) > 1 for group in found):
+            results[kind].add(shares.get(name, 1.0))
+        if any(len(group) > 1 for group in results):
             raise UserError("maddpg.actor_lr_shares differ between agents that share one actor (maddpg.share_actors).")
-        return torch.tensor([[1.0 - group.pop()] for group in found], device=self.device)
+        return torch.tensor([[1.0 - group.pop()] for group in results], device=self.device)
 
     def _team_matrix(self) -> Tensor:
         matrix = torch.eye(self.spec.num_agents, device=self.device)
@@ -183,10 +183,10 @@ class MADDPG:
 
     def _explicit_at(self, rows: int) -> ExplicitUpdate:
         """The explicit update for batches of so many rows."""
-        found = self._explicit
-        if found is None or found.rows != rows or self.kernel_form not in (None, found.form.form):
-            self._explicit = found = ExplicitUpdate(self, rows, self.kernel_form)
-        return found
+        result = self._explicit
+        if result is None or result.rows != rows or self.kernel_form not in (None, result.form.form):
+            self._explicit = result = ExplicitUpdate(self, rows, self.kernel_form)
+        return result
 
     def update_many(self, source: BatchSource, rows: int, count: int, progress: float = 0.0) -> None:
         """`count` times `update` from a fresh sample of `rows` transitions, to the bit, with less around it."""
@@ -222,7 +222,7 @@ class MADDPG:
         """What the host decides of the next update by autograd; None: it takes part (as `BatchedEnv.pattern`)."""
         return (self.actors_next,) if self._share is None and self._actor_loss is None else None
 
-    def repeated(self) -> None:
+    def replayed(self) -> None:
         """The device has replayed an update (a recorded CUDA graph) without a call of `update`: count it."""
         self.updates += 1
 
@@ -352,12 +352,12 @@ class MADDPG:
         self.finite.watch(name, norm_SG, self.updates)
         scale_SG = (self.config.max_grad_norm / (norm_SG + 1e-6)).clamp(max=1.0)
         flat_SGP.grad = gradient.mul_(scale_SG[..., None])
-        held_G1 = self.held_G1 if module is self.actor else None
-        before_SGP = flat_SGP if held_G1 is None else flat_SGP.detach().clone()
+        frozen_G1 = self.frozen_G1 if module is self.actor else None
+        before_SGP = flat_SGP if frozen_G1 is None else flat_SGP.detach().clone()
         optimiser.step()
         flat_SGP.grad = None
-        if held_G1 is not None:
-            flat_SGP.detach().lerp_(before_SGP, held_G1)
+        if frozen_G1 is not None:
+            flat_SGP.detach().lerp_(before_SGP, frozen_G1)
         return norm_SG
 
     @torch.no_grad()

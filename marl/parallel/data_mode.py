@@ -45,19 +45,19 @@ class SplitEnv(BatchedEnv):
 
     def reset(self, seed: int | None = None) -> Tensor:
         obs = self._part.reset(seed)
-        found = self._exchanged({"obs": obs, "mask": self._part.mask})
-        self.mask = found.get("mask")
-        return found["obs"]
+        result = self._exchanged({"obs": obs, "mask": self._part.mask})
+        self.mask = result.get("mask")
+        return result["obs"]
 
     def step(self, actions: Tensor) -> Step:
         step = self._part.step(actions[:, self._own.start : self._own.stop])
         named = {field.name: getattr(step, field.name) for field in fields(step)}
         if named["done"] is not None:
             named["done"] = named["done"][None]
-        found = self._exchanged(named)
-        if "done" in found:
-            found["done"] = found["done"][0]
-        return Step(**found)
+        result = self._exchanged(named)
+        if "done" in result:
+            result["done"] = result["done"][0]
+        return Step(**result)
 
     def _exchanged(self, named: dict[str, Tensor | None]) -> dict[str, Tensor]:
         """Tensors [n, R / ranks, ...] to [n, R, ...], all in one exchange."""
@@ -112,7 +112,7 @@ class PartSource:
         self._whole, self._ranks = whole, ranks
 
     @property
-    def settled(self) -> bool:
+    def ready(self) -> bool:
         """No: the ranks talk to each other."""
         return False
 

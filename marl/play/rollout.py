@@ -67,8 +67,8 @@ class Mixed:
     def probabilities(self, observations: Observations, masks: Masks | None = None) -> dict[str, np.ndarray]:
         """{agent: float64 [E, H, K]} of players that all have `probabilities`."""
         distinct: list[Any] = self._distinct
-        found = {id(player): player.probabilities(observations, masks) for player in distinct}
-        return {agent: found[id(player)][agent] for agent, player in self.players.items()}
+        results = {id(player): player.probabilities(observations, masks) for player in distinct}
+        return {agent: results[id(player)][agent] for agent, player in self.players.items()}
 
 
 @dataclass

@@ -89,11 +89,11 @@ def _headline(run: RunRecords) -> str:
 
 
 def _cards(run: RunRecords) -> dict[str, str]:
-    found = run.evaluation
-    numbers: dict[str, Any] = {"return per agent": found.get("mean_return")}
-    if found.get("competitive"):  # a mean over opponents says nothing
-        numbers = {f"return of {side}": value.get("mean") for side, value in found.get("sides", {}).items()}
-    numbers |= {"score (0 random, 1 oracle)": found.get("score"), "gain (0 silence, 1 oracle)": found.get("gain")}
+    result = run.evaluation
+    numbers: dict[str, Any] = {"return per agent": result.get("mean_return")}
+    if result.get("competitive"):  # a mean over opponents says nothing
+        numbers = {f"return of {side}": value.get("mean") for side, value in result.get("sides", {}).items()}
+    numbers |= {"score (0 random, 1 oracle)": result.get("score"), "gain (0 silence, 1 oracle)": result.get("gain")}
     shown = {name: f"{value:.2f}" for name, value in numbers.items() if isinstance(value, int | float)}
     seconds = run.last("time/seconds")
     if seconds is not None:
@@ -128,8 +128,8 @@ def _scores(run: RunRecords) -> str:
         rows.append([f"replica {one.get('replica', r)}", *cells, f"{one['mean_return']:.2f}"])
     lines = {name: value for name, value in _lines(run).items() if value is not None}
     rows += [[name, *[""] * len(agents), f"{value:.2f}"] for name, value in lines.items()]
-    found = run.evaluation
-    text = f"{found.get('episodes', '?')} episodes from seed {found.get('seed', '?')}, {found.get('mode', '')}."
+    result = run.evaluation
+    text = f"{result.get('episodes', '?')} episodes from seed {result.get('seed', '?')}, {result.get('mode', '')}."
     return page.paragraph(f"Return per agent ± standard error; {text}") + page.table(["", *agents, "mean"], rows)
 
 
@@ -141,21 +141,21 @@ def _with_error(value: dict[str, Any]) -> str:
 
 def _language(run: RunRecords) -> str:
     """What is said, heard and worth, of the replica that the pictures show; the whole text folded."""
-    found = run.communication
+    result = run.communication
     try:
-        replicas = [PlayerAnalysis.from_json(one) for one in found["replicas"]]
-        shown = next(one for one in replicas if one.replica == found["shown"])
+        replicas = [PlayerAnalysis.from_json(one) for one in result["replicas"]]
+        shown = next(one for one in replicas if one.replica == result["shown"])
         said = [line for one in shown.channels for line in (*what_is_said(one), *what_is_heard(one))]
         table = [[name, *_cells(outcome)] for name, outcome in shown.outcomes]
         return "".join([
-            page.paragraph(f"Replica {found['shown']} (of the median return), {found['episodes']} episodes:"),
+            page.paragraph(f"Replica {result['shown']} (of the median return), {result['episodes']} episodes:"),
             page.bullets([*dict.fromkeys(said), *what_it_is_worth(shown)]),
             page.table(["messages", "return", "95 % interval", "lost", "gain"], table),
             page.bullets(constant_replicas(replicas)),
-            page.folded("Everything in words", page.verbatim(found["text"])),
+            page.folded("Everything in words", page.verbatim(result["text"])),
         ])  # fmt: skip
     except (KeyError, TypeError, ValueError, IndexError, StopIteration):
-        return page.verbatim(str(found["text"])) if "text" in found else ""
+        return page.verbatim(str(result["text"])) if "text" in result else ""
 
 
 def _cells(row: Outcome) -> list[str]:

@@ -166,11 +166,11 @@ class RunDir:
         self._lock.release()
 
     def _require_empty(self) -> None:
-        found = sorted(entry.name for entry in self.path.iterdir())
-        if not found or (set(found) <= set(_OURS) and CONFIG not in found):
+        result = sorted(entry.name for entry in self.path.iterdir())
+        if not result or (set(result) <= set(_OURS) and CONFIG not in result):
             return
-        shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
-        mend = f"Continue that run with {resume_command(self.path)}, or choose" if CONFIG in found else "Choose"
+        shown = ", ".join(result[:5]) + (", ..." if len(result) > 5 else "")
+        mend = f"Continue that run with {resume_command(self.path)}, or choose" if CONFIG in result else "Choose"
         raise UserError(
             f"run directory {self.path} is not empty (it holds {shown}). "
             f"{mend} another directory with --run-dir. Nothing was changed."

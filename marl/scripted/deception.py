@@ -126,10 +126,10 @@ class AdversaryOmniscient(_Blind):
 
     def offsets(self, observations: Observations) -> list[np.ndarray]:
         good = self.team("agent")[0]
-        told = observations[good].astype(np.float64)
-        count = (told.shape[1] - 2) // 4  # goal, landmarks, adversary, other good agents
-        adversary = told[:, 2 + 2 * count : 4 + 2 * count]
-        return [told[:, 0:2] - adversary]
+        obs = observations[good].astype(np.float64)
+        count = (obs.shape[1] - 2) // 4  # goal, landmarks, adversary, other good agents
+        adversary = obs[:, 2 + 2 * count : 4 + 2 * count]
+        return [obs[:, 0:2] - adversary]
 
 
 # ------------------------------------------------------------------ simple_adversary without memory

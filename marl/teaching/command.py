@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _taught(options: CommandLine) -> str:
     from marl.teaching.ease import ease_of_teaching, in_words  # here: --help need not wait for torch
 
-    found = ease_of_teaching(
+    result = ease_of_teaching(
         options.run, options.learners, replica=options.replica, students=options.students,
         total_steps=options.total_steps, episodes=options.episodes, seed=options.seed, out=options.out, progress=True,
     )  # fmt: skip
-    return in_words(found)
+    return in_words(result)

@@ -73,8 +73,8 @@ def train(
         Echo: rank 0 has raised one of these (on the other ranks).
     """
     if ranks is None:
-        with processes() as found:
-            return train(config, resume=resume, stop=stop, make_env=make_env, ranks=found)
+        with processes() as result:
+            return train(config, resume=resume, stop=stop, make_env=make_env, ranks=result)
     if make_env is None:
         config = validated(config)
     else:
@@ -95,7 +95,7 @@ def train(
             run.describe(to_yaml(replace(config, run_dir=None)))
             return run.path
 
-        path = ranks.first(open_directory)
+        path = ranks.broadcast(open_directory)
         env = _environment(config, make_env, division)
         stack.callback(env.close)
         networks, width = len(division.trained) * env.spec.num_agents, max(config.maddpg.hidden)

@@ -53,15 +53,15 @@ def finish(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> Eval
         if not spec.routes:
             _attempt("film", lambda: _film(path, config), logger)()
         elif language is None:
-            _attempt("language", lambda: _language(path, config, _telling(result)), logger)()
+            _attempt("language", lambda: _language(path, config, _extremes(result)), logger)()
         else:
             language()
         _attempt("report", lambda: _page(path), logger)()
-    logger.say(_last_words(config, path, trainer, trained))
+    logger.say(_closing_message(config, path, trainer, trained))
     return result
 
 
-def _last_words(config: Config, path: Path, trainer: Trainer, trained: float) -> str:
+def _closing_message(config: Config, path: Path, trainer: Trainer, trained: float) -> str:
     place, learner = shlex.quote(str(path)), trainer.rounds.learner
     further = [f"python -m marl.evaluate {place}   (more episodes, --sampled, --gif film.gif)"]
     if trainer.rounds.env.spec.routes:
@@ -118,13 +118,13 @@ def _attempt(name: str, step: Callable[[], str], logger: RunLog) -> Callable[[],
             warnings.simplefilter("ignore")
             words = step()
     except Exception as error:  # whatever it is: the run is trained and saved
-        failure = f"no {name}: {error or type(error).__name__}"
+        failure = f"no {name}: {str(error) or type(error).__name__}"
         return lambda: logger.warn(failure)
     said = f"{words}\n({time.perf_counter() - began:.0f} s)"
     return lambda: logger.say(said)
 
 
-def _telling(result: Evaluation) -> list[int]:
+def _extremes(result: Evaluation) -> list[int]:
     """The replicas of the least, the middle and the greatest return."""
     by_return = sorted(result.replicas, key=lambda one: one.mean_return)
     last = len(by_return) - 1

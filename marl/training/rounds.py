@@ -95,7 +95,7 @@ class Rounds:
         """
         with self._located():
             config, learner = self.config, self.learner
-            self.graphs.run(self.step_kind(), self._collect, self.env.repeated)
+            self.graphs.run(self.step_kind(), self._collect, self.env.replayed)
             self.step += config.num_envs
             if self.step <= max(config.maddpg.warmup_steps, config.maddpg.n_step * config.num_envs):
                 return Measured()
@@ -132,12 +132,12 @@ class Rounds:
     def step_kind(self) -> Hashable | None:
         """Of the next collected step."""
         pattern = self.env.pattern()
-        return None if pattern is None or not self.source.settled else ("step", pattern)
+        return None if pattern is None or not self.source.ready else ("step", pattern)
 
     def update_kind(self) -> Hashable | None:
         """Of the next update."""
         pattern = self.learner.pattern()
-        return None if pattern is None or not self.source.settled else ("update", pattern)
+        return None if pattern is None or not self.source.ready else ("update", pattern)
 
     def _collect(self) -> None:
         """One joint step of every environment, stored."""
@@ -156,7 +156,7 @@ class Rounds:
 
     def update(self) -> None:
         """One of them by autograd, recorded and replayed where it can be."""
-        self.graphs.run(self.update_kind(), self._update, self.learner.repeated)
+        self.graphs.run(self.update_kind(), self._update, self.learner.replayed)
 
     def _update(self) -> None:
         self.learner.update(self.source.sample(self.config.maddpg.batch_size), self.progress, False)

@@ -51,7 +51,7 @@ class Trainer:
         """Train until the last step or until a stop is requested, save the last state; whether it was stopped."""
         config, ranks = self.config, self.division.ranks
         saved = self.step if self.step else None
-        while self.step < config.total_steps and not ranks.now_and_then(self.stop.requested):
+        while self.step < config.total_steps and not ranks.poll_stop(self.stop.requested):
             before = self.step
             self.round()
             self.journal.advance(min(self.step, config.total_steps))
@@ -62,7 +62,7 @@ class Trainer:
                 saved = self.step
         if saved != self.step:
             self.save(last=True)
-        return ranks.any(self.stop.requested)
+        return ranks.any_rank(self.stop.requested)
 
     def round(self) -> None:
         """One round, recorded where a record is due."""
@@ -99,7 +99,7 @@ class Trainer:
         self.rounds.check()
         self.journal.logger.flush()
         parts = self.division.joined(self.parts())
-        return self.division.ranks.first(lambda: self.saver.write(self.step, parts, last))
+        return self.division.ranks.broadcast(lambda: self.saver.write(self.step, parts, last))
 
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds; tensors lead with the replicas or with their environments."""

@@ -161,7 +161,7 @@ class ImaginationSource:
         )
 
     @property
-    def settled(self) -> bool:
+    def ready(self) -> bool:
         """No: the host decides when the model learns and imagines."""
         return False
 
@@ -202,8 +202,8 @@ class ImaginationSource:
 
     def metrics(self) -> dict[str, Tensor]:
         """The replay's, and under world_model/: the model's losses, the gate, errors after 1 and K steps, each [S]."""
-        found = self.training.model.metrics() | self.gate.metrics() | {"imagined": self.imagined.usable_S.float()}
-        return self.replay.metrics() | {f"world_model/{name}": value for name, value in found.items()}
+        result = self.training.model.metrics() | self.gate.metrics() | {"imagined": self.imagined.usable_S.float()}
+        return self.replay.metrics() | {f"world_model/{name}": value for name, value in result.items()}
 
     # ------------------------------------------------------------------- state
     def state_dict(self) -> dict[str, Any]:

@@ -57,29 +57,31 @@ def evaluate(saved: SavedModel, episodes: int, seed: int, own_policy: bool) -> t
         )
 
     seq = play(seed)
-    found = assess(saved.model, saved.layout, seq, play(seed + 1), Stream(seed, "samples", range(config.num_replicas)))
+    result = assess(saved.model, saved.layout, seq, play(seed + 1), Stream(seed, "samples", range(config.num_replicas)))
     policy_name = "own" if own_policy else "random"
-    return {"env": spec.id, "step": saved.step, "kind": config.wm.kind, "policy": policy_name, **found}, seq
+    return {"env": spec.id, "step": saved.step, "kind": config.wm.kind, "policy": policy_name, **result}, seq
 
 
-def table(found: dict[str, Any]) -> str:
+def table(result: dict[str, Any]) -> str:
     """What was found, for a terminal: means over replicas."""
-    lines = [f"World model ({found['kind']}) of {found['env']} after {found['step']} steps, {found['policy']} policy:"]
-    ahead = len(found["reward_r2"][0])
-    lines.append(f"  open-loop error of the joint observation, {found['context']} steps observed, {ahead} predicted")
-    for name, entry in found["rmse"].items():
+    lines = [
+        f"World model ({result['kind']}) of {result['env']} after {result['step']} steps, {result['policy']} policy:"
+    ]
+    ahead = len(result["reward_r2"][0])
+    lines.append(f"  open-loop error of the joint observation, {result['context']} steps observed, {ahead} predicted")
+    for name, entry in result["rmse"].items():
         after = [float(np.mean([steps[k] for steps in entry["steps"]])) for k in (0, min(4, ahead - 1), ahead - 1)]
         numbers = "  ".join(f"{value:.4f}" for value in (float(np.mean(entry["all"])), *after))
         lines.append(f"    {name:<10} {numbers}   (all, after 1, {min(5, ahead)} and {ahead} steps)")
-    r2 = np.mean(found["reward_r2"], axis=0)
-    told = ", ".join(f"{r2[k]:.3f} after {k + 1}" for k in sorted({0, min(4, ahead - 1), ahead - 1}))
-    lines.append(f"  rewards' R^2: {told}")
-    if found["slots"] is not None:
-        lines.append(f"  imagined message entries that are exact: {100 * float(np.mean(found['slots'])):.1f} %")
-    if "kl" in found:
-        means = {name: float(np.mean(found[name])) for name in ("kl", "posterior_entropy", "prior_entropy")}
+    r2 = np.mean(result["reward_r2"], axis=0)
+    values = ", ".join(f"{r2[k]:.3f} after {k + 1}" for k in sorted({0, min(4, ahead - 1), ahead - 1}))
+    lines.append(f"  rewards' R^2: {values}")
+    if result["slots"] is not None:
+        lines.append(f"  imagined message entries that are exact: {100 * float(np.mean(result['slots'])):.1f} %")
+    if "kl" in result:
+        means = {name: float(np.mean(result[name])) for name in ("kl", "posterior_entropy", "prior_entropy")}
         words = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in means.items())
-        lines.append(f"  latents: {found['active_latents']} active; nats per step: {words}")
+        lines.append(f"  latents: {result['active_latents']} active; nats per step: {words}")
     return "\n".join(lines)
 
 
@@ -91,19 +93,19 @@ def written(options: CommandLine) -> str:
     """
     run = options.run
     saved = load(run)
-    found, seq = evaluate(saved, options.episodes, options.seed, options.own_policy)
+    result, seq = evaluate(saved, options.episodes, options.seed, options.own_policy)
     beside = checkpoint.run_directory(checkpoint.locate(run))
     gif = options.gif or beside / "world_model.gif"
     first = Stream(options.seed, "samples", range(saved.config.num_replicas))
     frames = film(saved.layout, seq, open_loop(saved.model, seq, CONTEXT, first), FILMED)
     try:
-        replace_text(options.json or beside / "world_model.json", json.dumps(found, indent=1) + "\n")
-        plots.save(errors_figure(found), beside / "world_model_errors.png")
-        latents = latents_figure(found)
+        replace_text(options.json or beside / "world_model.json", json.dumps(result, indent=1) + "\n")
+        plots.save(errors_figure(result), beside / "world_model_errors.png")
+        latents = latents_figure(result)
         if latents is not None:
             plots.save(latents, beside / "world_model_latents.png")
     except OSError as error:
         why = error.strerror or error
         raise UserError(f"cannot write {error.filename}: {why}. Make it writable, or give --json FILE.") from error
     write_gif(frames, gif)
-    return f"{table(found)}\nFigures and film: {beside}/world_model*"
+    return f"{table(result)}\nFigures and film: {beside}/world_model*"

@@ -89,11 +89,11 @@ class ThroughModel:
             action = self._act(obs_SNXO, temperature)
             rows = rollouts.layout.join_action(action)
             noise = rollouts.stream.uniform(obs_SNXO.shape[2], rollouts.model.noise_size)
-            state, told = rollouts.model.step(state, rows, noise)
-            total = total + weight * told.reward.transpose(1, 2)
-            going = told.discount.detach().transpose(1, 2) >= 0.5 * rollouts.gamma
+            state, predicted = rollouts.model.step(state, rows, noise)
+            total = total + weight * predicted.reward.transpose(1, 2)
+            going = predicted.discount.detach().transpose(1, 2) >= 0.5 * rollouts.gamma
             weight = weight * rollouts.gamma * going
-            obs_SNXO = rollouts.layout.assemble(told.obs, rows)
+            obs_SNXO = rollouts.layout.assemble(predicted.obs, rows)
         return total + weight * self._tail(obs_SNXO, self._act(obs_SNXO, temperature))
 
     def _act(self, obs_SNXO: Tensor, temperature: float | Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PEERS = {"learning_agilerl", "training_agilerl", "throughput_worker"}
+PEERS = {"learning_agilerl", "throughput_worker", "update_agilerl", "update_jax"}
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for path in (ROOT / "benchmarks").rglob("*.py")

@@ -149,8 +149,8 @@ class VariantScenario(BaseScenario):
             heard = np.concatenate([np.eye(self.variant.vocabulary + 1)[symbol][:-1] for symbol in world.heard])
             return np.concatenate([agent.state.p_vel, *to_landmarks, heard])
         shown = _COLOURS if self.variant.coloured else np.eye(self.variant.num_landmarks)
-        told = self.variant.told(world.agents.index(agent))
-        return np.concatenate([shown[world.goals[listener]] for listener in told])
+        listeners = self.variant.listeners_of(world.agents.index(agent))
+        return np.concatenate([shown[world.goals[listener]] for listener in listeners])
 
 
 class raw_env(SimpleEnv, EzPickle):  # mpe2's name for it
@@ -201,7 +201,7 @@ class raw_env(SimpleEnv, EzPickle):  # mpe2's name for it
             rest //= size
 
     def draw(self) -> None:
-        """mpe2's picture; its letters end at Z, so that of later symbols and places only the first letter is told."""
+        """mpe2's picture; its letters end at Z, so that of later symbols and places only the first letter is shown."""
         said = [agent.state.c for agent in self.world.speakers]
         for agent, message in zip(self.world.speakers, said, strict=True):
             symbol = int(np.argmax(message[: self.variant.vocabulary])) % len(alphabet)

@@ -141,7 +141,7 @@ def test_a_state_is_cut_into_equal_parts_of_rows() -> None:
 
 def test_alone_nothing_is_exchanged() -> None:
     ranks, state = Ranks(), {"x": torch.ones(3)}
-    assert ranks.joined(state) is state and ranks.first(lambda: 3) == 3 and ranks.now_and_then(True)
+    assert ranks.joined(state) is state and ranks.broadcast(lambda: 3) == 3 and ranks.poll_stop(True)
     assert ranks.mean(state["x"]) is state["x"] and ranks.collected([1]) == [1] and ranks.device("cuda:1") == "cuda:1"
 
 

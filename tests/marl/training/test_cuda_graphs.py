@@ -334,7 +334,7 @@ def test_where_the_host_takes_part_nothing_is_recorded() -> None:
     assert real.pattern() is None
     real.close()
     with pytest.raises(NotImplementedError):
-        real.repeated()
+        real.replayed()
 
 
 # ------------------------------------------------------------------ gradients that are not finite

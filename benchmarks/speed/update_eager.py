@@ -1,7 +1,8 @@
 """MADDPG as public PyTorch code writes it: networks, optimisers and losses of one agent after another.
 
 Written for timing, from descriptions of such loops: layers as modules, batch normalisation of the input, the other
-agents' current choices in the actor loss, targets by argmax, a penalty on logits, parameters followed one by one.
+agents' current choices in the actor loss, targets by argmax, a penalty on logits, parameters followed one by one, a
+replay of one tensor an agent and field.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+STORED = 2048  # transitions
 
 
 def network(inputs: int, outputs: int, width: int) -> nn.Sequential:
@@ -43,17 +46,23 @@ def gumbel_onehot(logits: Tensor) -> Tensor:
 
 
 class EagerMADDPG:
-    """`update` on random transitions of agents with these widths of observations and numbers of actions."""
+    """`update` on samples of random transitions of agents with these widths of observations and numbers of actions."""
 
     def __init__(self, obs: Sequence[int], actions: Sequence[int], batch: int, width: int) -> None:
-        joint = sum(obs) + sum(actions)
+        joint, self.batch = sum(obs) + sum(actions), batch
         self.learners = [Learner(o, a, joint, width) for o, a in zip(obs, actions, strict=True)]
-        self.obs = [torch.randn(batch, o) for o in obs]
-        self.next_obs = [torch.randn(batch, o) for o in obs]
-        self.actions = [onehot(torch.randn(batch, a)) for a in actions]
-        self.rewards = [torch.randn(batch, 1) for _ in obs]
+        self.stored = {
+            "obs": [torch.randn(STORED, o) for o in obs],
+            "next_obs": [torch.randn(STORED, o) for o in obs],
+            "actions": [onehot(torch.randn(STORED, a)) for a in actions],
+            "rewards": [torch.randn(STORED, 1) for _ in obs],
+        }
 
     def update(self) -> None:
+        index = torch.randint(STORED, (self.batch,))
+        self.obs, self.next_obs, self.actions, self.rewards = (
+            [x[index] for x in every] for every in self.stored.values()
+        )
         for n in range(len(self.learners)):
             self._critic(n)
             self._actor(n)
