@@ -152,8 +152,8 @@ def notes(about: dict[str, Any]) -> str:
         beyond, of = (sum(x[name] for x in every) for name in ("beyond", "of"))
         words = (
             f"JAX is {about['update_jax.py']['version']}. After one update from the same state, batch and noise "
-            f"{beyond:,} of the {of:,} parameters of all cases differ from ours by more than 1e-5, the largest difference "
-            f"is {max(x['largest'] for x in every):.0e}"
+            f"{beyond:,} of the {of:,} parameters of all cases differ from ours by more than 1e-5, the largest "
+            f"difference is {max(x['largest'] for x in every):.0e}"
         )
         told.append(f"{words}{KINK if beyond else '.'}")
     return "\n\n".join(told) + "\n"
