@@ -38,22 +38,18 @@ from torch.profiler import ProfilerActivity, profile
 import envs
 from benchmarks.gumbel.page import ROOT, meta
 from benchmarks.world_model.prediction import configuration
+from envs import commands
 from envs.streams import Stream
-from marl import exit_codes as commands
 from marl.config.resolve import tuned
 from marl.config.schema import Config, Estimator
 from marl.data.replay import Replay
 from marl.errors import RunFailed
 from marl.learner import relaxation
 from marl.learner.maddpg import INNER_DRAWS, MADDPG
-from marl.parallel.division import Division
-from marl.parallel.ranks import Ranks
 from marl.runs.durable import replace_text
-from marl.runs.logger import Silent
 from marl.training.cuda_graphs import WARM_UP, Graphs
 from marl.training.devices import choose_device
-from marl.training.stop import StopRequest
-from marl.training.trainer import Trainer
+from marl.training.rounds import Rounds
 from marl.world_model.assess import collect
 from marl.world_model.imagination import make_model
 from marl.world_model.layout import Layout
@@ -100,19 +96,19 @@ def wait(device: torch.device) -> None:
 
 def seconds(work: Callable[[], Any], repeats: int, device: torch.device, blocks: int) -> float:
     """Of one call: median over blocks of `repeats` calls, until the device has finished."""
-    found = []
+    results = []
     for _ in range(blocks):
         wait(device)
         start = time.perf_counter()
         for _ in range(repeats):
             work()
         wait(device)
-        found.append((time.perf_counter() - start) / repeats)
-    return statistics.median(found)
+        results.append((time.perf_counter() - start) / repeats)
+    return statistics.median(results)
 
 
 # ------------------------------------------------------------------ training
-def trainer(device: torch.device, sizes: Sizes, replicas: int, num_envs: int, batch: int, graphs: bool) -> Trainer:
+def trainer(device: torch.device, sizes: Sizes, replicas: int, num_envs: int, batch: int, graphs: bool) -> Rounds:
     """A run without files: one update a round, nothing logged, nothing diagnosed."""
     config: Config = tuned(TASK, num_replicas=replicas, num_envs=num_envs, device=str(device), graphs=graphs)
     m = replace(
@@ -128,42 +124,38 @@ def trainer(device: torch.device, sizes: Sizes, replicas: int, num_envs: int, ba
     env.reset(seed=0)
     learner = MADDPG(env.spec, m, 0, range(replicas), device)
     replay = Replay(env.spec, 64 * num_envs, num_envs, Stream(0, "replay", range(replicas), device), m.gamma)
-    division = Division(Ranks(), replicas)
-    return Trainer(config, env, learner, replay, Silent(), Path("none"), StopRequest(), division=division)
+    return Rounds(config, env, learner, replay)
 
 
-def warmed(made: Trainer, device: torch.device) -> Trainer:
+def warmed(made: Rounds, device: torch.device) -> Rounds:
     """After enough rounds for every graph: the step that ends episodes comes once in 25."""
     for _ in range(HORIZON * (WARM_UP + 1) + 2 if device.type == "cuda" else 2):
-        made._round(False)
+        made.run(False)
     made.learner.check()
     return made
 
 
 def transitions(device: torch.device, sizes: Sizes) -> dict[str, Any]:
     """Training transitions per second, by number of environments and by who launches the kernels."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for count in sizes.envs:
         for name, graphs in (("graphs", True), ("launched", False)):
             made = warmed(trainer(device, sizes, 1, count, count, graphs), device)
-            rate = count / seconds(lambda made=made: made._round(False), sizes.rounds, device, sizes.blocks)
+            rate = count / seconds(lambda made=made: made.run(False), sizes.rounds, device, sizes.blocks)
             made.learner.check()
-            found.setdefault(str(count), {})[name] = rate
-    return found
+            results.setdefault(str(count), {})[name] = rate
+    return results
 
 
 def replicas(device: torch.device, sizes: Sizes) -> dict[str, float]:
     """Milliseconds of sampling and one update, by number of replicas."""
-    found = {}
+    results = {}
     for count in sizes.replicas:
         made = warmed(trainer(device, sizes, count, 16, sizes.batch, True), device)
 
-        def update(made: Trainer = made) -> None:
-            made.graphs.run(made._kind(), made._update, made.learner.repeated)
-
-        found[str(count)] = 1e3 * seconds(update, sizes.rounds, device, sizes.blocks)
+        results[str(count)] = 1e3 * seconds(made.update, sizes.rounds, device, sizes.blocks)
         made.learner.check()
-    return found
+    return results
 
 
 def profiled(device: torch.device, sizes: Sizes) -> dict[str, Any]:
@@ -174,7 +166,7 @@ def profiled(device: torch.device, sizes: Sizes) -> dict[str, Any]:
     with profile(activities=kinds) as watched:
         start = time.perf_counter()
         for _ in range(rounds):
-            made._round(False)
+            made.run(False)
         wait(device)
         wall = time.perf_counter() - start
     of = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
@@ -200,7 +192,7 @@ def estimators(device: torch.device, sizes: Sizes) -> dict[str, dict[str, float]
         inner = stream.uniform(INNER_DRAWS, sizes.rows, choices).movedim(1, 0) if name == "rao_blackwell" else None
         return relaxation.relax(name, leaf, noise, 1.0, None, inner) * weights
 
-    found: dict[str, dict[str, float]] = {}
+    results: dict[str, dict[str, float]] = {}
     for name in get_args(Estimator):
 
         def work(name: str = name) -> None:
@@ -216,13 +208,13 @@ def estimators(device: torch.device, sizes: Sizes) -> dict[str, dict[str, float]
 
             for _ in range(WARM_UP + 1):
                 call()
-            found.setdefault(name, {})[kind] = 1e6 * seconds(call, max(sizes.rounds // 5, 2), device, sizes.blocks)
-    return found
+            results.setdefault(name, {})[kind] = 1e6 * seconds(call, max(sizes.rounds // 5, 2), device, sizes.blocks)
+    return results
 
 
 def world_model(device: torch.device, sizes: Sizes) -> dict[str, Any]:
     """Milliseconds of an update of DreamerV2's model on 64 episodes of 25 steps, by preset."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for preset in ("gpu", "cpu"):
         config = configuration(TASK, "rssm", ("--wm.preset", preset))
         seq = collect(TASK, None, 1, sizes.episodes, HORIZON, 0)
@@ -240,11 +232,11 @@ def world_model(device: torch.device, sizes: Sizes) -> dict[str, Any]:
                 for _ in range(WARM_UP + 1):
                     update()
                 repeats = max(sizes.rounds // 50, 1)
-                found.setdefault(preset, {})[kind] = 1e3 * seconds(update, repeats, device, sizes.blocks)
+                results.setdefault(preset, {})[kind] = 1e3 * seconds(update, repeats, device, sizes.blocks)
             except RunFailed as error:
-                found.setdefault(preset, {})[kind] = None
-                found[preset]["why"] = str(error)
-    return found
+                results.setdefault(preset, {})[kind] = None
+                results[preset]["why"] = str(error)
+    return results
 
 
 def learning(device: torch.device, sizes: Sizes) -> dict[str, Any]:
@@ -295,49 +287,49 @@ PARTS: dict[str, Callable[[torch.device, Sizes], Any]] = {
 }
 
 
-def rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+def rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(what, reached, goal) of every number."""
 
     def verdict(good: bool, goal: str) -> str:
         return f"{goal}: {'reached' if good else 'missed'}"
 
     table: list[tuple[str, str, str]] = []
-    for count, rates in found.get("transitions", {}).items():
+    for count, rates in result.get("transitions", {}).items():
         goal = verdict(rates["graphs"] >= GOAL_RATE, f"at least {GOAL_RATE:,.0f}")
         table.append((f"training transitions/s, {count} environments", f"{rates['graphs']:,.0f}", goal))
         what = f"the same, launched; graphs are {rates['graphs'] / rates['launched']:.1f} times as fast"
         table.append((what, f"{rates['launched']:,.0f}", ""))
-    times = found.get("replicas", {})
+    times = result.get("replicas", {})
     for count, ms in times.items():
         ratio = ms / times["1"]
         goal = verdict(ratio <= GOAL_FLAT, f"at most {GOAL_FLAT} times one replica's") if count == "16" else ""
         table.append((f"sampling and update of {count} replicas, ms", f"{ms:.3f} ({ratio:.2f} x)", goal))
-    if told := found.get("learning"):
+    if told := result.get("learning"):
         reached = f"{told['seconds']:.1f}" if told["seconds"] else f"not reached ({told['gain']:.2f})"
         good = bool(told["seconds"]) and told["seconds"] <= GOAL_SECONDS
         what = f"seconds to a median gain of {GOAL_GAIN} from the start, step {told['step']}"
         table.append((what, reached, verdict(good, f"at most {GOAL_SECONDS:.0f}")))
-    for name, us in found.get("estimators", {}).items():
+    for name, us in result.get("estimators", {}).items():
         reached = f"{us['graph']:.0f} ({us['launched']:.0f})"
         table.append((f"{name}: noise, sample and gradient, µs (launched)", reached, ""))
-    for preset, ms in found.get("world_model", {}).items():
+    for preset, ms in result.get("world_model", {}).items():
         best = min(value for name, value in ms.items() if name != "why" and value is not None)
         graph = "not recorded" if ms["graph"] is None else f"{ms['graph']:.1f}"
         goal = verdict(best <= GOAL_MODEL, f"at most {GOAL_MODEL:.0f}") if preset == "gpu" else ""
         table.append((f"update of the RSSM, preset {preset}, ms (launched)", f"{graph} ({ms['launched']:.1f})", goal))
-    if seen := found.get("profile"):
+    if seen := result.get("profile"):
         table.append(("GPU busy", f"{seen['busy']:.0%} of {seen['ms_a_round']:.3f} ms a round", ""))
     return table
 
 
-def page(found: dict[str, Any]) -> str:
+def page(result: dict[str, Any]) -> str:
     """Markdown: the machine, the table, the profile."""
-    told = found["meta"]
-    lines = [f"`{told['command']}`, {told['date']}, {found['device']}, torch {told['machine']['torch']}", ""]
+    told = result["meta"]
+    lines = [f"`{told['command']}`, {told['date']}, {result['device']}, torch {told['machine']['torch']}", ""]
     lines += ["| | reached | goal |", "|---|---:|---|"]
-    lines += [f"| {what} | {reached} | {goal} |" for what, reached, goal in rows(found)]
-    if "profile" in found:
-        lines += ["", "```text", found["profile"]["table"].rstrip(), "```"]
+    lines += [f"| {what} | {reached} | {goal} |" for what, reached, goal in rows(result)]
+    if "profile" in result:
+        lines += ["", "```text", result["profile"]["table"].rstrip(), "```"]
     return "\n".join(lines) + "\n"
 
 
@@ -354,15 +346,15 @@ def measure(options: argparse.Namespace) -> str:
     sizes = TINY if options.tiny else Sizes()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     flags = " ".join(sys.argv[1:])
-    found: dict[str, Any] = {"meta": meta(f"python -m benchmarks.gpu {flags}".strip()), "device": name}
+    results: dict[str, Any] = {"meta": meta(f"python -m benchmarks.gpu {flags}".strip()), "device": name}
     options.out.mkdir(parents=True, exist_ok=True)
     for part, work in PARTS.items():
         if part in options.only:
             print(f"{part} ...", file=sys.stderr, flush=True)
-            found[part] = work(device, sizes)
-            replace_text(options.out / "gpu.json", json.dumps(found, indent=1) + "\n")
-    replace_text(options.out / "gpu.md", page(found))
-    return page(found)
+            results[part] = work(device, sizes)
+            replace_text(options.out / "gpu.json", json.dumps(results, indent=1) + "\n")
+    replace_text(options.out / "gpu.md", page(results))
+    return page(results)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -372,7 +364,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="these parts")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "gpu")
     options = parser.parse_args(argv)
-    return commands.main(lambda: measure(options))
+    return commands.ended(lambda: measure(options))
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def run(env_id: str, arm: Arm, config: Config, say: Callable[[str], None]) -> di
         model = SimulatorModel(Layout(env.spec), config.maddpg.gamma, config.num_replicas) if arm.perfect else None
         source = compose.imagining(replay, learner, config, model)
     collector = Collector(env, learner.act, config.num_replicas)
-    found: dict[str, Any] = {"steps": [], "returns": [], "model": [], "updates": 0}
+    results: dict[str, Any] = {"steps": [], "returns": [], "model": [], "updates": 0}
     credit, started = 0.0, time.process_time()
     for step in range(config.num_envs, config.total_steps + config.num_envs, config.num_envs):
         source.add(collector.collect()[0])
@@ -144,12 +144,12 @@ def run(env_id: str, arm: Arm, config: Config, say: Callable[[str], None]) -> di
                 credit -= 1.0
                 learner.update(source.sample(config.maddpg.batch_size), step / config.total_steps)
         if step // EVERY > (step - config.num_envs) // EVERY:
-            found["steps"].append(step)
-            found["returns"].append(greedy_returns(env_id, learner, config.num_replicas).tolist())
+            results["steps"].append(step)
+            results["returns"].append(greedy_returns(env_id, learner, config.num_replicas).tolist())
             told = {n.split("/")[1]: v.tolist() for n, v in source.metrics().items() if n.startswith("world_model/")}
-            found["model"].append({n: told[n] for n in ("rollout", "rmse_1", "reward_rmse_1") if n in told})
-            say(f"{step:>7} {np.round(found['returns'][-1], 2)} {found['model'][-1].get('rollout', '')}")
-    return {**found, "updates": learner.updates, "cpu_seconds": time.process_time() - started}
+            results["model"].append({n: told[n] for n in ("rollout", "rmse_1", "reward_rmse_1") if n in told})
+            say(f"{step:>7} {np.round(results['returns'][-1], 2)} {results['model'][-1].get('rollout', '')}")
+    return {**results, "updates": learner.updates, "cpu_seconds": time.process_time() - started}
 
 
 @torch.no_grad()
@@ -176,8 +176,8 @@ def ease(env_id: str) -> float:
 
 def measured(env_id: str, returns: Sequence[float]) -> list[float]:
     """Gains (scores where messages do not exist) of returns in the evaluation's episodes."""
-    found = (TASKS[env_id].measure(env_id, value - ease(env_id)) for value in returns)
-    return [float("nan") if one is None else one for one in found]
+    result = (TASKS[env_id].measure(env_id, value - ease(env_id)) for value in returns)
+    return [float("nan") if one is None else one for one in result]
 
 
 def configuration(env_id: str, arm: Arm, seed: int, replicas: int, extra: Sequence[str] = ()) -> Config:
@@ -208,10 +208,10 @@ def reached(scores_T: Sequence[float], steps_T: Sequence[int], threshold: float)
     return float(steps_T[both[0]]) if len(both) else float("inf")
 
 
-def steps_to(env_id: str, found: dict[str, Any], threshold: float) -> list[float]:
+def steps_to(env_id: str, result: dict[str, Any], threshold: float) -> list[float]:
     """Of every replica."""
-    scores_TS = [measured(env_id, row) for row in found["returns"]]
-    return [reached(column, found["steps"], threshold) for column in zip(*scores_TS, strict=True)]
+    scores_TS = [measured(env_id, row) for row in result["returns"]]
+    return [reached(column, result["steps"], threshold) for column in zip(*scores_TS, strict=True)]
 
 
 def table(env_id: str, arms: dict[str, Any]) -> str:
@@ -220,11 +220,13 @@ def table(env_id: str, arms: dict[str, Any]) -> str:
     heads = [f"steps to {threshold:.2f}" for threshold in task.thresholds]
     lines = ["| arm | " + " | ".join(heads) + " | at the end | updates | CPU seconds per replica |"]
     lines.append("|---" * (len(heads) + 4) + "|")
-    for name, found in arms.items():
-        cells = [_steps_words(steps_to(env_id, found, threshold), found["steps"][-1]) for threshold in task.thresholds]
-        last = measured(env_id, found["returns"][-1])
+    for name, result in arms.items():
+        cells = [
+            _steps_words(steps_to(env_id, result, threshold), result["steps"][-1]) for threshold in task.thresholds
+        ]
+        last = measured(env_id, result["returns"][-1])
         cells.append(f"{np.median(last):.2f} ({min(last):.2f} to {max(last):.2f})")
-        cells += [str(found["updates"]), f"{found['cpu_seconds'] / len(last):.0f}"]
+        cells += [str(result["updates"]), f"{result['cpu_seconds'] / len(last):.0f}"]
         lines.append(f"| {label(env_id, name)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -242,11 +244,11 @@ def curves(env_id: str, arms: dict[str, Any]) -> Figure:
     """The median of every arm over environment steps, with the range of its replicas."""
     task = TASKS[env_id]
     figure, ax = plots.canvas(3.6 + 0.18 * len(arms))
-    for name, found in arms.items():
+    for name, result in arms.items():
         again, place = divmod(tuple(ARMS).index(name), len(plots.COLOURS))  # the same line in all figures
         colour, line = plots.COLOURS[place], ("-", "--")[again]
-        values_TS = np.array([measured(env_id, row) for row in found["returns"]])
-        steps = np.array(found["steps"])
+        values_TS = np.array([measured(env_id, row) for row in result["returns"]])
+        steps = np.array(result["steps"])
         ax.fill_between(steps, values_TS.min(1), values_TS.max(1), color=colour, alpha=0.12, linewidth=0)
         middle = np.median(values_TS, axis=1)
         ax.plot(steps, middle, line, color=colour, label=label(env_id, name), linewidth=1.6)
@@ -292,9 +294,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in options.arms:
             print(f"{env_id}, {label(env_id, name)}", flush=True)
             config = configuration(env_id, ARMS[name], FIRST_SEED, options.replicas, extra)
-            found = run(env_id, ARMS[name], config, lambda text: print(text, flush=True))
-            found["flags"] = [*TASKS[env_id].flags, *ARMS[name].flags, *extra]
-            numbers["tasks"].setdefault(env_id, {})[name] = found
+            result = run(env_id, ARMS[name], config, lambda text: print(text, flush=True))
+            result["flags"] = [*TASKS[env_id].flags, *ARMS[name].flags, *extra]
+            numbers["tasks"].setdefault(env_id, {})[name] = result
             numbers["meta"] = meta("python -m benchmarks.sample_efficiency")
             replace_text(path, json.dumps(numbers) + "\n")
     print(publish(numbers))

@@ -1,18 +1,22 @@
-"""Writes the table of all settings into docs/cli.md, from the configuration: `python -m docs.write_settings`.
+"""Writes the tables of all settings and of the commands' options into docs/cli.md: `python -m docs.write_settings`.
 
-A test compares the page with what this writes; run it after every change of marl/config/schema.py.
+They come from the configuration and from the commands' dataclasses. A test compares the page with what this writes;
+run it after every change of marl/config/schema.py or of a command's options.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from docs import command_tables
 from marl.config.fields import Setting, expected, groups, settings, shown
 from marl.config.schema import Config
 
 PAGE = Path(__file__).with_name("cli.md")
 BEGIN = "<!-- Written by `python -m docs.write_settings`; edit marl/config/schema.py instead. -->"
 END = "<!-- End of what docs.write_settings writes. -->"
+BEGIN_COMMANDS = "<!-- Written by `python -m docs.write_settings`; edit the commands' dataclasses instead. -->"
+END_COMMANDS = "<!-- End of the commands. -->"
 
 
 def tables() -> str:
@@ -44,11 +48,16 @@ def default(value: object) -> str:
 
 def written(page: str) -> str:
     """The page with its tables brought up to date."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    if not rest or END not in page:
-        raise SystemExit(f"{PAGE} lacks the two comments that stand around the tables; expected\n{BEGIN}\n{END}")
-    return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}"
+    page = _between(page, BEGIN_COMMANDS, END_COMMANDS, command_tables.tables())
+    return _between(page, BEGIN, END, tables())
+
+
+def _between(page: str, begin: str, end: str, text: str) -> str:
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    if not rest or end not in page:
+        raise SystemExit(f"{PAGE} lacks the two comments that stand around the tables; expected\n{begin}\n{end}")
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
 
 
 if __name__ == "__main__":

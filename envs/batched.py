@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from envs.errors import UserError
 from envs.spec import EnvSpec
+
+if TYPE_CHECKING:
+    from envs.pettingzoo.reader import Reader
 
 
 @dataclass
@@ -44,6 +47,11 @@ class BatchedEnv(ABC):
     dtype: torch.dtype
     mask: Tensor | None = None  # bool [N, E, H, K] choices allowed at the observation that `reset` returned
 
+    @property
+    def reader(self) -> Reader | None:
+        """Reads what one of the real environments returns; None where that is rows of numbers already, as in MPE."""
+        return None
+
     @abstractmethod
     def reset(self, seed: int | None = None) -> Tensor:
         """Start every environment's episode 0 of `seed` (None: of the seed given before, else 0); obs [N, E, O]."""
@@ -72,7 +80,7 @@ class BatchedEnv(ABC):
         """
         return None
 
-    def repeated(self) -> None:
+    def replayed(self) -> None:
         """The device has replayed a step of the present `pattern` without a call of `step`: the host counts it."""
         raise NotImplementedError(f"steps of {type(self).__name__} can not be recorded")
 

@@ -1,4 +1,4 @@
-"""Faults: the user's, which the user can mend, and the environment's own while it is stepped."""
+"""Faults: the user's, which the user can mend, and failures, such as the environment's own while it is stepped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ def did_you_mean(got: str, known: Iterable[str], most: int = 3) -> str:
     return f" Did you mean {' or '.join(repr(name) for name in close)}?" if close else ""
 
 
-class EnvFailure(Exception):
+class Failure(Exception):
+    """What ends a command without being the user's fault; the command line prints it and exits with code 1."""
+
+
+class EnvFailure(Failure):
     """An environment broke its contract, raised, died or hung while it was stepped: nothing the learner can mend.
 
     Args:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from torch import Tensor
 from envs.batched import BatchedEnv, Step
 from envs.errors import UserError
 from envs.spec import EnvSpec
+
+if TYPE_CHECKING:
+    from envs.pettingzoo.reader import Reader
 
 
 class Frames:
@@ -84,6 +87,10 @@ class History(BatchedEnv):
         shape = frames, env.spec.num_agents, env.num_envs, self._frames.entry_size
         self._kept_FNEX = torch.zeros(shape, dtype=env.dtype, device=env.device)
 
+    @property
+    def reader(self) -> Reader | None:
+        return self.env.reader
+
     def reset(self, seed: int | None = None) -> Tensor:
         self._kept_FNEX.copy_(self._frames.first(self.env.reset(seed)))
         self.mask = self.env.mask
@@ -106,8 +113,8 @@ class History(BatchedEnv):
     def pattern(self) -> Hashable | None:
         return self.env.pattern()
 
-    def repeated(self) -> None:
-        self.env.repeated()
+    def replayed(self) -> None:
+        self.env.replayed()
 
     def close(self) -> None:
         self.env.close()

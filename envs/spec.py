@@ -126,12 +126,12 @@ class EnvSpec:
     @cached_property
     def heard(self) -> tuple[tuple[int, slice], ...]:
         """(receiver, columns) of every message slot, in each of the observations that it sees."""
-        found = []
+        results = []
         for route in self.routes:
             width = self.single().agents[route.receiver].obs_size
             for start in range(route.start, width * self.frames, width):
-                found.append((route.receiver, slice(start, start + route.size)))
-        return tuple(found)
+                results.append((route.receiver, slice(start, start + route.size)))
+        return tuple(results)
 
     @cached_property
     def senders(self) -> tuple[int, ...]:
@@ -197,7 +197,8 @@ class EnvSpec:
                 return {key: listed(entry) for key, entry in value.items()}
             return [listed(entry) for entry in value] if isinstance(value, tuple | list) else value
 
-        return listed(plain)
+        whole: dict[str, Any] = listed(plain)
+        return whole
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> EnvSpec:

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from marl.lazy import lazy
 
 if TYPE_CHECKING:
     from marl.config.resolve import tuned
@@ -22,10 +23,4 @@ _HOMES = {
     "train": "marl.training.experiment",
     "tuned": "marl.config.resolve",
 }
-
-
-def __getattr__(name: str) -> Any:
-    """The public names, each imported when it is first asked for: `--help` need not wait for torch."""
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'marl' has no attribute {name!r}")
+__getattr__ = lazy(__name__, _HOMES)

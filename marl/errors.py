@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 try:
-    from envs.errors import UserError, did_you_mean
+    from envs.errors import Failure, UserError, did_you_mean
 except ModuleNotFoundError as error:
     import envs
 
@@ -12,8 +12,8 @@ except ModuleNotFoundError as error:
         f"from another directory; a folder envs without __init__.py does not hide it."
     ) from error
 
-__all__ = ["RunFailed", "UserError", "did_you_mean"]
+__all__ = ["Failure", "RunFailed", "UserError", "did_you_mean"]
 
 
-class RunFailed(Exception):
+class RunFailed(Failure):
     """The run cannot go on (NaN, a dead worker, a full disk): says where, and which checkpoint is good."""

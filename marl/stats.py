@@ -7,15 +7,37 @@ Source: Agarwal et al., "Deep reinforcement learning at the edge of the statisti
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from envs.streams import Stream
 from marl.errors import UserError
+from marl.results import Record
 
 Statistic = Callable[[np.ndarray], np.ndarray]  # float64 [..., runs, tasks] to [...]
 Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Estimate(Record):
+    """A mean and how sure it is."""
+
+    mean: float
+    se: float | None
+    """Standard error of the mean, at least 0; None of a single value."""
+
+
+@dataclass(frozen=True)
+class MeanInterval(Record):
+    """A mean with its 95 % interval, all in the unit of what is averaged."""
+
+    mean: float
+    low: float
+    """Lower end."""
+    high: float
+    """Upper end."""
 
 
 # ------------------------------------------------------------------ of one sample
@@ -33,10 +55,10 @@ def mean_and_se(values: Any, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return mean, array.std(axis, ddof=1) / np.sqrt(count)
 
 
-def summary(values: Any) -> dict[str, float | None]:
-    """`mean` and its standard error `se` of one sample [n], as plain data; None for the error of a single value."""
+def summary(values: Any) -> Estimate:
+    """Mean of one sample [n] and its standard error."""
     mean, error = mean_and_se(values)
-    return {"mean": float(mean), "se": float(error) if np.isfinite(error) else None}
+    return Estimate(float(mean), float(error) if np.isfinite(error) else None)
 
 
 def mean_interval(values: Any, level: float = 0.95) -> Interval:

@@ -82,7 +82,8 @@ def test_purity_by_hand(counts: list[list[int]], wanted: float) -> None:
 
 
 def test_the_metric_plays_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = train(tuned("simple_speaker_listener", total_steps=320, run_dir=str(tmp_path / "run"))).run_dir
+    short = {"evaluation": {"final_episodes": 4}, "logging": {"report": False}}
+    run = train(tuned("simple_speaker_listener", total_steps=320, run_dir=str(tmp_path / "run"), **short)).run_dir
     counts = own_metric.count_messages(Policy.load(run, greedy=True), episodes=6)
     assert counts.sum() == 6 * 25
     assert 1 / 3 <= own_metric.purity(counts) <= 1

@@ -152,12 +152,14 @@ def test_the_readme_is_one_page() -> None:
 
 @pytest.mark.parametrize("code", blocks("python", "README.md", "docs/extending.md"))
 def test_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it stands but for the length of training."""
+    """As it stands but for the length of training and evaluation."""
     monkeypatch.chdir(tmp_path)
     short = 'total_steps=320, run_dir="run"'
-    if "make_env" in code:  # nor need a toy be evaluated as long as a task
-        short += ", evaluation=EvaluationConfig(every=1000, episodes=4, final_episodes=4)"
-        code = "from marl import Config\nEvaluationConfig = type(Config().evaluation)\n" + code
+    if "make_env" in code:  # reported in tests/test_examples.py
+        short += ", evaluation=schema.EvaluationConfig(final_episodes=4), logging=schema.LoggingConfig(report=False)"
+        code = "from marl.config import schema\n" + code
+    else:
+        short += ', evaluation={"final_episodes": 20}'
     exec(compile(code.replace("total_steps=20_000", short), "README.md", "exec"), {})
     if "train(" in code:
         assert (tmp_path / "run" / "evaluation.json").exists()

@@ -154,8 +154,8 @@ def against_scripts(played: Tournament) -> list[dict[str, Any]]:
         for k, opponent in enumerate(arena.scripts(arena.other(side)), start=played.replicas):
             own = dict(zip(scripts, returns[played.replicas :, k], strict=True))
             fair = [script for script in scripts if not arena.informed(script)]
-            found = compared(returns[: played.replicas, k], own, fair)
-            rows.append({"side": side, "opponent": opponent, "informed": arena.informed(opponent), **found})
+            result = compared(returns[: played.replicas, k], own, fair)
+            rows.append({"side": side, "opponent": opponent, "informed": arena.informed(opponent), **result})
     return rows
 
 

@@ -36,7 +36,7 @@ import numpy as np
 from benchmarks.competition.duels import SCRIPTS, Arena, against_scripts, tournament
 from benchmarks.competition.fresh_eve import ENV as CRYPTO
 from benchmarks.competition.fresh_eve import fresh_eves, guaranteed
-from benchmarks.speed.training_runs import machine, split_at_dashes, train_arm
+from benchmarks.learning.training_runs import machine, split_at_dashes, train_arm
 from marl import Policy
 from marl.figures import plots
 from marl.runs.records import read_run
@@ -142,7 +142,7 @@ def table(record: dict[str, Any]) -> str:
             f"{row['best']} {_plus_minus(best)}",
             best["verdict"],
             f"{best['beating']} of {count}",
-            ", ".join(f"{name} {found['mean']:.1f} {found['verdict']}" for name, found in scripts.items()),
+            ", ".join(f"{name} {result['mean']:.1f} {result['verdict']}" for name, result in scripts.items()),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *_cross_play(record)]
@@ -168,9 +168,9 @@ def _cross_play(record: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _eves(found: dict[str, list[float]]) -> list[str]:
+def _eves(result: dict[str, list[float]]) -> list[str]:
     """Alice and Bob against Eves, one column a replica."""
-    count = len(found["guaranteed"])
+    count = len(result["guaranteed"])
     names = {
         "with their own eve": "Alice and Bob, each, with the Eve of their training",
         "with a fresh eve": "Alice and Bob, each, with a fresh Eve",
@@ -180,7 +180,7 @@ def _eves(found: dict[str, list[float]]) -> list[str]:
     }
     lines = [f"| return in replica | {' | '.join(map(str, range(count)))} | mean |", f"|---|{'---|' * (count + 1)}"]
     for key, text in names.items():
-        lines.append(f"| {text} | {' | '.join(f'{x:.2f}' for x in found[key])} | {np.mean(found[key]):.2f} |")
+        lines.append(f"| {text} | {' | '.join(f'{x:.2f}' for x in result[key])} | {np.mean(result[key]):.2f} |")
     return lines
 
 
@@ -190,7 +190,7 @@ def figure(record: dict[str, Any]) -> Any:
     first, second = record["sides"]
     rows, columns, count = record["names"][first], record["names"][second], record["replicas"]
     size = 1.1 + 0.36 * len(rows)
-    found, axes = plots.canvas(2 * size, width=max(plots.WIDTH, 1.8 + 0.52 * len(columns)), rows=2)
+    result, axes = plots.canvas(2 * size, width=max(plots.WIDTH, 1.8 + 0.52 * len(columns)), rows=2)
     for ax, side in zip(axes, (first, second), strict=True):
         values = np.array(record["returns"][side])
         low, high = float(values.min()), float(values.max())
@@ -205,7 +205,7 @@ def figure(record: dict[str, Any]) -> Any:
         plots.label(
             ax, f"{record['env']}: return of {side}", f"{second}: replica or script", f"{first}: replica or script"
         )
-    return found
+    return result
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -52,9 +52,10 @@ def winning_probabilities(logits: Sequence[float] | np.ndarray, noise: Any) -> n
     kinks = np.unique(np.concatenate(edges))
 
     def wins(k: int) -> float:
+        others = np.delete(t, k)
+
         def density(x: float) -> float:
-            below = [noise.cdf(x - t[j]) for j in range(len(t)) if j != k]
-            return noise.pdf(x - t[k]) * math.prod(below)
+            return noise.pdf(x - t[k]) * math.prod(noise.cdf(x - others))
 
         # piece by piece between the supports' ends, where a bounded density jumps
         return sum(

@@ -48,26 +48,26 @@ STYLE = {
 
 def maxima(numbers: dict[str, Any]) -> Figure:
     """Daily maxima of normal, Pareto and Beta draws: where the Gumbel law fits and where it does not."""
-    found = numbers["maxima"]
+    result = numbers["maxima"]
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.2))
     titles = {"normal": "normal N(5, 1)", "pareto": "Pareto, index 3", "beta": "Beta(2, 2)"}
     laws = {"pareto": ("Fréchet fit", stats.invweibull), "beta": ("Weibull fit", stats.weibull_max)}
     for axis, (parent, title) in zip(axes, titles.items(), strict=True):
-        sample, row = facts.daily_maxima(parent, found["days"], found["per_day"]), found[parent]
+        sample, row = facts.daily_maxima(parent, result["days"], result["per_day"]), result[parent]
         low, high = sample.min(), np.quantile(sample, 0.995 if parent == "pareto" else 1.0)
-        axis.hist(sample, np.linspace(low, high, 50), density=True, color="#CFCFCF", label=f"{found['days']:,} maxima")
+        axis.hist(sample, np.linspace(low, high, 50), density=True, color="#CFCFCF", label=f"{result['days']:,} maxima")
         x = np.linspace(low - 0.05 * (high - low), high, 400)
         gumbel = stats.gumbel_r(row["gumbel"]["location"], row["gumbel"]["scale"])
         axis.plot(x, gumbel.pdf(x), color=RED, lw=1.6, label=f"Gumbel fit (KS {row['gumbel_ks']:.3f})")
         if parent == "normal":
-            theory = found["theory"]
+            theory = result["theory"]
             law = stats.gumbel_r(theory["location"], theory["scale_quantile"])
             axis.plot(x, law.pdf(x), color=BLACK, lw=1.2, ls="--", label="Gumbel limit, theory")
         else:
             name, law = laws[parent]
             limit = law(*row["limit"]["parameters"])
             axis.plot(x, limit.pdf(x), color=BLUE, lw=1.6, label=f"{name} (KS {row['limit_ks']:.3f})")
-        axis.set(title=f"largest of {found['per_day']} draws: {title}", xlabel="daily maximum", yticks=[])
+        axis.set(title=f"largest of {result['per_day']} draws: {title}", xlabel="daily maximum", yticks=[])
         axis.set_ylim(0, axis.get_ylim()[1] * 1.15)
         axis.legend(loc="upper left" if parent == "beta" else "upper right")
     axes[0].set_ylabel("density")
@@ -76,8 +76,8 @@ def maxima(numbers: dict[str, Any]) -> Figure:
 
 def seven_classes(numbers: dict[str, Any]) -> Figure:
     """Frequencies of the argmax of log-probability plus noise, with the exact probabilities as dots."""
-    found = numbers["seven_classes"]
-    target, classes = np.array(found["probabilities"]), np.arange(7)
+    result = numbers["seven_classes"]
+    target, classes = np.array(result["probabilities"]), np.arange(7)
     panels = {
         "noise as it comes": ("gumbel", "normal", "uniform"),
         "noise of equal variance": ("gumbel", "normal, matched", "uniform, matched"),
@@ -86,7 +86,7 @@ def seven_classes(numbers: dict[str, Any]) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), sharey=True)
     for axis, (title, noises) in zip(axes, panels.items(), strict=True):
         for i, (noise, colour) in enumerate(zip(noises, (GREEN, ORANGE, SKY), strict=True)):
-            row = found["noises"][noise]
+            row = result["noises"][noise]
             name = labels.get(noise, noise.replace(", matched", ", scaled"))
             x = classes + 0.25 * (i - 1)
             label = f"{name}: total variation {abs(row['total_variation']):.3f}"
@@ -128,7 +128,7 @@ def gumbel_max(numbers: dict[str, Any]) -> Figure:
 
 def temperature(numbers: dict[str, Any]) -> Figure:
     """Soft samples of three classes at four temperatures; what the temperature does to samples and gradients."""
-    found = numbers["temperature"]["rows"]
+    result = numbers["temperature"]["rows"]
     figure = plt.figure(figsize=(10, 5.6))
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.1))
     logits = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).log().expand(600, 3)
@@ -143,18 +143,18 @@ def temperature(numbers: dict[str, Any]) -> Figure:
             axis.text(*corner, name, ha="center", va="center", fontsize=8)
         axis.set(title=f"T = {t:g}", aspect="equal")
         axis.axis("off")
-    t = [row["temperature"] for row in found]
+    t = [row["temperature"] for row in result]
     samples, gradients = bottom.subplots(1, 2)
-    samples.plot(t, [row["largest"] for row in found], color=BLUE, label="mean largest entry")
-    samples.plot(t, [row["near_onehot"] for row in found], color=GREEN, label="share near a one-hot")
-    entropy = [row["entropy"] / math.log(7) for row in found]
+    samples.plot(t, [row["largest"] for row in result], color=BLUE, label="mean largest entry")
+    samples.plot(t, [row["near_onehot"] for row in result], color=GREEN, label="share near a one-hot")
+    entropy = [row["entropy"] / math.log(7) for row in result]
     samples.plot(t, entropy, color=ORANGE, label="mean entropy / ln 7")
     samples.set(title="soft samples of the seven classes", xscale="log", xlabel="temperature")
     samples.legend(loc="center right")
-    gradients.plot(t, [row["zero_rows"] for row in found], color=RED, label="share of exactly zero rows, float32")
+    gradients.plot(t, [row["zero_rows"] for row in result], color=RED, label="share of exactly zero rows, float32")
     gradients.set(title="straight-through Gumbel gradients", xscale="log", xlabel="temperature", ylim=(-0.03, 1.03))
     norm = gradients.twinx()
-    norm.plot(t, [row["norm"] for row in found], color=BLACK, ls="--", label="mean length (right)")
+    norm.plot(t, [row["norm"] for row in result], color=BLACK, ls="--", label="mean length (right)")
     norm.set(yscale="log")
     norm.grid(visible=False)
     norm.spines["right"].set_visible(True)
@@ -187,33 +187,33 @@ def bias_and_deviation(numbers: dict[str, Any]) -> Figure:
     return figure
 
 
-def _spread(axis: Axes, found: dict[str, Any]) -> None:
+def _spread(axis: Axes, result: dict[str, Any]) -> None:
     """Median and quartiles over networks of bias and deviation, one row a case."""
-    names = list(found["rows"])[::-1]
+    names = list(result["rows"])[::-1]
     for y, name in enumerate(names):
         for key, colour, shift in (("bias", RED, 0.13), ("sd", BLUE, -0.13)):
-            low, middle, high = found["rows"][name][key]
+            low, middle, high = result["rows"][name][key]
             axis.plot([max(low, 1e-2), max(high, 1e-2)], [y + shift] * 2, color=colour, lw=2.4, alpha=0.5)
             if middle > 1e-2:
                 axis.plot(middle, y + shift, "o", color=colour, ms=4)
     axis.text(1.05e-2, 0.13, "bias 0", color=RED, va="center", fontsize=8)
     axis.plot([], [], "o-", color=RED, label="bias")
     axis.plot([], [], "o-", color=BLUE, label="standard deviation")
-    axis.set(title=f"{found['networks']} networks: median and quartiles", xscale="log", xlim=(1e-2, 10))
+    axis.set(title=f"{result['networks']} networks: median and quartiles", xscale="log", xlim=(1e-2, 10))
     axis.set(xlabel="relative to |exact gradient|", yticks=range(len(names)), yticklabels=names)
     axis.legend(loc="upper left")
 
 
 def reparameterisation(numbers: dict[str, Any]) -> Figure:
     """Single-draw gradient estimates: through the noise against the score function, Gaussian and categorical."""
-    found = numbers["gaussian"]
-    mu, sigma, draws = found["mu"], found["sigma"], found["draws"]
+    result = numbers["gaussian"]
+    mu, sigma, draws = result["mu"], result["sigma"], result["draws"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
     e = facts.normal("gaussian", draws)
     z = mu + sigma * e
     panels = {"path_mu": (2 * z, "reparameterised", GREEN), "score_mu": (z**2 * e / sigma, "score function", ORANGE)}
     for key, (sample, name, colour) in panels.items():
-        label = f"{name}: sd {found[key + '_sd']:.2f}"
+        label = f"{name}: sd {result[key + '_sd']:.2f}"
         left.hist(sample.numpy(), np.linspace(-16, 24, 161), density=True, color=colour, alpha=0.6, label=label)
     left.axvline(2 * mu, color=BLACK, lw=1.2, label=rf"exact, $2\mu = {2 * mu:g}$")
     left.set(title=r"Gaussian: single-draw estimates of $\partial\,E[z^2]/\partial\mu$", xlabel="estimate")

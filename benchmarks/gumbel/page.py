@@ -73,25 +73,25 @@ def measure() -> dict[str, Any]:
 
 def tables(numbers: dict[str, Any]) -> dict[str, str]:
     """The generated tables of docs/gumbel.md, by name, as Markdown."""
-    found = {
+    results = {
         "seven_classes": _seven_classes_table(numbers["seven_classes"]),
         "estimators": _estimator_table(numbers),
         "timing": _timing_table(numbers["timing"]),
     }
-    return {name: "\n".join(lines) for name, lines in found.items()}
+    return {name: "\n".join(lines) for name, lines in results.items()}
 
 
 def _row(*cells: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _seven_classes_table(found: dict[str, Any]) -> list[str]:
+def _seven_classes_table(result: dict[str, Any]) -> list[str]:
     def shares(values: Sequence[float]) -> list[str]:
         return [f"{p:.4f}" for p in values]
 
     lines = [_row("noise", "variance", *(str(k) for k in range(1, 8)), "total variation")]
-    lines += ["|---" * 10 + "|", _row("(wanted)", "", *shares(found["probabilities"]), "")]
-    for name, row in found["noises"].items():
+    lines += ["|---" * 10 + "|", _row("(wanted)", "", *shares(result["probabilities"]), "")]
+    for name, row in result["noises"].items():
         lines.append(_row(name, f"{row['variance']:.3f}", *shares(row["exact"]), f"{abs(row['total_variation']):.3f}"))
     return lines
 
@@ -109,12 +109,12 @@ def _estimator_table(numbers: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _timing_table(found: dict[str, Any]) -> list[str]:
-    devices = list(found)
+def _timing_table(result: dict[str, Any]) -> list[str]:
+    devices = list(result)
     lines = [_row("call", *(f"{device}, K = {k}" for device in devices for k in (5, 10)))]
     lines.append("|---" * (1 + 2 * len(devices)) + "|")
-    for name in found["cpu"]["rows"]:
-        lines.append(_row(name, *(f"{found[d]['rows'][name][k]:.0f}" for d in devices for k in ("5", "10"))))
+    for name in result["cpu"]["rows"]:
+        lines.append(_row(name, *(f"{result[d]['rows'][name][k]:.0f}" for d in devices for k in ("5", "10"))))
     return lines
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.speed.training_runs import first_reached, machine, median, run_arm, split_at_dashes
+from benchmarks.learning.training_runs import first_reached, machine, median, run_arm, split_at_dashes
 from marl import stats
 from marl.evaluate.anchors import lines_of
 from marl.figures import plots

@@ -87,8 +87,8 @@ def as_module(table: dict[str, dict[str, dict[str, object]]]) -> str:
     ]
     for env_id, scripts in table.items():
         lines.append(f'    "{env_id}": {{')
-        for name, found in scripts.items():
-            values = {key: value for key, value in found.items() if isinstance(value, list)}
+        for name, result in scripts.items():
+            values = {key: value for key, value in result.items() if isinstance(value, list)}
             inside = ", ".join(f'"{side}": ({value[0]}, {value[1]})' for side, value in values.items())
             lines.append(f'        "{name}": {{{inside}}},')
         lines.append("    },")
@@ -114,13 +114,13 @@ def as_page(table: dict[str, dict[str, dict[str, object]]]) -> str:
             lines.append(f"| `{name}`{mark} | {who} | {entry.rule} |")
         columns = [key for key, value in next(iter(scripts.values())).items() if isinstance(value, list)]
         lines += ["", f"| played | {' | '.join(columns)} | episodes |", "|---|" + "---|" * (len(columns) + 1)]
-        for name, found in scripts.items():
+        for name, result in scripts.items():
             cells = []
             for column in columns:
-                value = found[column]
+                value = result[column]
                 assert isinstance(value, list)
                 cells.append(f"{value[0]:.2f} ± {value[1]:.2f}")
-            lines.append(f"| `{name}` | {' | '.join(cells)} | {found['episodes']} |")
+            lines.append(f"| `{name}` | {' | '.join(cells)} | {result['episodes']} |")
     return "\n".join([*lines, ""])
 
 

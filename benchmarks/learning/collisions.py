@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.speed.training_runs import machine
+from benchmarks.learning.training_runs import machine
 from marl import Policy
 from marl.play.rollout import Player, play
 from marl.runs.records import read_run

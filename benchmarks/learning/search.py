@@ -29,7 +29,7 @@ import numpy as np
 
 from benchmarks.competition.duels import BATCH, SCRIPTS, Arena, against_scripts, tournament
 from benchmarks.competition.fresh_eve import HEARD_STEPS, guaranteed
-from benchmarks.speed.training_runs import machine, split_at_dashes, train_arm
+from benchmarks.learning.training_runs import machine, split_at_dashes, train_arm
 from marl import Policy
 from marl.evaluate.returns import evaluate
 
@@ -70,8 +70,8 @@ def main() -> int:
             words = [word for name, value in settings.items() for word in _flag(name, value)]
             _, result = train_arm(options.env, [*QUIET, *words, *flags], options.seed, options.replicas, run)
             players = [Policy.load(run, replica) for replica in range(options.replicas)]
-            found = objective(options.env, players, options.episodes)
-        line = {"env": options.env, **known, "settings": settings, **found, "seconds": round(result.seconds)}
+            outcome = objective(options.env, players, options.episodes)
+        line = {"env": options.env, **known, "settings": settings, **outcome, "seconds": round(result.seconds)}
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
             file.write(json.dumps(line | {"machine": machine()}) + "\n")
@@ -109,12 +109,13 @@ def objective(env: str, players: Sequence[Policy], episodes: int) -> dict[str, A
         return {"objective": float(np.mean(kept)), "parts": {"replicas": kept}}
     if env in SCRIPTS:
         return combined(against_scripts(tournament(_arena(env, episodes), players)))
-    found = evaluate(
+    result = evaluate(
         players, env, episodes=episodes, seed=EPISODES_SEED, backend="torch", batch=min(episodes, BATCH)
     )  # fmt: skip
-    measure = "score" if found["gain"] is None else "gain"
-    parts = {"replicas": [one[measure] for one in found["replicas"]], "return": found["mean_return"]}
-    return {"objective": found[measure], "parts": parts}
+    by_gain = result.gain is not None
+    replicas = [one.gain if by_gain else one.score for one in result.replicas]
+    value = result.gain if by_gain else result.score
+    return {"objective": value, "parts": {"replicas": replicas, "return": result.mean_return}}
 
 
 @functools.cache

@@ -30,8 +30,8 @@ WORDS = 230  # letters of a message that are shown
 
 
 def run_tests(records: Path) -> None:
-    """All tests of tests/faults, the quick ones too."""
-    command = [sys.executable, "-m", "pytest", "-m", "fault or not fault", "tests/faults"]
+    """All tests of tests/faults, the quick ones too, in one process: the table shows the first message of a fault."""
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-m", "fault or not fault", "tests/faults"]
     subprocess.run(command, cwd=ROOT, env=os.environ | {"FAULT_RECORDS": str(records)}, check=True)
 
 
@@ -72,11 +72,11 @@ def soak_table() -> str:
     """What benchmarks/reliability/soak.py has measured, in Markdown."""
     lines = ["| run | resident memory in the middle | at the end | peak | grows |", "|---|--:|--:|--:|---|"]
     for name in SOAKS:
-        found = json.loads((RESULT.parent / name).read_text())
-        steps = re.findall(r"--total-steps (\d+)", found["command"])[0]
-        run = f"{int(steps):,} steps{', with the world model' if '--world-model' in found['command'] else ''}"
-        sizes = " | ".join(f"{found[key]:.1f} MB" for key in ("middle_mb", "end_mb", "peak_mb"))
-        lines.append(f"| {run} | {sizes} | {'yes' if found['grows'] else 'no'} |")
+        result = json.loads((RESULT.parent / name).read_text())
+        steps = re.findall(r"--total-steps (\d+)", result["command"])[0]
+        run = f"{int(steps):,} steps{', with the world model' if '--world-model' in result['command'] else ''}"
+        sizes = " | ".join(f"{result[key]:.1f} MB" for key in ("middle_mb", "end_mb", "peak_mb"))
+        lines.append(f"| {run} | {sizes} | {'yes' if result['grows'] else 'no'} |")
     return "\n".join(lines)
 
 

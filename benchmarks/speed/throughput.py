@@ -126,10 +126,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     head = ["task", "environments", *(NAMES[name] for name in names), "x JaxMARL", "x VMAS"]
     lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 2)]
     for task, count in dict.fromkeys((row["task"], row["envs"]) for row in rows):
-        found = [rates.get((task, count, name)) for name in names]
+        results = [rates.get((task, count, name)) for name in names]
         ours = rates.get((task, count, "project"))
         times = [_times(ours, rates.get((task, count, other))) for other in ("jaxmarl", "vmas")]
-        lines.append([f"`{task}`", f"{count:,}", *(_millions(rate) for rate in found), *times])
+        lines.append([f"`{task}`", f"{count:,}", *(_millions(rate) for rate in results), *times])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -234,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for contender in contenders:
             contender.close()
     (options.out / "throughput.log").unlink()
-    found = {
+    results = {
         "machine": machine(),
         "threads": 1,
         "pinned": {"core": options.core, **ONE_THREAD},
@@ -243,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "repeats": options.repeats,
         "rows": rows,
     }
-    (options.out / "throughput.json").write_text(json.dumps(found, indent=1) + "\n")
+    (options.out / "throughput.json").write_text(json.dumps(results, indent=1) + "\n")
     draw(rows, options.out / "throughput.png")
     print(table(rows))
     return 0

@@ -91,12 +91,12 @@ def sweep(device: str, tasks: Sequence[str], counts: Sequence[int], modes: Seque
             best = 0.0
             for count in counts:
                 try:
-                    found = rate(prepare(task, count, device, mode), count, device)
+                    result = rate(prepare(task, count, device, mode), count, device)
                 except torch.OutOfMemoryError:
                     break
-                rows.append({"task": task, "mode": mode, "envs": count, "rate": found})
-                best = max(best, found)
-                if found < best / 2:
+                rows.append({"task": task, "mode": mode, "envs": count, "rate": result})
+                best = max(best, result)
+                if result < best / 2:
                     break
     return rows
 
@@ -142,8 +142,8 @@ def sweep_and_save(
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     rows = sweep(device, tasks, counts, modes)
     stem = f"throughput_{device.replace(':', '')}"
-    found = {"device": name, "torch": torch.__version__, "dtype": "float32", "rows": rows}
-    (out / f"{stem}.json").write_text(json.dumps(found, indent=1) + "\n")
+    results = {"device": name, "torch": torch.__version__, "dtype": "float32", "rows": rows}
+    (out / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
     draw(rows, name, out / f"{stem}.png")
     lines = [f"{name}, torch {torch.__version__}"]
     for task, mode in dict.fromkeys((row["task"], row["mode"]) for row in rows):

@@ -59,13 +59,13 @@ def measure(contenders: dict[str, Contender], rounds: int, repeats: int) -> dict
 
     All in turn; a first round warms up.
     """
-    found: dict[str, list[float]] = {name: [] for name in contenders}
+    results: dict[str, list[float]] = {name: [] for name in contenders}
     for k in range(rounds + 1):
         for name, calls in contenders.items():
             seconds = min(calls(repeats)) / UPDATES
             if k:
-                found[name].append(seconds)
-    return found
+                results[name].append(seconds)
+    return results
 
 
 def compare(
@@ -86,7 +86,7 @@ def compare(
     """
     about: dict[str, Any] = {"machine": machine(), "python": platform.python_version(), "rounds": rounds}
     about["difference of JAX"] = {}
-    found: Found = {}
+    results: Found = {}
     scripts = {"update_jax.py": jax, "update_agilerl.py": agilerl}
     workers = {script: Worker(python, script) for script, python in scripts.items() if python}
     with tempfile.TemporaryDirectory() as scratch:
@@ -108,22 +108,22 @@ def compare(
                     if script == "update_jax.py":
                         about["difference of JAX"][name] = case.difference(worker, Path(scratch))
                 repeats = min(max(512 // (count * rows), 2), 4)
-                found[name] = measure(contenders, rounds, repeats)
-                print(*table({name: found[name]}).splitlines()[2:], sep="\n", flush=True)
+                results[name] = measure(contenders, rounds, repeats)
+                print(*table({name: results[name]}).splitlines()[2:], sep="\n", flush=True)
         for worker in workers.values():
             worker.close()
     case = Case(env_id, 1, batches[0])
     sizes = {"actor": case.learner.actor, "critic": case.learner.critic}
     about["parameters"] = {name: module.mlp.flat.shape[2] for name, module in sizes.items()}
-    return found, about
+    return results, about
 
 
-def table(found: Found) -> str:
+def table(result: Found) -> str:
     """Markdown: milliseconds of one update of all replicas, then ratios to those that ran."""
-    ran = [base for base in BASES if any(base in seconds for seconds in found.values())]
+    ran = [base for base in BASES if any(base in seconds for seconds in result.values())]
     lines = ["| replicas, batch | contender | ms |" + "".join(f" {BASES[base]} |" for base in ran)]
     lines.append("|---|---|---:|" + "---:|" * len(ran))
-    for case, seconds in found.items():
+    for case, seconds in result.items():
         for name, times in seconds.items():
             cells = [case, name, f"{statistics.median(times) * 1e3:.2f}"]
             ratios = [ratio(seconds, name, base) if base in seconds else None for base in ran]
@@ -139,10 +139,10 @@ def ratio(seconds: dict[str, list[float]], name: str, base: str) -> float:
 
 def notes(about: dict[str, Any]) -> str:
     """Markdown: where it was measured, and what is not alike."""
-    told = [f"{about['machine']}, Python {about['python']}; medians of {about['rounds']} rounds.", DIFFERS]
+    remarks = [f"{about['machine']}, Python {about['python']}; medians of {about['rounds']} rounds.", DIFFERS]
     if "update_agilerl.py" in about:
         peer, own = about["update_agilerl.py"], about["parameters"]
-        told.append(
+        remarks.append(
             f"AgileRL is {peer['version']}, eager as it comes. Its smallest actor has {peer['parameters']['actor']:,} "
             f"parameters (here {own['actor']:,}), which favours us; its critic {peer['parameters']['critic']:,} (here "
             f"{own['critic']:,} with padding), and what it leaves out above favours it."
@@ -155,8 +155,8 @@ def notes(about: dict[str, Any]) -> str:
             f"{beyond:,} of the {of:,} parameters of all cases differ from ours by more than 1e-5, the largest "
             f"difference is {max(x['largest'] for x in every):.0e}"
         )
-        told.append(f"{words}{KINK if beyond else '.'}")
-    return "\n\n".join(told) + "\n"
+        remarks.append(f"{words}{KINK if beyond else '.'}")
+    return "\n\n".join(remarks) + "\n"
 
 
 def main() -> None:
@@ -173,11 +173,11 @@ def main() -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # one core for all, peers included
     torch.set_num_threads(1)
     keep_freed_memory()
-    found, about = compare(args.env, args.replicas, args.batches, args.rounds, args.jax, args.agilerl)
+    result, about = compare(args.env, args.replicas, args.batches, args.rounds, args.jax, args.agilerl)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / f"{args.env}.json").write_text(json.dumps({"about": about, "cases": found}) + "\n")
-    (args.out / f"{args.env}.md").write_text(table(found) + "\n" + notes(about))
-    print(table(found) + "\n" + notes(about))
+    (args.out / f"{args.env}.json").write_text(json.dumps({"about": about, "cases": result}) + "\n")
+    (args.out / f"{args.env}.md").write_text(table(result) + "\n" + notes(about))
+    print(table(result) + "\n" + notes(about))
 
 
 if __name__ == "__main__":

@@ -84,21 +84,21 @@ def learn(config: Config, layout: Layout, train: Sequences, test: Sequences, upd
         if done >= due or done == updates:
             due *= GROWTH
             model.check()
-            found = assess(model, layout, test, train, Stream(config.seed, "test", [0]))
-            path.append({"updates": done, "cpu_seconds": spent, **summary(found)})
+            result = assess(model, layout, test, train, Stream(config.seed, "test", [0]))
+            path.append({"updates": done, "cpu_seconds": spent, **summary(result)})
             print(config.env, config.wm.kind, path[-1], flush=True)
-    return {"path": path, **found}
+    return {"path": path, **result}
 
 
-def summary(found: dict[str, Any]) -> dict[str, float]:
+def summary(result: dict[str, Any]) -> dict[str, float]:
     """The numbers of the goals."""
-    slots = found["slots"]
+    slots = result["slots"]
     return {
-        "rmse": round(found["rmse"]["model"]["all"][0], 5),
-        "rmse_1": round(found["rmse"]["model"]["steps"][0][0], 5),
-        "rmse_20": round(found["rmse"]["model"]["steps"][0][-1], 5),
-        "reward_r2_5": round(found["reward_r2"][0][4], 4),
-        "reward_r2_20": round(found["reward_r2"][0][-1], 4),
+        "rmse": round(result["rmse"]["model"]["all"][0], 5),
+        "rmse_1": round(result["rmse"]["model"]["steps"][0][0], 5),
+        "rmse_20": round(result["rmse"]["model"]["steps"][0][-1], 5),
+        "reward_r2_5": round(result["reward_r2"][0][4], 4),
+        "reward_r2_20": round(result["reward_r2"][0][-1], 4),
         **({} if slots is None else {"slots": slots[0]}),
     }
 
@@ -112,8 +112,8 @@ def measure(env_id: str, kind: str, updates: int, extra: Sequence[str] = ()) -> 
     """One model of one task: what `assess` finds, and the way there."""
     train = collect(env_id, None, 1, TRAIN, STEPS, 1)
     test = collect(env_id, None, 1, TEST, STEPS, 1_000_000)
-    found = learn(configuration(env_id, kind, extra), Layout(envs.make(env_id).spec), train, test, updates)
-    return {**found, "flags": list(extra)}
+    result = learn(configuration(env_id, kind, extra), Layout(envs.make(env_id).spec), train, test, updates)
+    return {**result, "flags": list(extra)}
 
 
 def timing(repeats: int = 40) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def timing(repeats: int = 40) -> dict[str, Any]:
     `wall_2`: wall time on two threads; `cpu_1`: CPU time on one, which other processes on the machine disturb least.
     Medians and least values of `repeats`.
     """
-    found: dict[str, Any] = {"repeats": repeats, "load": os.getloadavg()[0]}
+    results: dict[str, Any] = {"repeats": repeats, "load": os.getloadavg()[0]}
     before = torch.get_num_threads()
     for env_id in TASKS:
         config = configuration(env_id, "rssm")
@@ -136,9 +136,9 @@ def timing(repeats: int = 40) -> dict[str, Any]:
                 start = clock()
                 model.update(seq, stream)
                 times.append(1e3 * (clock() - start))
-            found.setdefault(env_id, {})[name] = {"median": float(np.median(times[3:])), "least": min(times[3:])}
+            results.setdefault(env_id, {})[name] = {"median": float(np.median(times[3:])), "least": min(times[3:])}
     torch.set_num_threads(before)
-    return found
+    return results
 
 
 # ------------------------------------------------------------------ tables and figures
@@ -152,10 +152,10 @@ def table(numbers: dict[str, Any]) -> str:
         some = next(iter(kinds.values()))
         for name in ("copy last", "mean", "linear"):
             lines.append(f"| {env_id} | {name} | | {_errors_words(some['rmse'][name])} | | |")
-        for kind, found in kinds.items():
-            updates, r2 = found["path"][-1]["updates"], np.mean(found["reward_r2"], axis=0)
-            slots = "" if found["slots"] is None else f"{100 * float(np.mean(found['slots'])):.1f} %"
-            errors = _errors_words(found["rmse"]["model"])
+        for kind, result in kinds.items():
+            updates, r2 = result["path"][-1]["updates"], np.mean(result["reward_r2"], axis=0)
+            slots = "" if result["slots"] is None else f"{100 * float(np.mean(result['slots'])):.1f} %"
+            errors = _errors_words(result["rmse"]["model"])
             lines.append(f"| {env_id} | **{kind}** | {updates} | {errors} | {r2[4]:.3f} / {r2[19]:.3f} | {slots} |")
     if "timing" in numbers:
         told = numbers["timing"]
@@ -178,13 +178,13 @@ def errors(env_id: str, kinds: dict[str, Any]) -> Figure:
     """Left: error over the steps of an episode. Right: error over the updates of training."""
     figure, (left, right) = plots.canvas(3.2, 2 * plots.WIDTH, columns=2)
     some = next(iter(kinds.values()))
-    curves = {kind: found["rmse"]["model"]["steps"][0] for kind, found in kinds.items()}
+    curves = {kind: result["rmse"]["model"]["steps"][0] for kind, result in kinds.items()}
     curves |= {name: some["rmse"][name]["steps"][0] for name in ("linear", "copy last", "mean") if name not in curves}
     steps = some["context"] + 1 + np.arange(len(some["reward_r2"][0]))
     for colour, (name, values) in zip(plots.COLOURS, curves.items(), strict=False):
         left.plot(steps, values, color=colour, label=name, linestyle="-" if name in kinds else ":")
-    for colour, (kind, found) in zip(plots.COLOURS, kinds.items(), strict=False):
-        path = found["path"]
+    for colour, (kind, result) in zip(plots.COLOURS, kinds.items(), strict=False):
+        path = result["path"]
         right.plot([one["updates"] for one in path], [one["rmse"] for one in path], "o-", color=colour, label=kind)
     right.axhline(AIM[env_id], color=plots.FAINT, linewidth=0.8, linestyle=":")
     for ax in (left, right):
@@ -232,8 +232,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.figures:
         for env_id in [] if options.timing else options.env:
             for kind in options.kind:
-                found = measure(env_id, kind, options.updates or UPDATES[kind], FLAGS.get(kind, ()))
-                numbers["tasks"].setdefault(env_id, {})[kind] = found
+                result = measure(env_id, kind, options.updates or UPDATES[kind], FLAGS.get(kind, ()))
+                numbers["tasks"].setdefault(env_id, {})[kind] = result
                 replace_text(path, json.dumps(numbers) + "\n")
         if options.timing or options.env == list(TASKS):
             numbers["timing"] = timing()

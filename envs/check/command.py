@@ -1,115 +1,44 @@
-"""The environment contract as a function: what PettingZoo's ParallelEnv promises and learning relies on.
-
-    python -m envs.check my_package.my_module:my_env            # or an MPE id; exit code 0 (keeps it) or 2
-    python -m envs.check simple_spread N=4 --episodes 5
-
-    import envs
-    envs.check(my_env)                    # a list of breaches, empty for a good environment
-    envs.check(my_env, raise_error=True)  # the same, as an exception
-
-PettingZoo's own tests look at less: its seed test compares one step, its API test never asks whether an observation
-lies in its space, and neither notices a returned array that a later step overwrites.
-"""
+"""The command line of `python -m envs.check`."""
 
 from __future__ import annotations
 
-import argparse
-import ast
-import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
-from pettingzoo import ParallelEnv
+from tyro.conf import Positional, arg
 
-from envs.check.contract import Contract
-from envs.errors import UserError
-from envs.pettingzoo.describe import describe_known, from_callable, parallel_env
-
-__all__ = ["check"]
+from envs.commands import Answer, run
 
 
-def check(
-    env: ParallelEnv | Callable[[], ParallelEnv] | str,
-    *,
-    episodes: int = 3,
-    seed: int = 0,
-    max_steps: int = 2000,
-    raise_error: bool = False,
-) -> list[str]:
-    """Play random episodes and compare everything that comes back with the contract.
+@dataclass(frozen=True)
+class CommandLine:
+    """Does an environment keep the contract that learning relies on?
 
-    Args:
-        env: a ParallelEnv, a function that returns a new one (then two environments can be compared too), an MPE id,
-            or `package.module:function`.
-        episodes: episodes to play with different seeds, at least 1; some are played again to compare.
-        seed: of the first episode; the following ones count up.
-        max_steps: steps within which an episode must end.
-        raise_error: raise `UserError` with every breach instead of returning them.
+      python -m envs.check my_package.my_module:my_env
+      python -m envs.check simple_spread N=4 --episodes 5
 
-    Returns:
-        One text a kind of breach: what, expected, got, how to mend it. Empty where none was found.
-
-    Raises:
-        UserError: `env` is no environment at all, or `raise_error` and a breach was found.
+    Plays random episodes and lists every breach. Exit code 0: it keeps the contract; 2: it does not.
     """
-    contract = Contract(max_steps)
-    if isinstance(env, ParallelEnv):
-        contract.run(env, None, max(1, episodes), seed)
-    else:
-        make = _maker(env)
-        contract.run(make(), make, max(1, episodes), seed)
-    breaches = list(contract.breaches.values())
-    if breaches and raise_error:
-        raise UserError("the environment breaks its contract:\n" + "\n".join(f"- {text}" for text in breaches))
-    return breaches
+
+    env: Annotated[Positional[str], arg(metavar="ENV")]
+    """An MPE id, or package.module:function that returns a ParallelEnv."""
+    env_args: Annotated[Positional[tuple[str, ...]], arg(metavar="[NAME=VALUE ...]")] = ()
+    """Keyword arguments of the environment."""
+    episodes: int = 3
+    """Episodes to play."""
+    seed: int = 0
+    """Seed of the first episode; the following ones count up."""
+    max_steps: int = 2000
+    """Steps within which an episode must end."""
 
 
-def _maker(env: Callable[[], ParallelEnv] | str) -> Callable[[], ParallelEnv]:
-    if isinstance(env, str):
-        return lambda: parallel_env(env)
-    return lambda: from_callable(env)
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m envs.check`; returns the exit code."""
+    return run(CommandLine, _verdict, "python -m envs.check", argv)
 
 
-# ------------------------------------------------------------------- command line
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a verdict on one environment; 0 where it keeps the contract, 2 where not."""
-    parser = argparse.ArgumentParser(prog="python -m envs.check", description="Check an environment's contract.")
-    parser.add_argument("env", help="an MPE id, or package.module:function that returns a ParallelEnv")
-    parser.add_argument("env_args", nargs="*", metavar="NAME=VALUE", help="keyword arguments of the environment")
-    parser.add_argument("--episodes", type=int, default=3, help="episodes to play (default 3)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default 0)")
-    given = parser.parse_args(arguments)
-    contract = Contract(2000)
-    try:
-        env_args = _env_args(given.env_args)
-        env = parallel_env(given.env, **env_args)
-        contract.run(env, lambda: parallel_env(given.env, **env_args), max(1, given.episodes), given.seed)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    if contract.spec is not None:
-        print(f"{given.env}: {contract.spec.num_agents} agents")
-        for agent in describe_known(given.env, env).agents:
-            heads = " x ".join(f"{head.name} {head.size}" for head in agent.heads)
-            print(f"  {agent.name:<20} {agent.obs_size:>6} numbers observed   chooses {heads}")
-    if contract.breaches:
-        print(f"{len(contract.breaches)} breach(es) of the contract:")
-        for text in contract.breaches.values():
-            print(f"- {text}")
-        return 2
-    lengths = f"{min(contract.steps)} to {max(contract.steps)}"
-    print(f"keeps the contract: {len(contract.steps)} episodes of {lengths} steps, some of them played twice.")
-    return 0
+def _verdict(options: CommandLine) -> Answer:
+    from envs.check.verdict import verdict  # here: --help need not wait for PettingZoo
 
-
-def _env_args(pairs: Sequence[str]) -> dict[str, Any]:
-    env_args = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not name or not equals:
-            raise UserError(f"expected NAME=VALUE, got {pair!r}.")
-        try:
-            env_args[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            env_args[name] = {"true": True, "false": False}.get(text, text)
-    return env_args
+    return verdict(options)

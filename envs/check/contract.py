@@ -12,9 +12,10 @@ import numpy as np
 from pettingzoo import ParallelEnv
 
 from envs.errors import UserError
-from envs.pettingzoo.describe import describe, horizon
-from envs.pettingzoo.flatten import BadValue, ObservationReader, read_mask
-from envs.pettingzoo.routes import random_action
+from envs.pettingzoo.describe import describe_declared, horizon
+from envs.pettingzoo.reader import Reader, nothing_allowed
+from envs.pettingzoo.routes import check_routes, random_action
+from envs.pettingzoo.values import COMMON, FLAGS, BadValue, number, reset_result, step_result
 from envs.spec import EnvSpec
 
 Record = dict[tuple[str, str], Any]  # (field, agent) to what one step returned, observations as digests
@@ -28,7 +29,7 @@ class Contract:
     """Plays episodes of one environment and collects the first breach of every kind.
 
     Args:
-        max_steps: steps within which an episode must end.
+        max_steps: steps within which an episode must end; an environment's own longer time limit goes before it.
 
     Attributes:
         breaches: kind to text: what, expected, got, how to mend it.
@@ -63,10 +64,15 @@ class Contract:
             self.compare(played[0], self.play(make(), seed), seed, "in another new environment")
         self.play(env, seed, abandon=3)  # a reset must work in the middle of an episode too
         self.compare(played[0], self.play(env, seed), seed, "in the same environment, after other episodes")
+        assert self.spec is not None
+        try:
+            check_routes(self.spec, env)
+        except UserError as error:
+            self.say("routes", str(error))
 
     def _describe(self, env: ParallelEnv) -> None:
         try:
-            self.spec = describe(type(env.unwrapped).__name__, env)
+            self.spec = describe_declared(type(env.unwrapped).__name__, env)
         except UserError as error:
             raise self.stop("spaces", str(error)) from None
         self.names = list(env.possible_agents)
@@ -78,7 +84,7 @@ class Contract:
                         f"{method}({name!r}) returns another object at every call, expected always the same one: make "
                         "the spaces once, in __init__, and return these.",
                     )
-        self.readers = {name: ObservationReader(env.observation_space(name), name) for name in self.names}
+        self.reader = Reader.of(self.spec, env)
 
     def compare(self, first: list[Record], second: list[Record], seed: int, where: str) -> None:
         """Same seed and same actions must give the same episode, to its end."""
@@ -141,7 +147,7 @@ class Contract:
         raise self.stop(
             "endless",
             f"an episode with random actions did not end within {self.max_steps} steps, expected an end: set a time "
-            "limit that makes every truncation True (or raise max_steps of this check).",
+            "limit that makes every truncation True, or let it play longer (max_steps=..., --max-steps).",
         )
 
     def _reset(self, env: ParallelEnv, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -153,9 +159,10 @@ class Contract:
                 f"reset(seed={seed}) raised {type(error).__name__}: {error}; expected (observations, infos). "
                 "reset takes the keywords seed and options, and works at any time, also after an episode's end.",
             ) from error
-        if not isinstance(result, tuple) or len(result) != 2:
-            raise self.stop("reset", f"reset must return (observations, infos), got {type(result).__name__}.")
-        observations, infos = result
+        try:
+            observations, infos = reset_result(result)
+        except BadValue as fault:
+            raise self.stop("reset", f"{fault}.") from None
         if list(env.possible_agents) != self.names:
             raise self.stop(
                 "agent order",
@@ -182,13 +189,10 @@ class Contract:
         except Exception as error:
             told = f"{type(error).__name__}: {error}"
             raise self.stop("step", f"step {step} of an episode raised {told}, after the actions {actions}.") from error
-        if not isinstance(result, tuple) or len(result) != 5:
-            raise self.stop(
-                "step",
-                "step must return (observations, rewards, terminations, truncations, infos), got "
-                f"{f'{len(result)} values' if isinstance(result, tuple) else type(result).__name__}.",
-            )
-        return result
+        try:
+            return step_result(result)
+        except BadValue as fault:
+            raise self.stop("step", f"{fault}.") from None
 
     # -------------------------------------------------------------------- each value
     def _known(self, names: Sequence[str], step: int) -> None:
@@ -205,7 +209,7 @@ class Contract:
         if not isinstance(values, dict):
             raise self.stop(field, f"{field} of {at} must be a dict over agents, got {type(values).__name__}.")
         missing = sorted(expected - values.keys())
-        extra = sorted(str(name) for name in values.keys() - expected - set(optional))
+        extra = sorted(str(name) for name in values.keys() - expected - set(optional) - COMMON)
         if missing or extra:
             fault = f"lacks {missing}" if missing else f"has the additional keys {extra}"
             raise self.stop(
@@ -221,12 +225,13 @@ class Contract:
         if not isinstance(infos, dict) or any(not isinstance(infos.get(name, {}), dict) for name in agents):
             self.say("infos", f"infos of {at} must be a dict of dicts over agents, got {infos!r:.80}.")
             infos = {}
-        masks = {}
+        masks: dict[str, Any] = {}
+        nothing = []
         for name in agents:
-            space, value = env.observation_space(name), observations[name]
-            row = np.zeros(self.readers[name].size)
+            space, value, n = env.observation_space(name), observations[name], self.reader.index[name]
+            row = np.zeros(self.reader.readers[n].size)
             try:
-                mask = self.readers[name].write(value, row)
+                mask = self.reader.write(n, value, infos, row)
             except BadValue as fault:
                 raise self.stop("observation", f"observation of {name!r} at {at}: {fault}.") from None
             wrong = np.flatnonzero(~np.isfinite(row))
@@ -242,42 +247,45 @@ class Contract:
                     f"observation of {name!r} at {at} is not an element of its space {space}: got "
                     f"{_range(row)}. Widen the bounds of the space, or clip.",
                 )
-            if mask is None:
-                mask = infos.get(name, {}).get("action_mask")
             if mask is not None:
-                masks[name] = self._mask(env, name, mask, at)
+                masks[name] = mask
+                if not self._allows(n, mask, at) and name in env.agents:
+                    nothing.append(n)
+        self._waiting(nothing, len(nothing) < len(agents), infos, at)
         return masks
 
-    def _mask(self, env: ParallelEnv, name: str, mask: Any, at: str) -> Any:
+    def _allows(self, n: int, mask: Any, at: str) -> bool:
         assert self.spec is not None
-        agent = self.spec.agents[self.names.index(name)]
-        sizes = tuple(head.size for head in agent.heads)
-        rows = np.zeros((len(sizes), max(sizes)), dtype=bool)
+        rows = np.zeros((self.spec.num_heads, self.spec.head_size), dtype=bool)
         try:
-            read_mask(mask, sizes, agent.multi_discrete, rows)
+            return self.reader.write_mask(n, mask, rows)
         except BadValue as fault:
-            raise self.stop("mask", f"action mask of {name!r} at {at}: {fault}.") from None
-        if name in env.agents and not np.any(mask):
-            self.say(
-                "mask",
-                f"action mask of {name!r} at {at} allows no action, expected at least one: allow one that does nothing "
-                "while it is not the agent's turn (training reads such a mask as 'only action 0').",
-            )
-        return mask
+            raise self.stop("mask", f"action mask of {self.names[n]!r} at {at}: {fault}.") from None
+
+    def _waiting(self, nothing: Sequence[int], others_choose: bool, infos: Any, at: str) -> None:
+        """Agents without a choice must be out of turn; where a reset leaves some without, agents take turns."""
+        if nothing and others_choose and at == "reset":
+            self.reader.turns = True
+        for n in nothing:
+            if not self.reader.may_wait(n, infos, others_choose):
+                told = " (training reads such a mask as 'only action 0')"
+                self.say("mask", nothing_allowed(self.names[n], f" at {at}").removesuffix(".") + f"{told}.")
 
     def _numbers(self, live: Sequence[str], rewards: Any, terminations: Any, truncations: Any, step: int) -> None:
         for name in live:
-            reward = rewards[name]
-            if isinstance(reward, bool | np.bool_) or not isinstance(reward, int | float | np.integer | np.floating):
+            try:
+                reward = number(rewards[name])
+            except BadValue:
+                got = rewards[name]
                 raise self.stop(
                     "reward type",
-                    f"reward of {name!r} at step {step} must be a float, got {type(reward).__name__} {reward!r:.60}: "
+                    f"reward of {name!r} at step {step} must be a float, got {type(got).__name__} {got!r:.60}: "
                     "return float(reward).",
-                )
+                ) from None
             if not np.isfinite(reward):
                 self.say("finite", f"reward of {name!r} at step {step} is {reward}, expected a finite number.")
             for values, field in ((terminations, "termination"), (truncations, "truncation")):
-                if not isinstance(values[name], bool | np.bool_):
+                if type(values[name]) not in FLAGS:
                     raise self.stop(
                         f"{field} type",
                         f"{field} of {name!r} at step {step} must be a bool, got {type(values[name]).__name__} "
@@ -325,8 +333,8 @@ class Contract:
         """`ends`: rewards, terminations and truncations, which a reset has not."""
         record: Record = {}
         for name in live:
-            row = np.zeros(self.readers[name].size)
-            mask = self.readers[name].write(observations[name], row)
+            row = np.zeros(self.reader.readers[self.reader.index[name]].size)
+            mask = self.reader.readers[self.reader.index[name]].write(observations[name], row)
             digest = hashlib.blake2b(row.tobytes(), digest_size=16)
             digest.update(b"" if mask is None else np.asarray(mask).tobytes())
             record["observation", name] = digest.digest()

@@ -1,8 +1,8 @@
 """MPE in torch: physics once, one file a scenario, equal to `mpe2` 1.1.1 step for step.
 
-`core` holds the physics, `env` what all scenarios share in an episode, `scenario` what a scenario must say, `schedule`
-which rows end when, `transfer` the exchange with live mpe2 environments, `catalogue` ids and specs, `registry` the
-scenarios by their ids. Beside mpe2's
+`core` holds the physics, `game` a scenario's world in many rows, `scenario` what a scenario must say, `episodes` and
+`schedule` which rows end when, `draws` their random numbers, `env` joins these to a BatchedEnv, `transfer` the
+exchange with live mpe2 environments, `catalogue` ids and specs, `registry` the scenarios by their ids. Beside mpe2's
 tasks there is speaker_listener_variant for research on channels: `variant_settings` holds its arguments,
 `speaker_listener_variant` its port in torch, `variants` the PettingZoo environment, `floors` what none can exceed.
 

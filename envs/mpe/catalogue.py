@@ -55,14 +55,14 @@ def canonical_id(name: str) -> str | None:
 
 def require_id(name: str) -> str:
     """`canonical_id`, or `UserError` with close matches."""
-    found = canonical_id(name)
-    if found is None:
+    result = canonical_id(name)
+    if result is None:
         raise UserError(
             f"unknown environment {name!r}.{did_you_mean(name, [*_BY_NAME.values(), *_BY_NAME])} "
             f"MPE's ids are {', '.join(MPE_IDS)}, and {', '.join(VARIANT_IDS)} (the version may be left out); any "
             f"other PettingZoo environment is given as package.module:function."
         )
-    return found
+    return result
 
 
 # ------------------------------------------------------------------ the real environments
@@ -191,4 +191,5 @@ def _variant_spec(mpe_id: str, raw: Any) -> EnvSpec:
     variant = getattr(raw, "variant", None)
     if variant is None:
         raise UserError(f"expected an environment {mpe_id}, got {type(raw).__module__}.{type(raw).__name__}.")
-    return variant.spec(mpe_id)
+    described: EnvSpec = variant.spec(mpe_id)
+    return described

@@ -12,15 +12,13 @@ from torch import Tensor
 from envs.batched import BatchedEnv, Step
 from envs.errors import UserError
 from envs.mpe import transfer
-from envs.mpe.core import Physics, World
+from envs.mpe.core import World
+from envs.mpe.draws import Draws
+from envs.mpe.episodes import Episodes
+from envs.mpe.game import Game
 from envs.mpe.scenario import Scenario
-from envs.mpe.schedule import Schedule, Span
-from envs.streams import mix, name_key, uniform_from
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-_CACHE_LINE = 64  # bytes
-_LONG_ROW = 2048  # bytes
-_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # odd increment between the words of one draw (SplitMix64)
 
 
 class MPE(BatchedEnv):
@@ -56,102 +54,43 @@ class MPE(BatchedEnv):
             raise UserError(f"num_envs must be an integer of at least 1, got {num_envs!r}.")
         if dtype not in (torch.float32, torch.float64):
             raise UserError(f"dtype must be torch.float32 or torch.float64, got {dtype}.")
-        self.scenario, self.num_envs, self.dtype, self.stagger = scenario, num_envs, dtype, bool(stagger)
-        self.device = usable_device(device)
-        self.spec = scenario.spec()
-        self._rows = _global_rows(rows, num_envs)
-        self._allocate()
-        self._seed = 0
+        self.num_envs, self.dtype, self.device = num_envs, dtype, usable_device(device)
+        self._stagger = bool(stagger)
+        self._game = Game(scenario, num_envs, self.device, dtype)
+        self.spec = self._game.spec
+        most = max(scenario.reset_draws, scenario.step_draws, 1)
+        self._draws = Draws(self.spec.id, _global_rows(rows, num_envs), most, self.device, dtype)
+        self._episodes = Episodes(num_envs, scenario.horizon, scenario.can_terminate, self.device)
         self._check_next = True
         self._play: Callable[[Tensor], tuple[Tensor, Tensor, Tensor | None]] = self._advance
         self.reset(0)
 
-    def _allocate(self) -> None:
-        """Make the physics, the constants and the state tensors."""
-        scenario, count = self.scenario, self.num_envs
-        self.physics = Physics(scenario.agents, scenario.landmarks, self.device, self.dtype)
-        scenario.prepare(self.device, self.dtype)
-        self._movers, self._speakers = self.physics.movers, scenario.speakers()
-        first, last = self._speakers
-        head = int(first < last and scenario.agents[first].movable)  # the move, if any, comes first
-        self._message_heads = slice(head, head + scenario.message_length)
-        assert len({agent.movable for agent in scenario.agents[first:last]}) <= 1, "speakers all move or none does"
+    @property
+    def scenario(self) -> Scenario:
+        """What is played."""
+        return self._game.scenario
 
-        def zeros(*shape: int, dtype: torch.dtype | None = None) -> Tensor:
-            return torch.zeros(*shape, count, device=self.device, dtype=dtype or self.dtype)
-
-        self.world = World(
-            num_agents=len(scenario.agents),
-            movers=self._movers,
-            pos=zeros(len(scenario.agents) + len(scenario.landmarks), 2),
-            vel=zeros(self._movers[1] - self._movers[0], 2),
-            said=zeros(last - first, scenario.num_symbols * scenario.message_length),
-            facts={name: zeros(*shape, dtype=dtype) for name, (shape, dtype) in scenario.facts.items()},
-        )
-        self._episode_E = torch.zeros(count, dtype=torch.int64, device=self.device)
-        self._age_E = torch.zeros(count, dtype=torch.int64, device=self.device)  # only where episodes can terminate
-        self._steps = torch.zeros((), dtype=torch.int64, device=self.device)  # since `reset`
-        most = max(scenario.reset_draws, scenario.step_draws, 1)
-        self._index_D1 = _GOLDEN * torch.arange(1, most + 1, device=self.device).unsqueeze(1)
-        self._views: dict[Span, World] = {}
+    @property
+    def world(self) -> World:
+        """The state of all environments."""
+        return self._game.world
 
     # ---------------------------------------------------------------- episodes
     def reset(self, seed: int | None = None) -> Tensor:
         """Start every environment's episode 0 of `seed` (None: of the seed given before, else 0); obs [N, E, O]."""
-        if seed is not None:
-            self._seed = int(seed)
-        self._set_keys()
-        self._episode_E.zero_()
-        self._steps.zero_()
-        ages = self._rows % self.scenario.horizon if self.stagger else np.zeros(self.num_envs, dtype=np.int64)
-        self._set_ages(ages)
+        draws, episodes = self._draws, self._episodes
+        draws.restart(draws.seed if seed is None else int(seed), draws.rows)
+        episodes.number_E.zero_()
+        episodes.set_ages(draws.rows % self.scenario.horizon if self._stagger else np.zeros_like(draws.rows))
         self._check_next = True
-        self._start(self.world, self._reset_key_E, self._episode_E)
+        self._game.start(self.world, draws.episode(episodes.number_E, self.scenario.reset_draws))
         return self.observe()
-
-    def _set_keys(self) -> None:
-        row_E = torch.as_tensor(self._rows, device=self.device)
-        self._reset_key_E, self._step_key_E = (
-            mix(name_key(self._seed, f"{self.spec.id} {what}") + _GOLDEN * (row_E + 1)) for what in ("reset", "step")
-        )
-
-    def _set_ages(self, ages: np.ndarray) -> None:
-        self._schedule = Schedule(self.scenario.horizon, ages)
-        self._age_E.copy_(torch.as_tensor(ages))
-
-    def _uniform(self, key_E: Tensor, counter: Tensor, count: int) -> Tensor:
-        """Uniform numbers in (0, 1), [count, e], of keys [e] at `counter` ([e] or no dimension)."""
-        start_E = mix(key_E + _GOLDEN * (counter + 1))
-        return uniform_from(mix(start_E + self._index_D1[:count]), self.dtype)
-
-    def _start(self, world: World, key_E: Tensor, episode_E: Tensor) -> None:
-        """Start a new episode in every row of `world`."""
-        world.vel.zero_()
-        world.said.zero_()
-        self.scenario.reset(world, self._uniform(key_E, episode_E, self.scenario.reset_draws))
 
     def observe(self) -> Tensor:
         """Observations [N, E, O] of the present state."""
-        obs_NEO = self._empty_obs()
-        self._observe_into(obs_NEO, self.world)
+        obs_NEO = self._game.empty_obs()
+        self._game.observe_into(obs_NEO, self.world)
         return obs_NEO
-
-    def _empty_obs(self) -> Tensor:
-        shape = (self.spec.num_agents, self.num_envs, self.spec.obs_size)
-        return torch.empty(shape, device=self.device, dtype=self.dtype)
-
-    def _observe_into(self, obs_NEO: Tensor, world: World, seen: Any = None) -> None:
-        """Write the observations of `world` into `obs_NEO`, zeros behind every agent's own width."""
-        seen = self.scenario.relate(world) if seen is None else seen
-        first = 0
-        for pieces in self.scenario.observe(world, seen):
-            group = side_by_side(pieces)
-            agents, width, _ = group.shape
-            block = obs_NEO[first : first + agents]
-            block[..., :width].copy_(group.transpose(1, 2))
-            if width < self.spec.obs_size:
-                block[..., width:].zero_()
-            first += agents
 
     # -------------------------------------------------------------------- step
     def compile(self) -> None:
@@ -181,34 +120,25 @@ class MPE(BatchedEnv):
         """The rows that end with the next step, as far as the host decides it, and the stage of the curriculum."""
         if self._check_next and self.device.type != "cpu":
             return None  # the actions will be read
-        return () if self.scenario.can_terminate else self._schedule.due(), self.curriculum_stage
+        return self._episodes.due(), self.curriculum_stage
 
-    def repeated(self) -> None:
+    def replayed(self) -> None:
         """The device has replayed a step of the present `pattern`: count it."""
-        if not self.scenario.can_terminate:
-            self._schedule.tick()
+        self._episodes.replayed()
 
     def _advance(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """One step of every row, no resets: rewards, observations, rows that reached their goal. No host, no sync."""
-        scenario, world = self.scenario, self.world
-        thrust = self.physics.thrust(actions[self._movers[0] : self._movers[1], :, 0])
-        if self._speakers[1]:
-            said = actions[self._speakers[0] : self._speakers[1], :, self._message_heads]
-            scenario.speak(world, said.transpose(1, 2))
-        if self._movers[1]:
-            self.physics.move(world, thrust, scenario.pace(world))
-        if scenario.step_draws:
-            scenario.after_move(world, self._uniform(self._step_key_E, self._steps, scenario.step_draws))
-            self._steps += 1
-        seen = scenario.relate(world)
-        reward_NE = scenario.reward(world, seen).expand(self.spec.num_agents, -1).contiguous()
-        obs_NEO = self._empty_obs()
-        self._observe_into(obs_NEO, world, seen)
-        return reward_NE, obs_NEO, scenario.terminal(world, seen) if scenario.can_terminate else None
+        draws, count = self._draws, self.scenario.step_draws
+        if not count:
+            return self._game.advance(actions, None)
+        uniform = draws.step(count)
+        draws.steps += 1
+        return self._game.advance(actions, uniform)
 
     def _finish_by_schedule(self, reward_NE: Tensor, obs_NEO: Tensor) -> Step:
         """Restart the rows that the host knows to be at their horizon."""
-        ended = self._schedule.tick()
+        game, number_E, draws = self._game, self._episodes.number_E, self.scenario.reset_draws
+        ended = self._episodes.end_scheduled()
         shape = reward_NE.shape
         terminated_NE = torch.zeros(shape, dtype=torch.bool, device=self.device)
         truncated_NE = torch.zeros(shape, dtype=torch.bool, device=self.device)
@@ -216,28 +146,21 @@ class MPE(BatchedEnv):
         if not ended:
             return Step(obs_NEO, obs_NEO, reward_NE, terminated_NE, truncated_NE, done=done_E)
         everything = ended == ((0, self.num_envs, 1),)
-        next_NEO = self._empty_obs() if everything else obs_NEO.clone()
+        next_NEO = game.empty_obs() if everything else obs_NEO.clone()
         for span in ended:
-            rows = slice(*span)
-            if span not in self._views:
-                self._views[span] = self.world.rows(rows)
-            self._episode_E[rows].add_(1)
-            self._start(self._views[span], self._reset_key_E[rows], self._episode_E[rows])
-            self._observe_into(next_NEO[:, rows], self._views[span])
+            rows, part = slice(*span), game.part(span)
+            game.start(part, self._draws.episode(number_E[rows], draws, rows))
+            game.observe_into(next_NEO[:, rows], part)
             truncated_NE[:, rows].fill_(True)
             done_E[rows].fill_(True)
         return Step(next_NEO, obs_NEO, reward_NE, terminated_NE, truncated_NE, done=done_E)
 
     def _finish_by_mask(self, reward_NE: Tensor, obs_NEO: Tensor, success_E: Tensor) -> Step:
         """Restart rows whose end only the device knows: every row draws a new episode, a mask decides who takes it."""
-        self._age_E += 1
-        truncated_E = self._age_E >= self.scenario.horizon
-        terminated_E = success_E & ~truncated_E
+        truncated_E, terminated_E = self._episodes.end_reached(success_E)
         done_E = truncated_E | terminated_E
         fresh = self.world.empty_like()
-        self._episode_E += done_E
-        self._age_E *= ~done_E
-        self._start(fresh, self._reset_key_E, self._episode_E)
+        self._game.start(fresh, self._draws.episode(self._episodes.number_E, self.scenario.reset_draws))
         drawn = fresh.tensors()
         for name, kept in self.world.tensors().items():
             kept.copy_(torch.where(done_E, drawn[name], kept))
@@ -273,35 +196,27 @@ class MPE(BatchedEnv):
         Raises:
             UserError: no such row, or an environment that differs in agents, sizes, landmarks or horizon.
         """
-        steps = transfer.load(self._row(index), self.scenario, parallel_env)
-        if self.scenario.can_terminate:
-            self._age_E[index] = steps
-        else:
-            self._schedule.set_age(index, steps)
+        self._episodes.set_age(index, transfer.load(self._row(index), self.scenario, parallel_env))
 
     def store_pettingzoo(self, index: int, parallel_env: Any) -> None:
         """Copy row `index` into a live `mpe2` environment (`reset` it first), so that it can be drawn or played on."""
-        transfer.store(self._row(index), self.scenario, parallel_env, int(self._ages()[index]))
+        transfer.store(self._row(index), self.scenario, parallel_env, int(self._episodes.ages()[index]))
 
     def _row(self, index: int) -> World:
         if not 0 <= index < self.num_envs:
             raise UserError(f"there are environments 0 to {self.num_envs - 1}, got {index}.")
         return self.world.rows(slice(index, index + 1))
 
-    def _ages(self) -> np.ndarray:
-        """Steps that every row has taken in its episode."""
-        return self._age_E.cpu().numpy() if self.scenario.can_terminate else self._schedule.ages()
-
     def state_dict(self) -> dict[str, Any]:
         """Seed, rows, ages, episodes and every state tensor (copies), rows first."""
         return {
             "id": self.spec.id,
-            "seed": self._seed,
-            "steps": int(self._steps),
+            "seed": self._draws.seed,
+            "steps": int(self._draws.steps),
             "curriculum_stage": self.curriculum_stage,
-            "rows": torch.from_numpy(self._rows.copy()),
-            "ages": torch.from_numpy(self._ages().copy()),
-            "episodes": self._episode_E.clone(),
+            "rows": torch.from_numpy(self._draws.rows.copy()),
+            "ages": torch.from_numpy(self._episodes.ages().copy()),
+            "episodes": self._episodes.number_E.clone(),
             "world": {name: value.movedim(-1, 0).clone() for name, value in self.world.tensors().items()},
         }
 
@@ -328,32 +243,12 @@ class MPE(BatchedEnv):
                 )
             if not bool(torch.isfinite(given[name]).all()):
                 raise UserError(f"state of {self.spec.id}: {name!r} holds numbers that are not finite.")
-        self._seed, self._rows = int(state["seed"]), state["rows"].cpu().numpy().copy()
-        self._set_keys()
-        self._steps.fill_(state["steps"])
+        self._draws.restart(int(state["seed"]), state["rows"].cpu().numpy().copy(), state["steps"])
         self.scenario.set_curriculum_stage(state["curriculum_stage"])
-        self._set_ages(state["ages"].cpu().numpy())
-        self._episode_E.copy_(state["episodes"])
+        self._episodes.set_ages(state["ages"].cpu().numpy())
+        self._episodes.number_E.copy_(state["episodes"])
         for name, value in given.items():
             mine[name].copy_(value)
-
-
-def side_by_side(pieces: Sequence[Tensor]) -> Tensor:
-    """Join [agents, width_i, e] along the widths, ready to be transposed.
-
-    On a CPU long rows of the result lie an odd number of cache lines apart: rows a power of two apart would fall into
-    the same few sets of the cache, and transposing them would be up to five times slower.
-    """
-    if len(pieces) == 1:
-        return pieces[0]
-    agents, _, envs = pieces[0].shape
-    size = pieces[0].element_size()
-    if envs * size < _LONG_ROW or pieces[0].device.type != "cpu" or torch.compiler.is_compiling():
-        return torch.cat(tuple(pieces), 1)
-    per_line = _CACHE_LINE // size
-    stride = ((envs + per_line - 1) // per_line | 1) * per_line
-    joined = pieces[0].new_empty(agents, sum(piece.shape[1] for piece in pieces), stride)[..., :envs]
-    return torch.cat(tuple(pieces), 1, out=joined)
 
 
 def usable_device(device: torch.device | str) -> torch.device:

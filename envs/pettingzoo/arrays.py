@@ -30,6 +30,7 @@ class Arrays:
     episode: np.ndarray  # int64 [1, E] number of the running episode
     seed: np.ndarray  # int64 [1, E] what the running episode was reset with
     steps: np.ndarray  # int64 [1, E] steps played in the running episode
+    waited: np.ndarray  # bool [1, E] at some step until now an agent's mask allowed nothing: it was not its turn
     busy: np.ndarray  # int64 [1, E] 1 while this copy is computing: tells who hangs
 
     @classmethod
@@ -45,7 +46,7 @@ class Arrays:
             "reward": ((N, E), real),
             **dict.fromkeys(("terminated", "truncated", "active", "alive"), ((N, E), flag)),
             **dict.fromkeys(("mask", "final_mask"), ((N, E, H, K), flag)),
-            "done": ((1, E), flag),
+            **dict.fromkeys(("done", "waited"), ((1, E), flag)),
             **dict.fromkeys(("episode", "seed", "steps", "busy"), ((1, E), wide)),
         }
         offsets, total = {}, 0

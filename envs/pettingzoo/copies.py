@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -12,11 +11,11 @@ from pettingzoo import ParallelEnv
 
 from envs.errors import EnvFailure
 from envs.pettingzoo.arrays import Arrays
-from envs.pettingzoo.flatten import BadValue, ObservationReader, read_mask
+from envs.pettingzoo.reader import Reader
+from envs.pettingzoo.values import COMMON, FLAGS, BadValue, number, reset_result, step_result
 from envs.spec import EnvSpec
 from envs.streams import name_key
 
-_BOOLS = (bool, np.bool_)
 _FLOATS = (float, int, np.float64, np.float32)
 
 
@@ -55,11 +54,8 @@ class Copies:
         self._make, self._close_envs, self._rebuild = make, close_envs, rebuild
         self._seed = 0
         self._names = spec.agent_names
-        self._index = {name: n for n, name in enumerate(self._names)}
-        self._sizes = [tuple(head.size for head in agent.heads) for agent in spec.agents]
-        self._dtypes = [env_space.dtype for env_space in map(self._envs[0].action_space, self._names)]
-        self._readers = [ObservationReader(self._envs[0].observation_space(name), name) for name in self._names]
-        self._strides = _strides(spec)
+        self._reader = Reader.of(spec, self._envs[0])
+        self._index = self._reader.index
         self._head_mask = spec.head_mask.numpy()
         self._reward = np.zeros((spec.num_agents, len(self.rows)))  # float64, before rounding to the arrays' dtype
         self._live: list[list[int]] = [[] for _ in self.rows]  # agents there to act now
@@ -128,9 +124,10 @@ class Copies:
         except Exception as error:
             raise self._raised(e, "reset", error, None) from error
         arrays.busy[0, e] = 0
-        if not isinstance(result, tuple) or len(result) != 2:
-            raise self._fault(e, "reset must return (observations, infos)", None)
-        observations, infos = result
+        try:
+            observations, infos = reset_result(result)
+        except BadValue as fault:
+            raise self._fault(e, str(fault), None) from None
         names = getattr(env, "agents", None)
         if not isinstance(names, list | tuple):
             raise self._fault(e, f"env.agents must be a list after the reset, got {names!r}", None)
@@ -155,9 +152,10 @@ class Copies:
         except Exception as error:
             raise self._raised(e, "step", error, self._played(e)) from error
         arrays.busy[0, e] = 0
-        if not isinstance(result, tuple) or len(result) != 5:
-            raise self._fault(e, "step must return (observations, rewards, terminations, truncations, infos)")
-        observations, rewards, terminations, truncations, infos = result
+        try:
+            observations, rewards, terminations, truncations, infos = step_result(result)
+        except BadValue as fault:
+            raise self._fault(e, str(fault)) from None
         expected = self._live_sets[e]
         unchanged = env.agents == self._live_names[e]
         late = [] if unchanged else [name for name in env.agents if name not in self._seen[e]]
@@ -173,8 +171,8 @@ class Copies:
             name = self._names[n]
             self._read(e, n, observations, infos, arrays.final_obs, arrays.final_mask)
             terminated, truncated = terminations[name], truncations[name]
-            if type(terminated) not in _BOOLS or type(truncated) not in _BOOLS:
-                field, value = ("truncated", truncated) if type(terminated) in _BOOLS else ("terminated", terminated)
+            if type(terminated) not in FLAGS or type(truncated) not in FLAGS:
+                field, value = ("truncated", truncated) if type(terminated) in FLAGS else ("terminated", terminated)
                 raise self._fault(e, f"expected a bool, got {type(value).__name__} {value!r}", agent=name, field=field)
             if terminated or truncated:
                 arrays.terminated[n, e] = terminated
@@ -256,13 +254,13 @@ class Copies:
     def _decoded(self, present: np.ndarray | None = None) -> list[dict[str, Any]]:
         """The PettingZoo actions of every copy, of the agents `present` [N, E] (those alive now): plain ints, which
         mpe2 cannot change in place as it does with arrays."""
-        actions = self.arrays.actions
-        ids = (actions * self._strides[:, None, :]).sum(-1)
+        actions, reader = self.arrays.actions, self._reader
+        ids = (actions * reader.strides_NH[:, None, :]).sum(-1)
         chosen = [
-            list(actions[n, :, : len(sizes)].astype(self._dtypes[n]))
+            list(actions[n, :, : len(sizes)].astype(reader.dtypes[n]))
             if self.spec.agents[n].multi_discrete
             else (ids[n] + self.spec.agents[n].start).tolist()
-            for n, sizes in enumerate(self._sizes)
+            for n, sizes in enumerate(reader.sizes)
         ]
         acting = self._live if present is None else [np.flatnonzero(column).tolist() for column in present.T]
         return [{self._names[n]: chosen[n][e] for n in agents} for e, agents in enumerate(acting)]
@@ -274,12 +272,9 @@ class Copies:
         """Write agent n's observation, and its mask where the environment has masks."""
         name = self._names[n]
         try:
-            given = self._readers[n].write(observations[name], obs[n, e, : self._readers[n].size])
+            given = self._reader.write(n, observations[name], infos, obs[n, e, : self.spec.agents[n].obs_size])
         except BadValue as fault:
             raise self._fault(e, str(fault), played, name, "observation") from None
-        if given is None and type(infos) is dict:
-            info = infos.get(name)
-            given = info.get("action_mask") if info and isinstance(info, dict) else None
         if given is None and not self.spec.has_masks:
             return
         if not self.spec.has_masks:
@@ -288,17 +283,16 @@ class Copies:
             mask[n, e] = self._head_mask[n]
             return
         try:
-            read_mask(given, self._sizes[n], self.spec.agents[n].multi_discrete, mask[n, e])
+            if not self._reader.write_mask(n, given, mask[n, e]) and name in self._envs[e].agents:
+                self.arrays.waited[0, e] = True
         except BadValue as fault:
             raise self._fault(e, str(fault), played, name, "action_mask") from None
 
     def _number(self, e: int, name: str, reward: Any) -> float:
-        if isinstance(reward, numbers.Real | np.number | np.bool_) or (
-            isinstance(reward, np.ndarray) and reward.ndim == 0 and reward.dtype.kind in "biuf"
-        ):
-            return float(reward)
-        shape = f" of shape {np.shape(reward)}" if isinstance(reward, np.ndarray | list | tuple) else f" {reward!r}"
-        raise self._fault(e, f"expected a number, got {type(reward).__name__}{shape}", agent=name, field="reward")
+        try:
+            return number(reward)
+        except BadValue as fault:
+            raise self._fault(e, str(fault), agent=name, field="reward") from None
 
     def _check_keys(
         self, e: int, values: Any, expected: set[str], field: str, played: Any = ..., optional: Iterable[str] = ()
@@ -312,7 +306,7 @@ class Copies:
             if name not in values:
                 raise self._fault(e, f"is missing; got the keys {list(values)}", played, name, field)
         for name in values:
-            if name not in expected and name not in optional:
+            if name not in expected and name not in optional and name not in COMMON:
                 raise self._fault(e, f"was not expected; expected the keys {sorted(expected)}", played, name, field)
 
     def _check_known(self, e: int, names: Iterable[str], played: Any = ...) -> None:
@@ -368,14 +362,3 @@ class Copies:
         trace = "".join(traceback.format_exception(error))
         text = f"{method} raised {type(error).__name__}: {str(error).strip().rstrip('.')}{at}"
         return self._fault(e, text, played, trace=trace)
-
-
-def _strides(spec: EnvSpec) -> np.ndarray:
-    """int64 [N, H]: what a choice of each head adds to a Discrete action; the first head runs fastest."""
-    strides = np.zeros((spec.num_agents, spec.num_heads), np.int64)
-    for n, agent in enumerate(spec.agents):
-        stride = 1
-        for h, head in enumerate(agent.heads):
-            strides[n, h] = stride
-            stride *= head.size
-    return strides

@@ -20,6 +20,8 @@ from envs.spec import AgentSpec, EnvSpec, Head, Route
 
 _OURS = ("envs", "marl", "configs")
 Heads = Mapping[str, Sequence[Sequence[Any]]]  # {agent: (("move", 5), ("message", 10))}
+DECLARED: dict[str, Any] = {"heads": Mapping, "routes": list | tuple, "teams": list | tuple, "fixed_agents": bool}
+"""What metadata may declare, and the types of it."""
 
 
 # ----------------------------------------------------------------- construction
@@ -74,7 +76,7 @@ def _function(env_id: str) -> Callable[..., ParallelEnv]:
         raise UserError(f"environment {env_id!r}: its module needs {error.name!r}, which is not installed.") from error
     except Exception as error:
         raise UserError(f"environment {env_id!r}: importing its module raised {_told(error)}.") from error
-    function = getattr(module, name, None)
+    function: Callable[..., Any] | None = getattr(module, name, None)
     if function is None:
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UserError(
@@ -150,11 +152,36 @@ def describe(
     )
 
 
+def describe_declared(env_id: str, env: ParallelEnv, declared: Mapping[str, Any] | None = None) -> EnvSpec:
+    """Describe any ParallelEnv with what its `metadata` declares under the names of `describe`'s arguments.
+
+    Args:
+        env_id: its id.
+        env: the environment.
+        declared: the same arguments, which go before the metadata's where they are not None.
+
+    Raises:
+        UserError: as `describe`.
+    """
+    metadata = getattr(env, "metadata", None) or {}
+    given = declared or {}
+    chosen: dict[str, Any] = {name: metadata.get(name) if given.get(name) is None else given[name] for name in DECLARED}
+    chosen["fixed_agents"] = bool(chosen["fixed_agents"])
+    for name, kind in DECLARED.items():
+        if chosen[name] is not None and not isinstance(chosen[name], kind):
+            raise UserError(
+                f"environment {env_id!r}: {name} must be a {'dict' if kind is Mapping else 'list'}, got "
+                f"{chosen[name]!r:.80}."
+            )
+    return describe(env_id, env, **chosen)
+
+
 def describe_known(env_id: str, env: ParallelEnv) -> EnvSpec:
-    """The description of MPE's catalogue where `env_id` is an MPE id, else our own."""
+    """The description of MPE's catalogue where `env_id` is an MPE id, else our own, with what its metadata declares."""
     from envs.mpe import catalogue
 
-    return describe(env_id, env) if catalogue.canonical_id(env_id) is None else catalogue.describe(env_id, env)
+    known = catalogue.canonical_id(env_id) is not None
+    return catalogue.describe(env_id, env) if known else describe_declared(env_id, env)
 
 
 def horizon(env: ParallelEnv) -> int | None:
@@ -313,4 +340,4 @@ def _slot(start: Any, size: Any, agent: AgentSpec, key: str, fault: Callable[[st
             f"has a {key} that ends at entry {start + size}, but the observation of {agent.name!r} has "
             f"{agent.obs_size} entries."
         )
-    return start
+    return int(start)

@@ -17,7 +17,8 @@ from envs.errors import UserError
 from envs.ids import names_function
 from envs.pettingzoo.arrays import Arrays
 from envs.pettingzoo.copies import Copies
-from envs.pettingzoo.describe import Heads, callable_id, describe, from_callable, parallel_env
+from envs.pettingzoo.describe import Heads, callable_id, describe, describe_declared, from_callable, parallel_env
+from envs.pettingzoo.reader import Reader, find_masks
 from envs.pettingzoo.routes import check_routes
 from envs.pettingzoo.workers import Workers
 from envs.spec import EnvSpec
@@ -121,7 +122,8 @@ class PettingZooEnv(BatchedEnv):
         recipe = replace(_recipe(env_id, make, env_args), rebuild=rebuild)
         declared = {"heads": heads, "routes": routes, "teams": teams, "fixed_agents": fixed_agents}
         template = recipe()
-        self.spec = _describe(recipe, template, spec, declared)
+        self.spec, turns = _describe(recipe, template, spec, declared)
+        self._reader = Reader.of(self.spec, template, turns)
         if workers:
             if not recipe.is_mpe:
                 template.close()
@@ -140,6 +142,11 @@ class PettingZooEnv(BatchedEnv):
         self._has_head = (sizes < np.iinfo(np.int64).max)[:, None, :]
         self._small = np.min_scalar_type(self.spec.head_size)
         self._history: deque[np.ndarray] = deque()  # joint actions [N, E, H] since the oldest running episode began
+
+    @property
+    def reader(self) -> Reader:
+        self._reader.turns = self._reader.turns or bool(self._arrays.waited.any())
+        return self._reader
 
     # ---------------------------------------------------------------- the loop
     def reset(self, seed: int | None = None) -> Tensor:
@@ -213,7 +220,7 @@ class PettingZooEnv(BatchedEnv):
         usable = isinstance(actions, Tensor) and not actions.is_floating_point() and actions.dtype != torch.bool
         if not usable or tuple(actions.shape) != expected:
             self.check_actions(actions)  # raises
-        choices = actions.detach().cpu().numpy().astype(np.int64)
+        choices: np.ndarray = actions.detach().cpu().numpy().astype(np.int64)
         choices = choices * (self._has_head & self._arrays.alive[:, :, None])
         wrong = (choices < 0) | (choices >= self._sizes)
         if wrong.any():
@@ -310,8 +317,11 @@ def _recipe(env_id: str | None, make: Callable[..., ParallelEnv] | None, env_arg
     return _Recipe(catalogue.require_id(env_id), None, env_args, is_mpe=True)
 
 
-def _describe(recipe: _Recipe, env: ParallelEnv, given: EnvSpec | None, declared: dict[str, Any]) -> EnvSpec:
-    """The spec of MPE's catalogue, the one that was given, or our own description with what was declared."""
+def _describe(
+    recipe: _Recipe, env: ParallelEnv, given: EnvSpec | None, declared: dict[str, Any]
+) -> tuple[EnvSpec, bool]:
+    """The spec of MPE's catalogue, the one that was given, or our own description with what was declared; and whether
+    agents take turns."""
     if given is not None or recipe.is_mpe:
         extra = [name for name, value in declared.items() if value is not None]
         if extra:
@@ -320,7 +330,7 @@ def _describe(recipe: _Recipe, env: ParallelEnv, given: EnvSpec | None, declared
     if recipe.is_mpe and given is None:
         from envs.mpe import catalogue
 
-        return catalogue.describe(recipe.env_id, env)
+        return catalogue.describe(recipe.env_id, env), False
     if given is not None:
         own = describe(recipe.env_id, env)
         sizes = [(agent.name, agent.obs_size, agent.num_actions, agent.multi_discrete) for agent in own.agents]
@@ -330,26 +340,13 @@ def _describe(recipe: _Recipe, env: ParallelEnv, given: EnvSpec | None, declared
                 f"the given spec does not fit {recipe.env_id!r}: expected (agent, observation width, actions, "
                 f"multi-discrete) {sizes}, got {wanted}."
             )
-        return replace(given, has_masks=_has_masks(recipe.env_id, env))
-    told = getattr(env, "metadata", None) or {}
-    declared = {name: told.get(name) if value is None else value for name, value in declared.items()}
-    fixed = bool(declared.pop("fixed_agents"))
-    spec = describe(recipe.env_id, env, fixed_agents=fixed, **declared)
-    spec = replace(spec, has_masks=_has_masks(recipe.env_id, env))
+        masks = find_masks(given, env)
+        return replace(given, has_masks=masks.any), masks.turns
+    spec = describe_declared(recipe.env_id, env, declared)
+    masks = find_masks(spec, env)
+    spec = replace(spec, has_masks=masks.any)
     check_routes(spec, env)
-    return spec
-
-
-def _has_masks(env_id: str, env: ParallelEnv) -> bool:
-    """Whether observations, or the infos of a reset, hold action masks."""
-    for name in env.possible_agents:
-        if "action_mask" in (getattr(env.observation_space(name), "spaces", None) or {}):
-            return True
-    try:
-        _, infos = env.reset(seed=0)
-    except Exception as error:
-        raise UserError(f"environment {env_id!r}: reset(seed=0) raised {type(error).__name__}: {error}") from error
-    return any(isinstance(info, dict) and "action_mask" in info for info in infos.values())
+    return spec, masks.turns
 
 
 def _rows(num_envs: int, rows: Sequence[int] | None) -> list[int]:

@@ -14,12 +14,9 @@ from gymnasium import spaces
 from gymnasium.spaces.utils import flatdim, flatten
 
 from envs.errors import UserError
+from envs.pettingzoo.values import BadValue
 
 Writer = Callable[[Any, np.ndarray], None]  # writes a value of the space into a row of the space's width
-
-
-class BadValue(Exception):
-    """A value does not belong to its space; the message says what was expected and what was got."""
 
 
 class ObservationReader:
@@ -29,6 +26,7 @@ class ObservationReader:
         space: the agent's observation space. A Dict with the key "action_mask" follows PettingZoo's convention: the
             mask is no part of the observation, and what is left is either the entry "observation" or a smaller Dict.
         agent: the agent's name, for messages.
+        lenient: also take lists and numbers of any type, and rows that are flat already, as the loops of users hold.
 
     Attributes:
         size: width of the flattened observation, without the mask.
@@ -38,7 +36,7 @@ class ObservationReader:
         UserError: the space cannot be flattened to a fixed number of numbers.
     """
 
-    def __init__(self, space: spaces.Space[Any], agent: str) -> None:
+    def __init__(self, space: spaces.Space[Any], agent: str, lenient: bool = False) -> None:
         self.has_mask = isinstance(space, spaces.Dict) and "action_mask" in space.spaces
         self._only: str | None = None
         if isinstance(space, spaces.Dict) and self.has_mask:
@@ -50,7 +48,7 @@ class ObservationReader:
             else:
                 space = spaces.Dict(rest)
         self.size = _width(space, agent)
-        self._write = _writer(space)
+        self._write = _lenient_writer(space, self.size) if lenient else _writer(space)
 
     def write(self, observation: Any, row: np.ndarray) -> Any:
         """Flatten `observation` into `row` [size]; return its action mask, or None where it carries none.
@@ -73,6 +71,54 @@ class ObservationReader:
         return mask
 
 
+class RowReader:
+    """Takes observations that are rows of numbers already, of any number type and also as lists.
+
+    Args:
+        size: width of a row.
+    """
+
+    has_mask = False
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def write(self, observation: Any, row: np.ndarray) -> None:
+        """Copy an observation of `size` numbers into `row`.
+
+        Raises:
+            BadValue: another number of numbers, or none at all.
+        """
+        value = _numbers(observation)
+        if value.size != self.size:
+            raise BadValue(f"must have shape [{self.size}], got {list(value.shape)}")
+        row[:] = value.reshape(-1)
+
+
+def _numbers(value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise BadValue(f"expected numbers, got {_show(value)} ({error})") from None
+    if array.dtype.kind not in "biuf":
+        raise BadValue(f"expected numbers, got {_show(value)}")
+    return array
+
+
+def _lenient_writer(space: spaces.Space[Any], size: int) -> Writer:
+    strict = _writer(space, lenient=True)
+    if isinstance(space, spaces.Box | spaces.MultiBinary):
+        return strict
+
+    def write(value: Any, row: np.ndarray) -> None:
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.shape == (size,):
+            row[:] = value  # flat already: no element of such a space is an array of floats
+        else:
+            strict(value, row)
+
+    return write
+
+
 def _width(space: spaces.Space[Any], agent: str) -> int:
     try:
         size = flatdim(space)
@@ -88,18 +134,18 @@ def _width(space: spaces.Space[Any], agent: str) -> int:
 
 
 # ---------------------------------------------------------------------- writers
-def _writer(space: spaces.Space[Any]) -> Writer:
+def _writer(space: spaces.Space[Any], lenient: bool = False) -> Writer:
     if isinstance(space, spaces.Box | spaces.MultiBinary):
-        return _array_writer(space)
+        return _number_writer(space) if lenient else _array_writer(space)
     if isinstance(space, spaces.Tuple):
-        return _tuple_writer(space)
+        return _tuple_writer(space, lenient)
     if isinstance(space, spaces.Dict):
-        return _dict_writer(space)
+        return _dict_writer(space, lenient)
 
     def write(value: Any, row: np.ndarray) -> None:  # Discrete, MultiDiscrete and rarer ones: small, no need for speed
         if not space.contains(value):
             raise BadValue(f"expected an element of {space}, got {_show(value)}")
-        row[:] = flatten(space, value)  # type: ignore[assignment]
+        row[:] = flatten(space, value)
 
     return write
 
@@ -129,8 +175,20 @@ def _array_writer(space: spaces.Box | spaces.MultiBinary) -> Writer:
     return write
 
 
-def _tuple_writer(space: spaces.Tuple) -> Writer:
-    parts = _parts(dict(enumerate(space.spaces)))
+def _number_writer(space: spaces.Box | spaces.MultiBinary) -> Writer:
+    shape, size = space.shape, int(np.prod(space.shape))
+
+    def write(value: Any, row: np.ndarray) -> None:
+        array = _numbers(value)
+        if array.shape != shape and array.shape != (size,):
+            raise BadValue(f"must have shape {list(shape)}, got {list(array.shape)}")
+        row[:] = array.reshape(-1)
+
+    return write
+
+
+def _tuple_writer(space: spaces.Tuple[Any], lenient: bool) -> Writer:
+    parts = _parts(dict(enumerate(space.spaces)), lenient)
 
     def write(value: Any, row: np.ndarray) -> None:
         if not isinstance(value, tuple | list) or len(value) != len(parts):
@@ -141,8 +199,8 @@ def _tuple_writer(space: spaces.Tuple) -> Writer:
     return write
 
 
-def _dict_writer(space: spaces.Dict) -> Writer:
-    parts = _parts(space.spaces)
+def _dict_writer(space: spaces.Dict, lenient: bool) -> Writer:
+    parts = _parts(space.spaces, lenient)
     keys = set(space.spaces)
 
     def write(value: Any, row: np.ndarray) -> None:
@@ -155,11 +213,11 @@ def _dict_writer(space: spaces.Dict) -> Writer:
     return write
 
 
-def _parts(members: Mapping[Any, spaces.Space[Any]]) -> list[tuple[Any, Writer, slice]]:
+def _parts(members: Mapping[Any, spaces.Space[Any]], lenient: bool) -> list[tuple[Any, Writer, slice]]:
     parts, start = [], 0
     for key, member in members.items():
         stop = start + flatdim(member)
-        parts.append((key, _writer(member), slice(start, stop)))
+        parts.append((key, _writer(member, lenient), slice(start, stop)))
         start = stop
     return parts
 
@@ -180,8 +238,8 @@ def _show(value: Any) -> str:
 
 
 # ------------------------------------------------------------------------ masks
-def read_mask(mask: Any, sizes: tuple[int, ...], multi_discrete: bool, rows_HK: np.ndarray) -> None:
-    """Write an agent's action mask as one row of allowed choices a head.
+def read_mask(mask: Any, sizes: tuple[int, ...], multi_discrete: bool, rows_HK: np.ndarray) -> bool:
+    """Write an agent's action mask as one row of allowed choices a head; whether it allows anything.
 
     Args:
         mask: zeros and ones (or bool): `[n]` over the joint choices of a Discrete(n), first head fastest; for a
@@ -207,7 +265,7 @@ def read_mask(mask: Any, sizes: tuple[int, ...], multi_discrete: bool, rows_HK: 
     rows_HK[:] = False
     if not allowed.any():
         rows_HK[: len(sizes), 0] = True
-        return
+        return False
     if multi_discrete:
         start = 0
         for h, size in enumerate(sizes):
@@ -215,7 +273,7 @@ def read_mask(mask: Any, sizes: tuple[int, ...], multi_discrete: bool, rows_HK: 
             start += size
             if not rows_HK[h].any():
                 raise BadValue(f"the action mask allows no choice of head {h}, but choices of other heads")
-        return
+        return True
     grid = allowed.reshape(sizes[::-1])  # the first head runs fastest: the last axis
     axes = range(len(sizes))
     for h, size in enumerate(sizes):
@@ -229,3 +287,4 @@ def read_mask(mask: Any, sizes: tuple[int, ...], multi_discrete: bool, rows_HK: 
                 f"the action mask over {count} joint choices is not a product of one mask for each of the heads of "
                 f"sizes {list(sizes)}; leave this agent's action as one head"
             )
+    return True

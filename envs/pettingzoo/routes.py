@@ -9,7 +9,8 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from envs.errors import UserError
-from envs.pettingzoo.flatten import ObservationReader
+from envs.pettingzoo.reader import Reader
+from envs.pettingzoo.values import COMMON
 from envs.spec import EnvSpec, Route
 
 _STEPS = 8
@@ -41,14 +42,15 @@ def check_routes(spec: EnvSpec, env: ParallelEnv) -> None:
         return
     rng = np.random.default_rng(0)
     names = spec.agent_names
-    readers = {name: ObservationReader(env.observation_space(name), name) for name in names}
+    reader = Reader.of(spec, env)
 
     def read(observations: dict[str, Any], infos: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         rows, masks = {}, {}
         for name, observation in observations.items():
-            rows[name] = np.zeros(readers[name].size)
-            given = readers[name].write(observation, rows[name])
-            masks[name] = (infos.get(name) or {}).get("action_mask") if given is None else given
+            if name not in COMMON:
+                n = reader.index[name]
+                rows[name] = np.zeros(spec.agents[n].obs_size)
+                masks[name] = reader.write(n, observation, infos, rows[name])
         return rows, masks
 
     observations, masks = read(*env.reset(seed=0))

@@ -5,27 +5,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 import sys
-import textwrap
-import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from envs.errors import EnvFailure
+from envs.commands import DONE, INTERRUPTED, explain, say
 from marl.cli.parse import Launch, parse
-from marl.errors import RunFailed, UserError
 from marl.parallel.ranks import Echo, Ranks, processes
 from marl.runs.checkpoint import DIRECTORY, newest
 from marl.runs.run_dir import fresh_default, resume_command
 from marl.training.devices import choose_device
 from marl.training.stop import StopRequest
 
-DONE, FAILED, USER, INTERRUPTED = 0, 1, 2, 130
+_SMALLER = (
+    "Make it smaller with fewer replicas or environments (--num-replicas, --num-envs) or a smaller replay "
+    "(--replay.capacity) or batch (--maddpg.batch-size)."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,12 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     try:
         with processes() as ranks:
-            launch = ranks.first(lambda: _launch(words))
+            launch = ranks.broadcast(lambda: _launch(words))
             return _run(launch, ranks)
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
     except KeyboardInterrupt:
-        _tell("stopped before the run began.")
+        say("stopped before the run began.")
         return INTERRUPTED
     except Exception as error:
         return _explain(error, None, debug)
@@ -54,7 +50,7 @@ def _launch(words: list[str]) -> Launch:
     launch = parse(words)
     choose_device(launch.config.device)  # refuses what is not there
     for warning in launch.warnings:
-        _tell(f"warning: {warning}.")
+        say(f"warning: {warning}.")
     run_dir = launch.config.run_dir or str(fresh_default(launch.config.env, launch.config.seed))
     return replace(launch, config=replace(launch.config, run_dir=run_dir))
 
@@ -68,13 +64,15 @@ def _run(launch: Launch, ranks: Ranks) -> int:
 
             train(launch.config, resume=launch.resume, stop=stop, ranks=ranks)
     except KeyboardInterrupt:
-        _tell(f"stopped at once. {_afterwards(run_dir)}")
+        say(f"stopped at once. {_afterwards(run_dir)}")
         return stop.exit_code
+    except SystemExit:
+        raise
     except BaseException as error:
         return _explain(error, run_dir, launch.debug)
     if stop.requested:
         if ranks.is_first:
-            _tell(f"stopped. {_afterwards(run_dir)}")
+            say(f"stopped. {_afterwards(run_dir)}")
         return stop.exit_code
     return DONE
 
@@ -82,53 +80,13 @@ def _run(launch: Launch, ranks: Ranks) -> int:
 # ------------------------------------------------------------------ words
 def _explain(error: BaseException, run_dir: Path | None, debug: bool) -> int:
     """Say what happened and return the exit code."""
-    if isinstance(error, SystemExit):
-        raise error
     if isinstance(error, Echo):
         return error.exit_code
-    if debug:
-        _tell("".join(traceback.format_exception(error)).rstrip())
-    if isinstance(error, UserError):
-        _tell(f"error: {error}")
-        return USER
-    after = "" if run_dir is None else f"\n{_afterwards(run_dir)}"
-    memory = _memory_words(error)
-    if memory:
-        _tell(f"error: {memory}{after}")
-        return USER
-    if isinstance(error, RunFailed | EnvFailure):
-        inside = getattr(error, "trace", "")
-        _tell(f"the run failed: {error}{after}")
-        if inside and debug:
-            _tell(inside.rstrip())
-        return FAILED
-    _tell(f"the run failed: {_unexpected(error)}{after}")
-    return FAILED
 
+    def after() -> str:
+        return "" if run_dir is None else _afterwards(run_dir)
 
-def _unexpected(error: BaseException) -> str:
-    """A paragraph on an exception that nobody foresaw."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno} ({frames[-1].name})" if frames else ""
-    words = " ".join(str(error).split())
-    text = textwrap.shorten(words, 500) if words else "no message"
-    return f"unexpected {type(error).__name__}{place}: {text}. Run it again with --debug for the full traceback."
-
-
-def _memory_words(error: BaseException) -> str:
-    """What to do when memory ran out; "" for any other error."""
-    text = " ".join(str(error).split())
-    on_gpu = isinstance(error, torch.cuda.OutOfMemoryError)
-    on_cpu = isinstance(error, MemoryError) or "DefaultCPUAllocator" in text or "can't allocate memory" in text
-    if not on_gpu and not on_cpu:
-        return ""
-    sizes = re.findall(r"[Tt]ried to allocate [\d.]+ \w+|total capacity of [\d.]+ \w+|[\d.]+ \w+ is free", text)
-    needed = f" ({'; '.join(sizes)})" if sizes else ""
-    where = "GPU memory" if on_gpu else "memory"
-    return (
-        f"out of {where}{needed}. Make it smaller with fewer replicas or environments (--num-replicas, --num-envs) or "
-        f"a smaller replay (--replay.capacity) or batch (--maddpg.batch-size)."
-    )
+    return explain(error, failed="the run failed", after=after, smaller=_SMALLER, debug=debug)
 
 
 def _afterwards(run_dir: Path) -> str:
@@ -139,8 +97,3 @@ def _afterwards(run_dir: Path) -> str:
     if good is None:
         return f"Run directory: {run_dir}. It holds no checkpoint yet, so there is nothing to resume."
     return f"Run directory: {run_dir}\nResume with: {resume_command(run_dir)}"
-
-
-def _tell(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # a terminal that is gone changes no exit code
-        print(text, file=sys.stderr, flush=True)

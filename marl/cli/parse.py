@@ -106,11 +106,11 @@ def _saved_config(plain: Any, checkpoint: Path) -> Config:
 
 def _names(plain: Any, prefix: str = "") -> set[str]:
     """Dotted names of the settings in nested plain values."""
-    found = set()
+    result = set()
     for key, value in plain.items() if isinstance(plain, dict) else ():
         name = f"{prefix}{key}"
-        found |= _names(value, f"{name}.") if name in groups(Config) else {name}
-    return found
+        result |= _names(value, f"{name}.") if name in groups(Config) else {name}
+    return result
 
 
 def _run_flag(given: dict[str, list[str]], name: str, flags: Sources) -> Any:

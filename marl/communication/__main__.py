@@ -2,7 +2,7 @@
 
 import sys
 
-from marl.communication.run_analysis import main
+from marl.communication.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

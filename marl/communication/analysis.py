@@ -1,9 +1,9 @@
-"""One player's language, measured: what is said, whether it is heard, and what it is worth, as plain numbers."""
+"""One player's language, measured: what is said, whether it is heard, and what it is worth."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from envs.mpe import canonical_id
@@ -12,22 +12,63 @@ from marl.communication.channels import Channel, Heard, Meaning, channels_of, li
 from marl.communication.influence import Answers, Predictable, Questioned
 from marl.communication.information import Resampler
 from marl.communication.interventions import (
-    DEFAULTS,
     KINDS,
     Interference,
     Intervention,
+    Lines,
+    Outcome,
     lockstep,
     possible,
     speakers_team,
     summarise,
 )
-from marl.communication.secrecy import secrecy_report
-from marl.communication.signalling import channel_report
+from marl.communication.options import DEFAULTS
+from marl.communication.secrecy import Secrecy, secrecy_report
+from marl.communication.signalling import ChannelReport, channel_report
 from marl.errors import UserError
 from marl.play.rollout import Episodes, play
+from marl.results import INLINE, LEFT_OUT, Record
 
-Lines = Mapping[str, float | None]
-"""Returns per agent to compare with: "oracle", "no communication", "random"; None or absent where unknown."""
+
+@dataclass(frozen=True)
+class InterventionResult(Record):
+    """The same episodes with the messages changed on their way."""
+
+    name: str
+    """As "noise:0.1"; with the channel behind it where only one of several was changed."""
+    what: str
+    """What is done, in words."""
+    outcome: Outcome = field(metadata=INLINE)
+    """What they returned then, and what was lost."""
+
+
+@dataclass(frozen=True)
+class PlayerAnalysis(Record):
+    """Everything about one player's channels."""
+
+    episodes: int
+    """Sample size of every metric and intervention."""
+    seed: int
+    """Episode i is reset with `seed + i`."""
+    team: tuple[str, ...]
+    """Agents of the speakers' team."""
+    outcome: Outcome = field(metadata=INLINE)
+    """Returns of the untouched episodes."""
+    channels: tuple[ChannelReport, ...]
+    """One for each channel, in the order of the environment's routes."""
+    interventions: tuple[InterventionResult, ...]
+    """In the order in which they were asked for."""
+    crypto: Secrecy | None = field(metadata=LEFT_OUT)
+    """What an eavesdropper learns; None of other tasks than simple_crypto."""
+    summary: str | None = field(default=None, metadata=LEFT_OUT)
+    """One line on the language; None where nobody has summed it up."""
+    replica: int | None = field(default=None, metadata=LEFT_OUT)
+    """Number of the replica in its run; None of other players."""
+
+    @property
+    def outcomes(self) -> list[tuple[str, Outcome]]:
+        """Names and outcomes, the untouched one first."""
+        return [("untouched", self.outcome), *((one.name, one.outcome) for one in self.interventions)]
 
 
 @dataclass
@@ -55,7 +96,7 @@ def analyse_player(
     resampling: tuple[int, int] = (999, 1000),
     progress: Callable[[str], None] = lambda text: None,
     **playing: Any,
-) -> tuple[dict[str, Any], Material]:
+) -> tuple[PlayerAnalysis, Material]:
     """Everything about one player's channels.
 
     Args:
@@ -74,9 +115,7 @@ def analyse_player(
         playing: further arguments of `play` (backend, make).
 
     Returns:
-        (plain numbers, what was recorded). The numbers: `episodes`, `seed`, `team` (the speakers' team), `returns`,
-        `team_return`, `score`, `gain`, `channels` (one `channel_report` each), `interventions`, and `crypto` on
-        simple_crypto.
+        (the numbers, what was recorded).
 
     Raises:
         UserError: the environment has no channel, or an intervention is unknown.
@@ -93,28 +132,32 @@ def analyse_player(
     resampler = Resampler(heard[0].episodes, seed, *resampling)
     everybody = resampler if resampler.episodes == episodes else Resampler(episodes, seed, 1, resampling[1])
     team = speakers_team(spec, channels)
-    found: dict[str, Any] = {"episodes": episodes, "seed": seed, "team": [spec.agent_names[n] for n in team]}
-    found.update(summarise(spec, played, everybody, team))
-    _add_scale(found, lines)
     progress("information and influence")
     answers = [one.at_heard_steps(asked.answers(k)) for k, one in enumerate(heard)]
-    found["channels"] = [
-        channel_report(player, spec, one, told, resampler) for one, told in zip(heard, answers, strict=True)
-    ]
+    reports = [channel_report(player, spec, one, told, resampler) for one, told in zip(heard, answers, strict=True)]
     used = [used_symbols(one) for one in heard]
-    found["interventions"] = []
+    met = []
     for intervention, subset in _plan(channels, chosen, per_channel):
         name = intervention.name if len(subset) == len(channels) else f"{intervention.name}: {subset[0].name(spec)}"
         progress(f"intervention {name}")
         change = Interference(spec, subset, intervention, [used[channels.index(c)] for c in subset], seed)
         changed = play(env_id, player, episodes, seed, intervene=change, **common)
-        entry = {"name": name, "what": KINDS[intervention.kind], **summarise(spec, changed, everybody, team, played)}
-        _add_scale(entry, lines)
-        found["interventions"].append(entry)
+        outcome = summarise(spec, changed, everybody, team, played, lines)
+        met.append(InterventionResult(name, KINDS[intervention.kind], outcome))
+    crypto = None
     if canonical_id(spec.id) == "simple_crypto_v3":
         to_bob = next(one for one in heard if spec.agent_names[one.channel.receiver] == "bob_0")
-        found["crypto"] = secrecy_report(spec, played, to_bob, resampler)
-    return found, Material(spec, played, heard, answers)
+        crypto = secrecy_report(spec, played, to_bob, resampler)
+    analysis = PlayerAnalysis(
+        episodes=episodes,
+        seed=seed,
+        team=tuple(spec.agent_names[n] for n in team),
+        outcome=summarise(spec, played, everybody, team, lines=lines),
+        channels=tuple(reports),
+        interventions=tuple(met),
+        crypto=crypto,
+    )
+    return analysis, Material(spec, played, heard, answers)
 
 
 def _plan(
@@ -125,12 +168,3 @@ def _plan(
     if per_channel and len(channels) > 1:
         plan += [(one, [channel]) for one in chosen if one.kind == "shuffled" for channel in channels]
     return plan
-
-
-def _add_scale(found: dict[str, Any], lines: Lines | None) -> None:
-    """Score and gain beside `team_return`, each {mean, low, high}, None where the task has no such lines."""
-    lines = lines or {}
-    top = lines.get("oracle")
-    for name, bottom in (("score", lines.get("random")), ("gain", lines.get("no communication"))):
-        scale = None if top is None or bottom is None else (bottom, top - bottom)
-        found[name] = scale and {key: (value - scale[0]) / scale[1] for key, value in found["team_return"].items()}

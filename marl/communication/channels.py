@@ -34,7 +34,7 @@ Array = NDArray[np.float32]
 Meaning = Callable[[Array], np.ndarray]  # sender's observations [T, E, W] to integers [T, E] or attributes [T, E, A]
 
 
-class Told(NamedTuple):
+class Meanings(NamedTuple):
     """What there was to tell, or the reason why that is not known."""
 
     values: Ints | None = None  # [J, E] label
@@ -147,7 +147,7 @@ class Heard:
     valid: NDArray[np.bool_]  # [J, E] step t is within the episode
     step: Ints  # [E] the drawn heard step of every episode: row of the arrays above
     obs: dict[str, Array]  # {agent: [J, E, W]} at t
-    told: Told  # at t - 1
+    meanings: Meanings  # at t - 1
     answer: Choice  # the receiver's own choice at t
     own_next: Choice | None  # the sender's own move at t; None where it only speaks
     kept: NDArray[np.int64]  # [E] index of each episode among those that were played
@@ -204,7 +204,7 @@ def listen(spec: EnvSpec, channel: Channel, played: Episodes, seed: int = 0, mea
         valid=valid,
         step=(chosen * (lengths - 1)).astype(np.int64),
         obs=obs,
-        told=_told(channel, played.obs[spec.agent_names[channel.sender]][:-1, keep], valid, meaning),
+        meanings=_meanings(channel, played.obs[spec.agent_names[channel.sender]][:-1, keep], valid, meaning),
         answer=_choice(spec, channel.receiver, responses_of(spec, channel.receiver), after),
         own_next=_choice(spec, channel.sender, own, after) if own else None,
         kept=np.flatnonzero(keep),
@@ -225,7 +225,7 @@ def _choice(spec: EnvSpec, agent: int, heads: Sequence[int], actions: Ints) -> C
 
 
 # ------------------------------------------------------------------------------------------------- what to tell
-def _told(channel: Channel, sender_obs: Array, valid: NDArray[np.bool_], function: Meaning | None) -> Told:
+def _meanings(channel: Channel, sender_obs: Array, valid: NDArray[np.bool_], function: Meaning | None) -> Meanings:
     """From the sender's observations [J, E, W] by `function`, else by what the route declares."""
     if function is not None:
         given = np.asarray(function(sender_obs))
@@ -238,12 +238,12 @@ def _told(channel: Channel, sender_obs: Array, valid: NDArray[np.bool_], functio
         return _number(given if given.ndim == 3 else given[..., None], valid, "meaning")
     declared = channel.routes[0].meaning
     if declared is None:
-        return Told(reason="the environment does not declare what the sender has to tell; give a meaning function")
+        return Meanings(reason="the environment does not declare what the sender has to tell; give a meaning function")
     start, size = declared
     part = sender_obs[..., start : start + size]
     if size > 1 and _is_one_hot(part[valid]):
         goal = part.argmax(axis=-1)
-        return Told(goal, tuple(f"goal {k}" for k in range(size)), goal[..., None])
+        return Meanings(goal, tuple(f"goal {k}" for k in range(size)), goal[..., None])
     return _number(np.round(part, 6), valid, "goal")
 
 
@@ -253,16 +253,16 @@ def _is_one_hot(rows: Array) -> bool:
     return bool((ordered[:, -1] > ordered[:, -2]).all() and (ordered[:, 0] == ordered[:, -2]).all())
 
 
-def _number(values: np.ndarray, valid: NDArray[np.bool_], word: str) -> Told:
+def _number(values: np.ndarray, valid: NDArray[np.bool_], word: str) -> Meanings:
     """Distinct rows of [J, E, A] in sorted order become labels 0, 1, ..., each column an attribute."""
     distinct, code = np.unique(values[valid], axis=0, return_inverse=True)
     if len(distinct) > MOST_MEANINGS:
-        return Told(reason=f"what the sender has to tell takes {len(distinct)} values (more than {MOST_MEANINGS})")
+        return Meanings(reason=f"what the sender has to tell takes {len(distinct)} values (more than {MOST_MEANINGS})")
     labels = tuple(f"{word} {' '.join(f'{entry:g}' for entry in row.astype(float))}" for row in distinct)
     coded = np.zeros(valid.shape, dtype=np.int64)
     coded[valid] = code.reshape(-1)
     columns = [np.unique(column, return_inverse=True)[1].reshape(-1) for column in distinct.T]
-    return Told(coded, labels, np.stack(columns, axis=-1)[coded])
+    return Meanings(coded, labels, np.stack(columns, axis=-1)[coded])
 
 
 def used_symbols(heard: Heard, at_least: float = 0.01) -> list[int]:

@@ -17,6 +17,7 @@ from marl.communication.channels import Channel, channels_of, listen
 from marl.communication.information import Floats, Ints
 from marl.errors import UserError
 from marl.play.rollout import Episodes, Mixed, Observations, Player, play
+from marl.results import Record
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,31 @@ class Participant:
     name: str
     player: Player
     spec: EnvSpec
+
+
+Matrix = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class CrossPlay(Record):
+    """Every participant's speakers (rows) with every participant's listeners (columns); matrices are [P][P]."""
+
+    participants: tuple[str, ...]
+    """Names."""
+    rows: tuple[str, ...]
+    """The agents that come from the row's participant."""
+    columns: tuple[str, ...]
+    """Those that come from the column's."""
+    episodes: int
+    """Of each pair."""
+    raw: Matrix
+    """Mean return over agents and episodes, as they are."""
+    relabelled: Matrix
+    """After the best relabelling of every message that crosses between the two."""
+    agreement_raw: Matrix
+    """Share of messages that are the other team's symbol in the same episode, mean over channels, in [0, 1]."""
+    agreement_relabelled: Matrix
+    """The same after relabelling."""
 
 
 def sides(spec: EnvSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -95,14 +121,8 @@ def cross_play(
     env_args: dict[str, Any] | None = None,
     progress: Callable[[str], None] = lambda text: None,
     **playing: Any,
-) -> dict[str, Any]:
+) -> CrossPlay:
     """Every participant's speakers with every participant's listeners, on the same episodes.
-
-    Returns:
-        `participants` names; `rows` and `columns`: which agents come from the row's and the column's participant;
-        `raw` and `relabelled` [P][P]: mean return over agents and episodes, as they are and after the best relabelling
-        of every message that crosses between the two; `agreement_raw` and `agreement_relabelled` [P][P]: share of
-        messages that are (after relabelling) the other team's symbol in the same episode, mean over channels.
 
     Raises:
         UserError: fewer than two participants, or their environments differ.
@@ -120,8 +140,7 @@ def cross_play(
         progress(f"self-play of {one.name}")
         alone.append(play(env_id, one.player, episodes, seed, record=True, **common))
     count = len(participants)
-    matrices = {name: np.zeros((count, count)) for name in ("raw", "relabelled")}
-    agreements = {name: np.zeros((count, count)) for name in ("agreement_raw", "agreement_relabelled")}
+    raw, relabelled, agreement_raw, agreement_relabelled = np.zeros((4, count, count))
     for i, row in enumerate(participants):
         for j, column in enumerate(participants):
             progress(f"{row.name} with {column.name}")
@@ -132,21 +151,27 @@ def cross_play(
                 code = np.arange(channel.symbols) if i == j else best_relabelling(together)
                 codes.append((channel, code))
                 shares.append((np.trace(together), together[np.arange(len(code)), code].sum()))
-            agreements["agreement_raw"][i, j], agreements["agreement_relabelled"][i, j] = np.mean(shares, axis=0)
+            agreement_raw[i, j], agreement_relabelled[i, j] = np.mean(shares, axis=0)
             if i == j:
-                matrices["raw"][i, j] = matrices["relabelled"][i, j] = alone[i].returns.mean()
+                raw[i, j] = relabelled[i, j] = alone[i].returns.mean()
                 continue
             pair = Mixed({**dict.fromkeys(row_agents, row.player), **dict.fromkeys(column_agents, column.player)})
-            for name, intervene in (("raw", None), ("relabelled", Relabelled(spec, codes))):
-                played = play(env_id, pair, episodes, seed, intervene=intervene, **common)
-                matrices[name][i, j] = played.returns.mean()
-    return {
-        "participants": [one.name for one in participants],
-        "rows": list(row_agents),
-        "columns": list(column_agents),
-        "episodes": episodes,
-        **{name: matrix.tolist() for name, matrix in {**matrices, **agreements}.items()},
-    }
+            for matrix, intervene in ((raw, None), (relabelled, Relabelled(spec, codes))):
+                matrix[i, j] = play(env_id, pair, episodes, seed, intervene=intervene, **common).returns.mean()
+    return CrossPlay(
+        participants=tuple(one.name for one in participants),
+        rows=row_agents,
+        columns=column_agents,
+        episodes=episodes,
+        raw=_matrix(raw),
+        relabelled=_matrix(relabelled),
+        agreement_raw=_matrix(agreement_raw),
+        agreement_relabelled=_matrix(agreement_relabelled),
+    )
+
+
+def _matrix(values: Floats) -> Matrix:
+    return tuple(map(tuple, values.tolist()))
 
 
 def _common_spec(participants: Sequence[Participant]) -> EnvSpec:

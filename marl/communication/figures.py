@@ -6,7 +6,7 @@ Legend: `G` meanings, `V` symbols, `J` heard steps, `K` choices of a head.
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from marl.communication.information import wilson_interval
+from marl.communication.formation import FormationRow
+from marl.communication.information import Undefined, wilson_interval
+from marl.communication.signalling import ChannelReport
 from marl.figures.plots import COLOURS, FONT, INK, MAP, WIDTH, canvas, cell_text, label
 
 MOVES = ("stay", "left", "right", "down", "up")
@@ -31,16 +33,17 @@ def p_text(p: float) -> str:
     return f"p {'<' if p <= 0.001 else '='} {max(p, 0.001):.3f}"
 
 
-def protocol_figure(report: Mapping[str, Any]) -> Figure:
-    """Heatmap of how often each symbol is said for each meaning, with 95 % intervals, of a `channel_report`.
+def protocol_figure(report: ChannelReport) -> Figure:
+    """Heatmap of how often each symbol is said for each meaning, with 95 % intervals.
 
     Without a declared meaning: bars of how often each symbol is said.
     """
-    if not report["table"]:
+    result = report.signalling.information
+    if isinstance(result, Undefined):
         return _usage_figure(report)
-    table = np.array(report["table"])
+    table = np.array(report.signalling.table)
     seen = np.flatnonzero(table.sum(axis=1) > 0)
-    names, table = [report["meanings"][g] for g in seen], table[seen]
+    names, table = [report.signalling.meanings[g] for g in seen], table[seen]
     trials = table.sum(axis=1, keepdims=True)
     share = table / trials
     low, high = wilson_interval(table, np.broadcast_to(trials, table.shape))
@@ -54,20 +57,19 @@ def protocol_figure(report: Mapping[str, Any]) -> Figure:
     ax.set_xticks(range(table.shape[1]))
     ax.set_yticks(range(len(names)), names)
     ax.spines[:].set_visible(False)
-    found = report["signalling"]
-    told = f"{max(found['corrected'], 0):.2f} of {found['entropy']:.2f} bits, {p_text(found['p'])}"
-    label(ax, f"{report['channel']}: {told}\n{report['episodes']} episodes, one message each", "symbol")
+    bits = f"{max(result.corrected, 0):.2f} of {result.entropy:.2f} bits, {p_text(result.p)}"
+    label(ax, f"{report.channel}: {bits}\n{report.episodes} episodes, one message each", "symbol")
     return figure
 
 
-def _usage_figure(report: Mapping[str, Any]) -> Figure:
-    share = np.array(report["symbol_share"])
+def _usage_figure(report: ChannelReport) -> Figure:
+    share = np.array(report.usage.symbol_share)
     figure, ax = canvas(2.4)
     bars = ax.bar(range(len(share)), share, color=COLOURS[0])
     ax.bar_label(bars, [f"{value:.2f}" for value in share], fontsize=FONT - 1, color=INK)
     ax.set_xticks(range(len(share)))
     ax.set_ylim(0, 1.1)
-    title = f"{report['channel']}: {report['entropy_bits']:.2f} of {report['capacity_bits']:.2f} bits used"
+    title = f"{report.channel}: {report.usage.entropy_bits:.2f} of {report.capacity_bits:.2f} bits used"
     label(ax, f"{title}\nwhat there is to tell is not declared", "symbol", "share of messages")
     return figure
 
@@ -76,7 +78,7 @@ def _usage_figure(report: Mapping[str, Any]) -> Figure:
 def timeline_figure(
     *,
     title: str,
-    told: Sequence[int] | None,
+    goals: Sequence[int] | None,
     heard: Sequence[int],
     actions: Sequence[int],
     would_do: np.ndarray,
@@ -89,7 +91,7 @@ def timeline_figure(
 
     Args:
         title: of the figure.
-        told: label of what there was to tell, at each heard step; None where unknown.
+        goals: label of what there was to tell, at each heard step; None where unknown.
         heard: symbol in the slot at each heard step; V for nothing.
         actions: what the receiver chose, at each heard step.
         would_do: int [J, V] its greedy choice under each symbol.
@@ -99,8 +101,8 @@ def timeline_figure(
     steps = np.arange(1, len(heard) + 1)
     rows: list[tuple[str, np.ndarray, Sequence[str] | None]] = []
     moves = move_names(int(max(would_do.max(), max(actions))) + 1 if would_do.max() > 4 else 5)
-    if told is not None:
-        rows.append(("goal", np.asarray(told), None))
+    if goals is not None:
+        rows.append(("goal", np.asarray(goals), None))
     rows.append(("symbol heard", np.asarray(heard), None))
     rows.append(("action", np.asarray(actions), moves))
     rows.extend((f"if {symbol} were heard", would_do[:, symbol], moves) for symbol in used)
@@ -189,38 +191,38 @@ def action_field_figure(positions: np.ndarray, moves: np.ndarray, landmarks: np.
 
 
 # ------------------------------------------------------------------------------------------------------- formation
-def formation_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+def formation_figure(rows: Sequence[FormationRow]) -> Figure:
     """How a protocol forms: one row a checkpoint, one block of columns a meaning, one column a symbol.
 
     Args:
-        rows: each with `step`, `information` (bits), `shares` [G][V] and `meanings`; the oldest first.
+        rows: the oldest first.
     """
-    shares = np.array([row["shares"] for row in rows], dtype=float)  # [checkpoints, G, V]
+    shares = np.array([row.shares for row in rows], dtype=float)  # [checkpoints, G, V]
     count, meanings, symbols = shares.shape
     figure, (left, right) = canvas(max(2.2, 0.26 * count + 1.2), columns=2, sharey=True, width_ratios=[3, 1])
     left.imshow(shares.reshape(count, -1), cmap=MAP, vmin=0, vmax=1, aspect="auto")
     for g in range(1, meanings):
         left.axvline(g * symbols - 0.5, color="white", linewidth=3)
-    left.set_xticks([g * symbols + (symbols - 1) / 2 for g in range(meanings)], list(rows[0]["meanings"]))
+    left.set_xticks([g * symbols + (symbols - 1) / 2 for g in range(meanings)], list(rows[0].meanings))
     ticks = np.unique(np.linspace(0, count - 1, min(count, 12)).astype(int))
-    left.set_yticks(ticks, [f"{rows[k]['step'] / 1000:.3g}k" for k in ticks])
+    left.set_yticks(ticks, [f"{rows[k].step / 1000:.3g}k" for k in ticks])
     label(left, f"share of each of {symbols} symbols, for each meaning", "", "environment steps")
-    right.plot([row["information"] for row in rows], range(count), color=COLOURS[1], marker="o", markersize=3)
+    right.plot([row.information for row in rows], range(count), color=COLOURS[1], marker="o", markersize=3)
     right.set_xlim(left=0)
     label(right, "", "bits told")
     return figure
 
 
-def write_formation_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+def write_formation_csv(rows: Sequence[FormationRow], path: Path) -> Path:
     """One line a checkpoint: step, bits, p, gain, then p(symbol | meaning) of every pair."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        meanings, symbols = rows[0]["meanings"], len(rows[0]["shares"][0])
+        meanings, symbols = rows[0].meanings, len(rows[0].shares[0])
         pairs = [f"p(symbol {m} | {meaning})" for meaning in meanings for m in range(symbols)]
         writer.writerow(["step", "replica", "information_bits", "p", "team_return", "gain", *pairs])
         for row in rows:
-            cells = [f"{value:.6g}" for given in row["shares"] for value in given]
-            gain = "" if row["gain"] is None else f"{row['gain']:.6g}"
-            numbers = [f"{row[key]:.6g}" for key in ("information", "p", "team_return")]
-            writer.writerow([row["step"], row["replica"], *numbers, gain, *cells])
+            cells = [f"{value:.6g}" for given in row.shares for value in given]
+            gain = "" if row.gain is None else f"{row.gain:.6g}"
+            numbers = [f"{value:.6g}" for value in (row.information, row.p, row.team_return)]
+            writer.writerow([row.step, row.replica, *numbers, gain, *cells])
     return path

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from envs.mpe import canonical_id
 from envs.spec import EnvSpec
-from marl.communication.analysis import Lines, Material
+from marl.communication.analysis import Material, PlayerAnalysis
 from marl.communication.channels import Channel, Heard, responses_of, used_symbols
 from marl.communication.figures import (
     action_field_figure,
@@ -21,6 +19,7 @@ from marl.communication.figures import (
     timeline_figure,
 )
 from marl.communication.influence import Predictable, counterfactuals
+from marl.communication.interventions import Lines
 from marl.figures.plots import interventions_figure
 
 _MOST_ROWS = 6  # counterfactual symbols in a timeline
@@ -29,20 +28,20 @@ _MOST_ROWS = 6  # counterfactual symbols in a timeline
 _LANDMARKS = {"simple_speaker_listener_v4": 3, "simple_reference_v3": 3}
 
 
-def pictures(player: Predictable, found: Mapping[str, Any], material: Material, lines: Lines) -> dict[str, Figure]:
-    """{file name without ending: figure} of an `analyse_player`."""
+def pictures(player: Predictable, result: PlayerAnalysis, material: Material, lines: Lines) -> dict[str, Figure]:
+    """{file name without ending: figure} of what `analyse_player` returned."""
     spec = material.spec
     drawn: dict[str, Figure] = {}
-    for k, (report, heard) in enumerate(zip(found["channels"], material.heard, strict=True)):
-        name = file_name(report["channel"])
+    for k, (report, heard) in enumerate(zip(result.channels, material.heard, strict=True)):
+        name = file_name(report.channel)
         drawn[f"protocol_{name}"] = protocol_figure(report)
         drawn[f"timeline_{name}"] = timeline(material, k)
         field = action_field(player, spec, heard)
         if field is not None:
             drawn[f"field_{name}"] = field
-    if found["interventions"]:
-        rows = [{"name": "untouched", **found}, *found["interventions"]]
-        team = found["team"] if len(spec.teams) > 1 else ()
+    if result.interventions:
+        rows = [(name, one.team_return) for name, one in result.outcomes]
+        team = result.team if len(spec.teams) > 1 else ()
         drawn["interventions"] = interventions_figure(rows, lines, team)
     return drawn
 
@@ -66,19 +65,19 @@ def timeline(material: Material, k: int, episode: int = 0) -> Figure:
     head = responses_of(spec, channel.receiver)[0]
     size = spec.agents[channel.receiver].heads[head].size
     would_do = material.answers[k][inside, episode, :, head, :size].argmax(axis=-1)
-    told = None if heard.told.values is None else heard.told.values[inside, episode]
+    goals = None if heard.meanings.values is None else heard.meanings.values[inside, episode]
     assert material.played.rewards is not None and material.played.actions is not None
     below = heard.at_heard_steps(material.played.rewards)[inside, episode, channel.receiver]
     actions = heard.at_heard_steps(material.played.actions)[inside, episode, channel.receiver, head]
     name = "reward"
-    if told is not None and landmark_count(spec):
+    if goals is not None and landmark_count(spec):
         mine = seen[spec.agent_names[channel.receiver]]
         places = mine[:, 2 : 2 + 2 * (landmark_count(spec) or 0)].reshape(len(mine), -1, 2)
-        below = np.linalg.norm(places[np.arange(len(mine)), told], axis=-1)
+        below = np.linalg.norm(places[np.arange(len(mine)), goals], axis=-1)
         name = "distance"
     return timeline_figure(
         title=f"{channel.name(spec)}, one episode",
-        told=None if told is None else told.tolist(),
+        goals=None if goals is None else goals.tolist(),
         heard=heard.heard[inside, episode].tolist(),
         actions=actions.tolist(),
         would_do=would_do,

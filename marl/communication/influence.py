@@ -10,7 +10,8 @@ Legend: `T` steps, `J` heard steps, `E` episodes, `W` width of an observation, `
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,38 @@ from envs.spec import EnvSpec
 from marl.communication.channels import Channel, Heard, responses_of, used_symbols
 from marl.communication.information import Floats, Resampler
 from marl.play.rollout import Actions, Masks, Observations
+from marl.results import Record
+from marl.stats import MeanInterval
 
 Answers = NDArray[np.float32]  # [..., V, H, K]: distribution of each head under every symbol
+
+
+@dataclass(frozen=True)
+class HeadInfluence(Record):
+    """What a receiver's head makes of the messages: means over an episode's heard steps, then over episodes."""
+
+    cic_marginal: MeanInterval
+    """Causal influence in bits with the sender's own shares of symbols; 0 to `ceiling`."""
+    cic_uniform: MeanInterval
+    """The same with all symbols alike."""
+    flip_rate: MeanInterval
+    """Share of the situations in which another symbol of the vocabulary changes the greedy choice."""
+    flip_rate_used: MeanInterval
+    """The same, of the symbols that the sender uses."""
+    ceiling: float
+    """The largest possible causal influence: log2 of the fewer of symbols and choices."""
+
+
+@dataclass(frozen=True)
+class InputNorm(Record):
+    """How large the first layer's weights on the message are: norms of an input's weights, root mean squares."""
+
+    message: float
+    """Over the inputs of the slot."""
+    rest: float
+    """Over all other inputs; 0 where there are none."""
+    ratio: float
+    """message / rest; 0 where the rest is 0."""
 
 
 class Predictable(Protocol):
@@ -93,12 +124,8 @@ def causal_influence(answers: Floats, weights: Floats) -> Floats:
     return np.einsum("m,...mk->...", weights, answers * ratio)
 
 
-def listening(spec: EnvSpec, heard: Heard, answers: Answers, resampler: Resampler) -> dict[str, Any]:
+def listening(spec: EnvSpec, heard: Heard, answers: Answers, resampler: Resampler) -> dict[str, HeadInfluence]:
     """{head: influence of the messages on it} for every head of the receiver, the head that answers first.
-
-    Each head has `cic_marginal`, `cic_uniform`, `flip_rate` (another symbol of the vocabulary changes the greedy
-    choice) and `flip_rate_used` (another symbol that the sender uses does), as mean over an episode's heard steps,
-    then over episodes, with a 95 % interval over episodes; and `ceiling`, the largest possible CIC in bits.
 
     Args:
         spec: of the environment.
@@ -112,34 +139,34 @@ def listening(spec: EnvSpec, heard: Heard, answers: Answers, resampler: Resample
     used = used_symbols(heard)
     first = responses_of(spec, channel.receiver)
     heads = spec.agents[channel.receiver].heads
-    found: dict[str, Any] = {}
+
+    def over_episodes(values: np.ndarray) -> MeanInterval:
+        return interval_of(heard.episode_mean(values), resampler)
+
+    results: dict[str, HeadInfluence] = {}
     for h in [*first, *(h for h in range(len(heads)) if h not in first)]:
         pi = answers[..., h, : heads[h].size].astype(np.float64)
         greedy = pi.argmax(axis=-1)
-        measures = {
-            "cic_marginal": causal_influence(pi, marginal),
-            "cic_uniform": causal_influence(pi, uniform),
-            "flip_rate": (greedy != greedy[..., :1]).any(axis=-1),
-            "flip_rate_used": (greedy[..., used] != greedy[..., used[:1]]).any(axis=-1),
-        }
-        found[heads[h].name] = {
-            **{name: interval_of(heard.episode_mean(values), resampler) for name, values in measures.items()},
-            "ceiling": float(np.log2(min(channel.symbols, heads[h].size))),
-        }
-    return found
+        results[heads[h].name] = HeadInfluence(
+            cic_marginal=over_episodes(causal_influence(pi, marginal)),
+            cic_uniform=over_episodes(causal_influence(pi, uniform)),
+            flip_rate=over_episodes((greedy != greedy[..., :1]).any(axis=-1)),
+            flip_rate_used=over_episodes((greedy[..., used] != greedy[..., used[:1]]).any(axis=-1)),
+            ceiling=float(np.log2(min(channel.symbols, heads[h].size))),
+        )
+    return results
 
 
-def interval_of(values: Floats, resampler: Resampler) -> dict[str, float]:
-    """{mean, low, high} of one number an episode [E]."""
+def interval_of(values: Floats, resampler: Resampler) -> MeanInterval:
+    """Of one number an episode [E]."""
     low, high = resampler.mean_interval(values)
-    return {"mean": float(np.mean(values)), "low": low, "high": high}
+    return MeanInterval(float(np.mean(values)), low, high)
 
 
-def input_norm(weight: np.ndarray, channel: Channel) -> dict[str, float]:
+def input_norm(weight: np.ndarray, channel: Channel) -> InputNorm:
     """How large the first layer's weights on the message are, of its weight [W, hidden]. A diagnostic only.
 
-    `message` and `rest` are root mean squares over inputs of the norm of an input's weights, so that they can be
-    compared whatever the number of inputs; `ratio` is message / rest (0 where the rest is 0).
+    Root mean squares over inputs can be compared whatever the number of inputs.
     Source: the "message input norm" of Lowe et al., AAMAS 2019. Differs from source: per input, not summed.
     """
     norms = np.linalg.norm(np.asarray(weight, dtype=np.float64), axis=1)
@@ -148,4 +175,4 @@ def input_norm(weight: np.ndarray, channel: Channel) -> dict[str, float]:
         slot[route.slot] = True
     message = float(np.sqrt(np.mean(norms[slot] ** 2)))
     rest = float(np.sqrt(np.mean(norms[~slot] ** 2))) if (~slot).any() else 0.0
-    return {"message": message, "rest": rest, "ratio": message / rest if rest > 0 else 0.0}
+    return InputNorm(message, rest, message / rest if rest > 0 else 0.0)

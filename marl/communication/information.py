@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from envs.streams import Stream
+from marl.results import Record
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -26,28 +26,42 @@ Floats = NDArray[np.float64]
 _MOST_DRAWS = 20_000_000  # permuted or resampled entries that are held at a time
 
 
-class Measure(NamedTuple):
-    """A number, or the reason why there is none."""
+@dataclass(frozen=True)
+class Value(Record):
+    """A single number."""
 
-    value: float | None
-    reason: str = ""
+    value: float
+    """Its range and unit stand with the function that measures it."""
 
 
 @dataclass(frozen=True)
-class Information:
+class Undefined(Record):
+    """In place of what cannot be measured."""
+
+    reason: str
+    """Why not, in words."""
+
+
+@dataclass(frozen=True)
+class Information(Record):
     """An estimate of I(X;Y) or I(X;Y|Z). Bits, except `p`, `share` and `episodes`."""
 
-    plug_in: float  # information of the observed table: biased upwards where X and Y are nearly independent
-    corrected: float  # plug-in with the Miller-Madow correction; may be slightly negative
-    low: float  # 95 % bootstrap interval over episodes, centred at the corrected estimate
+    plug_in: float
+    """Information of the observed table: biased upwards where X and Y are nearly independent; at least 0."""
+    corrected: float
+    """Plug-in with the Miller-Madow correction; may be slightly negative."""
+    low: float
+    """Lower end of the 95 % bootstrap interval over episodes, centred at the corrected estimate."""
     high: float
-    p: float  # probability that independent X and Y give at least this plug-in value: permutation over episodes
-    entropy: float  # H(X), Miller-Madow
-    share: float  # corrected / H(X), in [0, 1]; 0 where H(X) = 0
+    """Its upper end."""
+    p: float
+    """Probability that independent X and Y give at least this plug-in value, in (0, 1]: permutation over episodes."""
+    entropy: float
+    """H(X), Miller-Madow."""
+    share: float
+    """corrected / H(X), in [0, 1]; 0 where H(X) = 0."""
     episodes: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    """Sample size."""
 
 
 class Resampler:
@@ -197,53 +211,53 @@ def context_independence(table: Ints) -> float:
     return float((symbol_given_meaning[rows, best] * meaning_given_symbol[rows, best]).mean())
 
 
-def topographic_similarity(meanings: Ints, messages: Ints, most: int = 400) -> Measure:
+def topographic_similarity(meanings: Ints, messages: Ints, most: int = 400) -> Value | Undefined:
     """Spearman correlation of Hamming distances between meanings [N, attributes] and messages [N, symbols].
 
     The first `most` episodes are compared pairwise. Source: Brighton and Kirby, "Understanding linguistic evolution
     by visualizing the emergence of topographic mappings", 2006; Lazaridou et al., 2018.
     """
-    reason = _no_structure(meanings, messages)
-    if reason:
-        return Measure(None, reason)
+    undefined = _no_structure(meanings, messages)
+    if undefined:
+        return undefined
     first, second = np.triu_indices(min(len(meanings), most), k=1)
     far_meaning = (meanings[first] != meanings[second]).sum(axis=1)
     far_message = (messages[first] != messages[second]).sum(axis=1)
     if far_meaning.std() == 0 or far_message.std() == 0:
-        return Measure(None, "all meanings or all messages are equally far apart: the correlation is not defined")
-    return Measure(float(np.corrcoef(rankdata(far_meaning), rankdata(far_message))[0, 1]))
+        return Undefined("all meanings or all messages are equally far apart: the correlation is not defined")
+    return Value(float(np.corrcoef(rankdata(far_meaning), rankdata(far_message))[0, 1]))
 
 
-def positional_disentanglement(meanings: Ints, messages: Ints) -> Measure:
+def positional_disentanglement(meanings: Ints, messages: Ints) -> Value | Undefined:
     """Mean over positions j of (I(s_j; a1) - I(s_j; a2)) / H(s_j), a1 and a2 the two attributes s_j tells most of.
 
     Positions that always hold one symbol are left out. Plug-in information: read it only at N far above the number of
     cells. Source: Chaabouni et al., "Compositionality and generalization in emergent languages", ACL 2020, eq. 1.
     """
-    reason = _no_structure(meanings, messages)
-    if reason:
-        return Measure(None, reason)
+    undefined = _no_structure(meanings, messages)
+    if undefined:
+        return undefined
     gaps = []
     for symbols in messages.T:
         entropy = float(entropy_bits(np.bincount(symbols)))
         if entropy == 0:
             continue
-        told = sorted(
+        shares = sorted(
             float(information_bits(contingency(values, symbols, (int(values.max()) + 1, int(symbols.max()) + 1))))
             for values in meanings.T
         )
-        gaps.append((told[-1] - told[-2]) / entropy)
+        gaps.append((shares[-1] - shares[-2]) / entropy)
     if not gaps:
-        return Measure(None, "every position always holds the same symbol: nothing to disentangle")
-    return Measure(float(np.mean(gaps)))
+        return Undefined("every position always holds the same symbol: nothing to disentangle")
+    return Value(float(np.mean(gaps)))
 
 
-def _no_structure(meanings: Ints, messages: Ints) -> str:
+def _no_structure(meanings: Ints, messages: Ints) -> Undefined | None:
     if messages.shape[1] < 2:
-        return "undefined: a message is a single symbol, so two messages are either equal or not"
+        return Undefined("undefined: a message is a single symbol, so two messages are either equal or not")
     if meanings.shape[1] < 2:
-        return "undefined: the meaning has a single attribute, so two meanings are either equal or not"
-    return ""
+        return Undefined("undefined: the meaning has a single attribute, so two meanings are either equal or not")
+    return None
 
 
 # ---------------------------------------------------------------------------------------------------- the channel

@@ -8,9 +8,8 @@ taken away. Right after a reset no message stands in any slot, and none is put t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,8 +20,12 @@ from marl.communication.influence import interval_of
 from marl.communication.information import Floats, Ints, Resampler
 from marl.errors import UserError, did_you_mean
 from marl.play.rollout import Episodes, Observations
+from marl.results import LEFT_OUT, Record
+from marl.stats import MeanInterval
 
-DEFAULTS = ("mute", "fixed", "uniform", "shuffled", "swapped", "noise:0.1", "noise:0.5")
+Lines = Mapping[str, float | None]
+"""Returns per agent to compare with: "oracle", "no communication", "random"; None or absent where unknown."""
+
 KINDS = {
     "mute": "the slot holds zeros: nothing is heard",
     "fixed": "always the symbol that the sender uses most (fixed:2: always symbol 2)",
@@ -187,24 +190,62 @@ def speakers_team(spec: EnvSpec, channels: Sequence[Channel]) -> list[int]:
     return list(next(team for team in spec.teams if channels[0].sender in team))
 
 
+@dataclass(frozen=True)
+class Outcome(Record):
+    """Returns of one way to play, with 95 % intervals over episodes; losses are paired by episode."""
+
+    returns: Mapping[str, MeanInterval]
+    """{agent: return of one episode}."""
+    team_return: MeanInterval
+    """Mean over the agents of the speakers' team."""
+    lost: Mapping[str, MeanInterval] | None = field(metadata=LEFT_OUT)
+    """{agent: untouched return - this}; None of untouched episodes."""
+    team_lost: MeanInterval | None = field(metadata=LEFT_OUT)
+    """Mean over the agents of the speakers' team; None of untouched episodes."""
+    score: MeanInterval | None
+    """`team_return` on the scale where random is 0 and the oracle 1; None where these are not known."""
+    gain: MeanInterval | None
+    """On the scale where the best without communication is 0 and the oracle 1; None where these are not known."""
+
+
 def summarise(
-    spec: EnvSpec, played: Episodes, resampler: Resampler, team: Sequence[int], intact: Episodes | None = None
-) -> dict[str, Any]:
-    """Returns with 95 % intervals over episodes; against `intact` also what was lost, paired by episode.
+    spec: EnvSpec,
+    played: Episodes,
+    resampler: Resampler,
+    team: Sequence[int],
+    intact: Episodes | None = None,
+    lines: Lines | None = None,
+) -> Outcome:
+    """Returns with 95 % intervals over episodes.
 
-    `returns` {agent: {mean, low, high}} and `team_return`, the mean over the agents of `team`; with `intact` also
-    `lost` and `team_lost`, intact - this.
+    Args:
+        spec: the environment's.
+        played: what is summed up.
+        resampler: made for as many episodes.
+        team: the speakers' team.
+        intact: the same episodes untouched, to measure what was lost.
+        lines: returns that score and gain are measured by.
     """
-    found: dict[str, Any] = {
-        "returns": _per_agent(spec, played.returns, resampler),
-        "team_return": interval_of(played.returns[:, team].mean(axis=1), resampler),
-    }
-    if intact is not None:
-        lost = intact.returns - played.returns
-        found["lost"] = _per_agent(spec, lost, resampler)
-        found["team_lost"] = interval_of(lost[:, team].mean(axis=1), resampler)
-    return found
+    lost = None if intact is None else intact.returns - played.returns
+    lines = lines or {}
+    team_return = interval_of(played.returns[:, team].mean(axis=1), resampler)
+    return Outcome(
+        returns=_per_agent(spec, played.returns, resampler),
+        team_return=team_return,
+        lost=None if lost is None else _per_agent(spec, lost, resampler),
+        team_lost=None if lost is None else interval_of(lost[:, team].mean(axis=1), resampler),
+        score=_scaled(team_return, lines.get("random"), lines.get("oracle")),
+        gain=_scaled(team_return, lines.get("no communication"), lines.get("oracle")),
+    )
 
 
-def _per_agent(spec: EnvSpec, values: Floats, resampler: Resampler) -> dict[str, Any]:
+def _per_agent(spec: EnvSpec, values: Floats, resampler: Resampler) -> dict[str, MeanInterval]:
     return {name: interval_of(values[:, n], resampler) for n, name in enumerate(spec.agent_names)}
+
+
+def _scaled(value: MeanInterval, zero: float | None, one: float | None) -> MeanInterval | None:
+    """On the scale from `zero` to `one`; None where one of them is not known."""
+    if zero is None or one is None:
+        return None
+    mean, low, high = ((number - zero) / (one - zero) for number in (value.mean, value.low, value.high))
+    return MeanInterval(mean, low, high)

@@ -1,47 +1,47 @@
-"""What do the agents of a run say to each other, does anybody listen, and what is it worth?
+"""A run's language in words, numbers and pictures: `analyse_run`, and what `python -m marl.communication` does.
 
-    python -m marl.communication RUN                      metrics, interventions, cross-play of replicas, pictures
-    python -m marl.communication RUN --with OTHER_RUN     cross-play with other runs too
-    python -m marl.communication RUN --episodes 200 --replicas 0 1 --interventions mute noise:0.2
-
-Prints a verdict in plain words and writes communication.json and figures/ into RUN. Everything is played in the real
-environment. Formulas, units and limits of every number: docs/communication.md.
+Everything is played in the real environment. Formulas, units and limits of every number: docs/communication.md.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from envs.commands import say
 from envs.spec import EnvSpec
-from marl import exit_codes as commands
-from marl.communication.analysis import Material, analyse_player
+from marl.communication.analysis import Material, PlayerAnalysis, analyse_player
 from marl.communication.channels import Meaning, channels_of
-from marl.communication.crossplay import Participant, cross_play
+from marl.communication.crossplay import CrossPlay, Participant, cross_play
 from marl.communication.figures import formation_figure, write_formation_csv
+from marl.communication.formation import FormationRow, formation_row
 from marl.communication.gallery import pictures
 from marl.communication.influence import Predictable
-from marl.communication.interventions import DEFAULTS, possible
-from marl.communication.verdict import constant_replicas, describe, summary
+from marl.communication.interventions import Lines, possible
+from marl.communication.options import Options, Scope
+from marl.communication.verdict import constant_replicas, cross_words, describe, describe_all, summary
 from marl.errors import UserError
 from marl.evaluate.anchors import lines_of
 from marl.figures.film import film, write_gif
 from marl.figures.plots import image, matrix_figure, save
 from marl.play.policy import Policy
+from marl.results import LEFT_OUT, Record
 from marl.runs.checkpoint import DIRECTORY, newest, read_manifest, saved_checkpoints
 from marl.runs.durable import replace_text
 from marl.runs.event_file import EventFile
+
+if TYPE_CHECKING:
+    from marl.communication.command import CommandLine
 
 JSON, FIGURES, FORMATION, GIF = "communication.json", "figures", "formation.csv", "episodes.gif"
 _FORMATION_EPISODES = 200
@@ -50,33 +50,33 @@ _MOST_CROSS = 8  # participants of a cross-play
 
 
 @dataclass(frozen=True)
-class Options:
-    """What to measure, and on how much."""
+class Analysis(Record):
+    """What the players of one environment say to each other; of a run's replicas what communication.json holds."""
 
-    episodes: int = 1000
-    """Sample size of every metric and intervention; the bias at small samples is in docs/communication.md."""
-    seed: int = 1_000_000
-    """Episode i is reset with this seed plus i."""
-    interventions: Sequence[str] = DEFAULTS
-    """For the shown replica; the others are only shuffled."""
-    cross_episodes: int = 200
-    """Episodes of each pair in a cross-play; 0: none."""
-    formation: bool = True
-    """How the protocol formed, one row a checkpoint."""
-    figures: bool = True
-    """Draw the pictures."""
-    meaning: Meaning | None = None
-    """From the sender's observations to what there is to tell, where the environment does not declare it."""
-    backend: str = "pettingzoo"
-    """The real environment, or "torch": the batched port."""
-    progress: Callable[[str], None] = lambda text: None
-    """Told what is being done."""
-    on_figure: Callable[[str, Figure], None] = lambda name, figure: None
-    """Given every figure, for TensorBoard."""
-
-
-QUICK = Options(episodes=200, interventions=("mute", "shuffled"), cross_episodes=0, formation=False)
-"""A few seconds a replica: for the end of a training run."""
+    run: str | None = field(metadata=LEFT_OUT)
+    """The run directory; None (as `mode` and `formation`) of players without a run."""
+    mode: str | None = field(metadata=LEFT_OUT)
+    """"greedy" or "sampled"."""
+    env: str
+    """Id of the environment with its version."""
+    episodes: int
+    """Sample size of every metric and intervention."""
+    seed: int
+    """Episode i is reset with `seed + i`."""
+    lines: Lines
+    """Returns that score and gain are measured by."""
+    replicas: tuple[PlayerAnalysis, ...]
+    """One for each player, each with its `summary`."""
+    shown: int
+    """Whom the pictures show, of the median return: the replica's number, or the index of a player without a run."""
+    figures: tuple[str, ...]
+    """Names of the files in figures/."""
+    cross_play: CrossPlay | None = field(metadata=LEFT_OUT)
+    """Of all players and guests; None of a single one, or where it was not asked for."""
+    text: str
+    """The verdict in plain words."""
+    formation: tuple[FormationRow, ...] | None = field(default=None, metadata=LEFT_OUT)
+    """How the protocol of the shown replica formed; None where it was not asked for."""
 
 
 def analyse_run(
@@ -87,7 +87,7 @@ def analyse_run(
     others: Sequence[Path | str] = (),
     greedy: bool = True,
     **changes: Any,
-) -> dict[str, Any]:
+) -> Analysis:
     """Analyse the replicas of a run; write communication.json and the pictures into its directory.
 
     Args:
@@ -98,10 +98,7 @@ def analyse_run(
         greedy: the argmax of each head, or sampled.
 
     Returns:
-        What communication.json holds: `env`, `run`, `mode`, `episodes`, `replicas` (one `analyse_player` each, with
-        its `replica` and a one-line `summary`), `shown` (the replica of the pictures: the median return),
-        `cross_play`, `formation`, `text` (the verdict in plain words) and `figures` (file names in figures/). A film
-        of the shown replica goes to episodes.gif.
+        What communication.json holds as JSON. A film of the shown replica goes to episodes.gif.
 
     Raises:
         UserError: no such run or replica, an environment without a channel, a bad option.
@@ -116,20 +113,29 @@ def analyse_run(
         raise UserError(f"{run_dir} has the replicas 0 to {count - 1}, got {bad or 'none'}.")
     players = {f"replica {r}": Policy.load(run_dir, replica=r, greedy=greedy) for r in wanted}
     guests = {str(other): Policy.load(other, replica=0, greedy=greedy) for other in others}
-    found = analyse_players(
+    result = analyse_players(
         players, first.env_id, first.spec, chosen, env_args=first.env_args, guests=guests, out=run_dir / FIGURES
     )
-    for replica, one in zip(wanted, found["replicas"], strict=True):
-        one["replica"] = replica
-    found = {"run": str(run_dir), "mode": "greedy" if greedy else "sampled", **found}
+    numbered = [replace(one, replica=number) for number, one in zip(wanted, result.replicas, strict=True)]
+    shown, figures = wanted[result.shown], list(result.figures)
+    formation = None
     if chosen.formation and first.spec.routes:
-        found["formation"] = _formation(run_dir, wanted[found["shown"]], chosen, greedy, found["figures"])
-    found["shown"] = wanted[found["shown"]]
+        formation, drawn = _formation(run_dir, shown, chosen, greedy)
+        figures += drawn
     if chosen.figures:
-        _film(players[f"replica {found['shown']}"], first.env_id, first.env_args, run_dir / GIF, chosen)
-    found["text"] = "\n".join([found["text"], *constant_replicas(found["replicas"])])
-    replace_text(run_dir / JSON, json.dumps(found, indent=1, allow_nan=False) + "\n")
-    return found
+        _film(players[f"replica {shown}"], first.env_id, first.env_args, run_dir / GIF, chosen)
+    result = replace(
+        result,
+        run=str(run_dir),
+        mode="greedy" if greedy else "sampled",
+        replicas=tuple(numbered),
+        shown=shown,
+        figures=tuple(figures),
+        text="\n".join([result.text, *constant_replicas(numbered)]),
+        formation=formation,
+    )
+    replace_text(run_dir / JSON, json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
+    return result
 
 
 def analyse_players(
@@ -141,7 +147,7 @@ def analyse_players(
     env_args: dict[str, Any] | None = None,
     guests: Mapping[str, Predictable] | None = None,
     out: Path | None = None,
-) -> dict[str, Any]:
+) -> Analysis:
     """Analyse any players of one environment: trained, scripted or one's own.
 
     Args:
@@ -158,31 +164,48 @@ def analyse_players(
     lines = lines_of(env_id, env_args or {})
     analysed, shown, material = _measure(players, env_id, spec, options, env_args)
     player = list(players.values())[shown]
-    found: dict[str, Any] = {
-        "env": spec.id, "episodes": options.episodes, "seed": options.seed, "lines": dict(lines),
-        "replicas": analysed, "shown": shown, "figures": [],
-    }  # fmt: skip
     everybody = {**players, **(guests or {})}
+    crossed = None
     if options.cross_episodes and len(everybody) > 1:
-        found["cross_play"] = _cross(everybody, env_id, spec, options, env_args)
+        crossed = _cross(everybody, env_id, spec, options, env_args)
+    figures: list[str] = []
     if out is not None and options.figures:
         drawn = pictures(player, analysed[shown], material, lines)
-        if "cross_play" in found:
-            drawn["cross_play"] = matrix_figure(found["cross_play"])
-        _write_figures(drawn, out, options, found["figures"])
-    found["text"] = _text(list(players), found)
-    return found
+        if crossed is not None:
+            drawn["cross_play"] = matrix_figure(
+                crossed.participants, crossed.raw, crossed.relabelled, crossed.rows, crossed.columns
+            )
+        figures = _write_figures(drawn, out, options)
+    named = list(zip(players, analysed, strict=True))
+    text = [describe(analysed[shown], f"{spec.id}, {named[shown][0]}")]
+    if len(named) > 1:
+        text += ["", *describe_all(named)]
+    if crossed is not None:
+        text += ["", cross_words(crossed)]
+    return Analysis(
+        run=None,
+        mode=None,
+        env=spec.id,
+        episodes=options.episodes,
+        seed=options.seed,
+        lines=lines,
+        replicas=tuple(analysed),
+        shown=shown,
+        figures=tuple(figures),
+        cross_play=crossed,
+        text="\n".join(text),
+    )
 
 
 def _measure(
     players: Mapping[str, Predictable], env_id: str, spec: EnvSpec, options: Options, env_args: dict[str, Any] | None
-) -> tuple[list[dict[str, Any]], int, Material]:
+) -> tuple[list[PlayerAnalysis], int, Material]:
     """Every player's numbers, the index of the one with the median return, and what was recorded of that one.
 
     Of several players only the shown one meets all interventions; the others are shuffled.
     """
 
-    def measure(name: str, interventions: Sequence[str], per_channel: bool) -> tuple[dict[str, Any], Material]:
+    def measure(name: str, interventions: Sequence[str], per_channel: bool) -> tuple[PlayerAnalysis, Material]:
         return analyse_player(
             players[name], env_id, spec, episodes=options.episodes, seed=options.seed, env_args=env_args,
             lines=lines_of(env_id, env_args or {}), meaning=options.meaning, interventions=interventions,
@@ -197,17 +220,15 @@ def _measure(
     else:
         few = [one for one in options.interventions if one == "shuffled"]
         analysed = [measure(name, few, False)[0] for name in names]
-        order = np.argsort([one["team_return"]["mean"] for one in analysed], kind="stable")
+        order = np.argsort([one.outcome.team_return.mean for one in analysed], kind="stable")
         shown = int(order[(len(order) - 1) // 2])
         analysed[shown], material = measure(names[shown], options.interventions, True)
-    for one in analysed:
-        one["summary"] = summary(one)
-    return analysed, shown, material
+    return [replace(one, summary=summary(one)) for one in analysed], shown, material
 
 
 def _cross(
     players: dict[str, Predictable], env_id: str, spec: EnvSpec, options: Options, env_args: dict[str, Any] | None
-) -> dict[str, Any]:
+) -> CrossPlay:
     some = list(players.items())[:_MOST_CROSS]
     participants = [
         Participant(name.removeprefix("replica "), player, getattr(player, "spec", spec)) for name, player in some
@@ -218,12 +239,13 @@ def _cross(
     )  # fmt: skip
 
 
-def _write_figures(drawn: dict[str, Figure], out: Path, options: Options, names: list[str]) -> None:
+def _write_figures(drawn: dict[str, Figure], out: Path, options: Options) -> list[str]:
+    """Names of the files."""
     out.mkdir(parents=True, exist_ok=True)
     for name, figure in drawn.items():
         save(figure, out / f"{name}.png")
         options.on_figure(name, figure)
-        names.append(f"{name}.png")
+    return [f"{name}.png" for name in drawn]
 
 
 def _film(player: Predictable, env_id: str, env_args: dict[str, Any] | None, path: Path, options: Options) -> None:
@@ -235,107 +257,42 @@ def _film(player: Predictable, env_id: str, env_args: dict[str, Any] | None, pat
         options.progress(f"no film: {error}")
 
 
-def _formation(run_dir: Path, replica: int, options: Options, greedy: bool, names: list[str]) -> list[dict[str, Any]]:
-    """One row for each checkpoint that is kept: what the first channel's sender says for each meaning."""
+def _formation(
+    run_dir: Path, replica: int, options: Options, greedy: bool
+) -> tuple[tuple[FormationRow, ...], list[str]]:
+    """One row for each checkpoint that is kept, and the names of the pictures that were written."""
     rows = []
     for checkpoint in saved_checkpoints(run_dir / DIRECTORY):
         step = int(read_manifest(checkpoint)["step"])
         options.progress(f"checkpoint of step {step}")
         player = Policy.load(run_dir, replica=replica, greedy=greedy, checkpoint=checkpoint)
-        found, _ = analyse_player(
+        result, _ = analyse_player(
             player, player.env_id, player.spec, episodes=min(options.episodes, _FORMATION_EPISODES),
             seed=options.seed, env_args=player.env_args, lines=lines_of(player.env_id, player.env_args),
             meaning=options.meaning, interventions=(), resampling=(999, 100), backend=options.backend,
         )  # fmt: skip
-        row = formation_row(found, step, replica)
+        row = formation_row(result, step, replica)
         if row is not None:
             rows.append(row)
+    names: list[str] = []
     if len(rows) > 1 and options.figures:
-        _write_figures({"formation": formation_figure(rows)}, run_dir / FIGURES, options, names)
+        names = _write_figures({"formation": formation_figure(rows)}, run_dir / FIGURES, options)
     if rows:
         write_formation_csv(rows, run_dir / FORMATION)
-    return rows
+    return tuple(rows), names
 
 
-def formation_row(found: dict[str, Any], step: int, replica: int) -> dict[str, Any] | None:
-    """The state of the first channel's protocol; None where no meaning is known."""
-    report = found["channels"][0]
-    if not report["table"]:
-        return None
-    table = np.array(report["table"], dtype=float)
-    seen = np.flatnonzero(table.sum(axis=1) > 0)
-    return {
-        "step": step,
-        "replica": replica,
-        "channel": report["channel"],
-        "meanings": [report["meanings"][g] for g in seen],
-        "shares": (table[seen] / table[seen].sum(axis=1, keepdims=True)).tolist(),
-        "information": max(report["signalling"]["corrected"], 0.0),
-        "p": report["signalling"]["p"],
-        "team_return": found["team_return"]["mean"],
-        "gain": found["gain"] and found["gain"]["mean"],
-    }
-
-
-# ---------------------------------------------------------------------------------------------------------- words
-def _text(names: list[str], found: dict[str, Any]) -> str:
-    lines = [describe(found["replicas"][found["shown"]], f"{found['env']}, {names[found['shown']]}")]
-    if len(names) > 1:
-        lines += ["", "All of them:"]
-        for name, one in zip(names, found["replicas"], strict=True):
-            gain = f", gain {one['gain']['mean']:.2f}" if one["gain"] else ""
-            lines.append(f"  {name}: return {one['team_return']['mean']:.2f}{gain}: {one['summary']}")
-    if "cross_play" in found:
-        lines += ["", *_cross_words(found["cross_play"])]
-    return "\n".join(lines)
-
-
-def _cross_words(found: dict[str, Any]) -> list[str]:
-    count = len(found["participants"])
-    off = ~np.eye(count, dtype=bool)
-    own = np.diag(found["raw"]).mean()
-    raw, relabelled = (np.array(found[key])[off].mean() for key in ("raw", "relabelled"))
-    return [
-        f"Cross-play of {count}: with their own partners {own:.2f}, with strangers {raw:.2f}, "
-        f"with strangers and relabelled symbols {relabelled:.2f}.",
-    ]
-
-
+# --------------------------------------------------------------------------------------------- the command line
 def _function(name: str) -> Meaning:
     """The function that `module:function` names; the current directory is importable."""
     module, _, attribute = name.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        result = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"--meaning {name}: {error}. Expected module:function, as my_module:nearest_prey.") from error
-    return found
-
-
-def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m marl.communication",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    default = Options()
-    parser.add_argument("run", type=Path, help="run directory")
-    parser.add_argument("--episodes", type=int, default=default.episodes, help="sample size of every metric")
-    parser.add_argument("--seed", type=int, default=default.seed, help="episode i is reset with SEED + i")
-    parser.add_argument("--replicas", type=int, nargs="+", help="which replicas (default: all)")
-    parser.add_argument("--interventions", nargs="*", default=list(default.interventions), metavar="NAME",
-                        help="mute, fixed, fixed:SYMBOL, uniform, shuffled, swapped, noise:RATE, self")  # fmt: skip
-    parser.add_argument("--with", dest="others", type=Path, nargs="+", default=[], metavar="RUN",
-                        help="runs that join the cross-play")  # fmt: skip
-    parser.add_argument("--cross-episodes", type=int, default=default.cross_episodes, help="of a pair; 0: none")
-    parser.add_argument("--meaning", metavar="MODULE:FUNCTION",
-                        help="the sender's observations [T, E, W] to integer labels [T, E]")  # fmt: skip
-    parser.add_argument("--sampled", action="store_true", help="sample every head instead of its argmax")
-    parser.add_argument("--backend", choices=("pettingzoo", "torch"), default=default.backend, help="what is played")
-    parser.add_argument("--no-figures", action="store_true", help="numbers only")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
-    return parser
+    return result
 
 
 @contextlib.contextmanager
@@ -353,23 +310,20 @@ def _tensorboard(run_dir: Path) -> Iterator[Callable[[str, Figure], None]]:
         events.close()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    given = _arguments().parse_args(argv)
+def analysed(options: CommandLine) -> str:
+    """What `python -m marl.communication` prints, after the files that it writes.
 
-    def analysed() -> str:
-        meaning = _function(given.meaning) if given.meaning else None
-        with _tensorboard(given.run) as show:
-            found = analyse_run(
-                given.run, replicas=given.replicas, others=given.others, greedy=not given.sampled,
-                episodes=given.episodes, seed=given.seed, interventions=given.interventions,
-                cross_episodes=given.cross_episodes, figures=not given.no_figures, backend=given.backend,
-                meaning=meaning, on_figure=show,
-                progress=lambda text: print(f"... {text}", file=sys.stderr, flush=True),
-            )  # fmt: skip
-        if given.json:
-            replace_text(given.json, json.dumps(found, indent=1, allow_nan=False) + "\n")
-        pictures = f"\nPictures: {given.run / FIGURES}/" if found["figures"] else ""
-        return f"{found['text']}\n\nNumbers: {given.run / JSON}{pictures}"
-
-    return commands.main(analysed)
+    Raises:
+        UserError: as `analyse_run`, or an unknown function of --meaning.
+    """
+    meaning = _function(options.meaning) if options.meaning else None
+    with _tensorboard(options.run) as show:
+        result = analyse_run(
+            options.run, replicas=options.replicas, others=options.others, greedy=not options.sampled,
+            **{field.name: getattr(options, field.name) for field in fields(Scope)},
+            meaning=meaning, on_figure=show, progress=lambda text: say(f"... {text}"),
+        )  # fmt: skip
+    if options.json:
+        replace_text(options.json, json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
+    pictures = f"\nPictures: {options.run / FIGURES}/" if result.figures else ""
+    return f"{result.text}\n\nNumbers: {options.run / JSON}{pictures}"

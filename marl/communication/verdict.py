@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
+
+from marl.communication.analysis import PlayerAnalysis
+from marl.communication.crossplay import CrossPlay
+from marl.communication.information import Information, Undefined
+from marl.communication.interventions import Outcome
+from marl.communication.secrecy import Secrecy
+from marl.communication.signalling import ChannelReport
 
 DEAF = (0.01, 0.02)  # bits of influence and rate of flips below which a receiver does not listen
 MEASURABLE = 0.01  # p from which on words do not claim that something is told
@@ -13,25 +19,23 @@ _LITTLE, _ALL = 0.1, 0.9  # shares of what there is to tell: hardly a language b
 _MOST_NAMED = 3  # meanings that are named for one symbol
 _WIDE = 12  # symbols that a table shows; of larger vocabularies those that are used
 
-Report = Mapping[str, Any]
 
-
-def protocol_table(report: Report, receivers: Sequence[str] = ()) -> str:
-    """Share of each symbol for each meaning, of a `channel_report`; without a meaning the share of each symbol.
+def protocol_table(report: ChannelReport, receivers: Sequence[str] = ()) -> str:
+    """Share of each symbol for each meaning, of one channel; without a meaning the share of each symbol.
 
     `receivers`: all who hear the same message, where there are several.
     """
-    share = np.array(report["symbol_share"])
+    share = np.array(report.usage.symbol_share)
     columns = list(range(len(share)))
     if len(columns) > _WIDE:
         columns = sorted(np.argsort(-share, kind="stable")[:_WIDE].tolist())
-    name = f"{report['sender']} -> {', '.join(receivers)}" if receivers else report["channel"]
-    head = f"{name}, {report['symbols']} symbols, {report['episodes']} episodes"
+    name = f"{report.sender} -> {', '.join(receivers)}" if receivers else report.channel
+    head = f"{name}, {report.symbols} symbols, {report.episodes} episodes"
     rows = [("symbol", [str(m) for m in columns])]
-    if report["table"]:
-        table = np.array(report["table"], dtype=float)
+    if report.signalling.table:
+        table = np.array(report.signalling.table, dtype=float)
         for g in np.flatnonzero(table.sum(axis=1) > 0):
-            rows.append((report["meanings"][g], [f"{table[g, m] / table[g].sum():.2f}" for m in columns]))
+            rows.append((report.signalling.meanings[g], [f"{table[g, m] / table[g].sum():.2f}" for m in columns]))
     else:
         rows.append(("all messages", [f"{share[m]:.2f}" for m in columns]))
     width = max(len(name) for name, _ in rows)
@@ -39,32 +43,30 @@ def protocol_table(report: Report, receivers: Sequence[str] = ()) -> str:
     return "\n".join([head, *lines])
 
 
-def what_is_said(report: Report) -> list[str]:
+def what_is_said(report: ChannelReport) -> list[str]:
     """Sentences on the sender."""
-    sender, share = report["sender"], np.array(report["symbol_share"])
-    if report["constant_symbol"] is not None:
-        symbol = report["constant_symbol"]
+    sender, usage, result = report.sender, report.usage, report.signalling.information
+    share, symbol = usage.symbol_share, usage.constant_symbol
+    if symbol is not None:
         how = "in every message" if share[symbol] >= 1 else f"in {share[symbol]:.1%} of its messages"
         return [f"{sender} says symbol {symbol} {how}: a constant message tells nothing."]
-    steady = f"Within an episode the most frequent symbol makes up {report['stability']:.0%} of the messages."
-    changing = [steady] if report["stability"] < 0.95 else []
-    if "reason" in report["signalling"]:
-        bits = f"{report['entropy_bits']:.2f} of {report['capacity_bits']:.2f} bits"
-        why = report["signalling"]["reason"]
-        return [f"{sender} uses {bits}; whether they mean anything is unknown: {why}.", *changing]
-    found = report["signalling"]
-    told = f"{max(found['corrected'], 0):.2f} of {found['entropy']:.2f} bits"
-    if found["p"] >= MEASURABLE:
-        nothing = f"{sender}'s messages tell nothing measurable about the goal: {told} (p = {found['p']:.2f})."
+    steady = f"Within an episode the most frequent symbol makes up {usage.stability:.0%} of the messages."
+    changing = [steady] if usage.stability < 0.95 else []
+    if isinstance(result, Undefined):
+        bits = f"{usage.entropy_bits:.2f} of {report.capacity_bits:.2f} bits"
+        return [f"{sender} uses {bits}; whether they mean anything is unknown: {result.reason}.", *changing]
+    bits = f"{max(result.corrected, 0):.2f} of {result.entropy:.2f} bits"
+    if result.p >= MEASURABLE:
+        nothing = f"{sender}'s messages tell nothing measurable about the goal: {bits} (p = {result.p:.2f})."
         return [nothing, *changing]
-    p = "p < 0.001" if found["p"] <= 0.001 else f"p = {found['p']:.3f}"
-    return [f"{sender} tells {told} about the goal ({p}).", *_dictionary(report), *changing]
+    p = "p < 0.001" if result.p <= 0.001 else f"p = {result.p:.3f}"
+    return [f"{sender} tells {bits} about the goal ({p}).", *_dictionary(report), *changing]
 
 
-def _dictionary(report: Report) -> list[str]:
+def _dictionary(report: ChannelReport) -> list[str]:
     """What each used symbol means, and which meanings cannot be told apart."""
-    table = np.array(report["table"], dtype=float)
-    names = report["meanings"]
+    table = np.array(report.signalling.table, dtype=float)
+    names = report.signalling.meanings
     used = np.flatnonzero(table.sum(axis=0) >= 0.01 * table.sum())
     given = table / np.maximum(table.sum(axis=0), 1)
     words = []
@@ -79,63 +81,67 @@ def _dictionary(report: Report) -> list[str]:
     return lines
 
 
-def what_is_heard(report: Report) -> list[str]:
+def _is_deaf(report: ChannelReport) -> bool:
+    """Whether no symbol changes what the receiver does."""
+    result = next(iter(report.influence.values()))
+    return result.cic_uniform.mean < DEAF[0] and result.flip_rate.mean < DEAF[1]
+
+
+def what_is_heard(report: ChannelReport) -> list[str]:
     """Sentences on the receiver."""
-    receiver = report["receiver"]
-    head, found = next(iter(report["influence"].items()))
-    bits, flips = found["cic_uniform"]["mean"], found["flip_rate"]["mean"]
-    if bits < DEAF[0] and flips < DEAF[1]:
+    receiver = report.receiver
+    head, result = next(iter(report.influence.items()))
+    if _is_deaf(report):
         return [f"{receiver} does not listen: no symbol changes its {head}."]
     return [
-        f"{receiver} listens: another symbol would change its {head} in {flips:.0%} of the situations; "
-        f"of the {report['entropy_bits']:.2f} bits that are said, {found['cic_marginal']['mean']:.2f} reach it."
+        f"{receiver} listens: another symbol would change its {head} in {result.flip_rate.mean:.0%} of the situations; "
+        f"of the {report.usage.entropy_bits:.2f} bits that are said, {result.cic_marginal.mean:.2f} reach it."
     ]
 
 
-def what_it_is_worth(found: Report) -> list[str]:
-    """Sentences on the interventions of an `analyse_player`."""
-    whole = found["team_return"]["mean"]
-    lines = [f"Return per agent of {_list(found['team'])}: {whole:.2f}{_gain(found)}."]
-    cut = next((row for row in found["interventions"] if row["name"] == "shuffled"), None)
-    cut = cut or next((row for row in found["interventions"] if row["name"] == "mute"), None)
-    if cut is None:
+def what_it_is_worth(result: PlayerAnalysis) -> list[str]:
+    """Sentences on the interventions."""
+    lines = [f"Return per agent of {_list(result.team)}: {result.outcome.team_return.mean:.2f}{_gain(result.outcome)}."]
+    met = {one.name: one.outcome for one in result.interventions}
+    name = "shuffled" if "shuffled" in met else "mute"
+    cut = met.get(name)
+    if cut is None or cut.team_lost is None:
         return lines
-    lost, how = cut["team_lost"], "shuffled between episodes" if cut["name"] == "shuffled" else "muted"
-    span = f"{lost['mean']:.2f} [{lost['low']:.2f}, {lost['high']:.2f}]"
-    if lost["low"] > 0:
+    lost, how = cut.team_lost, "shuffled between episodes" if name == "shuffled" else "muted"
+    span = f"{lost.mean:.2f} [{lost.low:.2f}, {lost.high:.2f}]"
+    if lost.low > 0:
         lines.append(
             f"The channel is worth {span} per agent and episode: with messages {how} the return is "
-            f"{cut['team_return']['mean']:.2f}{_gain(cut)}."
+            f"{cut.team_return.mean:.2f}{_gain(cut)}."
         )
-    elif lost["high"] < 0:
-        lines.append(f"The messages do harm: {how} they leave {-lost['mean']:.2f} more than untouched.")
+    elif lost.high < 0:
+        lines.append(f"The messages do harm: {how} they leave {-lost.mean:.2f} more than untouched.")
     else:
         lines.append(f"The channel is worth nothing measurable: {how} messages cost {span}.")
     return lines
 
 
-def crypto_words(found: Report) -> list[str]:
-    """Sentences on a `secrecy_report`."""
-    plain, keyed = (max(found[key]["corrected"], 0.0) for key in ("without_key", "with_key"))
+def crypto_words(result: Secrecy) -> list[str]:
+    """Sentences on who learns the secret."""
+    plain, keyed = (max(one.corrected, 0.0) for one in (result.without_key, result.with_key))
     return [
         f"Without the key the message tells {plain:.2f} bits of the secret (optimum 0), "
         f"with it {keyed:.2f} (optimum 1).",
-        f"Bob guesses right in {found['bob']['accuracy']['mean']:.0%} of the steps, Eve in "
-        f"{found['eve']['accuracy']['mean']:.0%} (guessing without any message: 50%).",
+        f"Bob guesses right in {result.bob.accuracy.mean:.0%} of the steps, Eve in "
+        f"{result.eve.accuracy.mean:.0%} (guessing without any message: 50%).",
     ]
 
 
-def summary(found: Report) -> str:
+def summary(result: PlayerAnalysis) -> str:
     """One line on a player: whether a language was formed and is used."""
-    told = [one["signalling"] for one in found["channels"] if one["signalling"].get("p", 1.0) < MEASURABLE]
-    share = max((one["share"] for one in told), default=0.0)
-    listens = any("does not listen" not in what_is_heard(one)[0] for one in found["channels"])
-    constant = [one for one in found["channels"] if one["constant_symbol"] is not None]
-    if len(constant) == len(found["channels"]):
+    known = [i for one in result.channels if isinstance(i := one.signalling.information, Information)]
+    share = max((one.share for one in known if one.p < MEASURABLE), default=0.0)
+    listens = not all(_is_deaf(one) for one in result.channels)
+    if all(one.usage.constant_symbol is not None for one in result.channels):
         return "no language: every message is constant"
-    if "crypto" in found and found["crypto"]["with_key"]["p"] < MEASURABLE and share < _LITTLE:
+    if result.crypto is not None and result.crypto.with_key.p < MEASURABLE and share < _LITTLE:
         return "a cipher: the message tells the secret to those who hold the key"
-    if all("reason" in one["signalling"] for one in found["channels"]):
+    if not known:
         return "messages vary and are listened to" if listens else "messages vary, but nobody listens"
     if share >= _LITTLE:
         language = "a language" if share >= _ALL else f"a partial language ({share:.0%} of what there is to tell)"
@@ -143,61 +149,82 @@ def summary(found: Report) -> str:
     return "no language: the messages tell next to nothing" + (", though they are listened to" if listens else "")
 
 
-def describe(found: Report, title: str) -> str:
-    """A readable account of one `analyse_player`."""
-    lines = [f"{title}: {summary(found)}"]
-    for group in _same_message(found["channels"]):
-        receivers = [report["receiver"] for report in group] if len(group) > 1 else []
+def describe(result: PlayerAnalysis, title: str) -> str:
+    """A readable account of one player."""
+    lines = [f"{title}: {summary(result)}"]
+    for group in _same_message(result.channels):
+        receivers = [report.receiver for report in group] if len(group) > 1 else []
         lines += ["", protocol_table(group[0], receivers)]
         heard = [sentence for report in group for sentence in what_is_heard(report)]
         lines += [f"  {sentence}" for sentence in (*what_is_said(group[0]), *heard)]
-    lines += ["", *(f"  {sentence}" for sentence in what_it_is_worth(found))]
-    if found["interventions"]:
-        lines += ["", *_intervention_rows(found)]
-    if "crypto" in found:
-        lines += ["", *(f"  {sentence}" for sentence in crypto_words(found["crypto"]))]
+    lines += ["", *(f"  {sentence}" for sentence in what_it_is_worth(result))]
+    if result.interventions:
+        lines += ["", *_intervention_rows(result)]
+    if result.crypto is not None:
+        lines += ["", *(f"  {sentence}" for sentence in crypto_words(result.crypto))]
     return "\n".join(lines)
 
 
-def _same_message(reports: Sequence[Report]) -> list[list[Report]]:
+def _same_message(reports: Sequence[ChannelReport]) -> list[list[ChannelReport]]:
     """Reports in groups of one sender whose receivers all hear the same."""
-    groups: list[list[Report]] = []
+
+    def message(report: ChannelReport) -> tuple[str, int, tuple[float, ...], bool]:
+        return report.sender, report.symbols, report.usage.symbol_share, report.exact
+
+    groups: list[list[ChannelReport]] = []
     for report in reports:
-        last = groups[-1][0] if groups else None
-        same = last and all(report[key] == last[key] for key in ("sender", "symbols", "symbol_share", "exact"))
-        if same:
+        if groups and message(groups[-1][0]) == message(report):
             groups[-1].append(report)
         else:
             groups.append([report])
     return groups
 
 
-def _intervention_rows(found: Report) -> list[str]:
+def _intervention_rows(result: PlayerAnalysis) -> list[str]:
     """A table of returns, what was lost and the gain, each with its interval."""
-    rows = [{"name": "untouched", **found}, *found["interventions"]]
-    width = max(len(row["name"]) for row in rows)
+    width = max(len(name) for name, _ in result.outcomes)
     lines = [f"  {'channel':<{width}}  {'return':>8}  {'95 % interval':<18}  {'lost':>7}  {'gain':>6}"]
-    for row in rows:
-        value = row["team_return"]
-        lost = f"{row['team_lost']['mean']:.2f}" if "team_lost" in row else ""
-        gain = f"{row['gain']['mean']:.2f}" if row["gain"] else ""
-        span = f"[{value['low']:.2f}, {value['high']:.2f}]"
-        lines.append(f"  {row['name']:<{width}}  {value['mean']:>8.2f}  {span:<18}  {lost:>7}  {gain:>6}".rstrip())
+    for name, row in result.outcomes:
+        value = row.team_return
+        lost = f"{row.team_lost.mean:.2f}" if row.team_lost else ""
+        gain = f"{row.gain.mean:.2f}" if row.gain else ""
+        span = f"[{value.low:.2f}, {value.high:.2f}]"
+        lines.append(f"  {name:<{width}}  {value.mean:>8.2f}  {span:<18}  {lost:>7}  {gain:>6}".rstrip())
     return lines
 
 
-def constant_replicas(found: Sequence[Report]) -> list[str]:
+def describe_all(players: Sequence[tuple[str, PlayerAnalysis]]) -> list[str]:
+    """A line for each of several players: (name, what was found)."""
+    lines = ["All of them:"]
+    for name, one in players:
+        gain = f", gain {one.outcome.gain.mean:.2f}" if one.outcome.gain else ""
+        lines.append(f"  {name}: return {one.outcome.team_return.mean:.2f}{gain}: {one.summary}")
+    return lines
+
+
+def cross_words(result: CrossPlay) -> str:
+    """A sentence on how strangers understand each other."""
+    count = len(result.participants)
+    off = ~np.eye(count, dtype=bool)
+    own = np.diag(result.raw).mean()
+    raw, relabelled = (np.array(matrix)[off].mean() for matrix in (result.raw, result.relabelled))
+    return (
+        f"Cross-play of {count}: with their own partners {own:.2f}, with strangers {raw:.2f}, "
+        f"with strangers and relabelled symbols {relabelled:.2f}."
+    )
+
+
+def constant_replicas(result: Sequence[PlayerAnalysis]) -> list[str]:
     """A sentence for every replica of a run in which some agent's message is constant."""
     lines = []
-    for k, one in enumerate(found):
-        senders = {r["sender"]: r["constant_symbol"] for r in one["channels"] if r["constant_symbol"] is not None}
-        number = one.get("replica", k)
-        lines += [f"Replica {number}: {name} always says symbol {symbol}." for name, symbol in senders.items()]
+    for one in result:
+        said = {r.sender: symbol for r in one.channels if (symbol := r.usage.constant_symbol) is not None}
+        lines += [f"Replica {one.replica}: {name} always says symbol {symbol}." for name, symbol in said.items()]
     return lines
 
 
-def _gain(found: Report) -> str:
-    return f" (gain {found['gain']['mean']:.2f})" if found["gain"] else ""
+def _gain(result: Outcome) -> str:
+    return f" (gain {result.gain.mean:.2f})" if result.gain else ""
 
 
 def _list(names: Sequence[str]) -> str:

@@ -52,26 +52,26 @@ class Group:
 @lru_cache(maxsize=8)
 def settings(cls: type) -> dict[str, Setting]:
     """Every setting of `cls`, nested ones as "group.field", in order."""
-    found: dict[str, Setting] = {}
+    results: dict[str, Setting] = {}
     for name, kind, default, doc in _fields(cls):
         if dataclasses.is_dataclass(kind):
             for inner in settings(typing.cast(type, kind)).values():
-                found[f"{name}.{inner.name}"] = dataclasses.replace(inner, name=f"{name}.{inner.name}")
+                results[f"{name}.{inner.name}"] = dataclasses.replace(inner, name=f"{name}.{inner.name}")
         else:
-            found[name] = Setting(name, kind, default, doc)
-    return found
+            results[name] = Setting(name, kind, default, doc)
+    return results
 
 
 @lru_cache(maxsize=8)
 def groups(cls: type) -> dict[str, Group]:
     """The nested dataclasses of `cls` by their dotted names."""
-    found = {"": Group("", inspect.getdoc(cls) or "")}
+    results = {"": Group("", inspect.getdoc(cls) or "")}
     for name, kind, _, _ in _fields(cls):
         if dataclasses.is_dataclass(kind):
             for inner in groups(typing.cast(type, kind)).values():
                 full = f"{name}.{inner.name}" if inner.name else name
-                found[full] = Group(full, inner.doc)
-    return found
+                results[full] = Group(full, inner.doc)
+    return results
 
 
 def _fields(cls: type) -> list[tuple[str, Any, Any, str]]:
@@ -294,18 +294,18 @@ def convert_words(kind: Any, words: list[str]) -> Any:
 
 
 def _pairs(words: list[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for word in words:
         name, equals, text = word.partition("=")
         if not equals or not name.isidentifier():
             raise Mismatch(f"got {shown(word)}; expected NAME=VALUE, as in N=5 local_ratio=0.2")
-        if name in found:
+        if name in results:
             raise Mismatch(f"gives {name} twice")
         if text[:1] in ("[", "{", '"', "'"):
             document = read(text)
             if document.problems:
                 raise Mismatch(f"got {shown(word)}: {document.problems[0]}")
-            found[name] = document.value
+            results[name] = document.value
         else:
-            found[name] = scalar(text)
-    return found
+            results[name] = scalar(text)
+    return results

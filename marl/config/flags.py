@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from marl.config.fields import Setting, groups, range_words, settings
 from marl.errors import did_you_mean
@@ -110,7 +111,9 @@ def _shape(cls: type, prefix: str) -> Any:
     for name in (entry.name for entry in dataclasses.fields(cls)):  # type: ignore[arg-type]
         if dataclasses.is_dataclass(hints[name]):
             inner = _shape(typing.cast(type, hints[name]), f"{prefix}{name}.")
-            fields.append((name, inner, dataclasses.field(default_factory=inner)))
+            # With its help beside it, tyro need not look for one in the source, which takes it longer than all else.
+            own = dataclasses.field(default_factory=inner, metadata={"help": inner.__doc__})
+            fields.append((name, inner, own))
     flat = [
         (name, _leaf(_metavar(setting.kind), setting.doc, _hint(setting, prefix)), _default())
         for name, setting in settings(cls).items()
@@ -128,7 +131,16 @@ def _default() -> Any:
 
 
 def _leaf(metavar: str, doc: str, hint: str) -> Any:
-    return Annotated[tuple[str, ...], tyro.conf.arg(metavar=metavar, help=doc, help_behavior_hint=hint)]
+    """Any number of words, as a tuple. To check the default of a `tuple` tyro would import typeguard, and asyncio with
+    it; an `object` needs no check."""
+    words = PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=metavar,
+        instance_from_str=tuple,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=list,
+    )
+    return Annotated[object, words, tyro.conf.arg(metavar=metavar, help=doc, help_behavior_hint=hint)]
 
 
 def _metavar(kind: Any) -> str:

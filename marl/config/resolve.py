@@ -227,8 +227,8 @@ def _similar(key: str, prefix: str) -> str:
 # ------------------------------------------------------------------ the environment
 def _task_name(env: str) -> str | None:
     """The key of configs/: an MPE id without its version."""
-    found = canonical_id(env)
-    return None if found is None else found.rsplit("_v", 1)[0]
+    result = canonical_id(env)
+    return None if result is None else result.rsplit("_v", 1)[0]
 
 
 def _env_problems(config: Config, given: dict[str, str]) -> list[str]:
@@ -241,9 +241,9 @@ def _env_problems(config: Config, given: dict[str, str]) -> list[str]:
     if _MODULE.fullmatch(config.env):
         return []
     try:
-        found = require_id(config.env)
+        result = require_id(config.env)
         if config.env_args:
-            check_arguments(found, config.env_args, list(allowed_arguments(found)))
+            check_arguments(result, config.env_args, list(allowed_arguments(result)))
     except UserError as error:
         where = given.get("env" if canonical_id(config.env) is None else "env_args", "env")
         return [f"{where}: {error}"]

@@ -80,10 +80,16 @@ RULES: tuple[Rule, ...] = (
 
 _NOT_THROUGH = ("exact", "reinforce", "rao_blackwell")  # estimators that the loss through the world model replaces
 
+
+def _trained(config: Config) -> int:
+    """Steps that are really played: whole rounds of all environments."""
+    return -(-config.total_steps // config.num_envs) * config.num_envs
+
+
 WARNINGS: tuple[Rule, ...] = (
     Rule(
         ("total_steps", "maddpg.warmup_steps"),
-        lambda c: c.total_steps <= c.maddpg.warmup_steps,
+        lambda c: _trained(c) <= max(c.maddpg.warmup_steps, c.maddpg.n_step * c.num_envs),
         lambda c: (
             f"total_steps {c.total_steps} ends before the first update at maddpg.warmup_steps "
             f"{c.maddpg.warmup_steps}: nothing will be learned"
@@ -120,8 +126,8 @@ def warnings_of(config: Config, given: dict[str, str]) -> list[str]:
 
 
 def _origins(rule: Rule, given: dict[str, str]) -> str:
-    found = [f"{name} from {given[name]}" for name in rule.names if name in given]
-    return f" ({', '.join(found)})" if found else ""
+    results = [f"{name} from {given[name]}" for name in rule.names if name in given]
+    return f" ({', '.join(results)})" if results else ""
 
 
 # ------------------------------------------------------------------ resuming

@@ -122,6 +122,9 @@ class EvaluationConfig:
     """Episodes per replica in the evaluation that ends the run, in the real environment."""
     seed: Count = 1_000_000
     """Episode i of the final evaluation is reset with this seed plus i."""
+    max_steps: Positive = 10_000
+    """Steps after which an episode is stopped, with a warning; an environment's own longer time limit goes before it.
+    Where none of 32 episodes ends before, the rest is not played."""
 
 
 @dataclass(frozen=True)

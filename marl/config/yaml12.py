@@ -103,7 +103,7 @@ def _value(node: Node, path: str, document: Document) -> Any:
 
 
 def _mapping(node: MappingNode, path: str, document: Document) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
         if not isinstance(key_node, ScalarNode) or key_node.tag != _TAG + "str":
@@ -112,12 +112,12 @@ def _mapping(node: MappingNode, path: str, document: Document) -> dict[str, Any]
             continue
         key = key_node.value
         place = f"{path}.{key}" if path else key
-        if key in found:
+        if key in results:
             document.problems.append(f"line {line}: {place} is given twice, first in line {document.lines[place]}")
             continue
         document.lines[place] = line
-        found[key] = _value(value_node, place, document)
-    return found
+        results[key] = _value(value_node, place, document)
+    return results
 
 
 def _plain_words(error: yaml.YAMLError) -> str:

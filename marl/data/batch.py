@@ -77,7 +77,7 @@ class BatchSource(Protocol):
     """Where the learner's batches come from: the replay buffer, or a world model around it."""
 
     @property
-    def settled(self) -> bool:
+    def ready(self) -> bool:
         """Whether `add` and `sample` are from now on the same work on the device every time, without the host."""
 
     def add(self, transitions: Transitions) -> None: ...

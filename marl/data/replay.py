@@ -67,14 +67,14 @@ class Replay:
 
     # ---------------------------------------------------------------- storing
     @property
-    def settled(self) -> bool:
+    def ready(self) -> bool:
         """Whether the n-step window is full: a step then completes another."""
         return len(self._window) == self.n_step - 1
 
     def add(self, transitions: Transitions) -> None:
         """Store the transitions that are complete: those of n_step - 1 joint steps ago."""
         newest = self._fields(transitions)
-        if not self.settled:
+        if not self.ready:
             self._window.append({name: x.clone() for name, x in newest.items()})
             return
         steps = [*self._window, newest]

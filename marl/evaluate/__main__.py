@@ -2,7 +2,7 @@
 
 import sys
 
-from marl.evaluate.returns import main
+from marl.evaluate.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -22,6 +22,7 @@ from typing import Any
 
 from envs.mpe import catalogue
 from envs.spec import EnvSpec
+from marl.results import Record
 from marl.scripted.measured import MEASURED
 
 RANDOM, NOOP, SILENT, ORACLE = "random", "noop", "no_communication", "oracle"
@@ -29,16 +30,34 @@ _WITHOUT_EFFECT = ("render_mode", "dynamic_rescaling", "benchmark_data")  # argu
 
 
 @dataclass(frozen=True)
-class Anchor:
+class Anchor(Record):
     """One reference return per agent."""
 
     mean: float
-    se: float | None  # standard error; None where the value is exact
+    se: float | None
+    """Standard error; None where the value is exact."""
+    bound: float | None
+    """Certified: no policy of the kind does better on average; None where there is no such bound."""
     source: str
-    bound: float | None = None  # certified: no policy of the kind does better on average
+    """Where the value comes from, in words."""
 
-    def to_json(self) -> dict[str, Any]:
-        return {"mean": self.mean, "se": self.se, "bound": self.bound, "source": self.source}
+
+@dataclass(frozen=True)
+class AnchorReturns(Record):
+    """The anchors of one task as an evaluation holds them: returns per agent of one episode."""
+
+    random: float | None = None
+    """Mean over all agents of uniformly random play; None (as for the next three) where there is no such anchor."""
+    noop: float | None = None
+    """Of agents that never move."""
+    no_communication: float | None = None
+    """Of the best agents without messages: gain 0."""
+    oracle: float | None = None
+    """Of the best policy known: score and gain 1."""
+    sides: Mapping[str, Mapping[str, Anchor]] = field(default_factory=dict)
+    """{side: {kind: anchor}}."""
+    reason: str | None = None
+    """Why there are none; None where there are."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +85,14 @@ class Anchors:
         """(return - best without communication) / (oracle - best without communication)."""
         return _scaled(returns, self.mean(SILENT), self.mean(ORACLE))
 
+    def returns(self) -> AnchorReturns:
+        """Means over all agents by kind, every side's anchors with their sources, and the reason."""
+        random, noop, silent, oracle = map(self.mean, (RANDOM, NOOP, SILENT, ORACLE))
+        return AnchorReturns(random, noop, silent, oracle, self.sides, self.reason)
+
     def to_json(self) -> dict[str, Any]:
-        """Means over all agents by kind (null: none), every side's anchors with their sources, and the reason."""
-        return {
-            **{kind: self.mean(kind) for kind in (RANDOM, NOOP, SILENT, ORACLE)},
-            "sides": {name: {kind: a.to_json() for kind, a in side.items()} for name, side in self.sides.items()},
-            "reason": self.reason,
-        }
+        """That of `returns`."""
+        return self.returns().to_json()
 
 
 def anchors(env_id: str, env_args: Mapping[str, Any] | None = None) -> Anchors:
@@ -104,15 +124,17 @@ def gain(env_id: str, returns: Mapping[str, float] | float, env_args: Mapping[st
 
 def lines_of(env_id: str, env_args: Mapping[str, Any] | None = None) -> dict[str, float | None]:
     """The lines of a learning curve: mean return per agent of oracle, no communication and random."""
-    found = anchors(env_id, env_args)
-    return {"oracle": found.mean(ORACLE), "no communication": found.mean(SILENT), "random": found.mean(RANDOM)}
+    result = anchors(env_id, env_args)
+    return {"oracle": result.mean(ORACLE), "no communication": result.mean(SILENT), "random": result.mean(RANDOM)}
 
 
 def sides(spec: EnvSpec) -> dict[str, list[str]]:
     """Names of the agents of each side: those that are paid alike; the one side "all" where that is everybody."""
     sided = _SIDES.get(spec.id, {"all": ("",)})
-    found = {side: [name for name in spec.agent_names if name.startswith(prefixes)] for side, prefixes in sided.items()}
-    return {side: names for side, names in found.items() if names}
+    results = {
+        side: [name for name in spec.agent_names if name.startswith(prefixes)] for side, prefixes in sided.items()
+    }
+    return {side: names for side, names in results.items() if names}
 
 
 def is_competitive(spec: EnvSpec) -> bool:
@@ -240,7 +262,7 @@ _ROWS: dict[str, dict[str, dict[str, _Row]]] = {
 def _table() -> dict[str, dict[str, dict[str, Anchor]]]:
     def anchor(env: str, side: str, row: _Row) -> Anchor:
         mean, script, source, *bound = row
-        return Anchor(mean, MEASURED[env][script][side][1], source, bound[0] if bound else None)
+        return Anchor(mean, MEASURED[env][script][side][1], bound[0] if bound else None, source)
 
     return {
         env: {side: {kind: anchor(env, side, row) for kind, row in rows.items()} for side, rows in by_side.items()}

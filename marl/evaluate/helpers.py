@@ -10,9 +10,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from marl.errors import RunFailed
+from marl.evaluate.results import Evaluation, ReplicaReturns
 
 _WORTH = 3000  # episodes in all, below which another process costs more than it brings
 
@@ -40,15 +40,16 @@ class Helpers:
     Args:
         run: the run directory.
         parts: the replicas of every process.
-        episodes, seed: as for `evaluate`.
+        episodes, seed, max_steps: as for `evaluate`.
     """
 
-    def __init__(self, run: Path, parts: Sequence[Sequence[int]], episodes: int, seed: int) -> None:
+    def __init__(self, run: Path, parts: Sequence[Sequence[int]], episodes: int, seed: int, max_steps: int) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._files = [Path(self._folder.name) / f"{i}.json" for i in range(len(parts))]
         importable = os.pathsep.join(place or os.getcwd() for place in sys.path)
         environment = {**os.environ, "PYTHONPATH": importable, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         command = [sys.executable, "-m", "marl.evaluate", str(run), "--episodes", str(episodes), "--seed", str(seed)]
+        command += ["--max-steps", str(max_steps)]
         self._processes = []
         for file, part in zip(self._files, parts, strict=True):
             words = [*command, "--json", str(file), "--replica", *map(str, part)]
@@ -57,20 +58,20 @@ class Helpers:
                     subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
                 )
 
-    def results(self) -> list[dict[str, Any]]:
-        """The entries of all replicas, in the order of `parts`; waits for them.
+    def results(self) -> list[ReplicaReturns]:
+        """What all replicas earned, in the order of `parts`; waits for the processes.
 
         Raises:
             RunFailed: a process ended without a result; with its words.
         """
-        found: list[dict[str, Any]] = []
+        rows: list[ReplicaReturns] = []
         for process, file in zip(self._processes, self._files, strict=True):
             code = process.wait()
             if code != 0:
                 words = file.with_suffix(".err").read_text(errors="replace").strip()[-500:]
                 raise RunFailed(f"an evaluating process ended with code {code}: {words}")
-            found += json.loads(file.read_text())["replicas"]
-        return found
+            rows += Evaluation.from_json(json.loads(file.read_text())).replicas
+        return rows
 
     def __enter__(self) -> Helpers:
         return self

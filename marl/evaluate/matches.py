@@ -7,7 +7,7 @@ environment (the replicas of a run), or a script.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ import numpy as np
 from envs.spec import EnvSpec
 from marl.errors import UserError
 from marl.evaluate.anchors import is_competitive, sides
-from marl.play.rollout import Mixed, Player, play
+from marl.evaluate.results import Match
+from marl.play.rollout import MAX_STEPS, Mixed, Player, play
 from marl.stats import summary
 
 
@@ -51,7 +52,8 @@ def play_matches(
     env_args: dict[str, Any] | None = None,
     backend: str = "pettingzoo",
     make: Callable[..., Any] | None = None,
-) -> list[dict[str, Any]]:
+    max_steps: int = MAX_STEPS,
+) -> list[Match]:
     """Every team of `first` with the other teams of `second`, and the other way round.
 
     Args:
@@ -64,11 +66,10 @@ def play_matches(
         env_args: keyword arguments of the environment.
         backend: "pettingzoo" or "torch".
         make: builds the environment in place of `env_id`.
+        max_steps: steps after which an episode is stopped (`play`).
 
     Returns:
-        One entry a match: {"<team>": name of its party, ...} under "parties", {agent: {mean, se}} over all pairs
-        under "return", {team: {mean, se}} under "teams", and under "pairs" each team's mean for every pair of players
-        [players of first][players of second].
+        One entry a match; the rows of its `pairs` are the players of `first`.
 
     Raises:
         UserError: the task has one team only, or neither party can play a team against the other.
@@ -88,11 +89,14 @@ def play_matches(
             if one is second and len(teams) == 2:
                 continue
             if one.can_play(members) and two.can_play(others):
-                match = _match(one, two, members, env_id, spec, episodes, seed, env_args, backend, make)
-                if one is second:
-                    match["pairs"] = {name: np.transpose(table).tolist() for name, table in match["pairs"].items()}
                 names = {name: one.name if name == team else two.name for name in teams}
-                matches.append({"parties": names, **match})
+                match = _match(
+                    names, one, two, members, env_id, spec, episodes, seed, env_args, backend, make, max_steps
+                )
+                if one is second:
+                    turned = {name: tuple(zip(*rows, strict=True)) for name, rows in match.pairs.items()}
+                    match = replace(match, pairs=turned)
+                matches.append(match)
     if not matches:
         raise UserError(
             f"{second.name} plays {sorted(second.agents or [])} and {first.name} cannot play the rest of {spec.id}; "
@@ -112,6 +116,7 @@ def one_pair(first: Party, second: Party, spec: EnvSpec) -> Mixed:
 
 
 def _match(
+    parties: dict[str, str],
     one: Party,
     two: Party,
     members: Sequence[str],
@@ -122,23 +127,36 @@ def _match(
     env_args: dict[str, Any] | None,
     backend: str,
     make: Callable[..., Any] | None,
-) -> dict[str, Any]:
+    max_steps: int,
+) -> Match:
     """`one` plays the agents `members`, `two` all others; every pair of their players."""
     returns = []  # [pairs][episodes, N]
     for mine in one.players:
         for theirs in two.players:
             mixed = Mixed({name: mine if name in members else theirs for name in spec.agent_names})
             returns.append(
-                play(env_id, mixed, episodes, seed, env_args=env_args, backend=backend, make=make, spec=spec).returns
+                play(
+                    env_id,
+                    mixed,
+                    episodes,
+                    seed,
+                    env_args=env_args,
+                    backend=backend,
+                    make=make,
+                    spec=spec,
+                    max_steps=max_steps,
+                ).returns
             )
     everything = np.concatenate(returns)
     columns = {team: [spec.agent_names.index(name) for name in names] for team, names in team_names(spec).items()}
-    shape = (len(one.players), len(two.players))
-    return {
-        "return": {name: summary(everything[:, n]) for n, name in enumerate(spec.agent_names)},
-        "teams": {team: summary(everything[:, own].mean(1)) for team, own in columns.items()},
-        "pairs": {
-            team: np.array([played[:, own].mean() for played in returns]).reshape(shape).tolist()
-            for team, own in columns.items()
+    width = len(two.players)
+    means = {team: [float(played[:, own].mean()) for played in returns] for team, own in columns.items()}
+    return Match(
+        parties=parties,
+        returns={name: summary(everything[:, n]) for n, name in enumerate(spec.agent_names)},
+        teams={team: summary(everything[:, own].mean(1)) for team, own in columns.items()},
+        pairs={
+            team: tuple(tuple(values[i : i + width]) for i in range(0, len(values), width))
+            for team, values in means.items()
         },
-    }
+    )

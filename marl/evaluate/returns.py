@@ -1,37 +1,33 @@
-"""Plays a trained policy, or a scripted one, in the real environment and prints what it earned.
-
-    python -m marl.evaluate RUN                                   every replica of a run, greedy
-    python -m marl.evaluate RUN --sampled --episodes 4000 --json result.json --gif film.gif
-    python -m marl.evaluate RUN --against OTHER_RUN               competitive tasks: both ways round
-    python -m marl.evaluate RUN --against chase                   or against a scripted opponent
-    python -m marl.evaluate --scripted oracle --env simple_reference
-    python -m marl.evaluate --scripted chase+flee --env simple_tag
+"""Plays trained and scripted policies and sums up what they earned; what `python -m marl.evaluate` does.
 
 Episode i is reset with SEED + i. Score: 0 is random, 1 the best known. Gain: 0 is the best without messages.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from envs.mpe.catalogue import canonical_id
 from envs.pettingzoo.describe import describe_known, parallel_env
 from envs.spec import EnvSpec
-from marl import exit_codes as commands
 from marl import scripted, stats
 from marl.errors import UserError
 from marl.evaluate.anchors import Anchors, anchors, is_competitive, sides
 from marl.evaluate.matches import Party, one_pair, play_matches, team_names
+from marl.evaluate.results import Evaluation, Matches, ReplicaReturns, Setting
 from marl.evaluate.tables import match_table, table
 from marl.figures.film import film, write_gif
-from marl.play.rollout import Player, play
+from marl.play.rollout import MAX_STEPS, Player, play
 from marl.runs.durable import replace_text
+
+if TYPE_CHECKING:
+    from marl.evaluate.command import CommandLine
 
 
 def evaluate(
@@ -47,8 +43,9 @@ def evaluate(
     spec: EnvSpec | None = None,
     replicas: Sequence[int] | None = None,
     batch: int = 32,
-    collect: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = lambda found: found,
-) -> dict[str, Any]:
+    max_steps: int = MAX_STEPS,
+    collect: Callable[[list[ReplicaReturns]], list[ReplicaReturns]] = lambda replicas: replicas,
+) -> Evaluation:
     """Play every player for `episodes` episodes and sum up.
 
     Args:
@@ -63,15 +60,12 @@ def evaluate(
         spec: the environment's spec where it is known.
         replicas: numbers of the replicas that the players stand for; default 0, 1, ...
         batch: environments in lockstep.
+        max_steps: steps after which an episode is stopped (`play`); where that stops all of the first ones, as in an
+            environment without end, `episodes` of what is returned tells how many were played.
         collect: adds the entries of the replicas that other processes play, in their order.
 
     Returns:
-        What `python -m marl.evaluate --json` writes. `replicas`: for each player `replica`, `return`
-        {agent: {mean, se}}, `mean_return` (over agents), `mean_return_se`, `score`, `gain` and `sides`
-        {side: {mean, se}}. For all together: `return` and `sides` ({mean, se}: over replicas where there are several,
-        else over episodes), `mean_return`, `interval` (95 %, of the same), `score`, `gain` (null where the task has
-        no anchor), `competitive` (teams play against each other), `iqm` with its bootstrap `iqm_interval` (null for
-        one replica), `anchors`.
+        Returns of every player and of all together, whose `to_json` is what `python -m marl.evaluate --json` writes.
 
     Raises:
         UserError: unknown environment or arguments.
@@ -82,39 +76,44 @@ def evaluate(
     spec = spec or _spec_of(env_id, env_args or {}, make)
     reference = anchors(env_id, env_args)
     groups = team_names(spec) if is_competitive(spec) else sides(spec)
-    found = []
+    results: list[ReplicaReturns] = []
     for number, player in zip(numbers, several, strict=True):
-        returns = play(
-            env_id, player, episodes, seed, env_args=env_args, backend=backend, make=make, spec=spec, batch=batch
-        ).returns
-        found.append(_replica(number, returns, spec, groups, reference))
-    found = collect(found)
-    if not found:
+        played = play(
+            env_id, player, episodes, seed, env_args=env_args, backend=backend, make=make, spec=spec, batch=batch,
+            max_steps=max_steps,
+        )  # fmt: skip
+        episodes = len(played.returns)
+        results.append(
+            replace(_replica(number, played.returns, spec, groups, reference), unfinished=played.unfinished or None)
+        )
+    results = collect(results)
+    if not results:
         raise UserError("expected at least one player to evaluate, got none.")
-    means = [one["mean_return"] for one in found]
+    several_played = len(results) > 1
+    means = [one.mean_return for one in results]
     mean_return = float(np.mean(means))
-    together = {} if len(found) > 1 else {"return": found[0]["return"], "sides": found[0]["sides"]}
-    for name in ("return", "sides"):
-        keys = found[0][name]
-        together.setdefault(name, {key: stats.summary([one[name][key]["mean"] for one in found]) for key in keys})
-    return {
-        "env": spec.id,
-        "env_args": dict(env_args or {}),
-        "episodes": episodes,
-        "seed": seed,
-        "mode": mode,
-        "backend": backend,
-        "competitive": is_competitive(spec),
-        "replicas": found,
-        **together,
-        "mean_return": mean_return,
-        "interval": _interval(found, means),
-        "score": reference.score(mean_return),
-        "gain": reference.gain(mean_return),
-        "iqm": stats.aggregate(means) if len(found) > 1 else None,
-        "iqm_interval": list(stats.bootstrap_interval(means)) if len(found) > 1 else None,
-        "anchors": reference.to_json(),
-    }
+    return Evaluation(
+        setting=Setting(
+            spec.id,
+            dict(env_args or {}),
+            episodes,
+            seed,
+            mode,
+            backend,
+            max_steps if any(one.unfinished for one in results) else None,
+        ),
+        competitive=is_competitive(spec),
+        replicas=tuple(results),
+        returns=_together([one.returns for one in results]),
+        sides=_together([one.sides for one in results]),
+        mean_return=mean_return,
+        interval=_interval(results, means),
+        score=reference.score(mean_return),
+        gain=reference.gain(mean_return),
+        iqm=stats.aggregate(means) if several_played else None,
+        iqm_interval=stats.bootstrap_interval(means) if several_played else None,
+        anchors=reference.returns(),
+    )
 
 
 def _spec_of(env_id: str, env_args: dict[str, Any], make: Callable[..., Any] | None = None) -> EnvSpec:
@@ -128,45 +127,51 @@ def _spec_of(env_id: str, env_args: dict[str, Any], make: Callable[..., Any] | N
 
 def _replica(
     number: int, returns: np.ndarray, spec: EnvSpec, groups: dict[str, list[str]], reference: Anchors
-) -> dict[str, Any]:
-    """The entry of one replica from its returns [episodes, N]."""
+) -> ReplicaReturns:
+    """What one replica earned, from its returns [episodes, N]."""
     team = returns.mean(1)
     mean = float(team.mean())
     columns = {side: [spec.agent_names.index(name) for name in names] for side, names in groups.items()}
-    return {
-        "replica": number,
-        "return": {name: stats.summary(returns[:, n]) for n, name in enumerate(spec.agent_names)},
-        "sides": {side: stats.summary(returns[:, own].mean(1)) for side, own in columns.items()},
-        "mean_return": mean,
-        "mean_return_se": stats.summary(team)["se"],
-        "score": reference.score(mean),
-        "gain": reference.gain(mean),
-    }
+    return ReplicaReturns(
+        replica=number,
+        returns={name: stats.summary(returns[:, n]) for n, name in enumerate(spec.agent_names)},
+        sides={side: stats.summary(returns[:, own].mean(1)) for side, own in columns.items()},
+        mean_return=mean,
+        mean_return_se=stats.summary(team).se,
+        score=reference.score(mean),
+        gain=reference.gain(mean),
+    )
 
 
-def _interval(found: list[dict[str, Any]], means: list[float]) -> list[float] | None:
+def _together(replicas: Sequence[Mapping[str, stats.Estimate]]) -> Mapping[str, stats.Estimate]:
+    """{agent or side: over replicas where there are several, else over the episodes of the only one}."""
+    if len(replicas) == 1:
+        return replicas[0]
+    return {name: stats.summary([one[name].mean for one in replicas]) for name in replicas[0]}
+
+
+def _interval(result: list[ReplicaReturns], means: list[float]) -> stats.Interval | None:
     """95 % interval of the mean return: Student's over replicas, or normal over the episodes of the only one."""
-    if len(found) > 1:
-        return list(stats.mean_interval(means))
-    error = found[0]["mean_return_se"]
-    return None if error is None else [means[0] - 1.96 * error, means[0] + 1.96 * error]
+    if len(result) > 1:
+        return stats.mean_interval(means)
+    error = result[0].mean_return_se
+    return None if error is None else (means[0] - 1.96 * error, means[0] + 1.96 * error)
 
 
-# ------------------------------------------------------------------ the command line
-def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m marl.evaluate`; returns the exit code."""
-    options = _parser().parse_args(argv)
-    return commands.main(lambda: _written(options))
+# ------------------------------------------------------------------ the command
+def written(options: CommandLine) -> str:
+    """The table of `python -m marl.evaluate`, after the files that were asked for.
 
-
-def _written(options: argparse.Namespace) -> str:
-    """The table, after the files that were asked for."""
+    Raises:
+        UserError: options that do not fit together, or a file that cannot be written.
+        RunFailed, EnvFailure: the environment broke while it was played.
+    """
     for path in (options.json, options.gif):
         _require_place(path)
     result, text = _run(options)
     if options.json is not None:
         try:
-            replace_text(options.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
+            replace_text(options.json, json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
         except OSError as error:
             why = error.strerror or error
             raise UserError(f"cannot write {options.json}: {why}. Give another file.") from error
@@ -179,7 +184,7 @@ def _require_place(path: Path | None) -> None:
         raise UserError(f"cannot write {path}: {'it is a' if path.is_dir() else 'there is no such'} directory.")
 
 
-def _run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def _run(options: CommandLine) -> tuple[Evaluation | Matches, str]:
     """Play what was asked for; the result and the table."""
     party, env_id, env_args, spec = _first(options)
     mode = "sampled" if options.sampled else "greedy"
@@ -188,8 +193,9 @@ def _run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         "seed": options.seed,
         "env_args": env_args,
         "backend": options.backend,
+        "max_steps": options.max_steps,
     }
-    opponent = None if options.against is None else _opponent(options, env_id, env_args, spec)
+    opponent = None if options.against is None else _opponent(options, options.against, env_id, env_args, spec)
     if opponent is None:
         missing = [name for name in spec.agent_names if not party.can_play([name])]
         if missing:
@@ -198,21 +204,13 @@ def _run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
                 f"side: --scripted {party.name}+{_other_scripts(env_id, missing)[0]}."
             )
         numbers = options.replica or range(len(party.players))
-        result = evaluate(party.players, env_id, mode=mode, spec=spec, replicas=numbers, **common)
-        text = table(party.name, result)
+        evaluation = evaluate(party.players, env_id, mode=mode, spec=spec, replicas=numbers, **common)
+        result: Evaluation | Matches = evaluation
+        text = table(party.name, evaluation)
     else:
         matches = play_matches(party, opponent, env_id, spec, **common)
-        result = {
-            "env": spec.id,
-            "env_args": env_args,
-            "episodes": options.episodes,
-            "seed": options.seed,
-            "mode": mode,
-            "backend": options.backend,
-            "against": opponent.name,
-            "matches": matches,
-            "anchors": anchors(env_id, env_args).to_json(),
-        }
+        setting = Setting(spec.id, env_args, options.episodes, options.seed, mode, options.backend)
+        result = Matches(setting, opponent.name, tuple(matches), anchors(env_id, env_args).returns())
         text = match_table(result)
     if options.gif is not None:
         player = party.players[0] if opponent is None else one_pair(party, opponent, spec)
@@ -221,7 +219,7 @@ def _run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return result, text
 
 
-def _first(options: argparse.Namespace) -> tuple[Party, str, dict[str, Any], EnvSpec]:
+def _first(options: CommandLine) -> tuple[Party, str, dict[str, Any], EnvSpec]:
     """Who is evaluated, and where."""
     if (options.run is None) == (options.scripted is None):
         got = "neither" if options.run is None else "both"
@@ -233,28 +231,29 @@ def _first(options: argparse.Namespace) -> tuple[Party, str, dict[str, Any], Env
         return _script(options.env, options.scripted, spec), options.env, {}, spec
     if options.env is not None:
         raise UserError("--env goes with --scripted; a run knows its environment.")
-    party = _trained(options, Path(options.run), options.replica, options.checkpoint)
+    assert options.run is not None
+    party = _trained(options, options.run, options.replica, options.checkpoint)
     policy: Any = party.players[0]
     return party, policy.env_id, dict(policy.env_args or {}), policy.spec
 
 
-def _opponent(options: argparse.Namespace, env_id: str, env_args: dict[str, Any], spec: EnvSpec) -> Party:
+def _opponent(options: CommandLine, against: str, env_id: str, env_args: dict[str, Any], spec: EnvSpec) -> Party:
     """--against: a run directory where there is one of that name, else a script."""
-    if Path(options.against).exists():
-        party = _trained(options, Path(options.against))
+    if Path(against).exists():
+        party = _trained(options, Path(against))
         other: Any = party.players[0]
         differences = spec.differences(other.spec)
         if differences:
-            found = "; ".join(differences)
-            raise UserError(f"{options.against} was trained on something else than {spec.id}: {found}.")
+            result = "; ".join(differences)
+            raise UserError(f"{against} was trained on something else than {spec.id}: {result}.")
         return party
     known = scripted.names(env_id)
-    if any(part.strip() not in known for part in options.against.split("+")):
+    if any(part.strip() not in known for part in against.split("+")):
         raise UserError(
-            f"--against {options.against}: there is no such run directory, and the scripted policies of {spec.id} are "
+            f"--against {against}: there is no such run directory, and the scripted policies of {spec.id} are "
             f"{', '.join(known)}."
         )
-    return _script(env_id, options.against, spec)
+    return _script(env_id, against, spec)
 
 
 def _script(env_id: str, name: str, spec: EnvSpec) -> Party:
@@ -270,7 +269,7 @@ def _other_scripts(env_id: str, missing: Sequence[str]) -> list[str]:
 
 
 def _trained(
-    options: argparse.Namespace, run: Path, replicas: Sequence[int] | None = None, checkpoint: int | None = None
+    options: CommandLine, run: Path, replicas: Sequence[int] | None = None, checkpoint: int | None = None
 ) -> Party:
     """All replicas of a run, or those that were asked for."""
     from marl.play.policy import Policy  # torch and the networks are not needed for scripts
@@ -284,31 +283,3 @@ def _trained(
         return Party(str(run), [load(number) for number in replicas])
     first = load(0)
     return Party(str(run), [first, *(load(r) for r in range(1, first.num_replicas))])
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m marl.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", nargs="?", help="run directory, as training printed it")
-    parser.add_argument("--episodes", type=int, default=1000, help="episodes of each replica (default 1000)")
-    parser.add_argument("--seed", type=int, default=0, help="episode i is reset with SEED + i (default 0)")
-    parser.add_argument("--sampled", action="store_true", help="sample every choice; default: the likeliest one")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found here too")
-    parser.add_argument("--gif", type=Path, metavar="FILE", help="film three episodes, with the messages said")
-    parser.add_argument("--replica", type=int, nargs="+", metavar="I", help="these replicas of RUN only (default: all)")
-    parser.add_argument(
-        "--checkpoint", type=int, metavar="STEP", help="the checkpoint of RUN at this step (default: newest)"
-    )
-    parser.add_argument(
-        "--backend",
-        choices=("pettingzoo", "torch"),
-        default="pettingzoo",
-        help="the real environment (default) or our batched port of it",
-    )
-    parser.add_argument(
-        "--against", metavar="RUN|SCRIPT", help="competitive tasks: each side against the other side of this one"
-    )
-    parser.add_argument("--scripted", metavar="NAME", help="evaluate a scripted policy; two sides: NAME+NAME")
-    parser.add_argument("--env", metavar="ID", help="the environment of --scripted")
-    return parser

@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+from marl.evaluate.results import Evaluation, Matches, ReplicaReturns, Setting
+from marl.stats import Estimate
 
 
-def table(name: str, result: dict[str, Any]) -> str:
+def table(name: str, result: Evaluation) -> str:
     """The result of `evaluate` for a reader; `name` is whom it is about."""
-    lines = [_heading(result, name), ""]
-    replicas = result["replicas"]
-    lines += _replica_rows(result) if len(replicas) > 1 else _agent_rows(result)
+    lines = [_heading(result.setting, name), ""]
+    lines += _replica_rows(result) if len(result.replicas) > 1 else _agent_rows(result)
     lines.append("")
-    if len(result["sides"]) > 1:
-        lines += [f"{side}: {_plus_minus(value)}" for side, value in result["sides"].items()]
-    if len(replicas) > 1:
-        low, high = result["iqm_interval"]
+    if len(result.sides) > 1:
+        lines += [f"{side}: {_plus_minus(value)}" for side, value in result.sides.items()]
+    if result.iqm is not None and result.iqm_interval is not None:
+        low, high = result.iqm_interval
         lines.append(
-            f"interquartile mean of the replicas' returns {result['iqm']:.2f}, 95 % interval [{low:.2f}, {high:.2f}] "
+            f"interquartile mean of the replicas' returns {result.iqm:.2f}, 95 % interval [{low:.2f}, {high:.2f}] "
             f"(bootstrap)"
         )
-    return "\n".join(lines + _scales(result))
+    return "\n".join(lines + _scales(result) + [f"warning: {text}" for text in unfinished(result)])
 
 
-def match_table(result: dict[str, Any]) -> str:
+def match_table(result: Matches) -> str:
     """The matches of `--against`: who played which team, and what each team earned per agent."""
-    lines = [_heading(result, f"against {result['against']}"), ""]
-    teams = list(result["matches"][0]["parties"])
+    lines = [_heading(result.setting, f"against {result.against}"), ""]
+    teams = list(result.matches[0].parties)
     rows = []
-    for match in result["matches"]:
-        rows.append([cell for team in teams for cell in (match["parties"][team], _plus_minus(match["teams"][team]))])
+    for match in result.matches:
+        rows.append([cell for team in teams for cell in (match.parties[team], _plus_minus(match.teams[team]))])
     lines += _aligned([header for team in teams for header in (team, "return")], rows)
-    for match in result["matches"]:
-        for team, pairs in match["pairs"].items():
+    for match in result.matches:
+        for team, pairs in match.pairs.items():
             if len(pairs) * len(pairs[0]) > 1:
-                who = ", ".join(f"{name} {side}" for side, name in match["parties"].items())
+                who = ", ".join(f"{name} {side}" for side, name in match.parties.items())
                 lines += ["", f"{who}: return of {team} for every pair of replicas"]
                 lines += _aligned(
                     ["", *map(str, range(len(pairs[0])))],
@@ -43,59 +44,72 @@ def match_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def unfinished(result: Evaluation) -> list[str]:
+    """A warning where episodes were stopped before their end; nothing where all ended."""
+    count = sum(one.unfinished or 0 for one in result.replicas)
+    if not count:
+        return []
+    return [
+        f"{count} of {result.setting.episodes * len(result.replicas)} episodes had not ended after "
+        f"{result.setting.max_steps} steps and were stopped there: their returns are of these steps. Give the "
+        f"environment a time limit, or let it play longer: --max-steps (in training --evaluation.max-steps)."
+    ]
+
+
 # ------------------------------------------------------------------ parts
-def _heading(result: dict[str, Any], name: str) -> str:
-    where = "real environment" if result["backend"] == "pettingzoo" else "torch port"
-    arguments = "".join(f", {key}={value}" for key, value in result["env_args"].items())
+def _heading(played: Setting, name: str) -> str:
+    where = "real environment" if played.backend == "pettingzoo" else "torch port"
+    arguments = "".join(f", {key}={value}" for key, value in played.env_args.items())
     return (
-        f"{result['env']}{arguments}: {name}, {result['mode']}, {result['episodes']} episodes from seed "
-        f"{result['seed']}, {where}; return per agent ± standard error"
+        f"{played.env}{arguments}: {name}, {played.mode}, {played.episodes} episodes from seed {played.seed}, {where}; "
+        f"return per agent ± standard error"
     )
 
 
-def _agent_rows(result: dict[str, Any]) -> list[str]:
-    one = result["replicas"][0]
-    rows = [[agent, _plus_minus(value), _interval(value)] for agent, value in one["return"].items()]
-    if len(rows) > 1 and not result["competitive"]:  # the mean over opponents says nothing
-        whole = {"mean": one["mean_return"], "se": one["mean_return_se"]}
+def _agent_rows(result: Evaluation) -> list[str]:
+    one = result.replicas[0]
+    rows = [[agent, _plus_minus(value), _interval(value)] for agent, value in one.returns.items()]
+    if len(rows) > 1 and not result.competitive:  # the mean over opponents says nothing
+        whole = Estimate(one.mean_return, one.mean_return_se)
         rows.append(["mean", _plus_minus(whole), _interval(whole)])
     return _aligned(["agent", "return", "95 % interval"], rows)
 
 
-def _replica_rows(result: dict[str, Any]) -> list[str]:
-    scales = [name for name in ("score", "gain") if result[name] is not None]
-    agents = list(result["return"])
+def _replica_rows(result: Evaluation) -> list[str]:
+    agents = list(result.returns)
     rows = []
-    for one in result["replicas"]:
-        cells = [_plus_minus(one["return"][agent]) for agent in agents]
-        rows.append([str(one["replica"]), *cells, f"{one['mean_return']:.2f}", *(f"{one[s]:.3f}" for s in scales)])
-    cells = [_plus_minus(result["return"][agent]) for agent in agents]
-    rows.append(["all", *cells, f"{result['mean_return']:.2f}", *(f"{result[s]:.3f}" for s in scales)])
-    return _aligned(["replica", *agents, "mean", *scales], rows)
+    each: list[tuple[str, ReplicaReturns | Evaluation]] = [(str(one.replica), one) for one in result.replicas]
+    for name, one in [*each, ("all", result)]:
+        returns = [_plus_minus(one.returns[agent]) for agent in agents]
+        scales = [f"{value:.3f}" for value in (one.score, one.gain) if value is not None]
+        rows.append([name, *returns, f"{one.mean_return:.2f}", *scales])
+    named = (("score", result.score), ("gain", result.gain))
+    return _aligned(["replica", *agents, "mean", *(name for name, value in named if value is not None)], rows)
 
 
-def _scales(result: dict[str, Any]) -> list[str]:
-    reference = result["anchors"]
+def _scales(result: Evaluation) -> list[str]:
+    reference = result.anchors
     lines = []
-    if result["score"] is not None:
-        bottom, top = reference["random"], reference["oracle"]
-        lines.append(f"score {result['score']:.3f}   (0: random, {bottom:.2f}; 1: best known, {top:.2f})")
-    if result["gain"] is not None:
-        bottom, top = reference["no_communication"], reference["oracle"]
-        lines.append(f"gain  {result['gain']:.3f}   (0: best without messages, {bottom:.2f}; 1: best known, {top:.2f})")
-    if reference["reason"]:
-        lines.append(f"no score: {reference['reason']}")
+    if result.score is not None:
+        lines.append(
+            f"score {result.score:.3f}   (0: random, {reference.random:.2f}; 1: best known, {reference.oracle:.2f})"
+        )
+    if result.gain is not None:
+        bottom, top = reference.no_communication, reference.oracle
+        lines.append(f"gain  {result.gain:.3f}   (0: best without messages, {bottom:.2f}; 1: best known, {top:.2f})")
+    if reference.reason:
+        lines.append(f"no score: {reference.reason}")
     return lines
 
 
-def _plus_minus(value: dict[str, Any]) -> str:
-    return f"{value['mean']:.2f}" + ("" if value["se"] is None else f" ± {value['se']:.2f}")
+def _plus_minus(value: Estimate) -> str:
+    return f"{value.mean:.2f}" + ("" if value.se is None else f" ± {value.se:.2f}")
 
 
-def _interval(value: dict[str, Any]) -> str:
-    if value["se"] is None:
+def _interval(value: Estimate) -> str:
+    if value.se is None:
         return ""
-    return f"[{value['mean'] - 1.96 * value['se']:.2f}, {value['mean'] + 1.96 * value['se']:.2f}]"
+    return f"[{value.mean - 1.96 * value.se:.2f}, {value.mean + 1.96 * value.se:.2f}]"
 
 
 def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -23,6 +23,7 @@ SYMBOLS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999", "#8C564B", "#000000")
 DARK = ("#0072B2", "#8C564B", "#000000")  # letters on these are white
 ROW, MARGIN, LABEL, CELL = 26, 8, 110, 4  # pixels: height of a row, around all, a sender's name, a cell at least
+LONGEST = 1000  # steps of an episode that are filmed, where the environment has no longer time limit
 PAUSE = 6  # times the last frame of an episode is shown
 SAMPLED = 12  # frames, of whose colours the palette of a GIF is made
 
@@ -71,8 +72,9 @@ def film(
         return observations
 
     played = play(
-        env_id, player, episodes, seed, make=lambda: _KeptOpen(env), batch=1, intervene=look, record=True, spec=spec
-    )
+        env_id, player, episodes, seed, make=lambda: _KeptOpen(env), batch=1, intervene=look, record=True, spec=spec,
+        max_steps=LONGEST,
+    )  # fmt: skip
     assert played.actions is not None
     finished = []
     for i, pictures in enumerate(frames):

@@ -16,7 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from marl.stats import mean_interval
+from marl.stats import MeanInterval, mean_interval
+
+Matrix = Sequence[Sequence[float]] | np.ndarray
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
 INK, FAINT = "#222222", "#8a8a8a"
@@ -176,18 +178,18 @@ def _readable_steps(ax: Axes) -> None:
 
 # -------------------------------------------------------------------------------------------------- interventions
 def interventions_figure(
-    rows: Sequence[Mapping[str, Any]], lines: Mapping[str, float | None], team: Sequence[str] = ()
+    rows: Sequence[tuple[str, MeanInterval]], lines: Mapping[str, float | None], team: Sequence[str] = ()
 ) -> Figure:
     """Bars of the return under each intervention with 95 % intervals, the untouched channel first.
 
     Args:
-        rows: each with `name` and `team_return`: {mean, low, high}.
+        rows: name and return of each.
         lines: oracle, no communication, random.
         team: the agents whose mean return it is, where it is not all of them.
     """
     figure, ax = canvas(1.1 + 0.33 * len(rows))
     y = np.arange(len(rows))[::-1]
-    means, lows, highs = (np.array([row["team_return"][key] for row in rows]) for key in ("mean", "low", "high"))
+    means, lows, highs = np.transpose([(value.mean, value.low, value.high) for _, value in rows])
     reach = np.stack([means - lows, highs - means], axis=1)
     shown = [means, *(np.array([v]) for v in lines.values() if v is not None)]
     low, high = min(float(v.min()) for v in shown), max(float(v.max()) for v in shown)
@@ -202,15 +204,23 @@ def interventions_figure(
             fontsize=FONT - 1, color=INK, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1}, zorder=4,
         )  # fmt: skip
     reference_lines(ax, lines, horizontal=False)
-    ax.set_yticks(y, [str(row["name"]) for row in rows])
+    ax.set_yticks(y, [name for name, _ in rows])
     ax.set_xlim(left, high + 3.5 * margin)
     label(ax, "", f"return per agent{' of ' + ', '.join(team) if team else ''}, 95 % interval")
     return figure
 
 
-def matrix_figure(found: Mapping[str, Any]) -> Figure:
-    """Cross-play: return of every speaker with every listener, as they are and after the best relabelling."""
-    names = list(found["participants"])
+def matrix_figure(
+    names: Sequence[str], raw: Matrix, relabelled: Matrix, rows: Sequence[str], columns: Sequence[str]
+) -> Figure:
+    """Cross-play: return of every speaker with every listener, as they are and after the best relabelling.
+
+    Args:
+        names: of the P participants.
+        raw, relabelled: [P][P] returns per agent.
+        rows: the agents that come from the row's participant.
+        columns: those that come from the column's.
+    """
     count = len(names)
     listed = [] if max(map(len, names)) <= _LONG else [f"{k + 1}: {name[-50:]}" for k, name in enumerate(names)]
     ticks = [str(k + 1) for k in range(count)] if listed else names
@@ -218,7 +228,7 @@ def matrix_figure(found: Mapping[str, Any]) -> Figure:
     stacked = 2 * side > WIDTH + 0.5
     height = side * (2 if stacked else 1) + 0.9 + 0.2 * len(listed)
     figure, axes = canvas(height, rows=2 if stacked else 1, columns=1 if stacked else 2)
-    both = np.array([found["raw"], found["relabelled"]])
+    both = np.array([raw, relabelled])
     low, high = float(both.min()), float(both.max())
     for ax, matrix, title in zip(np.ravel(axes), both, ("as they are", "symbols relabelled"), strict=True):
         ax.imshow(matrix, cmap=MAP, vmin=low, vmax=high if high > low else low + 1)
@@ -227,7 +237,7 @@ def matrix_figure(found: Mapping[str, Any]) -> Figure:
         ax.set_xticks(range(count), ticks, rotation=0 if max(map(len, ticks)) <= 4 else 35)
         ax.set_yticks(range(count), ticks)
         ax.spines[:].set_visible(False)
-        label(ax, title, " and ".join(found["columns"]) + " of", " and ".join(found["rows"]) + " of")
+        label(ax, title, " and ".join(columns) + " of", " and ".join(rows) + " of")
     figure.suptitle("return per agent", fontsize=FONT, color=INK)
     if listed:
         figure.supxlabel("\n".join(listed), fontsize=FONT - 2, color=INK, x=0.01, ha="left")

@@ -48,7 +48,7 @@ def diagnose(learner: MADDPG, batch: Batch, progress: float, noise: Stream) -> d
         inner = None
         if estimator == "rao_blackwell":
             inner = noise.uniform(DRAWS, INNER_DRAWS, *head.shape[1:]).movedim(0, 2)
-        found = gradient_statistics(
+        result = gradient_statistics(
             estimator,
             head,
             _of_head(value, sampled, h),
@@ -61,7 +61,7 @@ def diagnose(learner: MADDPG, batch: Batch, progress: float, noise: Stream) -> d
         for n, agent in enumerate(spec.agents):
             if h < len(agent.heads):
                 name = f"estimator/{agent.name}/{agent.heads[h].name}"
-                metrics |= {f"{name}/{what}": value_SN[:, n] for what, value_SN in found.items()}
+                metrics |= {f"{name}/{what}": value_SN[:, n] for what, value_SN in result.items()}
     return metrics
 
 

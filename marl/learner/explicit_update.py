@@ -149,8 +149,8 @@ class ExplicitUpdate:
         self._make_views()
         names = (
             "early_allowed", "early_choice", "allowed", "choice", "soft", "values", "grad_action", "grad_logits",
-            "diff", "code_H", "joint", "obs", "early_in", "reward", "discount", "first", "weight", "error", "told",
-            "raw_reward",
+            "diff", "code_H", "joint", "obs", "early_in", "reward", "discount", "first", "weight", "error",
+            "route_table", "raw_reward",
         )  # fmt: skip
         self._b = {name: bind(getattr(self, name)) for name in names}
         self._b["logits"] = bind(self.actor_pass.last_XZB)
@@ -159,7 +159,7 @@ class ExplicitUpdate:
         self._b["all_values"] = bind(self.all_values)
         self._flat_gradients = {name: torch.zeros_like(getattr(learner, name).mlp.flat.detach()) for name in LOSSES}
         self.norms = {name: torch.zeros(g.shape[:2]) for name, g in self._flat_gradients.items()}
-        held, whole = learner.held_G1, [torch.ones(g.shape[1]) for g in self._flat_gradients.values()]
+        held, whole = learner.frozen_G1, [torch.ones(g.shape[1]) for g in self._flat_gradients.values()]
         shares = (whole[0], whole[1] if held is None else 1.0 - held[:, 0])
         self._step_args = {  # gradient, norms, share of the step that is taken
             name: (bind(self._flat_gradients[name]), bind(self.norms[name]), bind(share.contiguous()))
@@ -182,8 +182,8 @@ class ExplicitUpdate:
         self.next_obs_SNOB = following[:, :seen].unflatten(1, (N, width))
         self.early_obs_SNOB = self.early_in[:cut].view(S, N, width + 1, B)[:, :, :width]
         self.prev_obs_SnOB = self.early_in[cut:].view(S, n, width + 1, B)[:, :, :width]
-        told = [(self.senders.index(r.sender), r.head * self.K, r.size, r.receiver, r.start) for r in self.routes]
-        self.told = torch.tensor(told, dtype=torch.int64).reshape(-1, 5)
+        rows = [(self.senders.index(r.sender), r.head * self.K, r.size, r.receiver, r.start) for r in self.routes]
+        self.route_table = torch.tensor(rows, dtype=torch.int64).reshape(-1, 5)
         self.all_values = self.both_pass.last_XZB.view(2, self.C, S, N, B)
         self.critic_slope = self.error.view(self.C * cut, 1, B)
         self.choice_SNAB, self.diff_SNAB = self.choice.view(S, N, A, B), self.diff.view(S, N, A, B)
@@ -257,7 +257,7 @@ class ExplicitUpdate:
         self.early_pass.forward(self.early_weights)
         form.choose(b["early_logits"], self.ahead.early[u], b["early_allowed"], self.K, b["early_choice"])
         absent = not self.learner.spec.fixed_agents
-        form.tell(b["early_choice"], b["discount"], b["first"], absent, b["told"], b["joint"], b["obs"])
+        form.relabel(b["early_choice"], b["discount"], b["first"], absent, b["route_table"], b["joint"], b["obs"])
         # y = r + discount min_c Q'_c; critic loss: sum of weight (q - y)^2, gradient 2 weight (q - y)
         for weight, x, out in self.first_products:
             torch.bmm(weight, x, out=out)

@@ -49,7 +49,7 @@ def prepare(flat_SGP: Tensor, sizes: Sequence[int], layer_norm: bool, shared_inp
         shared_input: all groups of a replica see one input. Their first layers then lie below each other: Y = S and
             G * O outputs; everywhere else Y = S * G.
     """
-    parameters: tuple[Tensor, ...] = _Prepare.apply(flat_SGP, tuple(sizes), layer_norm, shared_input)
+    parameters: tuple[Tensor, ...] = _Prepare.apply(flat_SGP, tuple(sizes), layer_norm, shared_input)  # type: ignore[no-untyped-call]
     return parameters
 
 
@@ -61,7 +61,7 @@ def run(x_YIB: Tensor, parameters: Sequence[Tensor], layer_norm: bool) -> Tensor
         parameters: of `prepare`. A first bias [Y, O, B] is a constant of every row.
         layer_norm: normalise every hidden layer before its ReLU.
     """
-    output: Tensor = _Run.apply(x_YIB, layer_norm, *parameters)
+    output: Tensor = _Run.apply(x_YIB, layer_norm, *parameters)  # type: ignore[no-untyped-call]
     return output
 
 

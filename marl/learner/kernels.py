@@ -27,7 +27,7 @@ ESTIMATORS = ("gumbel_soft", "gumbel_st", "straight_through", "exact")
 
 NAMES = (
     "uniform", "gather", "plan", "prepare", "step", "follow", "hidden", "hidden_back", "outer_back", "error", "choose",
-    "tell", "differ", "soften", "logit_gradient", "signal",
+    "relabel", "differ", "soften", "logit_gradient", "signal",
 )  # fmt: skip
 
 
@@ -126,7 +126,8 @@ def plan(jobs: list[Any], memory: Tensor) -> Plan:
 
 def _block(flat_SGP: Tensor, groups_n: Tensor, start: int, inputs: int, width: int) -> Tensor:
     """A layer of some perceptrons, [S, n, I, O]."""
-    return flat_SGP[:, :, start : start + inputs * width].index_select(1, groups_n).unflatten(2, (inputs, width))
+    layer_SnP = flat_SGP[:, :, start : start + inputs * width].index_select(1, groups_n)
+    return layer_SnP.view(*layer_SnP.shape[:2], inputs, width)
 
 
 def _centre(flat_SGP: Tensor, layers: list[tuple[int, int, int]]) -> None:
@@ -249,7 +250,7 @@ def choose(logits_XAB: Tensor, noise_XAB: Tensor, allowed_XAB: Tensor, choices: 
     out_XAB.mul_(allowed_XAB)
 
 
-def tell(
+def relabel(
     choice_XAB: Tensor,
     discount_SNB: Tensor,
     first_SB: Tensor,

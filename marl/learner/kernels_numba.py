@@ -120,7 +120,7 @@ def error(value_2CSNB, reward_SNB, discount_SNB, weight_SNB, out_CSNB):  # type:
 
 
 @_compiled
-def tell(choice_XAB, discount_SNB, first_SB, absent, routes_R5, joint_2SDB, obs_XOB):  # type: ignore[no-untyped-def]
+def relabel(choice_XAB, discount_SNB, first_SB, absent, routes_R5, joint_2SDB, obs_XOB):  # type: ignore[no-untyped-def]
     replicas, agents, rows = discount_SNB.shape
     width = choice_XAB.shape[1]
     senders = choice_XAB.shape[0] // replicas - agents

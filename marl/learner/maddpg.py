@@ -12,7 +12,7 @@ A = H * K, D = N * (O + A).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -27,12 +27,14 @@ from marl.errors import UserError
 from marl.learner import losses, relaxation
 from marl.learner.explicit_update import ExplicitUpdate, covers
 from marl.learner.finite_gradients import FiniteGradients
+from marl.learner.interfaces import ActorLoss, UpdateShare
 from marl.learner.kernels import select
 from marl.learner.moments import Moments
 from marl.learner.networks import Actor, Critic
 from marl.learner.schedules import Schedules
 
-_NOISE = ("act", "target", "own", "others", "relabel", "conditional", "diagnose")
+_OF_UPDATES = ("target", "own", "others", "relabel", "conditional")  # streams whose draws are [..., B, H, K]
+_NOISE = ("act", *_OF_UPDATES, "diagnose")
 INNER_DRAWS = 10  # of the Rao-Blackwellised estimator
 
 
@@ -45,6 +47,7 @@ class MADDPG:
         seed: root seed.
         replicas: global indices of the replicas trained here.
         device: where everything lives.
+        share: of every update, where several processes compute it together; None: all of it.
 
     Raises:
         UserError: `actor_lr_shares` names an agent that is not there, or differ between agents that share an actor.
@@ -57,6 +60,7 @@ class MADDPG:
         seed: int,
         replicas: Sequence[int] = (0,),
         device: torch.device | str = "cpu",
+        share: UpdateShare | None = None,
     ) -> None:
         self.spec, self.config, self.replicas = spec, config, tuple(replicas)
         self.device = torch.device(device)
@@ -73,36 +77,29 @@ class MADDPG:
         self.schedules = Schedules(config, self.device)
         sizes = {name: module.mlp.flat.shape[1] for name, module in (("critic", self.critic), ("actor", self.actor))}
         self.finite = FiniteGradients(sizes, spec.agent_names, self.replicas, self.device, self.device.type == "cpu")
-        self.held_G1 = self._held_back()
+        self.frozen_G1 = self._frozen_shares()
         found_inf = None if self.finite.at_once else self.finite.broken
         self.moments = {
             "critic": Moments(self.critic.mlp.flat, self.schedules.critic_lr, found_inf),
             "actor": Moments(self.actor.mlp.flat, self.schedules.actor_lr, found_inf),
         }
         self.noise = {name: stream(name) for name in _NOISE}
+        if share is not None:
+            self.noise |= {name: share.stream(self.noise[name]) for name in _OF_UPDATES}
         self.updates = 0
-        self.imagined_loss: Callable[[Tensor], Tensor] | None = None  # of the actors, added to theirs (a world model's)
-        self.combine: Callable[[Tensor], Tensor] | None = None  # of gradients: their mean over ranks
+        self._share = share
+        self._actor_loss: ActorLoss | None = None
         self.head_mask = spec.head_mask.to(self.device)[:, None]  # [N, 1, H, K]
         self.sender_mask = self.head_mask[list(spec.senders)]
         self.team_NN = self._team_matrix() if config.team_reward else None
         self.estimator_H = self._estimators()
         # why updates run by autograd; None: by hand. Set it to a text to force the reference (explicit_update.py)
-        self.autograd: str | None = covers(spec, config, self.device)
+        averaged = "gradients are averaged over processes" if share is not None else None
+        self.autograd: str | None = covers(spec, config, self.device) or averaged
         self.kernel_form: str | None = None  # of the explicit update, "numba" or "torch"; None: the best that there is
         self._explicit: ExplicitUpdate | None = None
 
-    @property
-    def actor_optimiser(self) -> torch.optim.Adam:
-        """Of the update by autograd; made at the first call."""
-        return self.moments["actor"].optimiser
-
-    @property
-    def critic_optimiser(self) -> torch.optim.Adam:
-        """As `actor_optimiser`."""
-        return self.moments["critic"].optimiser
-
-    def _held_back(self) -> Tensor | None:
+    def _frozen_shares(self) -> Tensor | None:
         """Share of every actor's steps that is not taken, [G, 1]; None: all are whole.
 
         Source: two time scales, Heusel et al. 2017 (arXiv 1706.08500), section 2; there two networks, here all actors.
@@ -114,12 +111,12 @@ class MADDPG:
         if not shares:
             return None
         kinds = self.spec.kinds if self.config.share_actors else tuple(range(len(names)))
-        found: list[set[float]] = [set() for _ in range(max(kinds) + 1)]
+        results: list[set[float]] = [set() for _ in range(max(kinds) + 1)]
         for name, kind in zip(names, kinds, strict=True):
-            found[kind].add(shares.get(name, 1.0))
-        if any(len(group) > 1 for group in found):
+            results[kind].add(shares.get(name, 1.0))
+        if any(len(group) > 1 for group in results):
             raise UserError("maddpg.actor_lr_shares differ between agents that share one actor (maddpg.share_actors).")
-        return torch.tensor([[1.0 - group.pop()] for group in found], device=self.device)
+        return torch.tensor([[1.0 - group.pop()] for group in results], device=self.device)
 
     def _team_matrix(self) -> Tensor:
         matrix = torch.eye(self.spec.num_agents, device=self.device)
@@ -174,7 +171,7 @@ class MADDPG:
         actors_too = self.actors_next
         self.updates += 1
         self.finite.begin()
-        if self._why_autograd() is None:
+        if self.autograd is None:
             return self._explicit_at(batch.joint.shape[1]).update(batch, actors_too, measure)
         if self.config.communication_correction and self.spec.fixed_agents:
             self.relabel(batch)
@@ -186,45 +183,46 @@ class MADDPG:
 
     def _explicit_at(self, rows: int) -> ExplicitUpdate:
         """The explicit update for batches of so many rows."""
-        found = self._explicit
-        if found is None or found.rows != rows or self.kernel_form not in (None, found.form.form):
-            self._explicit = found = ExplicitUpdate(self, rows, self.kernel_form)
-        return found
+        result = self._explicit
+        if result is None or result.rows != rows or self.kernel_form not in (None, result.form.form):
+            self._explicit = result = ExplicitUpdate(self, rows, self.kernel_form)
+        return result
 
     def update_many(self, source: BatchSource, rows: int, count: int, progress: float = 0.0) -> None:
         """`count` times `update` from a fresh sample of `rows` transitions, to the bit, with less around it."""
-        if self._why_autograd() is None:
+        if self.autograd is None:
             self.schedules.follow(progress)
             self._explicit_at(rows).update_many(source, count)
             return
         for _ in range(count):
             self.update(source.sample(rows), progress)
 
-    def _why_autograd(self) -> str | None:
-        """Why updates run by autograd now; None: they run by hand."""
-        if self.autograd is None and self.combine is not None:
-            return "gradients are averaged over processes"
-        if self.autograd is None and self.imagined_loss is not None:
-            return "a world model adds its loss"
-        return self.autograd
+    def add_actor_loss(self, loss: ActorLoss) -> None:
+        """Let the actors learn from `loss` too, from the next update on; a learner takes one."""
+        assert self._actor_loss is None, "the actors have a further loss already"
+        self._actor_loss = loss
+        self.autograd = self.autograd or "a world model adds its loss"
 
     @property
     def form(self) -> str:
         """What the bits of an update depend on: "numba" or "torch" kernels of the explicit one, or "autograd"."""
-        return "autograd" if self._why_autograd() is not None else self.kernel_form or select().form
+        return "autograd" if self.autograd is not None else self.kernel_form or select().form
 
     @property
     def path(self) -> str:
         """Which update runs, in words: the explicit one with the form of its kernels, or autograd and why."""
-        reason = self._why_autograd()
-        return f"explicit, {self.form} kernels" if reason is None else f"autograd, since {reason}"
+        return f"explicit, {self.form} kernels" if self.autograd is None else f"autograd, since {self.autograd}"
 
     @property
     def actors_next(self) -> bool:
-        """Whether the actors learn in the next update: all that the host decides of it."""
+        """Whether the actors learn in the next update."""
         return (self.updates + 1) % self.config.actor_delay == 0
 
-    def repeated(self) -> None:
+    def pattern(self) -> Hashable | None:
+        """What the host decides of the next update by autograd; None: it takes part (as `BatchedEnv.pattern`)."""
+        return (self.actors_next,) if self._share is None and self._actor_loss is None else None
+
+    def replayed(self) -> None:
         """The device has replayed an update (a recorded CUDA graph) without a call of `update`: count it."""
         self.updates += 1
 
@@ -267,7 +265,7 @@ class MADDPG:
         target_SNB = self.targets(batch)
         q_SCNB = self.critic(batch.joint)
         loss_SCN = losses.critic_loss(q_SCNB, target_SNB, batch.active)
-        norm_SG = self._step(loss_SCN.sum(), self.critic, self.critic_optimiser, "critic")
+        norm_SG = self._step(loss_SCN.sum(), self.critic, self.moments["critic"].optimiser, "critic")
         if not measure:
             return {}
         agents = self.spec.num_agents
@@ -302,9 +300,9 @@ class MADDPG:
         bonus_SN = self._bonuses(batch, logits)
         loss_SN = cfg.logit_penalty * penalty_SN - value_SN - bonus_SN
         loss = loss_SN.sum()
-        if self.imagined_loss is not None:
-            loss = loss + self.imagined_loss(self.schedules.temperature).sum()
-        norm_SG = self._step(loss, self.actor, self.actor_optimiser, "actor")
+        if self._actor_loss is not None:
+            loss = loss + self._actor_loss.loss(self.schedules.temperature).sum()
+        norm_SG = self._step(loss, self.actor, self.moments["actor"].optimiser, "actor")
         if not measure:
             return {}
         metrics = {"actor/loss": loss_SN.detach(), "actor/logits": penalty_SN.detach().sqrt()}
@@ -348,18 +346,18 @@ class MADDPG:
         """Gradient, check, clip, Adam; returns the norm [S, G] before clipping."""
         flat_SGP = module.mlp.flat
         (gradient,) = torch.autograd.grad(loss, flat_SGP)
-        if self.combine is not None:
-            gradient = self.combine(gradient)
-        norm_SG = torch.linalg.vector_norm(gradient, dim=2)
+        if self._share is not None:
+            gradient = self._share.mean(gradient)
+        norm_SG: Tensor = torch.linalg.vector_norm(gradient, dim=2)
         self.finite.watch(name, norm_SG, self.updates)
         scale_SG = (self.config.max_grad_norm / (norm_SG + 1e-6)).clamp(max=1.0)
         flat_SGP.grad = gradient.mul_(scale_SG[..., None])
-        held_G1 = self.held_G1 if module is self.actor else None
-        before_SGP = flat_SGP if held_G1 is None else flat_SGP.detach().clone()
+        frozen_G1 = self.frozen_G1 if module is self.actor else None
+        before_SGP = flat_SGP if frozen_G1 is None else flat_SGP.detach().clone()
         optimiser.step()
         flat_SGP.grad = None
-        if held_G1 is not None:
-            flat_SGP.detach().lerp_(before_SGP, held_G1)
+        if frozen_G1 is not None:
+            flat_SGP.detach().lerp_(before_SGP, frozen_G1)
         return norm_SG
 
     @torch.no_grad()

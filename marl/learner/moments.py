@@ -2,6 +2,9 @@
 
 The first `torch.optim.Adam` of a process imports torch._dynamo, which takes seconds that the explicit update need not
 wait for. What a checkpoint holds is what `torch.optim.Adam.state_dict` gives.
+
+The world model has an Adam of its own, `ReplicaAdam` in marl/world_model/optimiser.py, which says why: the two differ
+in their arithmetic, so that one in place of the other would change the results of runs.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ class Moments:
             if self.found_inf is not None:
                 made.found_inf = self.found_inf  # type: ignore[attr-defined]  # as torch.amp.GradScaler gives it
             # torch would warn of steps outside of a graph, of which there are a few in every run
-            made._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
+            made._warned_capturable_if_run_uncaptured = True
             self._optimiser = made
         return self._optimiser
 

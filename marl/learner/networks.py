@@ -97,7 +97,8 @@ class Actor(nn.Module):
     def logits(self, obs_SNBO: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
         """Logits [S, n, B, H, K] of n agents from their observations and their `prepared` parameters."""
         logits_XAB = grouped.run(obs_SNBO.transpose(2, 3).flatten(0, 1), parameters, self.mlp.layer_norm)
-        return logits_XAB.unflatten(0, obs_SNBO.shape[:2]).transpose(2, 3).unflatten(-1, self.heads)
+        logits: Tensor = logits_XAB.unflatten(0, obs_SNBO.shape[:2]).transpose(2, 3).unflatten(-1, self.heads)
+        return logits
 
     def _index(self, agents: tuple[int, ...]) -> Tensor:
         """`agents` on the device; made once, since a copy from the host would break a CUDA graph."""

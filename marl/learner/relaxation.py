@@ -241,8 +241,9 @@ def temperature_at(progress: float | Tensor, start: float, final: float | None) 
     """
     ratio = 1.0 if final is None else final / start
     if isinstance(progress, Tensor):
-        return start * ratio ** progress.clamp(0.0, 1.0)
-    return start * ratio ** min(max(progress, 0.0), 1.0)
+        temperature: Tensor = start * ratio ** progress.clamp(0.0, 1.0)
+        return temperature
+    return float(start * ratio ** min(max(progress, 0.0), 1.0))
 
 
 def _rao_blackwell(scores: Tensor, onehot: Tensor, temperature: float | Tensor, conditional: Tensor) -> Tensor:

@@ -5,13 +5,13 @@ and takes its part of the rows with its part of the noise. So the run is the one
 the order of sums. Three things are means over a rank's own rows and so differ a little: the baseline of the estimator
 "reinforce", the mean policy of the signalling bonus, and losses where agents may leave.
 
-Shape suffixes: S replicas, N agents, R = S * E environments, B batch.
+Shape suffixes: S replicas, N agents, R = S * E environments, B batch, G groups of parameters, P parameters.
 """
 
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,10 +19,10 @@ from torch import Tensor
 from envs.batched import BatchedEnv, Step
 from envs.streams import Stream
 from marl.data.batch import Batch, BatchSource, Transitions
-from marl.learner.maddpg import MADDPG
 from marl.parallel.ranks import Ranks, part_of
 
-_OF_UPDATES = ("target", "own", "others", "relabel", "conditional")  # streams whose draws are [..., B, H, K]
+if TYPE_CHECKING:
+    from envs.pettingzoo.reader import Reader
 
 
 class SplitEnv(BatchedEnv):
@@ -39,21 +39,25 @@ class SplitEnv(BatchedEnv):
         self.num_envs = part.num_envs * ranks.size
         self._own = ranks.share(self.num_envs)
 
+    @property
+    def reader(self) -> Reader | None:
+        return self._part.reader
+
     def reset(self, seed: int | None = None) -> Tensor:
         obs = self._part.reset(seed)
-        found = self._exchanged({"obs": obs, "mask": self._part.mask})
-        self.mask = found.get("mask")
-        return found["obs"]
+        result = self._exchanged({"obs": obs, "mask": self._part.mask})
+        self.mask = result.get("mask")
+        return result["obs"]
 
     def step(self, actions: Tensor) -> Step:
         step = self._part.step(actions[:, self._own.start : self._own.stop])
         named = {field.name: getattr(step, field.name) for field in fields(step)}
         if named["done"] is not None:
             named["done"] = named["done"][None]
-        found = self._exchanged(named)
-        if "done" in found:
-            found["done"] = found["done"][0]
-        return Step(**found)
+        result = self._exchanged(named)
+        if "done" in result:
+            result["done"] = result["done"][0]
+        return Step(**result)
 
     def _exchanged(self, named: dict[str, Tensor | None]) -> dict[str, Tensor]:
         """Tensors [n, R / ranks, ...] to [n, R, ...], all in one exchange."""
@@ -108,7 +112,7 @@ class PartSource:
         self._whole, self._ranks = whole, ranks
 
     @property
-    def settled(self) -> bool:
+    def ready(self) -> bool:
         """No: the ranks talk to each other."""
         return False
 
@@ -133,8 +137,20 @@ class PartSource:
         return self._whole.warnings()
 
 
-def split_updates(learner: MADDPG, ranks: Ranks) -> None:
-    """Let every rank compute its part of each update and take the mean of all gradients."""
-    learner.combine = ranks.mean
-    for name in _OF_UPDATES:
-        learner.noise[name] = PartStream(learner.noise[name], ranks)
+class SplitUpdates:
+    """This rank's share of every update: its rows of the minibatch and of the noise, and the mean of all gradients.
+
+    What `MADDPG` takes as `share` (marl/learner/interfaces.py).
+
+    Args:
+        ranks: the processes.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+
+    def mean(self, gradient_SGP: Tensor) -> Tensor:
+        return self._ranks.mean(gradient_SGP)
+
+    def stream(self, whole: Stream) -> PartStream:
+        return PartStream(whole, self._ranks)

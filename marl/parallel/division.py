@@ -77,8 +77,8 @@ class Division:
     def record(self, values: dict[str, float | Tensor]) -> dict[str, float | Tensor]:
         """All ranks: on rank 0 the values of all replicas, or their means over the ranks that share them."""
         if not self.shared or self.ranks.size == 1:
-            found: dict[str, float | Tensor] = self.joined(values)
-            return found
+            result: dict[str, float | Tensor] = self.joined(values)
+            return result
         every = self.ranks.collected([mapped(values, lambda x: x.detach().cpu())])
         return {
             name: torch.stack([one[name] for one in every]).mean(0) if isinstance(value, Tensor) else value

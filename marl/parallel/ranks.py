@@ -126,7 +126,7 @@ class Ranks:
         )
 
     # --------------------------------------------------------------- agreements
-    def first(self, work: Callable[[], T]) -> T:
+    def broadcast(self, work: Callable[[], T]) -> T:
         """All ranks: what `work` returns on rank 0, which alone does it; its errors end every rank.
 
         Raises:
@@ -153,16 +153,16 @@ class Ranks:
     def first_only(self, work: Callable[[], T]) -> T | None:
         """All ranks: what `work` returns, on rank 0; None elsewhere. Its errors end every rank, as in `first`."""
         kept: list[T] = []
-        self.first(lambda: kept.append(work()))
+        self.broadcast(lambda: kept.append(work()))
         return kept[0] if kept else None
 
-    def any(self, wanted: bool) -> bool:
+    def any_rank(self, wanted: bool) -> bool:
         """All ranks: whether any of them wants to."""
         if self.size == 1:
             return wanted
         return self._largest(float(wanted))[0] > 0
 
-    def now_and_then(self, wanted: bool) -> bool:
+    def poll_stop(self, wanted: bool) -> bool:
         """All ranks, once a round: whether any wants to, which is asked about every 0.2 s and else answered False."""
         if self.size == 1:
             return wanted
@@ -181,17 +181,17 @@ class Ranks:
         answer = torch.tensor(numbers, dtype=torch.float64)
         with self._contact():
             dist.all_reduce(answer, dist.ReduceOp.MAX)
-        found: list[float] = answer.tolist()
-        return found
+        result: list[float] = answer.tolist()
+        return result
 
     def collected(self, items: list[T]) -> list[T]:
         """All ranks: the plain items of all of them, in the order of the ranks."""
         if self.size == 1:
             return items
-        found: list[Any] = [None] * self.size
+        result: list[Any] = [None] * self.size
         with self._contact():
-            dist.all_gather_object(found, items)
-        return [item for part in found for item in part]
+            dist.all_gather_object(result, items)
+        return [item for part in result for item in part]
 
     # ------------------------------------------------------------------ tensors
     def mean(self, x: Tensor) -> Tensor:
@@ -245,7 +245,7 @@ class Ranks:
         whole: list[Tensor] = []
         holes = None
         if self.is_first:
-            holes = mapped(state, lambda x: _Hole(whole, x))
+            holes = mapped(state, lambda x: _Placeholder(whole, x))
         box = [holes]
         with self._contact():
             dist.broadcast_object_list(box)
@@ -257,7 +257,7 @@ class Ranks:
             return mapped(box[0], lambda hole: hole.filled(shares[self.rank], count))
 
 
-class _Hole:
+class _Placeholder:
     """Stands for a tensor that is sent by itself."""
 
     def __init__(self, tensors: list[Tensor], x: Tensor) -> None:
@@ -291,7 +291,7 @@ def mapped(state: Any, function: Callable[[Any], Any]) -> Any:
         return {key: mapped(value, function) for key, value in state.items()}
     if isinstance(state, list | tuple):
         return type(state)(mapped(value, function) for value in state)
-    is_rows = isinstance(state, _Hole) or (isinstance(state, Tensor) and state.dim() > 0)
+    is_rows = isinstance(state, _Placeholder) or (isinstance(state, Tensor) and state.dim() > 0)
     return function(state) if is_rows else state
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from envs.batched import decode_actions
 from envs.history import Frames
+from envs.pettingzoo.reader import Reader
 from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.config.resolve import from_dict
@@ -18,7 +19,10 @@ from marl.config.schema import Config
 from marl.errors import UserError
 from marl.learner import relaxation
 from marl.learner.networks import Actor
+from marl.play.numpy_actor import NumpyActor
 from marl.runs import checkpoint as checkpoints
+
+_FLOOR = np.float32(-1e30)  # the score of a forbidden choice; finite, as in marl/learner/relaxation.py
 
 
 class Policy:
@@ -30,13 +34,26 @@ class Policy:
         flat_GP: the replica's actor parameters [G, P].
         greedy: argmax of each head, else a sample.
         seed: of the samples.
+        reader: reads what the environment returns; None: its observations are rows of numbers already.
+
+    Raises:
+        UserError: parameters of another shape.
     """
 
-    def __init__(self, spec: EnvSpec, config: Config, flat_GP: Tensor, greedy: bool = True, seed: int = 0) -> None:
+    def __init__(
+        self,
+        spec: EnvSpec,
+        config: Config,
+        flat_GP: Tensor,
+        greedy: bool = True,
+        seed: int = 0,
+        reader: Reader | None = None,
+    ) -> None:
         self.spec, self.config, self.greedy = spec.single(), config, greedy
         self.env_id, self.env_args = spec.id, dict(config.env_args)
         self.num_replicas = config.num_replicas
         self._noise = Stream(seed, "policy", (0,))
+        self._reader = Reader.of_rows(self.spec) if reader is None else reader
         self._frames = Frames(spec)
         self._last: tuple[Tensor, Tensor] | None = None  # what was seen and done; None: nothing yet, or no memory
         learner = config.maddpg
@@ -46,6 +63,8 @@ class Policy:
             raise UserError(f"the policy's parameters have shape {list(flat_GP.shape)}, expected {list(expected)}.")
         self._actor.mlp.flat = torch.nn.Parameter(flat_GP.detach().cpu().clone()[None], requires_grad=False)
         self._parameters = self._actor.prepared()  # they never change
+        self._numpy_actor = NumpyActor([x.numpy() for x in self._parameters], learner.layer_norm, self._actor.heads)
+        self._floor_NHK = np.where(self.spec.head_mask.numpy(), np.float32(0), _FLOOR)
 
     @classmethod
     def load(
@@ -72,12 +91,97 @@ class Policy:
         flat_SGP = loaded.parts["policy"]["actor"]
         if not 0 <= replica < len(flat_SGP):
             raise UserError(f"replica must lie in [0, {len(flat_SGP) - 1}], got {replica}.")
-        return cls(spec, config, flat_SGP[replica], greedy, seed)
+        reader = Reader.from_dict(spec.single(), loaded.manifest.get("reader"))
+        return cls(spec, config, flat_SGP[replica], greedy, seed, reader)
 
     # ---------------------------------------------------------------- playing
     def reset(self, num_envs: int) -> None:
         """Start of episodes: with `maddpg.frames` above 1, forget what was seen before them."""
         self._last = None
+
+    def __call__(self, observations: dict[str, Any], infos: dict[str, Any] | None = None) -> dict[str, Any]:
+        """What every agent does in one environment.
+
+        With `maddpg.frames` above 1, call `reset(1)` before an episode's first step.
+
+        Args:
+            observations: as the environment gave them, {agent: observation}; agents that have left need no entry.
+                Where a run stored no spaces (MPE, runs of older versions): float [own width].
+            infos: as the environment gave them; read for action masks, where an observation does not hold its own.
+
+        Returns:
+            {agent: its own PettingZoo action} of the agents observed: int, or an array [heads] of a MultiDiscrete.
+
+        Raises:
+            UserError: an agent that is not known, an observation that does not belong to its space or is not finite, a
+                mask of the wrong length, a mask that allows nothing to an agent whose turn it is, or no observation.
+        """
+        rows_NO, allowed_NHK, there = self._reader.rows(observations, infos)
+        remembers = self._frames.frames > 1
+        if remembers:
+            kept_FNEX = self._kept(torch.from_numpy(rows_NO)[:, None])
+            rows_NO = self._frames.wide(kept_FNEX)[:, 0].numpy()
+        scores_NHK = self._numpy_actor(rows_NO)
+        if not self.greedy:
+            scores_NHK = scores_NHK + self._noise.gumbel(len(rows_NO), 1, *scores_NHK.shape[1:])[0, :, 0].numpy()
+        if allowed_NHK is None:
+            scores_NHK += self._floor_NHK
+        else:
+            scores_NHK = np.where(allowed_NHK, scores_NHK, _FLOOR)
+        choices_NH = scores_NHK.argmax(-1)
+        if remembers:
+            self._last = kept_FNEX, torch.from_numpy(choices_NH)[:, None]
+        choices, action, names = choices_NH.tolist(), self._reader.action, self.spec.agent_names
+        return {names[n]: action(n, choices[n]) for n in there}
+
+    def act(self, observations: dict[str, Any], masks: dict[str, Any] | None = None) -> dict[str, np.ndarray]:
+        """What every agent does in E environments at once, from flattened observations (a `Player`).
+
+        Args:
+            observations: {agent: float [E, own width]}.
+            masks: {agent: [E, n]}, action masks as the environment gives them (of a Discrete(n) over its joint
+                choices), or {agent: bool [E, H, K]}, choices of every head as `EnvSpec.head_mask` pads them.
+
+        Returns:
+            {agent: PettingZoo ids int64 [E]} (MultiDiscrete [E, heads]).
+
+        Raises:
+            UserError: an observation of another shape, or a mask that is not one of its agent's.
+        """
+        kept_FNEX = self._seen(observations)
+        logits, mask = self._logits(kept_FNEX), self._allowed(masks)
+        if self.greedy:
+            onehot = relaxation.greedy_onehot(logits, mask)
+        else:
+            onehot = relaxation.sample_onehot(logits, self._noise.gumbel(*logits.shape)[0], mask)
+        acted_NEH = onehot.argmax(-1)
+        if self._frames.frames > 1:
+            self._last = kept_FNEX, acted_NEH
+        ids = decode_actions(self.spec, acted_NEH)
+        return {name: x.numpy() for name, x in ids.items() if name in observations}
+
+    def probabilities(self, observations: dict[str, Any], masks: dict[str, Any] | None = None) -> dict[str, np.ndarray]:
+        """{agent: float64 [E, H, K]} of each head's choices, from what `act` takes; nothing is remembered."""
+        p = relaxation.probabilities(self._logits(self._seen(observations)).double(), self._allowed(masks))
+        return {name: p[n].numpy() for n, name in enumerate(self.spec.agent_names) if name in observations}
+
+    def _seen(self, observations: dict[str, Any]) -> Tensor:
+        """[F, N, E, X] of what the actors see now; nothing is remembered."""
+        if not observations:
+            raise UserError("got no observations; expected a dict with those of at least one agent.")
+        return self._kept(self._padded(observations))
+
+    def _kept(self, obs_NEO: Tensor) -> Tensor:
+        """[F, N, E, X] of these observations and those remembered."""
+        if self._last is None:
+            return self._frames.first(obs_NEO)
+        kept_FNEX, acted_NEH = self._last
+        if acted_NEH.shape[1] != obs_NEO.shape[1]:
+            raise UserError(
+                f"got observations of {obs_NEO.shape[1]} environments, {acted_NEH.shape[1]} before: this policy "
+                f"remembers, call reset(num_envs) at the start of episodes."
+            )
+        return self._frames.after(kept_FNEX, acted_NEH, obs_NEO)
 
     def _padded(self, observations: dict[str, Any]) -> Tensor:
         """{agent: [E, own width]} to [N, E, O]; agents that are not there get zeros."""
@@ -95,69 +199,24 @@ class Policy:
         return obs
 
     def _allowed(self, masks: dict[str, Any] | None) -> Tensor:
-        """[N, E or 1, H, K] of the spec's choices and the given masks {agent: [E, choices of all heads]}."""
+        """[N, E or 1, H, K] of the spec's choices and the given masks."""
         mask = self.spec.head_mask[:, None]
         if not masks:
             return mask
-        count = len(next(iter(masks.values())))
-        mask = mask.repeat(1, count, 1, 1)
-        for n, agent in enumerate(self.spec.agents):
-            if masks.get(agent.name) is None:
-                continue
-            given = torch.as_tensor(np.asarray(masks[agent.name])).bool()
-            if given.dim() == 3:  # [E, H, K], padded as the spec pads
-                mask[n] &= given
-                continue
-            start = 0
-            for h, head in enumerate(agent.heads):
-                mask[n, :, h, : head.size] &= given[:, start : start + head.size]
-                start += head.size
+        given = {name: np.asarray(one) for name, one in masks.items() if one is not None}
+        mask = mask.repeat(1, max(map(len, given.values()), default=1), 1, 1)
+        flat = {name: one for name, one in given.items() if one.ndim != 3}
+        for name in given.keys() - flat.keys():
+            mask[self._reader.index[name]] &= torch.as_tensor(given[name]).bool()
+        if flat:
+            for e in range(mask.shape[1]):
+                allowed_NHK = self._reader.masks({name: one[e] for name, one in flat.items()})
+                mask[:, e] &= torch.from_numpy(allowed_NHK)
         return mask
-
-    def _seen(self, observations: dict[str, Any]) -> Tensor:
-        """[F, N, E, X] of what the actors see now; nothing is remembered."""
-        obs_NEO = self._padded(observations)
-        if self._last is None:
-            return self._frames.first(obs_NEO)
-        kept_FNEX, acted_NEH = self._last
-        if acted_NEH.shape[1] != obs_NEO.shape[1]:
-            raise UserError(
-                f"got observations of {obs_NEO.shape[1]} environments, {acted_NEH.shape[1]} before: this policy "
-                f"remembers, call reset(num_envs) at the start of episodes."
-            )
-        return self._frames.after(kept_FNEX, acted_NEH, obs_NEO)
 
     @torch.no_grad()
     def _logits(self, kept_FNEX: Tensor) -> Tensor:
         return self._actor.logits(self._frames.wide(kept_FNEX)[None], self._parameters)[0]
-
-    def act(self, observations: dict[str, Any], masks: dict[str, Any] | None = None) -> dict[str, np.ndarray]:
-        """{agent: float [E, own width]} to {agent: PettingZoo ids int64 [E]} (MultiDiscrete [E, heads])."""
-        kept_FNEX = self._seen(observations)
-        logits, mask = self._logits(kept_FNEX), self._allowed(masks)
-        if self.greedy:
-            onehot = relaxation.greedy_onehot(logits, mask)
-        else:
-            onehot = relaxation.sample_onehot(logits, self._noise.gumbel(*logits.shape)[0], mask)
-        acted_NEH = onehot.argmax(-1)
-        if self._frames.frames > 1:
-            self._last = kept_FNEX, acted_NEH
-        ids = decode_actions(self.spec, acted_NEH)
-        return {name: x.numpy() for name, x in ids.items() if name in observations}
-
-    def probabilities(self, observations: dict[str, Any], masks: dict[str, Any] | None = None) -> dict[str, np.ndarray]:
-        """{agent: float64 [E, H, K]} of each head's choices; nothing is remembered."""
-        p = relaxation.probabilities(self._logits(self._seen(observations)).double(), self._allowed(masks))
-        return {name: p[n].numpy() for n, name in enumerate(self.spec.agent_names) if name in observations}
-
-    def __call__(self, observations: dict[str, Any], masks: dict[str, Any] | None = None) -> dict[str, Any]:
-        """{agent: float [own width]} of one environment to {agent: int} (MultiDiscrete: array [heads]).
-
-        With `maddpg.frames` above 1, call `reset(1)` before an episode's first step.
-        """
-        batched = {name: np.asarray(obs, dtype=np.float32).reshape(1, -1) for name, obs in observations.items()}
-        wide = None if masks is None else {name: np.asarray(mask)[None] for name, mask in masks.items()}
-        return {name: ids[0] if ids.ndim > 1 else int(ids[0]) for name, ids in self.act(batched, wide).items()}
 
     # ------------------------------------------------------------- inspection
     def first_weights(self, agent: str) -> np.ndarray:

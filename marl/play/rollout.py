@@ -6,7 +6,6 @@ environments together. Episode i is reset with `seed + i` whatever the size of t
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,12 +19,15 @@ from envs.ids import names_function
 from envs.mpe import catalogue
 from envs.pettingzoo.env import PettingZooEnv
 from envs.spec import EnvSpec
+from marl.config.schema import EvaluationConfig
 from marl.errors import RunFailed, UserError
 
 Observations = dict[str, np.ndarray]  # {agent: float32 [E, that agent's own width]}
 Actions = dict[str, np.ndarray]  # {agent: int64 [E] PettingZoo ids} (MultiDiscrete: [E, heads])
 Masks = dict[str, np.ndarray]  # {agent: bool [E, heads, largest head]} allowed choices
 Intervention = Callable[[int, Observations], Observations]
+MAX_STEPS = EvaluationConfig.max_steps
+"""Steps after which an episode is stopped where nothing else is said."""
 
 
 class Player(Protocol):
@@ -65,8 +67,8 @@ class Mixed:
     def probabilities(self, observations: Observations, masks: Masks | None = None) -> dict[str, np.ndarray]:
         """{agent: float64 [E, H, K]} of players that all have `probabilities`."""
         distinct: list[Any] = self._distinct
-        found = {id(player): player.probabilities(observations, masks) for player in distinct}
-        return {agent: found[id(player)][agent] for agent, player in self.players.items()}
+        results = {id(player): player.probabilities(observations, masks) for player in distinct}
+        return {agent: results[id(player)][agent] for agent, player in self.players.items()}
 
 
 @dataclass
@@ -81,6 +83,7 @@ class Episodes:
     obs: Observations | None = None  # {agent: float32 [T, episodes, width]} what the agent saw, after intervention
     actions: np.ndarray | None = None  # int64 [T, episodes, N, H]
     rewards: np.ndarray | None = None  # float64 [T, episodes, N]
+    unfinished: int = 0  # episodes that were stopped at the limit of steps
 
 
 def play(
@@ -96,8 +99,9 @@ def play(
     intervene: Intervention | None = None,
     batch: int = 32,
     spec: EnvSpec | None = None,
+    max_steps: int = MAX_STEPS,
 ) -> Episodes:
-    """Play `episodes` whole episodes.
+    """Play `episodes` whole episodes; fewer where none of those that start together ends.
 
     Args:
         env_id: MPE id with or without version, or package.module:function of a ParallelEnv.
@@ -113,6 +117,8 @@ def play(
         batch: environments in lockstep; changes no result of a deterministic player. Building one mpe2 environment
             costs as much as 40 steps of it, so many more than the default only pay with a slow player.
         spec: the environment's spec where it is already known.
+        max_steps: steps after which an episode is stopped, at least 1; an environment's own longer time limit goes
+            before it.
 
     Raises:
         UserError: unknown environment, arguments or backend, or nothing to play.
@@ -120,12 +126,17 @@ def play(
     """
     if episodes < 1 or batch < 1:
         raise UserError(f"episodes and batch must be at least 1, got {episodes} and {batch}.")
+    if max_steps < 1:
+        raise UserError(f"max_steps must be at least 1, got {max_steps}.")
     lockstep = _open(env_id, backend, dict(env_args or {}), make, min(batch, episodes), spec)
+    limit = max(max_steps, lockstep.spec.horizon or 0)
+    parts: list[Episodes] = []
     try:
-        parts = [
-            _play_batch(lockstep, player, range(start, min(start + lockstep.size, episodes)), seed, record, intervene)
-            for start in range(0, episodes, lockstep.size)
-        ]
+        for start in range(0, episodes, lockstep.size):
+            indices = range(start, min(start + lockstep.size, episodes))
+            parts.append(_play_batch(lockstep, player, indices, seed, record, intervene, limit))
+            if parts[-1].unfinished == len(indices):
+                break  # an environment without end
     finally:
         lockstep.close()
     return _join(parts, lockstep.spec, record)
@@ -133,9 +144,15 @@ def play(
 
 # ------------------------------------------------------------------ one batch of episodes
 def _play_batch(
-    lockstep: _Lockstep, player: Player, indices: range, seed: int, record: bool, intervene: Intervention | None
+    lockstep: _Lockstep,
+    player: Player,
+    indices: range,
+    seed: int,
+    record: bool,
+    intervene: Intervention | None,
+    limit: int,
 ) -> Episodes:
-    """Episodes `indices`, all started together, until the last one ends."""
+    """Episodes `indices`, all started together, until the last one ends or `limit` steps are played."""
     spec, count = lockstep.spec, len(indices)
     returns = np.zeros((count, spec.num_agents))
     lengths = np.zeros(count, dtype=np.int64)
@@ -145,7 +162,7 @@ def _play_batch(
     paid: list[np.ndarray] = []
     player.reset(count)
     observations, masks = lockstep.reset([seed + i for i in indices])
-    for t in itertools.count():
+    for t in range(limit):
         if intervene is not None:
             observations = intervene(t, observations)
         actions = player.act(observations, masks)
@@ -166,8 +183,9 @@ def _play_batch(
             f"{spec.id} gave agent {spec.agent_names[agent]!r} a return of {returns[episode, agent]} in the episode "
             f"with seed {seed + indices[episode]}; expected finite rewards."
         )
+    unfinished = int(running.sum())
     if not record:
-        return Episodes(returns, lengths)
+        return Episodes(returns, lengths, unfinished=unfinished)
     heads = [encode_actions(spec, played).permute(1, 0, 2).numpy() for played in done]  # each [E, N, H]
     alive = np.arange(len(done))[:, None] < lengths
     return Episodes(
@@ -176,12 +194,17 @@ def _play_batch(
         obs={name: np.stack([step[name] for step in seen]) for name in spec.agent_names},
         actions=np.stack(heads) * alive[:, :, None, None],
         rewards=np.stack(paid),
+        unfinished=unfinished,
     )
 
 
 def _join(parts: list[Episodes], spec: EnvSpec, record: bool) -> Episodes:
     """Batches one after another; shorter batches are padded with zeros to the longest."""
-    joined = Episodes(np.concatenate([p.returns for p in parts]), np.concatenate([p.lengths for p in parts]))
+    joined = Episodes(
+        np.concatenate([p.returns for p in parts]),
+        np.concatenate([p.lengths for p in parts]),
+        unfinished=sum(p.unfinished for p in parts),
+    )
     if record:
         longest = int(joined.lengths.max())
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from marl.report.run_page import main
+from marl.report.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

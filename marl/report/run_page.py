@@ -1,15 +1,10 @@
 """report.html: one self-contained page about a run, and a page that compares several.
 
-    python -m marl.report RUN                      writes RUN/report.html
-    python -m marl.report RUN RUN ... [--out FILE] prints a table and writes the comparison (comparison.html)
-
-Pictures and numbers are those that lie in the run directory: run python -m marl.evaluate and python -m
-marl.communication first for the newest ones.
+Pictures and numbers are those that lie in the run directory.
 """
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from marl import exit_codes as commands
+from marl.communication.analysis import PlayerAnalysis
+from marl.communication.interventions import Outcome
 from marl.communication.verdict import constant_replicas, what_is_heard, what_is_said, what_it_is_worth
 from marl.errors import UserError
 from marl.evaluate.anchors import lines_of
@@ -93,11 +89,11 @@ def _headline(run: RunRecords) -> str:
 
 
 def _cards(run: RunRecords) -> dict[str, str]:
-    found = run.evaluation
-    numbers: dict[str, Any] = {"return per agent": found.get("mean_return")}
-    if found.get("competitive"):  # a mean over opponents says nothing
-        numbers = {f"return of {side}": value.get("mean") for side, value in found.get("sides", {}).items()}
-    numbers |= {"score (0 random, 1 oracle)": found.get("score"), "gain (0 silence, 1 oracle)": found.get("gain")}
+    result = run.evaluation
+    numbers: dict[str, Any] = {"return per agent": result.get("mean_return")}
+    if result.get("competitive"):  # a mean over opponents says nothing
+        numbers = {f"return of {side}": value.get("mean") for side, value in result.get("sides", {}).items()}
+    numbers |= {"score (0 random, 1 oracle)": result.get("score"), "gain (0 silence, 1 oracle)": result.get("gain")}
     shown = {name: f"{value:.2f}" for name, value in numbers.items() if isinstance(value, int | float)}
     seconds = run.last("time/seconds")
     if seconds is not None:
@@ -132,8 +128,8 @@ def _scores(run: RunRecords) -> str:
         rows.append([f"replica {one.get('replica', r)}", *cells, f"{one['mean_return']:.2f}"])
     lines = {name: value for name, value in _lines(run).items() if value is not None}
     rows += [[name, *[""] * len(agents), f"{value:.2f}"] for name, value in lines.items()]
-    found = run.evaluation
-    text = f"{found.get('episodes', '?')} episodes from seed {found.get('seed', '?')}, {found.get('mode', '')}."
+    result = run.evaluation
+    text = f"{result.get('episodes', '?')} episodes from seed {result.get('seed', '?')}, {result.get('mode', '')}."
     return page.paragraph(f"Return per agent ± standard error; {text}") + page.table(["", *agents, "mean"], rows)
 
 
@@ -145,28 +141,27 @@ def _with_error(value: dict[str, Any]) -> str:
 
 def _language(run: RunRecords) -> str:
     """What is said, heard and worth, of the replica that the pictures show; the whole text folded."""
-    found = run.communication
+    result = run.communication
     try:
-        shown = next(one for one in found["replicas"] if one["replica"] == found["shown"])
-        said = [line for one in shown["channels"] for line in (*what_is_said(one), *what_is_heard(one))]
-        rows = [{"name": "untouched", **shown}, *shown["interventions"]]
-        table = [[row["name"], *_cells(row)] for row in rows]
+        replicas = [PlayerAnalysis.from_json(one) for one in result["replicas"]]
+        shown = next(one for one in replicas if one.replica == result["shown"])
+        said = [line for one in shown.channels for line in (*what_is_said(one), *what_is_heard(one))]
+        table = [[name, *_cells(outcome)] for name, outcome in shown.outcomes]
         return "".join([
-            page.paragraph(f"Replica {found['shown']} (of the median return), {found['episodes']} episodes:"),
+            page.paragraph(f"Replica {result['shown']} (of the median return), {result['episodes']} episodes:"),
             page.bullets([*dict.fromkeys(said), *what_it_is_worth(shown)]),
             page.table(["messages", "return", "95 % interval", "lost", "gain"], table),
-            page.bullets(constant_replicas(found["replicas"])),
-            page.folded("Everything in words", page.verbatim(found["text"])),
+            page.bullets(constant_replicas(replicas)),
+            page.folded("Everything in words", page.verbatim(result["text"])),
         ])  # fmt: skip
-    except (KeyError, TypeError, IndexError, StopIteration):
-        return page.verbatim(str(found["text"])) if "text" in found else ""
+    except (KeyError, TypeError, ValueError, IndexError, StopIteration):
+        return page.verbatim(str(result["text"])) if "text" in result else ""
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    value, lost, gain = row["team_return"], row.get("team_lost"), row.get("gain")
-    span = f"[{value['low']:.2f}, {value['high']:.2f}]"
-    small = ["" if one is None else f"{one['mean']:.2f}" for one in (lost, gain)]
-    return [f"{value['mean']:.2f}", span, *small]
+def _cells(row: Outcome) -> list[str]:
+    value = row.team_return
+    small = ["" if one is None else f"{one.mean:.2f}" for one in (row.team_lost, row.gain)]
+    return [f"{value.mean:.2f}", f"[{value.low:.2f}, {value.high:.2f}]", *small]
 
 
 def _pictures(run: RunRecords) -> str:
@@ -287,17 +282,14 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m marl.report", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
-    parser.add_argument("--out", type=Path, help=f"the page (default: RUN/{REPORT}, or {COMPARISON} for several runs)")
-    given = parser.parse_args(argv)
-    return commands.main(lambda: _written(given.runs, given.out))
+def written(paths: Sequence[Path], out: Path | None) -> str:
+    """What `python -m marl.report` prints: where the page is, below the table of several runs.
 
-
-def _written(paths: list[Path], out: Path | None) -> str:
-    """Write the page; where it is, below the table of several runs."""
+    Raises:
+        UserError: no run directory, or a page that cannot be written.
+    """
+    if not paths:
+        raise UserError("expected at least one run directory, as training printed it, got none.")
     runs = [read_run(path) for path in paths]
     several = len(runs) > 1
     out = out or (Path(COMPARISON) if several else runs[0].path / REPORT)

@@ -171,10 +171,10 @@ def _key(path: Path) -> tuple[int, int]:
 def saved_checkpoints(root: Path) -> list[Path]:
     """Every checkpoint directory with a manifest, oldest first; says nothing of their contents."""
     try:
-        found = [path for path in root.iterdir() if _NAME.fullmatch(path.name) and (path / MANIFEST).is_file()]
+        results = [path for path in root.iterdir() if _NAME.fullmatch(path.name) and (path / MANIFEST).is_file()]
     except OSError:
         return []
-    return sorted(found, key=_key)
+    return sorted(results, key=_key)
 
 
 def of_step(run_dir: Path, step: int) -> Path:
@@ -184,10 +184,10 @@ def of_step(run_dir: Path, step: int) -> Path:
         UserError: there is none.
     """
     every = saved_checkpoints(run_dir / DIRECTORY)
-    found = [path for path in every if _key(path)[0] == step]
-    if not found:
+    results = [path for path in every if _key(path)[0] == step]
+    if not results:
         raise UserError(f"{run_dir} holds no checkpoint of step {step}; it holds {[path.name for path in every]}.")
-    return found[-1]
+    return results[-1]
 
 
 def newest(root: Path) -> Path | None:
@@ -248,9 +248,9 @@ def locate(path: Path) -> Path:
     if (path / MANIFEST).exists() or _NAME.fullmatch(path.name):
         return path
     root = path if path.name == DIRECTORY else path / DIRECTORY
-    found = newest(root)
-    if found is not None:
-        return found
+    result = newest(root)
+    if result is not None:
+        return result
     if (path / "config.yaml").exists() or root.is_dir():
         raise UserError(f"{path} holds no checkpoint: the run ended before it saved one. Start it again elsewhere.")
     raise UserError(f"{path} is no run directory; expected one that holds config.yaml and {DIRECTORY}/.")
@@ -364,8 +364,8 @@ def _load_part(file: Path, device: torch.device | str) -> Any:
     except (torch.cuda.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # torch has many ways to refuse; its own words advise to switch the protection off
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        what = f" ({found[1]})" if found else ""
+        result = re.search(r"GLOBAL (\S+)", str(error))
+        what = f" ({result[1]})" if result else ""
         raise UserError(
             f"{file} is refused: its checksum is right, but it holds something other than tensors, numbers and "
             f"text{what}. Nothing of it was executed. It was not written by this package: get the checkpoint again "

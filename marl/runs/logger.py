@@ -221,7 +221,7 @@ class _Progress:
     def __init__(self, total: int, start: int) -> None:
         self._total, self._start, self._step = total, start, start
         self._shown: dict[str, float] = {}
-        self._began = self._told = time.monotonic()
+        self._began = self._reported = time.monotonic()
         self._bar: Any = None
         if sys.stderr.isatty():
             self._bar = tqdm(
@@ -235,12 +235,12 @@ class _Progress:
             self._bar.set_postfix_str(self._words(", "), refresh=False)
             self._bar.update(step - self._step)
         self._step = step
-        if self._bar is None and time.monotonic() - self._told >= _QUIET_SECONDS:
-            self._tell()
+        if self._bar is None and time.monotonic() - self._reported >= _QUIET_SECONDS:
+            self._report_progress()
 
-    def _tell(self) -> None:
-        self._told = time.monotonic()
-        rate = (self._step - self._start) / max(self._told - self._began, 1e-9)
+    def _report_progress(self) -> None:
+        self._reported = time.monotonic()
+        rate = (self._step - self._start) / max(self._reported - self._began, 1e-9)
         left = f"{(self._total - self._step) / rate:.0f} s left" if rate > 0 else ""
         done = f"step {self._step:,} of {self._total:,} ({self._step / self._total:.0%})"
         parts = (done, self._words("  "), f"{rate:,.0f} steps/s", left)
@@ -253,7 +253,7 @@ class _Progress:
         if self._bar is not None:
             self._bar.close()
         elif self._step > self._start:
-            self._tell()
+            self._report_progress()
 
 
 def _print(text: str, stream: TextIO) -> None:

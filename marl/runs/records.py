@@ -101,16 +101,16 @@ def differing_settings(runs: list[RunRecords]) -> dict[str, list[Any]]:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The readable lines: a run that is still going, or was killed, may have half a line at the end."""
-    found = []
+    results = []
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             for text in file:
                 line = _parsed(text)
                 if isinstance(line, dict) and np.isfinite(_number(line.get("step"))):
-                    found.append(line)
+                    results.append(line)
     except OSError:
         return []
-    return sorted(found, key=lambda line: line["step"])
+    return sorted(results, key=lambda line: line["step"])
 
 
 def _object(path: Path) -> dict[str, Any]:

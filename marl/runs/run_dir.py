@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -10,22 +11,20 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from marl.errors import UserError
 from marl.runs.durable import replace_text
 from marl.runs.versions import versions
 
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: taking over a stale lock is then not guarded against a race
-    fcntl = None  # type: ignore[assignment]
-
 CONFIG, VERSIONS, LOCK = "config.yaml", "versions.json", "run.lock"
 _OURS = (CONFIG, VERSIONS, LOCK)
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def resume_command(directory: Path | str) -> str:
@@ -51,12 +50,19 @@ def fresh_default(env: str, seed: int) -> Path:
 
 
 class RunDir:
-    """One run's directory, held under a lock while the context is open.
+    """One run's directory, locked while the context is open.
+
+    The lock is the operating system's on the file run.lock (flock; filelock chooses it), so it ends with its process,
+    however that ends, and a killed run can be resumed at once. The file says who holds it, for the message. A file
+    that another machine left behind is refused even where nobody locks it: some network file systems keep locks to
+    the machine that took them (NFS mounted with nolock or local_lock, Lustre with localflock), so that a living run
+    there would not be seen. On a file system without any locks the file alone keeps others out; after a crash it is to
+    be deleted by hand, which a note says. A read-only one is refused, since nothing could be written.
 
     Args:
         path: the directory; made with its parents where it is missing.
         resume: continue the run in it; without, it must be empty.
-        note: told in a sentence what the user should know (a stale lock that was taken over).
+        note: called with what the user should know: a stale lock that was taken over, or that there are no locks.
 
     Raises:
         UserError: on entering: not writable, not empty without `resume`, absent with it, or in use by a living run.
@@ -66,16 +72,16 @@ class RunDir:
     def __init__(self, path: Path, resume: bool = False, note: Callable[[str], None] = lambda text: None) -> None:
         self.path, self.resume, self._note = path, resume, note
         self._made: list[Path] = []
+        # Whichever thread ends the run gives the lock back. Another kind of lock, filelock's answer to a file system
+        # that has none, would not know the file of a run.
+        self._lock = FileLock(path / LOCK, timeout=0, thread_local=False, fallback_to_soft=False)
 
     def __enter__(self) -> RunDir:
         if self.resume and not self.path.is_dir():
             raise UserError(f"--resume {self.path}: there is no such directory.")
         try:
             self._make()
-            with _guard(self.path):
-                if not self.resume:
-                    self._require_empty()
-                self._lock()
+            self._occupy()
         except OSError as error:
             self._unmake()
             raise UserError(_unwritable(self.path, error)) from error
@@ -88,8 +94,7 @@ class RunDir:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with contextlib.suppress(OSError):
-            if _read_lock(self.path / LOCK) == _identity():
-                (self.path / LOCK).unlink()
+            self._give_back()
             if isinstance(error, UserError) and not self.resume and self._unused():
                 for name in (CONFIG, VERSIONS):  # the mended command shall find the directory empty again
                     (self.path / name).unlink(missing_ok=True)
@@ -122,30 +127,54 @@ class RunDir:
             for path in self._made:
                 path.rmdir()  # only where it is empty
 
+    def _occupy(self) -> None:
+        """Take the lock, and look at the directory before and behind it: another run may start at the same time."""
+        lock = self.path / LOCK
+        was_there, holder = lock.exists(), _read_holder(lock)
+        if not was_there and not self.resume:
+            self._require_empty()  # before the lock's file is made: a directory that is refused stays as it is
+        if holder is not None and holder["host"] != socket.gethostname():
+            raise UserError(_unclear(self.path, holder))
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise UserError(_occupied(self.path, _read_holder(lock))) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            if holder is not None:
+                raise UserError(_unclear(self.path, holder)) from None
+            self._note(f"the file system of {self.path} has no locks; after a crash delete {LOCK} to resume")
+        try:
+            if not self.resume:
+                self._require_empty()
+            lock.write_text(json.dumps(_identity()) + "\n")  # in place: the lock is on this very file
+        except BaseException:
+            if was_there:
+                self._lock.release()
+            else:
+                self._give_back()
+            raise
+        if was_there:
+            who = "an unreadable lock" if holder is None else f"the lock of process {holder['pid']}, which is dead,"
+            self._note(f"{who} was found in {self.path} and taken over")
+
+    def _give_back(self) -> None:
+        """Remove the lock's file while it is locked, so that no other run can have taken it, then the lock."""
+        with contextlib.suppress(OSError):
+            (self.path / LOCK).unlink(missing_ok=True)
+        self._lock.release()
+
     def _require_empty(self) -> None:
-        found = sorted(entry.name for entry in self.path.iterdir())
-        if LOCK in found:
-            holder = _read_lock(self.path / LOCK)
-            if holder is not None and _alive(holder) is not False:
-                raise UserError(_occupied(self.path, holder))
-        if not found or (set(found) <= set(_OURS) and CONFIG not in found):
+        result = sorted(entry.name for entry in self.path.iterdir())
+        if not result or (set(result) <= set(_OURS) and CONFIG not in result):
             return
-        shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
-        mend = f"Continue that run with {resume_command(self.path)}, or choose" if CONFIG in found else "Choose"
+        shown = ", ".join(result[:5]) + (", ..." if len(result) > 5 else "")
+        mend = f"Continue that run with {resume_command(self.path)}, or choose" if CONFIG in result else "Choose"
         raise UserError(
             f"run directory {self.path} is not empty (it holds {shown}). "
             f"{mend} another directory with --run-dir. Nothing was changed."
         )
-
-    def _lock(self) -> None:
-        lock = self.path / LOCK
-        if lock.exists():
-            holder = _read_lock(lock)
-            if holder is not None and _alive(holder) is not False:
-                raise UserError(_occupied(self.path, holder))
-            who = "an unreadable lock" if holder is None else f"the lock of process {holder['pid']}, which is dead,"
-            self._note(f"{who} was found in {self.path} and taken over")
-        replace_text(lock, json.dumps(_identity()) + "\n")
 
     def _unused(self) -> bool:
         return {entry.name for entry in self.path.iterdir()} <= set(_OURS)
@@ -159,77 +188,30 @@ def _unwritable(path: Path, error: OSError) -> str:
 
 
 # ------------------------------------------------------------------ the lock
-@contextlib.contextmanager
-def _guard(directory: Path) -> Iterator[None]:
-    """Two processes that find the same stale lock take turns."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # some network file systems have no locks
-                fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
 def _identity() -> dict[str, Any]:
-    """This process, told apart from any later one of the same number."""
-    return {"pid": os.getpid(), "host": _host(), "start": _start_of(os.getpid())}
+    """Who holds the lock, for the words of those who do not get it."""
+    return {"pid": os.getpid(), "host": socket.gethostname()}
 
 
-def _host() -> str:
-    """Host name and process namespace: processes of one host that cannot see each other count as two hosts."""
-    space = ""
-    with contextlib.suppress(OSError):
-        space = os.readlink("/proc/self/ns/pid")
-    return f"{socket.gethostname()} {space}".strip()
-
-
-def _start_of(pid: int) -> str | None:
-    """When a process was started: boot and clock ticks since; "gone" where it has ended, None where unknown."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except FileNotFoundError:
-        return "gone" if Path("/proc/self/stat").exists() else None
-    except (OSError, IndexError):
-        return None
-    return "gone" if fields[0] in "ZX" else f"{boot} {fields[19]}"
-
-
-def _alive(holder: dict[str, Any]) -> bool | None:
-    """Whether the process of a lock still runs; None where that cannot be known (another host)."""
-    if holder["host"] != _host():
-        return None
-    start = _start_of(holder["pid"])
-    if start is not None:
-        return start == holder["start"]
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _read_lock(lock: Path) -> dict[str, Any] | None:
+def _read_holder(lock: Path) -> dict[str, Any] | None:
     try:
         holder = json.loads(lock.read_text())
         plain = type(holder["pid"]) is int and holder["pid"] > 0 and isinstance(holder["host"], str)
-        return holder if plain and "start" in holder else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {"pid": holder["pid"], "host": holder["host"].split(" ")[0]} if plain else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def _occupied(path: Path, holder: dict[str, Any]) -> str:
-    host = holder["host"].split(" ")[0]
-    if holder["host"] == _host():
-        return (
-            f"run directory {path} is in use by process {holder['pid']} on this machine. "
-            f"Choose another with --run-dir, or stop that run first. Nothing was changed."
-        )
+def _occupied(path: Path, holder: dict[str, Any] | None) -> str:
+    who = "another process" if holder is None else f"process {holder['pid']}"
     return (
-        f"run directory {path} is in use by process {holder['pid']} on {host}, which cannot be checked from here. "
-        f"If that run has ended, delete {path / LOCK} and try again. Nothing was changed."
+        f"run directory {path} is in use by {who} on this machine. "
+        f"Choose another with --run-dir, or stop that run first. Nothing was changed."
+    )
+
+
+def _unclear(path: Path, holder: dict[str, Any]) -> str:
+    return (
+        f"run directory {path} is in use by process {holder['pid']} on {holder['host']}, which cannot be checked from "
+        f"here. If that run has ended, delete {path / LOCK} and try again. Nothing was changed."
     )

@@ -14,14 +14,14 @@ _OURS = "marl-discrete-communication"
 
 @lru_cache(maxsize=1)
 def _versions() -> tuple[tuple[str, str], ...]:
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    results = {"python": platform.python_version(), "platform": platform.platform()}
     for package in (_OURS, *PACKAGES):
         try:
-            found[package] = metadata.version(package)
+            results[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    found["commit"] = _commit()
-    return tuple(found.items())
+            results[package] = "not installed"
+    results["commit"] = _commit()
+    return tuple(results.items())
 
 
 def versions() -> dict[str, str]:

@@ -89,8 +89,8 @@ class SimpleOracle(Script):
 
 # ------------------------------------------------------------------ simple_speaker_listener
 class SpeakerCoast(Script):
-    """The speaker says the goal's index; the listener follows the coasting rule, at first to the mean of the three
-    landmarks, then to the one that it heard of."""
+    """The speaker sends the goal's index; the listener follows the coasting rule, first to the mean of the three
+    landmarks, then to the landmark that the message names."""
 
     def decide(self, observations: Observations) -> Actions:
         obs = observations["listener_0"].astype(np.float64)
@@ -100,8 +100,8 @@ class SpeakerCoast(Script):
 
 
 class SpeakerOracle(Script):
-    """The speaker says the goal's index; the listener makes the first push that is best on average over the three
-    goals and, when it has heard the message, a plan over the rest of the episode."""
+    """The speaker sends the goal's index; the listener starts with the push that is best on average over the three
+    goals and, once it has heard the message, follows a plan for the rest of the episode."""
 
     def decide(self, observations: Observations) -> Actions:
         obs = observations["listener_0"].astype(np.float64)
@@ -117,8 +117,8 @@ class SpeakerOracle(Script):
 
 
 class SpeakerSilent(Script):
-    """No use of messages: the listener plans to wait at the mean of the three landmarks, the best place for a squared
-    distance to one of them at random; the speaker always says 0."""
+    """Without messages: the listener plans to wait at the mean of the three landmarks, the point with the least
+    expected squared distance to a random one of them; the speaker always sends 0."""
 
     def decide(self, observations: Observations) -> Actions:
         if self.t == 0:
@@ -147,8 +147,8 @@ class _Reference(Script):
 
 
 class ReferenceCoast(_Reference):
-    """Each agent says the index of the other's target and follows the coasting rule, at first to the mean of the
-    three landmarks, then to the one that it heard of."""
+    """Each agent sends the index of the other's target and follows the coasting rule, first to the mean of the three
+    landmarks, then to the landmark that the message names."""
 
     def move(self, obs: np.ndarray) -> np.ndarray:
         points = landmarks(obs, 2, 3)
@@ -156,8 +156,8 @@ class ReferenceCoast(_Reference):
 
 
 class ReferenceOracle(_Reference):
-    """Each agent says the index of the other's target, makes the first push that is best on average over the three
-    landmarks and, when it has heard the message, a plan over the rest of the episode."""
+    """Each agent sends the index of the other's target, starts with the push that is best on average over the three
+    landmarks and, once it has heard the message, follows a plan for the rest of the episode."""
 
     def move(self, obs: np.ndarray) -> np.ndarray:
         points = landmarks(obs, 2, 3)
@@ -170,7 +170,7 @@ class ReferenceOracle(_Reference):
 
 
 class ReferenceSilent(_Reference):
-    """No use of messages: each agent plans for the mean distance to the three landmarks; both always say 0."""
+    """Without messages: each agent plans for the mean distance to the three landmarks; both always send 0."""
 
     def message(self, obs: np.ndarray) -> np.ndarray:
         return np.zeros(len(obs), dtype=np.int64)
@@ -261,14 +261,14 @@ class _Crypto(Script):
 
 
 class CryptoXor(_Crypto):
-    """Alice says goal xor key, Bob undoes it with the key, Eve repeats what Alice said: half of it is wrong."""
+    """Alice sends goal xor key, Bob decodes it with the key, Eve repeats what Alice sent, half of which is wrong."""
 
     def cipher(self, text: np.ndarray, key: np.ndarray) -> np.ndarray:
         return text ^ key
 
 
 class CryptoPlain(_Crypto):
-    """Alice says the goal in plain text, Bob and Eve repeat it."""
+    """Alice sends the goal in plain text, Bob and Eve repeat it."""
 
     def cipher(self, text: np.ndarray, key: np.ndarray) -> np.ndarray:
         return text

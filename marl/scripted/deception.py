@@ -62,7 +62,7 @@ class AdversaryDirect(_Blind):
 
 
 class AdversaryPlanned(Script):
-    """Every good agent plans its way straight to the goal: the best that can be done about their own distance."""
+    """Every good agent plans its way straight to the goal: the best play for the good agents' own distance."""
 
     def decide(self, observations: Observations) -> Actions:
         names = self.team("agent")
@@ -74,8 +74,8 @@ class AdversaryPlanned(Script):
 
 
 class AdversaryCover(_Blind):
-    """The good agents share out the landmarks with the least total distance, so that whoever watches them learns
-    nothing; each finds the same sharing from what it sees."""
+    """The good agents divide the landmarks among themselves with the least total distance, so that an observer learns
+    nothing from their moves; each computes the same assignment from its own observation."""
 
     prefix = "agent"
 
@@ -96,7 +96,7 @@ class AdversaryCover(_Blind):
 
 # ------------------------------------------------------------------ simple_adversary: the one who does not
 class AdversaryMidpoint(_Blind):
-    """The adversary goes to the mean of the landmarks: the best that ignores the others."""
+    """The adversary goes to the mean of the landmarks: the best play that ignores the others."""
 
     prefix = "adversary"
 
@@ -106,7 +106,7 @@ class AdversaryMidpoint(_Blind):
 
 
 class AdversaryFollow(_Blind):
-    """The adversary goes to the landmark that the good agents are nearest to, by their summed distance."""
+    """The adversary goes to the landmark with the least summed distance to the good agents."""
 
     prefix = "adversary"
 
@@ -118,22 +118,23 @@ class AdversaryFollow(_Blind):
 
 
 class AdversaryOmniscient(_Blind):
-    """The adversary goes to the goal, which it is told from the good agents' observations (it cannot see it)."""
+    """The adversary goes to the goal, which the script reads from the good agents' observations (the adversary cannot
+    see it)."""
 
     decentralised = False
     prefix = "adversary"
 
     def offsets(self, observations: Observations) -> list[np.ndarray]:
         good = self.team("agent")[0]
-        told = observations[good].astype(np.float64)
-        count = (told.shape[1] - 2) // 4  # goal, landmarks, adversary, other good agents
-        adversary = told[:, 2 + 2 * count : 4 + 2 * count]
-        return [told[:, 0:2] - adversary]
+        obs = observations[good].astype(np.float64)
+        count = (obs.shape[1] - 2) // 4  # goal, landmarks, adversary, other good agents
+        adversary = obs[:, 2 + 2 * count : 4 + 2 * count]
+        return [obs[:, 0:2] - adversary]
 
 
 # ------------------------------------------------------------------ simple_adversary without memory
 class ReflexDirect(_Forgetful, AdversaryDirect):
-    """`direct` for agents without memory, as actors with one observation are: they do not know how fast they move."""
+    """`direct` for agents without memory, such as actors with one observation: they do not know their velocity."""
 
 
 class ReflexCover(_Forgetful, AdversaryCover):
@@ -158,7 +159,7 @@ class PushDirect(Script):
 
 
 class PushPlanned(Script):
-    """The agent plans its way to the goal as if alone, and plans anew where it was pushed off its way."""
+    """The agent plans its way to the goal as if alone, and replans when it is pushed off course."""
 
     def reset(self, num_envs: int) -> None:
         super().reset(num_envs)
@@ -193,7 +194,8 @@ class _PushAdversary(Script):
 
 
 class PushBlocker(_PushAdversary):
-    """The adversary occupies the goal, which it is told from the agent's observation (it cannot see it)."""
+    """The adversary occupies the goal, which the script reads from the agent's observation (the adversary cannot see
+    it)."""
 
     decentralised = False
 
@@ -202,21 +204,22 @@ class PushBlocker(_PushAdversary):
 
 
 class PushMidpoint(_PushAdversary):
-    """The adversary goes to the middle between the landmarks."""
+    """The adversary goes to the midpoint between the landmarks."""
 
     def target(self, obs: np.ndarray, observations: Observations) -> np.ndarray:
         return landmarks(obs, 2, 2).mean(1)
 
 
 class PushFollow(_PushAdversary):
-    """The adversary goes to where the agent is."""
+    """The adversary goes to the agent's position."""
 
     def target(self, obs: np.ndarray, observations: Observations) -> np.ndarray:
         return obs[:, 6:8]
 
 
 class PushGuess(_PushAdversary):
-    """The adversary goes to the landmark nearest to where the agent would come to rest if it stopped pushing."""
+    """The adversary goes to the landmark nearest to the point where the agent would come to rest if it stopped
+    pushing."""
 
     def reset(self, num_envs: int) -> None:
         super().reset(num_envs)

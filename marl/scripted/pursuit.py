@@ -107,7 +107,7 @@ class _Seen(Script):
 
 # ------------------------------------------------------------------ predators
 class Chase(_Seen):
-    """Every predator runs at the nearest prey that it sees, a little ahead of it; at the last place it saw one if it
+    """Every predator runs to a point a little ahead of the nearest prey that it sees, or to where it last saw one if it
     sees none."""
 
     prefixes = ("adversary", "leadadversary")
@@ -141,8 +141,8 @@ class Surround(Chase):
 
 
 class Hunt(Chase):
-    """Every predator runs at the nearest prey, ahead of it; all are told what the leader sees, whom no forest blinds
-    (its four symbols could not say it)."""
+    """Every predator runs to a point ahead of the nearest prey; all know what the leader sees, whose view no forest
+    blocks (its four symbols could not convey it)."""
 
     decentralised = False
     lead = 0.5
@@ -155,8 +155,8 @@ class Hunt(Chase):
 
 # ------------------------------------------------------------------ prey
 class Flee(_Seen):
-    """Each prey imagines a few steps of every move held and of running to each food, with all predators running at
-    it, and takes the first move of the best."""
+    """Each prey simulates a few steps of repeating each move and of running to each food, with all predators running at
+    it, and takes the first move of the best of these."""
 
     prefixes = ("agent",)
     depth = 8
@@ -211,7 +211,7 @@ class Flee(_Seen):
 
 
 class Feed(_Seen):
-    """Each prey runs to the nearest food and stays, whoever comes."""
+    """Each prey runs to the nearest food and stays there, even when predators come."""
 
     prefixes = ("agent",)
 

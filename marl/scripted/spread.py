@@ -26,8 +26,8 @@ CHUNK = 16  # episodes searched together: their arrays fit the cache
 
 
 class SpreadCoast(Script):
-    """Agents and landmarks are matched anew at each step with the least total distance (as each agent would find
-    alone, since it sees all); each follows the coasting rule to its landmark."""
+    """Agents and landmarks are matched anew at each step with the least total distance (each agent sees everything and
+    could compute the same matching alone); each follows the coasting rule to its landmark."""
 
     def __init__(self, spec: EnvSpec, seed: int = 0) -> None:
         super().__init__(spec, seed)
@@ -55,9 +55,9 @@ class SpreadFixed(Script):
 
 
 class SpreadOracle(Script):
-    """A joint plan of the whole episode, contact included, found by beam search over all assignments and improved by
-    local search. Made from agent_0's first observation, which shows the whole state; each other agent could find the
-    same plan from its own."""
+    """A joint plan of the whole episode, including contacts, found by beam search over all assignments and improved by
+    local search. It is computed from agent_0's first observation, which shows the whole state; each other agent could
+    compute the same plan from its own."""
 
     decentralised = False
 

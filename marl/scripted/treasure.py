@@ -59,8 +59,9 @@ def approach(offset: np.ndarray, velocity: np.ndarray, accel: float, glide: floa
 
 
 class TreasureGreedy(Script):
-    """Free collectors are matched to treasures with the least total distance, the others go to their deposits;
-    deposits go to the nearest collector that holds theirs, else to the middle of all collectors. Coasting rule."""
+    """Free collectors are matched to treasures with the least total distance, the others go to their deposits; deposits
+    go to the nearest collector that carries their treasure, or else to the mean position of all collectors. Coasting
+    rule."""
 
     decentralised = False
 
@@ -85,7 +86,7 @@ class TreasureGreedy(Script):
 
 
 class TreasureNearest(TreasureGreedy):
-    """As `greedy`, but every free collector goes to its own nearest treasure, whoever else does."""
+    """As `greedy`, but every free collector goes to its own nearest treasure, even if others go there too."""
 
     def goals(self, state: State, away: np.ndarray) -> np.ndarray:
         goal = np.take_along_axis(state.treasure, away.argmin(2)[..., None], 1)
@@ -93,9 +94,9 @@ class TreasureNearest(TreasureGreedy):
 
 
 class TreasureBest(Script):
-    """The best script known. Free collectors are matched to treasures by what picking up and delivering in the time
-    left is worth; all rush at their targets and give way to each other; deposits go to meet those who carry, or soon
-    will carry, what is theirs."""
+    """The best script known. Free collectors are matched to treasures by the value of picking up and delivering in the
+    time left; all rush to their targets and avoid each other; deposits go to meet collectors that carry, or soon will
+    carry, their treasure."""
 
     decentralised = False
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from marl.teaching.ease import main
+from marl.teaching.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

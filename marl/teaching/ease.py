@@ -13,9 +13,7 @@ Source: Li and Bowling, "Ease-of-teaching and language structure from emergent c
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -198,9 +196,9 @@ def ease_of_teaching(
     lines = lines_of(frozen.env_id, frozen.env_args)
     low, high = lines.get("no communication"), lines.get("oracle")
     goals = {} if low is None or high is None else {f"gain {g:g}": low + g * (high - low) for g in _GAINS}
-    found = {"learners": list(learners), "students": students, "curves": curves, "thresholds": timed(curves, goals)}
-    replace_text(path / JSON, json.dumps(found, indent=1, allow_nan=False) + "\n")
-    return found
+    results = {"learners": list(learners), "students": students, "curves": curves, "thresholds": timed(curves, goals)}
+    replace_text(path / JSON, json.dumps(results, indent=1, allow_nan=False) + "\n")
+    return results
 
 
 def settings_of(config: MADDPGConfig, learners: Sequence[str]) -> MADDPGConfig:
@@ -220,12 +218,12 @@ def timed(curves: Sequence[Sequence[Sequence[float]]], goals: Mapping[str, float
         For each name: `return`, `steps` (of each student; None where never), `reached` (share of students), `median`,
         `low`, `high`: 95 % interval of the median, None where it is infinite (never reached, or too few students).
     """
-    found = {}
+    results = {}
     for name, goal in goals.items():
         first = [next((float(steps) for steps, value in curve if value >= goal), np.inf) for curve in curves]
         low, high = median_interval(first)
         middle = float(np.quantile(first, 0.5, method="higher")) if np.isinf(first).any() else float(np.median(first))
-        found[name] = {
+        results[name] = {
             "return": goal,
             "steps": [_finite(value) for value in first],
             "reached": float(np.mean(np.isfinite(first))),
@@ -233,51 +231,23 @@ def timed(curves: Sequence[Sequence[Sequence[float]]], goals: Mapping[str, float
             "low": _finite(low),
             "high": _finite(high),
         }
-    return found
+    return results
 
 
 def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def in_words(found: Mapping[str, Any]) -> str:
+def in_words(result: Mapping[str, Any]) -> str:
     """One line for each threshold."""
-    lines = [f"{found['students']} fresh {', '.join(found['learners'])} beside frozen partners:"]
-    for name, one in found["thresholds"].items():
+    lines = [f"{result['students']} fresh {', '.join(result['learners'])} beside frozen partners:"]
+    for name, one in result["thresholds"].items():
         if one["median"] is None:
             lines.append(f"  {name}: reached by {one['reached']:.0%}")
             continue
         low, high = (f"{value:,.0f}" if value is not None else "never" for value in (one["low"], one["high"]))
         lines.append(f"  {name}: {one['median']:,.0f} steps [{low}, {high}], reached by {one['reached']:.0%}")
-    if not found["thresholds"]:
-        ends = [curve[-1][1] for curve in found["curves"]]
+    if not result["thresholds"]:
+        ends = [curve[-1][1] for curve in result["curves"]]
         lines.append(f"  return at the end: {np.mean(ends):.2f} (the task has no gain to measure by)")
     return "\n".join(lines)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m marl.teaching",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("run", type=Path, help="run directory")
-    parser.add_argument("--learners", nargs="+", required=True, metavar="AGENT", help="agents to train from scratch")
-    parser.add_argument("--replica", type=int, default=0, help="whose policy is frozen")
-    parser.add_argument("--students", type=int, default=6, help="independent sets of learners")
-    parser.add_argument("--total-steps", type=int, default=50_000, help="of each")
-    parser.add_argument("--episodes", type=int, default=50, help="of each of the 20 evaluations")
-    parser.add_argument("--seed", type=int, default=0, help="of the students")
-    parser.add_argument("--out", type=Path, help="directory of the training (default: RUN/teaching_AGENT)")
-    given = parser.parse_args(argv)
-    try:
-        found = ease_of_teaching(
-            given.run, given.learners, replica=given.replica, students=given.students, total_steps=given.total_steps,
-            episodes=given.episodes, seed=given.seed, out=given.out, progress=True,
-        )  # fmt: skip
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(in_words(found))
-    return 0

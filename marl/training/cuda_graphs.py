@@ -11,7 +11,7 @@ recorded work
   (envs/streams.py).
 
 What the host itself counts beside the work (steps of an episode, updates) happens while it is recorded, and must be
-made good by the caller after a replay: that is what `repeated` is for.
+made good by the caller after a replay: that is what `replayed` is for.
 """
 
 from __future__ import annotations
@@ -80,13 +80,13 @@ class Graphs:
         """Graphs that have been recorded."""
         return len(self._replays)
 
-    def run(self, key: Hashable | None, work: Work, repeated: Work) -> None:
+    def run(self, key: Hashable | None, work: Work, replayed: Work) -> None:
         """Do `work`: as usual the first times, then by replaying its record.
 
         Args:
             key: what tells this kind of work from others; None: it can not be recorded.
             work: see above. It must be the same for the same key; what it refers to is kept.
-            repeated: does after a replay what `work` does on the host.
+            replayed: does after a replay what `work` does on the host.
 
         Raises:
             RunFailed: the work could not be recorded.
@@ -97,7 +97,7 @@ class Graphs:
         replay = self._replays.get(key)
         if replay is not None:
             replay()
-            repeated()
+            replayed()
             return
         self._calls[key] = self._calls.get(key, 0) + 1
         if self._calls[key] <= WARM_UP:
@@ -108,9 +108,9 @@ class Graphs:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            told = str(error).strip().splitlines() or [type(error).__name__]
+            words = str(error).strip().splitlines() or [type(error).__name__]
             raise RunFailed(
-                f"a part of the training round ({key}) could not be recorded as a CUDA graph: {told[0][:300]} "
+                f"a part of the training round ({key}) could not be recorded as a CUDA graph: {words[0][:300]} "
                 f"Train with --no-graphs, which launches every kernel by itself."
             ) from error
         self._replays[key]()

@@ -42,7 +42,7 @@ def choose_device(name: str) -> torch.device:
 def choose_threads(asked: int, networks: int, batch_size: int, width: int, processes: int = 1) -> int:
     """CPU threads for torch: `asked`, or where that is 0 one for every 2^17 numbers of the widest hidden layer.
 
-    A thread that gets less costs more to wake than it computes: `benchmarks/results/training/` has the measurements.
+    A thread that gets less costs more to wake than it computes.
     Never more than the cores that this process may use.
 
     Args:
@@ -58,7 +58,7 @@ def choose_threads(asked: int, networks: int, batch_size: int, width: int, proce
 
 
 def keep_freed_memory() -> bool:
-    """Tell the C library to keep freed blocks for the next update; whether it could be told (glibc on Linux).
+    """Tell the C library to keep freed blocks for the next update; whether it could be reason (glibc on Linux).
 
     Hidden layers of many replicas are megabytes each. By default every one is returned to the system and faulted in
     again page by page, a fifth of the time of such an update.
@@ -81,5 +81,5 @@ def _gpus() -> tuple[int, str]:
         return count, ""
     if torch.version.cuda is None and torch.version.hip is None:
         return 0, f"torch {torch.__version__} was built without CUDA"
-    told = str(caught[0].message).split(". ")[0] if caught else "torch finds no GPU or no driver"
-    return 0, told
+    reason = str(caught[0].message).split(". ")[0] if caught else "torch finds no GPU or no driver"
+    return 0, reason

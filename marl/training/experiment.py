@@ -20,6 +20,7 @@ from marl.config.resolve import from_dict, to_dict, to_yaml, validated
 from marl.config.schema import Config
 from marl.data.batch import BatchSource
 from marl.data.replay import Replay
+from marl.evaluate.results import Evaluation
 from marl.learner.maddpg import MADDPG
 from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks, processes
@@ -29,7 +30,11 @@ from marl.runs.logger import Logger, RunLog, Silent
 from marl.runs.run_dir import RunDir, fresh_default
 from marl.runs.versions import changed_versions
 from marl.training.devices import choose_device, choose_threads, keep_freed_memory
+from marl.training.evaluator import Evaluator
 from marl.training.finish import finish
+from marl.training.journal import Journal
+from marl.training.rounds import Rounds
+from marl.training.saver import Saver
 from marl.training.stop import StopRequest
 from marl.training.trainer import Trainer
 
@@ -41,7 +46,7 @@ class RunResult:
     run_dir: Path
     step: int  # environment steps of a replica
     seconds: float  # wall time of training
-    evaluation: dict[str, Any] | None  # of the final policy, as in evaluation.json; None where the run was stopped
+    evaluation: Evaluation | None  # of the final policy, as in evaluation.json; None where the run was stopped
 
 
 def train(
@@ -68,8 +73,8 @@ def train(
         Echo: rank 0 has raised one of these (on the other ranks).
     """
     if ranks is None:
-        with processes() as found:
-            return train(config, resume=resume, stop=stop, make_env=make_env, ranks=found)
+        with processes() as result:
+            return train(config, resume=resume, stop=stop, make_env=make_env, ranks=result)
     if make_env is None:
         config = validated(config)
     else:
@@ -90,7 +95,7 @@ def train(
             run.describe(to_yaml(replace(config, run_dir=None)))
             return run.path
 
-        path = ranks.first(open_directory)
+        path = ranks.broadcast(open_directory)
         env = _environment(config, make_env, division)
         stack.callback(env.close)
         networks, width = len(division.trained) * env.spec.num_agents, max(config.maddpg.hidden)
@@ -150,7 +155,15 @@ def _run(
     with closing(_logger(config, path, saved, ranks)) as logger:
         for note in notes:
             logger.say(note)
-        trainer = Trainer(config, env, learner, source, logger, path, stop, make_env, division)
+        trainer = Trainer(
+            config,
+            Rounds(config, env, learner, source),
+            Journal(logger, division, env.spec.agent_names),
+            Evaluator(config, env, learner, division, make_env),
+            Saver(path, config, env, logger, stop),
+            stop,
+            division,
+        )
         if resume is not None:
             trainer.restore(None if saved is None else saved.parts)
             saved = None  # its tensors are no longer needed
@@ -158,16 +171,21 @@ def _run(
             logger.hparams(_plain_settings(config), ["evaluation/return"])
         if trainer.run():
             stop.request()
-            return RunResult(path, trainer.step, trainer.seconds, None)
+            return RunResult(path, trainer.step, trainer.journal.clock.seconds, None)
         with stop.at_once():  # everything is saved
             result = finish(config, path, trainer, logger)
-    return RunResult(path, trainer.step, trainer.seconds, result)
+    return RunResult(path, trainer.step, trainer.journal.clock.seconds, result)
 
 
 def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDPG, BatchSource]:
     """The learner of the replicas trained here, and where its batches come from."""
-    replicas = division.trained
-    learner = MADDPG(env.spec, config.maddpg, config.seed, replicas, config.device)
+    replicas, ranks = division.trained, division.ranks
+    split = division.shared and ranks.size > 1
+    if split:
+        from marl.parallel.data_mode import PartSource, SplitUpdates
+
+    share = SplitUpdates(ranks) if split else None
+    learner = MADDPG(env.spec, config.maddpg, config.seed, replicas, config.device, share)
     capacity = min(config.replay.capacity, config.total_steps + config.num_envs)
     stream = Stream(config.seed, "replay", replicas, config.device)
     replay = Replay(env.spec, capacity, config.num_envs, stream, config.maddpg.gamma, config.maddpg.n_step)
@@ -176,12 +194,7 @@ def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDP
         from marl.world_model.attach import imagining
 
         source = imagining(replay, learner, config)
-    if division.shared and division.ranks.size > 1:
-        from marl.parallel.data_mode import PartSource, split_updates
-
-        source = PartSource(source, division.ranks)
-        split_updates(learner, division.ranks)
-    return learner, source
+    return learner, PartSource(source, ranks) if split else source
 
 
 def _logger(config: Config, path: Path, saved: checkpoint.Checkpoint | None, ranks: Ranks) -> RunLog:

@@ -8,10 +8,10 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from marl.config.schema import Config
 from marl.evaluate.helpers import Helpers, beside, processes_for
+from marl.evaluate.results import Evaluation
 from marl.evaluate.tables import table
 from marl.parallel.ranks import Ranks
 from marl.runs import checkpoint
@@ -20,7 +20,7 @@ from marl.runs.logger import RunLog
 from marl.training.trainer import Trainer
 
 
-def finish(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> dict[str, Any]:
+def finish(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> Evaluation:
     """Evaluate, analyse and report what a run has trained, and say where all of it is.
 
     Args:
@@ -30,46 +30,46 @@ def finish(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> dict
         logger: told all words.
 
     Returns:
-        What evaluation.json holds.
+        What evaluation.json holds as JSON.
     """
-    trained, spec = trainer.seconds, trainer.env.spec
+    trained, spec = trainer.journal.clock.seconds, trainer.rounds.env.spec
     language: Callable[[], None] | None = None
     began = time.perf_counter()
     if _language_first(config, path, trainer):
         own, wanted = trainer.division.evaluated, config.evaluation
         _announce(config, trainer, logger, ", and looking at what the agents say beside it ...")
-        with Helpers(path, [own], wanted.final_episodes, wanted.seed) as helpers:
+        with Helpers(path, [own], wanted.final_episodes, wanted.seed, wanted.max_steps) as helpers:
             language = _attempt("language", lambda: _language(path, config, list(own)), logger)
-            result = trainer.evaluated(wanted.final_episodes, wanted.seed, "pettingzoo", 32, helpers, 0)
+            result = trainer.evaluator.evaluated(wanted.final_episodes, wanted.seed, "pettingzoo", 32, helpers, 0)
     else:
         result = _final_evaluation(config, path, trainer, logger)
-    trainer.log_evaluation(result)
+    trainer.journal.evaluation(trainer.step, result)
     if not trainer.division.ranks.is_first:
         return result
-    replace_text(path / "evaluation.json", json.dumps(result, indent=1) + "\n")
+    replace_text(path / "evaluation.json", json.dumps(result.to_json(), indent=1) + "\n")
     logger.flush()
     logger.say(f"{table(str(path), result)}\n({time.perf_counter() - began:.0f} s)")
     if config.logging.report:
         if not spec.routes:
             _attempt("film", lambda: _film(path, config), logger)()
         elif language is None:
-            _attempt("language", lambda: _language(path, config, _telling(result)), logger)()
+            _attempt("language", lambda: _language(path, config, _extremes(result)), logger)()
         else:
             language()
         _attempt("report", lambda: _page(path), logger)()
-    logger.say(_last_words(config, path, trainer, trained))
+    logger.say(_closing_message(config, path, trainer, trained))
     return result
 
 
-def _last_words(config: Config, path: Path, trainer: Trainer, trained: float) -> str:
-    place = shlex.quote(str(path))
+def _closing_message(config: Config, path: Path, trainer: Trainer, trained: float) -> str:
+    place, learner = shlex.quote(str(path)), trainer.rounds.learner
     further = [f"python -m marl.evaluate {place}   (more episodes, --sampled, --gif film.gif)"]
-    if trainer.env.spec.routes:
+    if trainer.rounds.env.spec.routes:
         further.append(f"python -m marl.communication {place}")
     if config.logging.tensorboard:
         further.append(f"tensorboard --logdir {place}")
     return (
-        f"{trainer.step} steps, {trainer.learner.updates} updates in {trained:.0f} s ({trainer.learner.path}).\n"
+        f"{trainer.step} steps, {learner.updates} updates in {trained:.0f} s ({learner.path}).\n"
         f"Run directory: {path}\nLook further:  " + "\n               ".join(further)
     )
 
@@ -78,35 +78,35 @@ def _last_words(config: Config, path: Path, trainer: Trainer, trained: float) ->
 def _loadable(path: Path, trainer: Trainer) -> bool:
     """Whether another process can play the final policy: it is saved, and its environment has an id."""
     saved = checkpoint.newest(path / checkpoint.DIRECTORY)
-    return trainer.make is None and saved is not None and saved.name.startswith(f"step_{trainer.step:09d}")
+    return trainer.evaluator.make is None and saved is not None and saved.name.startswith(f"step_{trainer.step:09d}")
 
 
 def _language_first(config: Config, path: Path, trainer: Trainer) -> bool:
     """Whether the only replica is worth evaluating in a process of its own while this one analyses its language."""
     alone = trainer.division.ranks.size == 1 and config.num_replicas == 1
-    wanted = config.logging.report and bool(trainer.env.spec.routes)
+    wanted = config.logging.report and bool(trainer.rounds.env.spec.routes)
     return alone and wanted and beside(config.evaluation.final_episodes) and _loadable(path, trainer)
 
 
 def _announce(config: Config, trainer: Trainer, logger: RunLog, end: str) -> None:
     players = f"each of {config.num_replicas} replicas" if config.num_replicas > 1 else "the policy"
     logger.say(
-        f"Training took {trainer.seconds:.0f} s. Playing {config.evaluation.final_episodes} episodes with {players} in "
-        f"the real environment{end}"
+        f"Training took {trainer.journal.clock.seconds:.0f} s. Playing {config.evaluation.final_episodes} episodes "
+        f"with {players} in the real environment{end}"
     )
 
 
-def _final_evaluation(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> dict[str, Any]:
+def _final_evaluation(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> Evaluation:
     """Every replica in the real environment; where it takes long, on all cores, from the checkpoint just saved."""
     ranks, own = trainer.division.ranks, trainer.division.evaluated
     episodes, seed = config.evaluation.final_episodes, config.evaluation.seed
     count = processes_for(len(own), episodes, ranks.local_size) if _loadable(path, trainer) else 1
     _announce(config, trainer, logger, f", in {count} processes ..." if count > 1 else " ...")
     if count == 1:
-        return trainer.evaluated(episodes, seed, "pettingzoo", 32)
+        return trainer.evaluator.evaluated(episodes, seed, "pettingzoo", 32)
     parts = [[own[i] for i in part] for part in Ranks(size=count).shares(len(own))]
-    with Helpers(path, parts[1:], episodes, seed) as helpers:
-        return trainer.evaluated(episodes, seed, "pettingzoo", 32, helpers, len(parts[0]))
+    with Helpers(path, parts[1:], episodes, seed, config.evaluation.max_steps) as helpers:
+        return trainer.evaluator.evaluated(episodes, seed, "pettingzoo", 32, helpers, len(parts[0]))
 
 
 # ------------------------------------------------------------------ pictures and words
@@ -118,24 +118,25 @@ def _attempt(name: str, step: Callable[[], str], logger: RunLog) -> Callable[[],
             warnings.simplefilter("ignore")
             words = step()
     except Exception as error:  # whatever it is: the run is trained and saved
-        failure = f"no {name}: {error or type(error).__name__}"
+        failure = f"no {name}: {str(error) or type(error).__name__}"
         return lambda: logger.warn(failure)
     said = f"{words}\n({time.perf_counter() - began:.0f} s)"
     return lambda: logger.say(said)
 
 
-def _telling(result: dict[str, Any]) -> list[int]:
+def _extremes(result: Evaluation) -> list[int]:
     """The replicas of the least, the middle and the greatest return."""
-    by_return = sorted(result["replicas"], key=lambda one: one["mean_return"])
+    by_return = sorted(result.replicas, key=lambda one: one.mean_return)
     last = len(by_return) - 1
-    return sorted({int(by_return[i]["replica"]) for i in (0, last // 2, last)})
+    return sorted({by_return[i].replica for i in (0, last // 2, last)})
 
 
 def _language(path: Path, config: Config, chosen: list[int]) -> str:
-    from marl.communication.run_analysis import QUICK, analyse_run
+    from marl.communication.options import QUICK
+    from marl.communication.run_analysis import analyse_run
 
     # what trained in our port is analysed in it: it plays the same to rounding, in a tenth of the time
-    text: str = analyse_run(path, QUICK, replicas=chosen, backend=config.backend)["text"]
+    text = analyse_run(path, QUICK, replicas=chosen, backend=config.backend).text
     if len(chosen) < config.num_replicas:
         listed = ", ".join(map(str, chosen))
         text += f"\n(replicas {listed}, the least, the middle and the greatest return; all of them: "

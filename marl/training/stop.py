@@ -88,15 +88,15 @@ class StopRequest:
             self.requested = True
             if self._at_once:
                 raise KeyboardInterrupt
-            _tell("stopping after this step and a save; once more to stop at once")
+            _announce("stopping after this step and a save; once more to stop at once")
         elif self._saves and self._count == 2:
             self._waiting = True
-            _tell("stopping at the end of this save; once more to stop without it (the save before it is whole)")
+            _announce("stopping at the end of this save; once more to stop without it (the save before it is whole)")
         else:
             raise KeyboardInterrupt
 
 
-def _tell(text: str) -> None:
+def _announce(text: str) -> None:
     """Straight to the terminal: inside a signal handler Python's own streams may be in the middle of a write."""
     with contextlib.suppress(OSError):
         os.write(2, f"\n{text}\n".encode())

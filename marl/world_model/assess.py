@@ -92,8 +92,8 @@ def assess(model: WorldModel, layout: Layout, seq: Sequences, train: Sequences, 
     """
     ahead = seq.select(slice(CONTEXT + 1, None))
     going_SKB = (ahead.valid & ~ahead.first).long().cumprod(1).bool()
-    told = open_loop(model, seq, CONTEXT, stream)
-    imagined = _with_messages(layout, told.obs, ahead.action)
+    predicted = open_loop(model, seq, CONTEXT, stream)
+    imagined = _with_messages(layout, predicted.obs, ahead.action)
     guesses = {
         "model": imagined,
         "copy last": seq.obs[:, CONTEXT : CONTEXT + 1].expand_as(ahead.obs),
@@ -109,7 +109,7 @@ def assess(model: WorldModel, layout: Layout, seq: Sequences, train: Sequences, 
         }
     going_SKB1 = going_SKB[..., None]
     centred = ahead.reward - mean_where(ahead.reward, going_SKB1, 2)[:, :, None]
-    unexplained = mean_where((told.reward - ahead.reward).square(), going_SKB1, 2).sum(2)
+    unexplained = mean_where((predicted.reward - ahead.reward).square(), going_SKB1, 2).sum(2)
     variance = mean_where(centred.square(), going_SKB1, 2).sum(2)
     copied = [j for j in range(layout.full_size) if j not in set(layout.dynamic_J.tolist())]
     right = (imagined[..., copied] == ahead.obs[..., copied]).float().mean(3)
@@ -154,15 +154,15 @@ def _linear(layout: Layout, seq: Sequences, train: Sequences) -> Tensor:
 
 
 # ---------------------------------------------------------------------- pictures
-def errors_figure(found: dict[str, Any]) -> Figure:
+def errors_figure(result: dict[str, Any]) -> Figure:
     """Open-loop error and the rewards' R^2 over the steps of an episode; means over replicas with intervals."""
     figure, (left, right) = plots.canvas(3.2, 2 * plots.WIDTH, columns=2)
-    steps = found["context"] + 1 + np.arange(len(found["reward_r2"][0]))
-    for colour, (name, entry) in zip(plots.COLOURS, found["rmse"].items(), strict=False):
+    steps = result["context"] + 1 + np.arange(len(result["reward_r2"][0]))
+    for colour, (name, entry) in zip(plots.COLOURS, result["rmse"].items(), strict=False):
         plots.curve(left, steps, np.transpose(entry["steps"]), colour, name)
-    plots.curve(right, steps, np.transpose(found["reward_r2"]), plots.COLOURS[0], "model")
+    plots.curve(right, steps, np.transpose(result["reward_r2"]), plots.COLOURS[0], "model")
     for ax in (left, right):
-        ax.axvspan(0, found["context"], color=plots.FAINT, alpha=0.2, linewidth=0)
+        ax.axvspan(0, result["context"], color=plots.FAINT, alpha=0.2, linewidth=0)
         ax.set_xlim(0, steps[-1])
     left.set_ylim(bottom=0)
     right.set_ylim(-0.05, 1.05)
@@ -172,23 +172,23 @@ def errors_figure(found: dict[str, Any]) -> Figure:
     return figure
 
 
-def latents_figure(found: dict[str, Any]) -> Figure | None:
+def latents_figure(result: dict[str, Any]) -> Figure | None:
     """KL and entropies over the steps of an episode; None for a model without latents."""
-    if "kl" not in found:
+    if "kl" not in result:
         return None
     figure, ax = plots.canvas(3.2)
     names = {"kl": "KL(posterior, prior)", "posterior_entropy": "posterior's entropy", "prior_entropy": "prior's"}
     for colour, (name, text) in zip(plots.COLOURS, names.items(), strict=False):
-        values = np.transpose(found[name])
+        values = np.transpose(result[name])
         plots.curve(ax, np.arange(len(values)), values, colour, text)
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=plots.FONT - 1, frameon=False)
-    active = ", ".join(str(n) for n in found["active_latents"])
+    active = ", ".join(str(n) for n in result["active_latents"])
     plots.label(ax, f"Latents over an episode ({active} active)", "step", "nats, summed over latents")
     return figure
 
 
-def film(layout: Layout, seq: Sequences, told: Prediction, episodes: int = 3) -> list[np.ndarray]:
+def film(layout: Layout, seq: Sequences, predicted: Prediction, episodes: int = 3) -> list[np.ndarray]:
     """Imagined (rings) against true (dots) episodes of the first replica, one panel an agent.
 
     Neighbouring entries of an agent's own observation, messages left out, are drawn as points of a plane: in MPE these
@@ -199,7 +199,7 @@ def film(layout: Layout, seq: Sequences, told: Prediction, episodes: int = 3) ->
     sizes = [agent.obs_size for agent in layout.spec.agents]
     offsets = np.cumsum([0, *sizes])
     own = [[j for j in range(offsets[n], offsets[n + 1]) if j in kept] for n in range(len(sizes))]
-    imagined = _with_messages(layout, told.obs, seq.action[:, CONTEXT + 1 :])
+    imagined = _with_messages(layout, predicted.obs, seq.action[:, CONTEXT + 1 :])
     frames = []
     for b in range(min(episodes, seq.first.shape[2])):
         for t in range(seq.first.shape[1]):
@@ -221,6 +221,6 @@ def _frame(
         ax.set_xlim(-limit, limit)
         ax.set_ylim(-limit, limit)
         ax.set_aspect("equal")
-        told = "observed" if guess_F is None else "rings: imagined"
-        plots.label(ax, f"{layout.spec.agents[n].name}\nepisode {episode + 1}, step {t}\n{told}")
+        predicted = "observed" if guess_F is None else "rings: imagined"
+        plots.label(ax, f"{layout.spec.agents[n].name}\nepisode {episode + 1}, step {t}\n{predicted}")
     return plots.image(figure, dpi=80)

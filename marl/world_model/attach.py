@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from envs.spec import EnvSpec
 from envs.streams import Stream
@@ -40,23 +39,20 @@ def imagining(replay: Replay, learner: MADDPG, config: Config, model: WorldModel
     """
     wm = config.wm
     streams = {name: Stream(config.seed, f"world_model/{name}", learner.replicas, learner.device) for name in _STREAMS}
-    source = ImaginationSource(replay, learner.actor, learner.spec, wm, config.num_envs, streams, model)
+    source = ImaginationSource.of(replay, learner.actor, learner.spec, wm, config.num_envs, streams, model)
     if wm.size("through_horizon"):
         spec, estimator = learner.spec, config.maddpg.estimator
         alone = tuple((n,) for n in range(spec.num_agents))
         through = ThroughModel(
-            source,
+            source.rollouts,
+            source.gate,
             learner.actor,
             critic_tail(learner.critic),
             spec.teams if config.maddpg.team_reward else alone,
             # the others are no functions of one sample, or need noise of their own
             estimator if estimator in PATHWISE and estimator != "rao_blackwell" else "straight_through",
         )
-
-        def loss(temperature: Tensor) -> Tensor:
-            return wm.through_weight * through.loss(temperature)
-
-        learner.imagined_loss = loss
+        learner.add_actor_loss(through)
     return source
 
 

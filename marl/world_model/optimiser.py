@@ -30,8 +30,13 @@ class ReplicaAdam(Generic[Net]):
         average: share of the old average that an update keeps; less at the start of training.
         decay: weight decay per update as a share of the step size, apart from the moments.
 
-    Source: Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1; decay as in Loshchilov and Hutter 2019 (1711.05101);
-    averaging: Polyak and Juditsky 1992.
+    The learner has `torch.optim.Adam` (marl/learner/moments.py) and not this one, nor can the model have that: here
+    epsilon is added to the root of the uncorrected second moment (the paper's "epsilon hat", end of its section 2),
+    there to the corrected one, which makes another step of small gradients; this one leaves out a single replica whose
+    gradient is not finite, that one holds back all; and a step of the learner is fused, over one tensor [S, G, P].
+
+    Source: Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1 with epsilon hat; decay as in Loshchilov and Hutter 2019
+    (1711.05101); averaging: Polyak and Juditsky 1992.
     """
 
     BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8

@@ -1,21 +1,100 @@
-"""Transitions in and out of the world model, and how wrong its rollouts are.
+"""Imagined rollouts of the current actors, and transitions in and out of the world model.
 
-Shape suffixes: S replicas, N agents, E environments, B batch, T frames, K steps, F joint observation, J predicted
-entries of it, U joint action.
+Rollouts start at posterior states of stored episodes, the first observation is real, the current actors act on their
+own (decoded) observation with hard sampled actions, messages are copied to their slots by the spec's routes. The actors
+never see the model's state: execution stays decentralised, and a trained actor needs no model.
+
+Shape suffixes: S replicas, N agents, E environments, B batch, R rollouts, K steps, X rows of all of them, O
+observation, A action, F joint observation, U joint action.
+
+Source: Janner et al. 2019 (MBPO, arXiv 1906.08253) for short branched rollouts; Willemsen et al. 2021 (MAMBPO,
+2108.05308) with central-critic agents.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from envs.streams import Stream
+from marl.config.schema import WorldModelConfig
 from marl.data.batch import Batch, Transitions
+from marl.learner import relaxation
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import WorldModel
-from marl.world_model.sequences import Sequences, StepRows
+from marl.world_model.sequences import StepRows
+from marl.world_model.starts import Starts
+
+Policy = Callable[[Tensor], Tensor]
+"""Padded observations [S, N, B, O] to logits [S, N, B, H, K]."""
+
+
+@dataclass
+class Imagined:
+    """K steps of R rollouts of every replica; row k * R + r of X = K * R is step k of rollout r."""
+
+    transitions: Transitions  # with X environments
+    uncertainty: Tensor  # [S, X] disagreement of the ensemble
+    valid: Tensor  # bool [S, X] the rollout had not ended before, and may be this long
+
+
+class Rollouts:
+    """The current actors in the model's world.
+
+    Args:
+        model: imagines.
+        policy: the current actors.
+        starts: where rollouts begin.
+        layout: of the joint observation.
+        config: how many rollouts, and of how many steps.
+        gamma: the learner's discount.
+        stream: of all that is drawn; its rows are the replicas.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        policy: Policy,
+        starts: Starts,
+        layout: Layout,
+        config: WorldModelConfig,
+        gamma: float,
+        stream: Stream,
+    ) -> None:
+        self.model, self.policy, self.starts, self.layout = model, policy, starts, layout
+        self.config, self.gamma, self.stream = config, gamma, stream
+        self.head_mask = layout.spec.head_mask.to(stream.key_R.device)[:, None]  # [N, 1, H, K]
+
+    @torch.no_grad()
+    def imagine(self, length_S: Tensor) -> Imagined:
+        """Fresh rollouts, of which the first `length_S` steps of a replica are valid."""
+        state, obs, prev_obs, first, alive = self.starts.draw()
+        steps, uncertainty, valid = [], [], []
+        for k in range(self.config.rollout):
+            action = self._act(obs)
+            rows = self.layout.join_action(action)
+            noise = self.stream.uniform(self.config.size("starts"), self.model.noise_size)
+            state, prediction = self.model.step(state, rows, noise)
+            next_obs = self.layout.assemble(prediction.obs, rows)
+            # the discount head's more probable outcome: exact targets wherever an episode goes on
+            ended = (prediction.discount < 0.5 * self.gamma).transpose(1, 2)
+            reward = prediction.reward.transpose(1, 2)
+            none = torch.zeros_like(ended)
+            steps.append(Transitions(obs, prev_obs, first, action, reward, ended, none, next_obs))
+            uncertainty.append(prediction.uncertainty)
+            valid.append(alive & (k < length_S[:, None]))
+            alive = alive & ~ended.all(1)
+            obs, prev_obs, first = next_obs, obs, torch.zeros_like(first)
+        return Imagined(joined(steps), torch.cat(uncertainty, 1), torch.cat(valid, 1))
+
+    def _act(self, obs_SNRO: Tensor) -> Tensor:
+        """Hard one-hots [S, N, R, A] of the current actors, sampled."""
+        logits = self.policy(obs_SNRO)
+        noise = self.stream.gumbel(*logits.shape[1:])
+        return relaxation.sample_onehot(logits, noise, self.head_mask).flatten(-2)
 
 
 def rows_of(layout: Layout, t: Transitions) -> StepRows:
@@ -52,33 +131,3 @@ def mixed(real: Batch, imagined: Batch, use_S: Tensor) -> Batch:
         return torch.cat([old.narrow(dim, 0, kept), torch.where(use, new, tail)], dim=dim)
 
     return real.mapped(change, imagined)
-
-
-@torch.no_grad()
-def rollout_errors(
-    model: WorldModel, seq: Sequences, steps: int, layout: Layout, stream: Stream
-) -> tuple[Tensor, Tensor]:
-    """Root mean square errors of observation and reward after 1 .. K steps from every frame, each [S, K].
-
-    In standard deviations of each entry, with the recorded actions, averaged over frames, entries and agents;
-    infinite where no episode is long enough.
-    """
-    length, rows = seq.first.shape[1:]
-    state = model.observe(seq, stream)
-    going_STB = seq.valid
-    errors = []
-    for k in range(1, steps + 1):
-        # frame t of the shifted tensors is frame t + k of the window; the last k frames have no such frame
-        action, obs, reward, follows = (torch.roll(x, -k, 1) for x in (seq.action, seq.obs, seq.reward, seq.follows))
-        inside_T = torch.arange(length, device=obs.device) < length - k
-        going_STB = going_STB & follows & inside_T[:, None]
-        state, seen = model.step(state, action.flatten(1, 2), stream.uniform(length * rows, model.noise_size))
-        truth = obs[..., layout.dynamic_J].flatten(1, 2)
-        off_obs = model.obs_scale.apply(seen.obs) - model.obs_scale.apply(truth)
-        off_reward = model.reward_scale.apply(seen.reward) - model.reward_scale.apply(reward.flatten(1, 2))
-        weight_Sn = going_STB.flatten(1, 2).float()
-        count_S = weight_Sn.sum(1)
-        both = [(x.square().mean(2) * weight_Sn).sum(1) / count_S for x in (off_obs, off_reward)]
-        errors.append(torch.stack(both).sqrt().nan_to_num(nan=float("inf"), posinf=float("inf")))
-    observation_SK, reward_SK = torch.stack(errors, dim=2)
-    return observation_SK, reward_SK

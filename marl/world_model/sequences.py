@@ -155,6 +155,51 @@ class FrameStore:
         self.written_SE, self._episode_SE = state["written"].to(device), state["episode"].to(device)
 
 
+class Episodes:
+    """Stored episodes of every environment, of which a share is held out from training.
+
+    Args:
+        widths: (F, U, N).
+        replicas: S.
+        num_envs: E.
+        capacity: frames kept per replica for training.
+        share: of the episodes that is held out: every 1 / share-th.
+        device: where they are kept.
+    """
+
+    def __init__(
+        self,
+        widths: tuple[int, int, int],
+        replicas: int,
+        num_envs: int,
+        capacity: int,
+        share: float,
+        device: torch.device | str,
+    ) -> None:
+        self.training = FrameStore(widths, replicas, num_envs, capacity, device)
+        self.held_out = FrameStore(widths, replicas, num_envs, max(int(capacity * share), 2 * num_envs), device)
+        self._share = share
+        self._number_SE = torch.arange(num_envs, device=device).expand(replicas, -1) - num_envs  # of running episodes
+
+    def add(self, step: StepRows) -> Tensor:
+        """Store one joint step; bool [S, E]: the environments whose running episode is for training."""
+        envs = step.first.shape[1]
+        self._number_SE = self._number_SE + envs * step.first
+        training_SE = ((self._number_SE + 1) * self._share).floor() <= (self._number_SE * self._share).floor()
+        self.training.add(step, training_SE)
+        self.held_out.add(step, ~training_SE)
+        return training_SE
+
+    def state_dict(self) -> dict[str, Any]:
+        parts = {"store": self.training.state_dict(), "validation": self.held_out.state_dict()}
+        return {**parts, "_episode_SE": self._number_SE}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.training.load_state_dict(state["store"])
+        self.held_out.load_state_dict(state["validation"])
+        self._number_SE = state["_episode_SE"].to(self._number_SE.device)
+
+
 class Normaliser:
     """Running mean and standard deviation of every column, per replica; constant columns keep deviation 1.
 

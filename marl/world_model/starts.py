@@ -6,7 +6,7 @@ needed. So every start is moved towards another one in which the same things are
 take a few values only (colours, identities, goals) must agree, the others are interpolated. Positions and velocities
 relative to anything stay consistent between agents, as they are linear in the world's coordinates.
 
-Shape suffixes: S replicas, R rows, J predicted entries of the joint observation.
+Shape suffixes: S replicas, N agents, R rows, O observation, F joint observation, J predicted entries of it.
 
 Source: mixing pairs of examples by a random share: Zhang et al. 2018 (mixup, arXiv 1710.09412), there with labels;
 here of states, whose consequences the model computes.
@@ -14,11 +14,88 @@ here of states, whose consequences the model computes.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
+from envs.streams import Stream
+from marl.config.schema import WorldModelConfig
+from marl.world_model.layout import Layout
+from marl.world_model.protocol import WorldModel
+from marl.world_model.sequences import FrameStore
+from marl.world_model.small.model import ObsState
+
 FEW = 8  # values: an entry with no more of them in all rows says which, not how much
 APART = 1e-6  # values that differ by less are one
+
+
+class Start(NamedTuple):
+    """Where R rollouts of every replica begin."""
+
+    state: Any  # the model's
+    obs: Tensor  # [S, N, R, O]
+    prev_obs: Tensor  # [S, N, R, O] of the step before; zeros at the first of an episode
+    first: Tensor  # bool [S, R] obs is the first of its episode
+    valid: Tensor  # bool [S, R] the episode goes on from here
+
+
+class Starts:
+    """Draws starts from stored episodes.
+
+    Args:
+        store: the episodes.
+        span: frames of the windows in which starts are looked for.
+        model: whose states they are.
+        layout: of the joint observation.
+        config: how many starts, and whether they are blended.
+        stream: of all that is drawn; its rows are the replicas.
+    """
+
+    def __init__(
+        self,
+        store: FrameStore,
+        span: int,
+        model: WorldModel,
+        layout: Layout,
+        config: WorldModelConfig,
+        stream: Stream,
+    ) -> None:
+        self._store, self._span, self._model, self._layout = store, span, model, layout
+        self._config, self._stream = config, stream
+
+    def draw(self) -> Start:
+        """R starts of every replica."""
+        config, stream = self._config, self._stream
+        count = max(config.size("sequences"), -(-2 * config.size("starts") // self._span))
+        seq = self._store.windows(self._span, count, stream)
+        states = self._model.observe(seq, stream)
+        open_SX = (seq.valid & ~seq.last).flatten(1, 2)
+        order = stream.uniform(open_SX.shape[1]) + ~open_SX
+        index_SR = order.argsort(1)[:, : config.size("starts")]
+        s = torch.arange(len(index_SR), device=index_SR.device)[:, None]
+        first_SR, open_SR = seq.first.flatten(1, 2)[s, index_SR], open_SX.gather(1, index_SR)
+        every = seq.obs.flatten(1, 2)
+        obs, state = every[s, index_SR], states.pick(index_SR)
+        before = every[s, (index_SR - seq.first.shape[2]).clamp(min=0)] * ~first_SR[..., None]
+        if config.blend and isinstance(state, ObsState):
+            obs, before = self._blended(obs, before, first_SR + 2 * open_SR)
+            state = ObsState(obs[..., self._layout.dynamic_J])
+        return Start(state, self._layout.split(obs), self._layout.split(before), first_SR, open_SR)
+
+    def _blended(self, obs_SRF: Tensor, before_SRF: Tensor, kind_SR: Tensor) -> tuple[Tensor, Tensor]:
+        """Every row moved towards a partner's, by a share of its own; messages stay."""
+        count, entries = obs_SRF.shape[1], self._layout.dynamic_J
+        order_SR = self._stream.uniform(count).argsort(1)
+        partner_SR = partners(obs_SRF[..., entries], kind_SR, order_SR)
+        share_SR1 = self._stream.uniform(count, 1)
+        s = torch.arange(len(partner_SR), device=partner_SR.device)[:, None]
+
+        def moved(rows_SRF: Tensor) -> Tensor:
+            own = rows_SRF[..., entries]
+            return rows_SRF.index_copy(2, entries, own + share_SR1 * (rows_SRF[s, partner_SR][..., entries] - own))
+
+        return moved(obs_SRF), moved(before_SRF)
 
 
 def partners(rows_SRJ: Tensor, kind_SR: Tensor, order_SR: Tensor) -> Tensor:

@@ -26,17 +26,19 @@ import torch
 from torch import Tensor, nn
 
 from marl.learner import relaxation
-from marl.world_model.imagination import ImaginationSource
+from marl.world_model.gate import Gate
+from marl.world_model.rollouts import Rollouts
 
 Tail = Callable[[Tensor, Tensor], Tensor]
 """Observations [S, N, B, O] and actions [S, N, B, A] to values [S, N, B]."""
 
 
 class ThroughModel:
-    """The loss of imagined rollouts of the current actors.
+    """The loss of imagined rollouts of the current actors: an `ActorLoss` (marl/learner/interfaces.py).
 
     Args:
-        source: model, stored episodes and stream.
+        rollouts: model, starts and stream.
+        gate: where it is closed, there is no loss.
         actor: observations [S, N, B, O] to logits [S, N, B, H, K]; the module whose parameters learn.
         tail: the critics' value at the end of a rollout; it may pass gradients to observations and actions.
         groups: agents with a common objective, the mean of their rewards; every agent in exactly one.
@@ -46,52 +48,52 @@ class ThroughModel:
 
     def __init__(
         self,
-        source: ImaginationSource,
+        rollouts: Rollouts,
+        gate: Gate,
         actor: nn.Module,
         tail: Tail,
         groups: tuple[tuple[int, ...], ...],
         estimator: str,
     ) -> None:
-        self._source, self._actor, self._tail, self._estimator = source, actor, tail, estimator
-        self._horizon = source.config.size("through_horizon")
-        device = source.gate_S.device
-        agents = torch.arange(source.spec.num_agents)
+        self._rollouts, self._gate, self._actor = rollouts, gate, actor
+        self._tail, self._estimator = tail, estimator
+        device = gate.length_S.device
+        agents = torch.arange(rollouts.layout.spec.num_agents)
         member_PN = torch.stack([torch.isin(agents, torch.tensor(group)) for group in groups]).to(device)
         self._live_NP = member_PN.T
         self._share_PN = member_PN / member_PN.sum(1, keepdim=True)
-        self._head_mask = source.spec.head_mask.to(device)[:, None]
 
     def loss(self, temperature: float | Tensor) -> Tensor:
-        """Minus the mean value of every group, [S, P]; sum it, and each actor gets its own group's gradient.
+        """Minus the weighted mean value of every group, [S, P]; sum it, and each actor gets its own group's gradient.
 
         Zero, with no gradient, in a replica whose gate is closed: there the model is not good enough to learn from.
         """
-        source, groups = self._source, len(self._share_PN)
+        rollouts, groups = self._rollouts, len(self._share_PN)
         with torch.no_grad():
-            state, obs, _, _, valid_SR = source._starts()
+            state, obs, _, _, valid_SR = rollouts.starts.draw()
             # a copy of every row for every group, groups first
             rows = torch.arange(valid_SR.shape[1], device=obs.device).repeat(groups)
             state = state.pick(rows.expand(len(obs), -1))
             obs = obs[:, :, rows]
         value_SNX = self._value(state, obs, temperature)
         value_SNPR = value_SNX.unflatten(2, (groups, -1))
-        weight_SR = valid_SR * (source.gate_S > 0)[:, None]
+        weight_SR = valid_SR * (self._gate.length_S > 0)[:, None]
         mean_SNP = (value_SNPR * weight_SR[:, None, None]).sum(3) / valid_SR.sum(1).clamp(min=1)[:, None, None]
-        return -(mean_SNP.transpose(1, 2) * self._share_PN).sum(2)
+        return rollouts.config.through_weight * -(mean_SNP.transpose(1, 2) * self._share_PN).sum(2)
 
     def _value(self, state: object, obs_SNXO: Tensor, temperature: float | Tensor) -> Tensor:
         """V of every agent, [S, N, X]."""
-        source = self._source
+        rollouts = self._rollouts
         total, weight = torch.zeros_like(obs_SNXO[..., 0]), torch.ones_like(obs_SNXO[..., 0])
-        for _ in range(self._horizon):
+        for _ in range(rollouts.config.size("through_horizon")):
             action = self._act(obs_SNXO, temperature)
-            rows = source.layout.join_action(action)
-            noise = source._imagination.uniform(obs_SNXO.shape[2], source.model.noise_size)
-            state, told = source.model.step(state, rows, noise)
-            total = total + weight * told.reward.transpose(1, 2)
-            going = told.discount.detach().transpose(1, 2) >= 0.5 * source.replay.gamma
-            weight = weight * source.replay.gamma * going
-            obs_SNXO = source.layout.assemble(told.obs, rows)
+            rows = rollouts.layout.join_action(action)
+            noise = rollouts.stream.uniform(obs_SNXO.shape[2], rollouts.model.noise_size)
+            state, predicted = rollouts.model.step(state, rows, noise)
+            total = total + weight * predicted.reward.transpose(1, 2)
+            going = predicted.discount.detach().transpose(1, 2) >= 0.5 * rollouts.gamma
+            weight = weight * rollouts.gamma * going
+            obs_SNXO = rollouts.layout.assemble(predicted.obs, rows)
         return total + weight * self._tail(obs_SNXO, self._act(obs_SNXO, temperature))
 
     def _act(self, obs_SNXO: Tensor, temperature: float | Tensor) -> Tensor:
@@ -102,8 +104,8 @@ class ThroughModel:
             fixed = torch.func.functional_call(self._actor, constant, (obs_SNXO,))
             live_NX = self._live_NP.repeat_interleave(obs_SNXO.shape[2] // len(self._share_PN), dim=1)
             logits = torch.where(live_NX[..., None, None], logits, fixed)
-        gumbel = self._source._imagination.gumbel(*logits.shape[1:])
-        return relaxation.relax(self._estimator, logits, gumbel, temperature, self._head_mask).flatten(-2)
+        gumbel = self._rollouts.stream.gumbel(*logits.shape[1:])
+        return relaxation.relax(self._estimator, logits, gumbel, temperature, self._rollouts.head_mask).flatten(-2)
 
 
 def critic_tail(critic: nn.Module) -> Tail:

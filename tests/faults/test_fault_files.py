@@ -14,7 +14,7 @@ import pytest
 from test_fault_bytes import Harm, harmful_files, replace_part
 from whole_runs import assert_same, begun, whole
 
-from marl.evaluate import returns as evaluate
+from marl.evaluate import command as evaluate
 from marl.runs import checkpoint
 
 SETTINGS = {"checkpoint.every": 40, "num_replicas": 2}

@@ -130,7 +130,7 @@ class Pair:
         env = self.env
         if not env.scenario.step_draws:
             return
-        u = env._uniform(env._step_key_E, env._steps, env.scenario.step_draws).numpy()
+        u = env._draws.step(env.scenario.step_draws).numpy()
         for row, real in enumerate(self.real):
             gone = [index for index, treasure in enumerate(real.unwrapped.world.landmarks) if not treasure.alive]
             real.unwrapped.world._np_random = Sequel(u[:, row], gone, env.scenario.num_treasures)

@@ -41,15 +41,15 @@ def exchanges(ranks: Ranks, out: Path) -> dict[str, Any]:
         raise UserError("said on rank 0")
 
     rank = ranks.rank
-    found: dict[str, Any] = {"first": ranks.first(lambda: {"from": rank}), "only": ranks.first_only(lambda: "kept")}
+    found: dict[str, Any] = {"first": ranks.broadcast(lambda: {"from": rank}), "only": ranks.first_only(lambda: "kept")}
     try:
-        ranks.first(refused)
+        ranks.broadcast(refused)
     except UserError as error:
         found["error"] = str(error)
     except Echo as echo:
         found["error"] = echo.exit_code
-    found["any"] = [ranks.any(rank == 1), ranks.any(False)]
-    found["agreed"] = [ranks.now_and_then(False), any(ranks.now_and_then(rank == 1) for _ in range(3000))]
+    found["any"] = [ranks.any_rank(rank == 1), ranks.any_rank(False)]
+    found["agreed"] = [ranks.poll_stop(False), any(ranks.poll_stop(rank == 1) for _ in range(3000))]
     found["collected"] = ranks.collected([f"{rank}a", f"{rank}b"][: rank + 1])
     found["mean"] = ranks.mean(torch.tensor([1.0, 2.0]) * (1 + 2 * rank))
     found["rows"] = ranks.rows(torch.full((2, 3), float(rank), dtype=torch.float32))
@@ -120,7 +120,7 @@ def hangs(ranks: Ranks, out: Path) -> dict[str, Any]:
     """Rank 1 stands still."""
     if ranks.rank == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
-    ranks.any(False)
+    ranks.any_rank(False)
     raise AssertionError("rank 1 was not missed")
 
 

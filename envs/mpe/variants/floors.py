@@ -51,7 +51,7 @@ def faithful_chance(variant: Variant) -> float:
     return (1 - variant.erasure) * (1 - common)
 
 
-def told_share(variant: Variant, messages: int = 1, memory: bool = False) -> float:
+def known_share(variant: Variant, messages: int = 1, memory: bool = False) -> float:
     """Upper bound, mean over the listeners, of the chance to name the goal after `messages` messages.
 
     It bounds the expected sum of squared posterior probabilities of the goals just as well.
@@ -71,8 +71,8 @@ def told_share(variant: Variant, messages: int = 1, memory: bool = False) -> flo
 
 def distance_floor(variant: Variant, messages: int = 1, memory: bool = False) -> float:
     """Lower bound of a listener's mean squared distance from its goal after `messages` messages and any time to go
-    where it likes: (2/3) (1 - told_share). Without a disturbance (2/3) (1 - V / n) for V < n messages and n goals."""
-    return _SPREAD * (1 - told_share(variant, messages, memory))
+    where it likes: (2/3) (1 - known_share). Without a disturbance (2/3) (1 - V / n) for V < n messages and n goals."""
+    return _SPREAD * (1 - known_share(variant, messages, memory))
 
 
 def return_bound(variant: Variant, memory: bool = False, channel: bool = True) -> float:
@@ -105,7 +105,7 @@ def return_bound(variant: Variant, memory: bool = False, channel: bool = True) -
 def _cells(variant: Variant, listener: int, messages: int, memory: bool) -> list[tuple[int, float]]:
     """(number of cells that the goals can be told apart in, chance) under the kinder channel."""
     size, goals, faithful = variant.vocabulary, variant.num_landmarks, faithful_chance(variant)
-    places = variant.message_length * len(variant.tellers(listener))
+    places = variant.message_length * len(variant.speakers_of(listener))
     if memory:
         places, arrives = places * messages, faithful
     else:  # the same message again and again: a place is known once it arrived

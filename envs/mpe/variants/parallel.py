@@ -55,11 +55,11 @@ class VariantWorld(World):
 
     @property
     def speakers(self) -> list[Agent]:
-        return self.agents[: self.variant.num_speakers]
+        return list(self.agents[: self.variant.num_speakers])
 
     @property
     def listeners(self) -> list[Agent]:
-        return self.agents[self.variant.num_speakers :]
+        return list(self.agents[self.variant.num_speakers :])
 
     def symbols_said(self) -> NDArray[np.int64]:
         """What the speakers said last, [places]; K where nothing (after a reset)."""
@@ -116,7 +116,8 @@ class VariantScenario(BaseScenario):
 
     def _colour(self, index: int) -> NDArray[np.float64]:
         if self.variant.coloured:
-            return _COLOURS[index]
+            colour: np.ndarray = _COLOURS[index]
+            return colour
         return np.array(colorsys.hsv_to_rgb(index / self.variant.num_landmarks, 0.8, 0.65))
 
     def reset_world(self, world: VariantWorld, np_random: np.random.Generator) -> None:
@@ -140,7 +141,7 @@ class VariantScenario(BaseScenario):
             for listener, goal in zip(world.listeners, world.goals, strict=True)
         ]
         said = np.sum(world.symbols_said() < self.variant.num_symbols)  # what comes after these is silence
-        return -np.mean(distances) - self.variant.message_cost * said
+        return float(-np.mean(distances) - self.variant.message_cost * said)
 
     def observation(self, agent: Agent, world: VariantWorld) -> NDArray[np.float64]:
         if agent.silent:
@@ -148,8 +149,8 @@ class VariantScenario(BaseScenario):
             heard = np.concatenate([np.eye(self.variant.vocabulary + 1)[symbol][:-1] for symbol in world.heard])
             return np.concatenate([agent.state.p_vel, *to_landmarks, heard])
         shown = _COLOURS if self.variant.coloured else np.eye(self.variant.num_landmarks)
-        told = self.variant.told(world.agents.index(agent))
-        return np.concatenate([shown[world.goals[listener]] for listener in told])
+        listeners = self.variant.listeners_of(world.agents.index(agent))
+        return np.concatenate([shown[world.goals[listener]] for listener in listeners])
 
 
 class raw_env(SimpleEnv, EzPickle):  # mpe2's name for it
@@ -200,7 +201,7 @@ class raw_env(SimpleEnv, EzPickle):  # mpe2's name for it
             rest //= size
 
     def draw(self) -> None:
-        """mpe2's picture; its letters end at Z, so that of later symbols and places only the first letter is told."""
+        """mpe2's picture; its letters end at Z, so that of later symbols and places only the first letter is shown."""
         said = [agent.state.c for agent in self.world.speakers]
         for agent, message in zip(self.world.speakers, said, strict=True):
             symbol = int(np.argmax(message[: self.variant.vocabulary])) % len(alphabet)

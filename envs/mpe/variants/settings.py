@@ -1,4 +1,4 @@
-"""Arguments of speaker_listener_variant, and everything that follows from them: widths, who is told what, the spec."""
+"""Arguments of speaker_listener_variant, and everything that follows from them: widths, who knows what, the spec."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Variant:
     @property
     def num_messages(self) -> int:
         """K ** length: the `n` of a speaker's PettingZoo `Discrete` space."""
-        return self.vocabulary**self.message_length
+        return int(self.vocabulary**self.message_length)
 
     @property
     def places(self) -> int:
@@ -119,13 +119,13 @@ class Variant:
         """Sets of speakers that know the same goals."""
         return min(self.num_speakers, self.num_listeners)
 
-    def told(self, speaker: int) -> list[int]:
+    def listeners_of(self, speaker: int) -> list[int]:
         """Listeners whose goals a speaker knows, in the order in which it sees them."""
         return list(range(speaker % self.groups, self.num_listeners, self.groups))
 
-    def tellers(self, listener: int) -> list[int]:
+    def speakers_of(self, listener: int) -> list[int]:
         """Speakers that know a listener's goal."""
-        return [speaker for speaker in range(self.num_speakers) if listener in self.told(speaker)]
+        return [speaker for speaker in range(self.num_speakers) if listener in self.listeners_of(speaker)]
 
     # ------------------------------------------------------------------- spec
     @property
@@ -140,7 +140,7 @@ class Variant:
     def obs_sizes(self) -> list[int]:
         """Widths of the observations, speakers first."""
         own = 2 + 2 * self.num_landmarks
-        speakers = [self.goal_width * len(self.told(speaker)) for speaker in range(self.num_speakers)]
+        speakers = [self.goal_width * len(self.listeners_of(speaker)) for speaker in range(self.num_speakers)]
         return speakers + [own + self.heard_width] * self.num_listeners
 
     def message_heads(self) -> tuple[Head, ...]:
@@ -158,11 +158,11 @@ class Variant:
     def _routes(self) -> tuple[Route, ...]:
         routes = []
         for speaker in range(self.num_speakers):
-            told = self.told(speaker)
+            listeners = self.listeners_of(speaker)
             for listener in range(self.num_listeners):
                 meaning = None
-                if listener in told:
-                    meaning = (told.index(listener) * self.goal_width, self.goal_width)
+                if listener in listeners:
+                    meaning = (listeners.index(listener) * self.goal_width, self.goal_width)
                 for place in range(self.message_length):
                     start = 2 + 2 * self.num_landmarks + (speaker * self.message_length + place) * self.vocabulary
                     receiver = self.num_speakers + listener

@@ -199,13 +199,13 @@ class DreamerModel:
             "posterior_entropy": losses.entropy(log_q),
             "prior_entropy": losses.entropy(log_p),
         }
-        found = {name: (x * weight_STB).sum(2) / count_ST for name, x in per_frame.items()}
+        results = {name: (x * weight_STB).sum(2) / count_ST for name, x in per_frame.items()}
         share = (weight_STB / weight_STB.sum((1, 2), keepdim=True))[..., None, None]
         q = log_q.exp()
         marginal_SCL = (q * share).sum((1, 2))
         conditional_SL = -((q * log_q).sum(losses.CLASSES) * share[..., 0]).sum((1, 2))
-        told_SL = -(marginal_SCL * marginal_SCL.clamp(min=1e-12).log()).sum(losses.CLASSES) - conditional_SL
-        return {**found, "active_latents": (told_SL > 0.01).sum(1)}
+        information_SL = -(marginal_SCL * marginal_SCL.clamp(min=1e-12).log()).sum(losses.CLASSES) - conditional_SL
+        return {**results, "active_latents": (information_SL > 0.01).sum(1)}
 
     def step(self, state: State, action_SnU: Tensor, uniform_SnR: Tensor) -> tuple[State, Prediction]:
         """One step of the prior, decoded; uncertainty is the disagreement of the ensemble."""

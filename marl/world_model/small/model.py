@@ -159,9 +159,9 @@ class SmallModel:
         action, reward, alive = (x[:, 1:].flatten(1, 2) for x in (seq.action, seq.reward, seq.alive))
         weight_Sn = seq.follows[:, 1:].flatten(1, 2).float()
         share_S1n = (weight_Sn / weight_Sn.sum(1, keepdim=True).clamp(min=1.0))[:, None]
-        told, logits = self._heads(self.networks, obs, action, after)
+        predicted, logits = self._heads(self.networks, obs, action, after)
         rest_reward = (reward - self._solved_rewards(after)) / self._reward_rest_scale()
-        error_SMnN = rest_reward[:, None] - told
+        error_SMnN = rest_reward[:, None] - predicted
         log_g = losses.bernoulli_log_prob((self.gamma * alive)[:, None].expand_as(logits), logits)
         wrong_SMnN = error_SMnN.detach() * (self._reward_rest_scale() / self.reward_scale.std_S1X)[:, None]
         squares_S = (wrong_SMnN.square().mean(3) * share_S1n).sum(2).mean(1)
@@ -185,8 +185,8 @@ class SmallModel:
 
     def _solved_rewards(self, after_SnJ: Tensor) -> Tensor:
         """Rewards by the closed form, [S, n, N]."""
-        told = self.reward_scale.apply(self.rewards(self.features.rewards(after_SnJ)))
-        return self.reward_scale.invert(told.clamp(-FARTHEST, FARTHEST))
+        predicted = self.reward_scale.apply(self.rewards(self.features.rewards(after_SnJ)))
+        return self.reward_scale.invert(predicted.clamp(-FARTHEST, FARTHEST))
 
     # -------------------------------------------------------------- imagining
     def observe(self, seq: Sequences, stream: Stream) -> ObsState:
@@ -209,11 +209,11 @@ class SmallModel:
             index = member_Sn[:, None, :, None].expand(-1, 1, -1, rest_SMnJ.shape[3])
             after = after + rest_SMnJ.gather(1, index)[:, 0]
             spread_Sn = _variance(rest_SMnJ.detach() / self.obs_scale.std_S1X[:, None])
-        told, logits = self._heads(networks, obs, action_SnU, after)
-        told = told * self._reward_rest_scale()[:, None]
-        reward = self._solved_rewards(after) + told.mean(1)
+        predicted, logits = self._heads(networks, obs, action_SnU, after)
+        predicted = predicted * self._reward_rest_scale()[:, None]
+        reward = self._solved_rewards(after) + predicted.mean(1)
         discount = torch.sigmoid(logits).mean(1)
-        doubt_Sn = _variance(told.detach() / self.reward_scale.std_S1X[:, None])
+        doubt_Sn = _variance(predicted.detach() / self.reward_scale.std_S1X[:, None])
         return ObsState(after), Prediction(after, reward, discount, spread_Sn + doubt_Sn)
 
     # ------------------------------------------------------------------ state
@@ -249,7 +249,7 @@ class SmallModel:
         self._metrics = {name: value.to(device) for name, value in state["metrics"].items()}
 
 
-def _variance(told_SMnX: Tensor) -> Tensor:
+def _variance(predicted_SMnX: Tensor) -> Tensor:
     """Of the members, mean over the entries, [S, n]; Tensor.var takes nine times as long on a CPU."""
-    apart = told_SMnX - told_SMnX.mean(1, keepdim=True)
-    return apart.square().mean(3).sum(1) / (told_SMnX.shape[1] - 1)
+    apart = predicted_SMnX - predicted_SMnX.mean(1, keepdim=True)
+    return apart.square().mean(3).sum(1) / (predicted_SMnX.shape[1] - 1)

@@ -13,7 +13,8 @@ from toy_envs import Masked, MaskedInfo, Talkers, Toy, Vectors
 
 import envs
 from envs import UserError
-from envs.check.command import check, main
+from envs.check.command import main
+from envs.check.verdict import check
 from envs.mpe import catalogue
 
 # --------------------------------------------------------------------- good ones

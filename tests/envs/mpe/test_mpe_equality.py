@@ -46,7 +46,7 @@ def play(case: Case, episodes: int, rows: int) -> dict[str, float]:
                 if not playing[row]:  # mpe2 has no step left in it: show both ports the state where it ended
                     along.env.load_pettingzoo(row, real)
             if afresh.env.scenario.step_draws:
-                afresh.env._steps.copy_(along.env._steps)
+                afresh.env._draws.steps.copy_(along.env._draws.steps)
             choices, actions = along.choose()
             along.follow_treasures()
             steps = along.env.step(actions), afresh.env.step(actions)

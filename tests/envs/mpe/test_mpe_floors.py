@@ -13,7 +13,7 @@ import torch
 
 from envs import UserError
 from envs.mpe import make
-from envs.mpe.variants.floors import capacity, distance_floor, faithful_chance, return_bound, told_share
+from envs.mpe.variants.floors import capacity, distance_floor, faithful_chance, known_share, return_bound
 from envs.mpe.variants.settings import Variant
 
 
@@ -81,20 +81,20 @@ def test_faithful_chance_by_hand() -> None:
 
 
 def test_told_share_by_hand() -> None:
-    assert told_share(Variant()) == 1.0
-    assert told_share(Variant(), messages=0) == pytest.approx(1 / 3)
-    assert told_share(Variant(num_symbols=2)) == pytest.approx(2 / 3)
-    assert told_share(Variant(num_symbols=2), messages=5) == pytest.approx(2 / 3)
-    assert told_share(Variant(num_symbols=2), messages=2, memory=True) == 1.0
-    assert told_share(Variant(erasure=0.4)) == pytest.approx(0.6 + 0.4 / 3)
-    assert told_share(Variant(erasure=0.4), messages=2) == pytest.approx(0.84 + 0.16 / 3)
+    assert known_share(Variant()) == 1.0
+    assert known_share(Variant(), messages=0) == pytest.approx(1 / 3)
+    assert known_share(Variant(num_symbols=2)) == pytest.approx(2 / 3)
+    assert known_share(Variant(num_symbols=2), messages=5) == pytest.approx(2 / 3)
+    assert known_share(Variant(num_symbols=2), messages=2, memory=True) == 1.0
+    assert known_share(Variant(erasure=0.4)) == pytest.approx(0.6 + 0.4 / 3)
+    assert known_share(Variant(erasure=0.4), messages=2) == pytest.approx(0.84 + 0.16 / 3)
     # two places of two symbols for four goals, half of them lost: 1/4 both, 1/2 one, 1/4 none
-    assert told_share(Variant(num_landmarks=4, num_symbols=2, message_length=2, erasure=0.5)) == pytest.approx(
+    assert known_share(Variant(num_landmarks=4, num_symbols=2, message_length=2, erasure=0.5)) == pytest.approx(
         0.25 * 1 + 0.5 * 0.5 + 0.25 * 0.25
     )
     # of three speakers two tell of listener 0, one of listener 1
     several = Variant(num_speakers=3, num_listeners=2, num_landmarks=4, num_symbols=2)
-    assert told_share(several) == pytest.approx((1.0 + 0.5) / 2)
+    assert known_share(several) == pytest.approx((1.0 + 0.5) / 2)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_told_share_by_hand() -> None:
 def test_no_code_tells_more(kwargs: dict[str, Any], messages: int, tight: bool) -> None:
     """Every fixed code, every output of the channel: at most the bound, and the bound itself where it is tight."""
     variant = Variant(**kwargs)
-    bound = told_share(variant, messages)
+    bound = known_share(variant, messages)
     for best in best_code(variant.num_landmarks, variant, messages):
         assert best <= bound + 1e-12
         assert not tight or best == pytest.approx(bound)
@@ -212,7 +212,7 @@ def test_the_page_tells_these_numbers() -> None:
         variant = Variant(**{key: float(value) if "." in value else int(value) for key, value in pairs})
         bits, told, distance, bound, played = (float(cell.replace("−", "-")) for cell in cells)
         assert bits == pytest.approx(capacity(variant), abs=6e-4)
-        assert told == pytest.approx(told_share(variant), abs=6e-4)
+        assert told == pytest.approx(known_share(variant), abs=6e-4)
         assert distance == pytest.approx(distance_floor(variant), abs=6e-4)
         assert bound == pytest.approx(return_bound(variant), abs=6e-3)
         assert played < bound

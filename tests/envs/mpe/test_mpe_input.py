@@ -11,7 +11,7 @@ from mpe_cases import VARIATIONS, label
 import envs
 from envs import UserError
 from envs.mpe import MPE, MPE_IDS, VARIANT_IDS, make
-from envs.mpe.env import side_by_side
+from envs.mpe.game import side_by_side
 
 
 def refuses(match: str, **kwargs: Any) -> None:

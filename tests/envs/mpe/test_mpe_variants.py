@@ -65,7 +65,7 @@ def test_port_equals_the_parallel_env(kwargs: dict[str, Any]) -> None:
             one.reset(seed=10 * episode + row)
             env.load_pettingzoo(row, one)
         for _ in range(env.scenario.horizon):
-            u = env._uniform(env._step_key_E, env._steps, max(1, env.scenario.step_draws)).numpy()
+            u = env._draws.step(max(1, env.scenario.step_draws)).numpy()
             actions = random_actions(env, generator)
             step = env.step(actions)
             for row, one in enumerate(real):
@@ -198,10 +198,10 @@ def test_actions_out_of_range_are_named() -> None:
 # ------------------------------------------------------------------ who is told what
 def test_who_knows_whose_goal() -> None:
     two_three = Variant(num_speakers=2, num_listeners=3)
-    assert [two_three.told(speaker) for speaker in range(2)] == [[0, 2], [1]]
+    assert [two_three.listeners_of(speaker) for speaker in range(2)] == [[0, 2], [1]]
     three_two = Variant(num_speakers=3, num_listeners=2)
-    assert [three_two.told(speaker) for speaker in range(3)] == [[0], [1], [0]]
-    assert three_two.tellers(0) == [0, 2]
+    assert [three_two.listeners_of(speaker) for speaker in range(3)] == [[0], [1], [0]]
+    assert three_two.speakers_of(0) == [0, 2]
 
 
 def test_observations_by_hand() -> None:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs import UserError
-from envs.pettingzoo.flatten import BadValue, ObservationReader, read_mask
+from envs.pettingzoo.flatten import ObservationReader, read_mask
+from envs.pettingzoo.values import BadValue
 
 LEAVES = st.one_of(
     st.builds(

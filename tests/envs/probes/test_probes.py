@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from envs import BatchedEnv, UserError, probes
-from envs.check.command import check
+from envs.check.verdict import check
 from envs.pettingzoo.env import PettingZooEnv
 from envs.streams import Stream
 

@@ -98,9 +98,9 @@ def test_times_by_hand():
     assert heard.answer.size == 8 and heard.answer.values[:, 0].tolist() == [2, 4, 6] and heard.answer.values[0, 1] == 3
     assert heard.own_next is None
     # The meaning at t - 1: rows [t % 2, e % 2] in sorted order [0 0], [0 1], [1 0].
-    assert heard.told.labels == ("goal 0 0", "goal 0 1", "goal 1 0")
-    assert heard.told.values is not None and heard.told.values[:, 0].tolist() == [0, 2, 0]
-    assert heard.told.attributes is not None and heard.told.attributes[1, 0].tolist() == [1, 0]
+    assert heard.meanings.labels == ("goal 0 0", "goal 0 1", "goal 1 0")
+    assert heard.meanings.values is not None and heard.meanings.values[:, 0].tolist() == [0, 2, 0]
+    assert heard.meanings.attributes is not None and heard.meanings.attributes[1, 0].tolist() == [1, 0]
 
 
 def test_the_drawn_step_is_uniform_over_the_heard_steps_of_its_episode():
@@ -134,19 +134,19 @@ def test_episodes_of_one_step_and_unknown_meanings():
         listen(spec, channel, toy_episodes((1, 1, 1)))
     world = spec_of("simple_world_comm")
     played = play("simple_world_comm", Babbling(world), 2, 7, record=True)
-    assert "does not declare" in listen(world, channels_of(world)[0], played).told.reason
+    assert "does not declare" in listen(world, channels_of(world)[0], played).meanings.reason
     continuous = Channel(0, 1, (Route(0, 0, 1, 30, 4, meaning=(0, 2)),))
     many = play("simple_world_comm", Babbling(world), 8, 7, record=True)
-    assert "values (more than 64)" in listen(world, continuous, many).told.reason
+    assert "values (more than 64)" in listen(world, continuous, many).meanings.reason
 
 
 def test_a_meaning_function_of_the_users_own():
     spec = two_heads()
     channel = channels_of(spec)[0]
     heard = listen(spec, channel, toy_episodes(), meaning=lambda obs: obs[..., 0].astype(int))
-    assert heard.told.labels == ("meaning 0", "meaning 1") and heard.told.attributes.shape == (3, 2, 1)
+    assert heard.meanings.labels == ("meaning 0", "meaning 1") and heard.meanings.attributes.shape == (3, 2, 1)
     both = listen(spec, channel, toy_episodes(), meaning=lambda obs: obs.astype(int))
-    assert both.told.attributes.shape == (3, 2, 2)
+    assert both.meanings.attributes.shape == (3, 2, 2)
     with pytest.raises(UserError, match=r"float32 \[3, 2\]; expected integers \[3, 2\]"):
         listen(spec, channel, toy_episodes(), meaning=lambda obs: obs[..., 0])
 

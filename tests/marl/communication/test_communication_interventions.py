@@ -13,7 +13,6 @@ from envs.spec import EnvSpec
 from marl.communication.channels import channels_of
 from marl.communication.information import Resampler
 from marl.communication.interventions import (
-    DEFAULTS,
     Interference,
     Intervention,
     lockstep,
@@ -22,6 +21,7 @@ from marl.communication.interventions import (
     speakers_team,
     summarise,
 )
+from marl.communication.options import DEFAULTS
 from marl.errors import UserError
 from marl.play.rollout import Episodes, play
 
@@ -147,9 +147,9 @@ def test_cutting_a_perfect_pair_brings_the_gain_to_zero_or_below(text):
     assert gain(intact().returns) > 0.9
     assert gain(change.returns) <= 0.0
     found = summarise(spec_of(), change, Resampler(EPISODES, 0, 1, 500), [0, 1], intact())
-    assert found["team_lost"]["low"] > 5.0
-    assert found["team_lost"]["mean"] == pytest.approx(intact().returns.mean() - change.returns.mean())
-    assert set(found["lost"]) == {"speaker_0", "listener_0"}
+    assert found.team_lost.low > 5.0
+    assert found.team_lost.mean == pytest.approx(intact().returns.mean() - change.returns.mean())
+    assert set(found.lost) == {"speaker_0", "listener_0"}
 
 
 @pytest.mark.parametrize("text", ["mute", "fixed", "uniform", "shuffled", "swapped", "noise:0.5"])
@@ -166,7 +166,7 @@ def test_the_team_is_that_of_the_speaker():
     assert speakers_team(spec_of(), channels_of(spec_of())) == [0, 1]
     returns = np.array([[1.0, 2.0, 4.0]] * 3)
     found = summarise(crypto, Episodes(returns, np.full(3, 25)), Resampler(3, 0, 1, 10), team)
-    assert found["team_return"]["mean"] == 3.0 and "team_lost" not in found
+    assert found.team_return.mean == 3.0 and found.team_lost is None and "team_lost" not in found.to_json()
 
 
 def test_random_numbers_of_an_episode_do_not_depend_on_the_batch():

@@ -15,7 +15,7 @@ from envs.spec import AgentSpec, EnvSpec, Head, Route
 from marl.communication.channels import channels_of, listen
 from marl.communication.influence import Questioned, causal_influence, counterfactuals, input_norm
 from marl.communication.information import Resampler
-from marl.communication.signalling import channel_report
+from marl.communication.signalling import ChannelReport, channel_report
 from marl.play.rollout import Episodes, play
 
 ENV = "simple_speaker_listener"
@@ -27,12 +27,12 @@ def spec() -> EnvSpec:
 
 
 @lru_cache
-def report(code=(0, 1, 2), listens=True, episodes=1000) -> dict:
+def report(code=(0, 1, 2), listens=True, episodes=1000) -> ChannelReport:
     player = Scripted(code, listens, heard_as=None if code is None else tuple(np.argsort(code)))
     return reported(player, spec(), episodes, 1_000_000, 999)
 
 
-def reported(player, spec, episodes, seed, permutations=99) -> dict:
+def reported(player, spec, episodes, seed, permutations=99) -> ChannelReport:
     asked = Questioned(player, spec, channels_of(spec))
     played = play(spec.id, asked, episodes, seed, record=True)
     heard = listen(spec, channels_of(spec)[0], played)
@@ -42,45 +42,71 @@ def reported(player, spec, episodes, seed, permutations=99) -> dict:
 
 def test_a_perfect_pair():
     found = report()
-    signalling = found["signalling"]
-    assert signalling["low"] <= math.log2(3) <= signalling["high"] + 1e-9
-    assert signalling["p"] == pytest.approx(0.001)
-    assert found["influence"]["move"]["cic_uniform"]["mean"] == pytest.approx(1.22, abs=0.03)
-    assert found["influence"]["move"]["flip_rate"]["mean"] == pytest.approx(0.975, abs=0.01)
-    coordination = found["instantaneous_coordination"]
-    assert coordination["low"] == 0.0 and coordination["p"] > 0.05 and "perfect pair" in coordination["warning"]
-    assert found["context_independence"]["value"] == pytest.approx(1.0)
-    assert found["entropy_given_meaning_bits"] == pytest.approx(0.0, abs=1e-9)
-    assert found["stability"] == 1.0 and found["constant_symbol"] is None
-    assert "only speaks" in found["speaker_consistency"]["reason"]
-    assert "single symbol" in found["topographic_similarity"]["reason"]
-    assert found["information_by_step"] == pytest.approx([signalling["corrected"]] * 24)
-    json.dumps(found, allow_nan=False)
+    told = found.signalling.information
+    assert told.low <= math.log2(3) <= told.high + 1e-9
+    assert told.p == pytest.approx(0.001)
+    assert found.influence["move"].cic_uniform.mean == pytest.approx(1.22, abs=0.03)
+    assert found.influence["move"].flip_rate.mean == pytest.approx(0.975, abs=0.01)
+    coordination = found.instantaneous_coordination
+    assert coordination.information.low == 0.0 and coordination.information.p > 0.05
+    assert "perfect pair" in coordination.warning
+    assert found.signalling.context_independence.value == pytest.approx(1.0)
+    assert found.signalling.entropy_given_meaning_bits == pytest.approx(0.0, abs=1e-9)
+    assert found.usage.stability == 1.0 and found.usage.constant_symbol is None
+    assert "only speaks" in found.speaker_consistency.reason
+    assert "single symbol" in found.signalling.topographic_similarity.reason
+    assert found.signalling.information_by_step == pytest.approx([told.corrected] * 24)
+
+
+CHANNEL = [
+    "channel", "sender", "receiver", "symbols", "capacity_bits", "exact", "episodes", "symbol_share", "entropy_bits",
+    "used_share", "stability", "constant_symbol",
+]  # fmt: skip
+TOLD = ["meanings", "table", "signalling"]
+KNOWN = ["entropy_given_meaning_bits", "information_by_step"]
+STRUCTURE = ["context_independence", "topographic_similarity", "positional_disentanglement"]
+ARRIVED = ["lag", "confusion", "capacity_estimate_bits"]
+HEARD = ["speaker_consistency", "instantaneous_coordination", "influence", "input_norm"]
+
+
+def test_the_json_of_a_channel_is_the_one_that_scripts_read():
+    found = report(episodes=50)
+    plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert list(plain) == [*CHANNEL, *TOLD, *KNOWN, *STRUCTURE, *HEARD]
+    estimate = ["plug_in", "corrected", "low", "high", "p", "entropy", "share", "episodes"]
+    assert list(plain["signalling"]) == estimate
+    assert list(plain["instantaneous_coordination"]) == [*estimate, "warning"]
+    assert list(plain["influence"]["move"]) == ["cic_marginal", "cic_uniform", "flip_rate", "flip_rate_used", "ceiling"]
+    assert list(plain["influence"]["move"]["flip_rate"]) == ["mean", "low", "high"]
+    assert plain["input_norm"] == {"reason": "the player has no first layer"}
+    assert plain["context_independence"] == {"value": found.signalling.context_independence.value}
+    assert ChannelReport.from_json(plain) == found
 
 
 def test_a_listener_that_ignores_messages_has_no_influence():
-    found = report(listens=False, episodes=200)["influence"]["move"]
+    found = report(listens=False, episodes=200).influence["move"]
     for name in ("cic_marginal", "cic_uniform", "flip_rate", "flip_rate_used"):
-        assert abs(found[name]["mean"]) <= 1e-9, name
+        assert abs(getattr(found, name).mean) <= 1e-9, name
 
 
 def test_a_random_speaker_tells_nothing_but_may_be_listened_to():
     found = report(code=None, episodes=400)
-    assert found["signalling"]["low"] == 0.0 and found["signalling"]["p"] > 0.05
-    assert found["influence"]["move"]["cic_uniform"]["mean"] > 1.0
-    assert found["stability"] < 0.6
+    assert found.signalling.information.low == 0.0 and found.signalling.information.p > 0.05
+    assert found.influence["move"].cic_uniform.mean > 1.0
+    assert found.usage.stability < 0.6
 
 
 def test_two_goals_under_one_symbol_and_a_constant_speaker():
     found = reported(Scripted((0, 0, 2), heard_as=(0, 1, 2)), spec(), 300, 5)
-    goals = np.array(found["table"]).sum(axis=1) / 300
+    goals = np.array(found.signalling.table).sum(axis=1) / 300
     merged = np.array([goals[0] + goals[1], goals[2]])
-    assert found["signalling"]["plug_in"] == pytest.approx(-(merged * np.log2(merged)).sum(), abs=1e-9)
-    assert found["context_independence"]["value"] == pytest.approx(2 / 3)
-    assert found["influence"]["move"]["flip_rate_used"]["mean"] < found["influence"]["move"]["flip_rate"]["mean"]
+    assert found.signalling.information.plug_in == pytest.approx(-(merged * np.log2(merged)).sum(), abs=1e-9)
+    assert found.signalling.context_independence.value == pytest.approx(2 / 3)
+    assert found.influence["move"].flip_rate_used.mean < found.influence["move"].flip_rate.mean
     said = reported(Scripted((1, 1, 1), heard_as=(0, 1, 2)), spec(), 50, 5)
-    assert said["constant_symbol"] == 1 and said["entropy_bits"] == 0.0 and said["signalling"]["share"] == 0.0
-    assert math.isfinite(said["influence"]["move"]["cic_marginal"]["mean"])
+    assert said.usage.constant_symbol == 1 and said.usage.entropy_bits == 0.0
+    assert said.signalling.information.share == 0.0
+    assert math.isfinite(said.influence["move"].cic_marginal.mean)
 
 
 # ------------------------------------------------------------------------------------------------------ influence
@@ -155,7 +181,7 @@ def test_input_norm_is_per_input():
     weight = np.ones((11, 4))
     weight[8:11] = 3.0
     found = input_norm(weight, channels_of(spec())[0])
-    assert found == {"message": pytest.approx(6.0), "rest": pytest.approx(2.0), "ratio": pytest.approx(3.0)}
+    assert found.to_json() == {"message": pytest.approx(6.0), "rest": pytest.approx(2.0), "ratio": pytest.approx(3.0)}
 
 
 # ------------------------------------------------------------------------------------------------ noise and delay
@@ -177,6 +203,9 @@ def test_a_noisy_delayed_channel():
     heard = listen(noisy, channels_of(noisy)[0], played)
     nobody = np.full((steps - 1, episodes, 4, 1, 4), 0.25)
     found = channel_report(Babbling(noisy), noisy, heard, nobody, Resampler(episodes, 0, 99, 99))
-    assert found["lag"] == 2 and found["capacity_bits"] == 2.0
-    assert found["capacity_estimate_bits"] == pytest.approx(0.8 * 2, abs=0.05)
-    assert "received" not in found, "nothing to tell was declared"
+    assert found.reception.lag == 2 and found.capacity_bits == 2.0
+    assert found.reception.capacity_estimate_bits == pytest.approx(0.8 * 2, abs=0.05)
+    assert found.reception.received is None, "nothing to tell was declared"
+    plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert list(plain) == [*CHANNEL, *TOLD, *STRUCTURE, *ARRIVED, *HEARD]
+    assert ChannelReport.from_json(plain) == found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -11,7 +12,7 @@ from channel_players import Babbling, Scripted
 
 from envs.mpe import catalogue
 from envs.spec import EnvSpec
-from marl.communication.analysis import analyse_player
+from marl.communication.analysis import PlayerAnalysis, analyse_player
 from marl.communication.gallery import pictures
 from marl.communication.verdict import constant_replicas, describe, protocol_table, summary, what_is_heard, what_is_said
 from marl.errors import UserError
@@ -51,11 +52,15 @@ def test_a_perfect_pair_in_words():
     assert "another symbol would change its move in 98% of the situations; of the 1.5" in text
     assert "Return per agent of speaker_0 and listener_0" in text
     assert "The channel is worth" in text and "shuffled between episodes" in text
-    assert found["gain"]["mean"] == pytest.approx((found["team_return"]["mean"] + 15.37) / 7.91)
-    assert found["score"]["low"] < found["score"]["mean"] < found["score"]["high"]
-    assert [row["name"] for row in found["interventions"]] == ["mute", "shuffled"]
-    assert all(row["gain"]["mean"] < 0 for row in found["interventions"])
-    json.dumps(found, allow_nan=False)
+    assert found.outcome.gain.mean == pytest.approx((found.outcome.team_return.mean + 15.37) / 7.91)
+    assert found.outcome.score.low < found.outcome.score.mean < found.outcome.score.high
+    assert [row.name for row in found.interventions] == ["mute", "shuffled"]
+    assert all(row.outcome.gain.mean < 0 for row in found.interventions)
+    plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    returned, lost, scaled = ["returns", "team_return"], ["lost", "team_lost"], ["score", "gain"]
+    assert list(plain) == ["episodes", "seed", "team", *returned, *scaled, "channels", "interventions"]
+    assert list(plain["interventions"][0]) == ["name", "what", *returned, *lost, *scaled]
+    assert PlayerAnalysis.from_json(plain) == found
     drawn = pictures(player, found, material, LINES)
     assert set(drawn) == {
         "protocol_speaker_0_listener_0", "timeline_speaker_0_listener_0", "field_speaker_0_listener_0", "interventions",
@@ -65,32 +70,37 @@ def test_a_perfect_pair_in_words():
 def test_the_other_verdicts():
     _, deaf, _ = analysed("deaf", ("shuffled",))
     assert summary(deaf) == "spoken, but nobody listens"
-    assert what_is_heard(deaf["channels"][0]) == ["listener_0 does not listen: no symbol changes its move."]
+    assert what_is_heard(deaf.channels[0]) == ["listener_0 does not listen: no symbol changes its move."]
     assert "worth nothing measurable" in describe(deaf, "x")
     _, constant, _ = analysed("constant")
     assert summary(constant) == "no language: every message is constant"
-    assert what_is_said(constant["channels"][0]) == [
+    assert what_is_said(constant.channels[0]) == [
         "speaker_0 says symbol 1 in every message: a constant message tells nothing."
     ]
-    assert constant_replicas([{**constant, "replica": 4}]) == ["Replica 4: speaker_0 always says symbol 1."]
+    assert constant_replicas([replace(constant, replica=4)]) == ["Replica 4: speaker_0 always says symbol 1."]
     _, merged, _ = analysed("merged")
-    assert "goal 0 and goal 1 share symbol 0." in what_is_said(merged["channels"][0])
-    counts = np.array(merged["channels"][0]["table"])[:2, 0]
+    assert "goal 0 and goal 1 share symbol 0." in what_is_said(merged.channels[0])
+    counts = np.array(merged.channels[0].signalling.table)[:2, 0]
     first, second = ("goal 0", "goal 1") if counts[0] >= counts[1] else ("goal 1", "goal 0")
-    assert f"0 = {first} ({counts.max() / counts.sum():.0%}) or {second} (" in what_is_said(merged["channels"][0])[1]
+    assert f"0 = {first} ({counts.max() / counts.sum():.0%}) or {second} (" in what_is_said(merged.channels[0])[1]
     assert summary(merged).startswith("a partial language (")
     _, babbling, _ = analysed("babbling")
     assert summary(babbling) == "no language: the messages tell next to nothing, though they are listened to"
-    said = " ".join(what_is_said(babbling["channels"][0]))
+    said = " ".join(what_is_said(babbling.channels[0]))
     assert "tell nothing measurable about the goal" in said and "Within an episode" in said
     assert constant_replicas([merged, babbling]) == []
 
 
 def test_a_large_vocabulary_shows_the_symbols_that_are_used():
-    report = {
-        "sender": "a", "receiver": "b", "channel": "a -> b", "symbols": 20, "episodes": 10, "meanings": ["goal 0"],
-        "symbol_share": [0.0] * 19 + [1.0], "table": [[0] * 19 + [10]],
-    }  # fmt: skip
+    _, found, _ = analysed("constant")
+    report = found.channels[0]
+    share, counts = (*[0.0] * 19, 1.0), (*[0] * 19, 10)
+    report = replace(
+        report,
+        symbols=20,
+        usage=replace(report.usage, symbol_share=share),
+        signalling=replace(report.signalling, meanings=("goal 0",), table=(counts,)),
+    )
     lines = protocol_table(report).splitlines()
     assert lines[1].split()[-1] == "19" and lines[2].split()[-1] == "1.00" and len(lines[1].split()) == 13
 
@@ -103,19 +113,20 @@ def test_every_task_with_a_channel(name):
         player, name, spec, episodes=4, interventions=("shuffled",), per_channel=name != "simple_world_comm",
         resampling=(19, 20),
     )  # fmt: skip
-    json.dumps(found, allow_nan=False)
+    assert PlayerAnalysis.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
     text = describe(found, name)
     drawn = pictures(player, found, material, {})
-    assert found["gain"] is None and "gain" not in text.split("\n")[-1]
+    assert found.outcome.gain is None and "gain" not in text.split("\n")[-1]
     if name == "simple_reference":
-        assert [row["name"] for row in found["interventions"]] == [
+        assert [row.name for row in found.interventions] == [
             "shuffled", "shuffled: agent_0 -> agent_1", "shuffled: agent_1 -> agent_0",
         ]  # fmt: skip
-        assert found["channels"][0]["speaker_consistency"]["episodes"] == 4
-        assert list(found["channels"][0]["influence"]) == ["move", "message"]
+        assert found.channels[0].speaker_consistency.episodes == 4
+        assert list(found.channels[0].influence) == ["move", "message"]
         assert "field_agent_0_agent_1" in drawn
     if name == "simple_crypto":
-        assert "Bob guesses right" in text and found["team"] == ["bob_0", "alice_0"]
+        assert "Bob guesses right" in text and found.team == ("bob_0", "alice_0")
+        assert list(found.to_json())[-1] == "crypto"
         assert "alice_0 -> eve_0, bob_0, 4 symbols" in text
     if name == "simple_world_comm":
         assert "field_leadadversary_0_adversary_0" not in drawn and "does not declare" in text
@@ -145,7 +156,7 @@ def test_a_meaning_function_for_a_task_without_a_declared_meaning():
         Babbling(spec_of(name)), name, spec_of(name), episodes=4, interventions=(), meaning=nearest_prey,
         resampling=(19, 20),
     )  # fmt: skip
-    assert found["channels"][0]["meanings"] == ["meaning 0", "meaning 1"]
+    assert found.channels[0].signalling.meanings == ("meaning 0", "meaning 1")
 
 
 def test_bad_input():

@@ -10,7 +10,10 @@ from channel_players import Babbling, Scripted
 
 from envs.mpe import catalogue
 from marl.communication import run_analysis as communication
-from marl.communication.run_analysis import QUICK, Options, analyse_players, analyse_run, formation_row, main
+from marl.communication.command import main
+from marl.communication.formation import formation_row
+from marl.communication.options import QUICK, Options
+from marl.communication.run_analysis import Analysis, analyse_players, analyse_run
 from marl.errors import UserError
 from marl.runs import checkpoint
 
@@ -59,45 +62,61 @@ def test_a_run_of_several_replicas(run_dir):
     shown = []
     found = analyse_run(run_dir, Options(**SMALL), on_figure=lambda name, figure: shown.append(name))
     stored = json.loads((run_dir / "communication.json").read_text())
-    assert stored == json.loads(json.dumps(found)), "what is returned is what is stored"
-    assert [one["replica"] for one in found["replicas"]] == [0, 1, 2]
-    assert found["shown"] in (0, 1) and found["mode"] == "greedy" and found["env"] == "simple_speaker_listener_v4"
-    median = np.argsort([one["team_return"]["mean"] for one in found["replicas"]], kind="stable")[1]
-    assert found["shown"] == median
-    assert len(found["replicas"][found["shown"]]["interventions"]) == 2
-    assert len(found["replicas"][2]["interventions"]) == 1, "the others are only shuffled"
-    assert "Replica 2: speaker_0 always says symbol 1." in found["text"]
-    assert "replica 2: return" in found["text"] and "no language: every message is constant" in found["text"]
-    assert "Cross-play of 3" in found["text"]
+    assert stored == json.loads(json.dumps(found.to_json())), "what is returned is what is stored"
+    assert Analysis.from_json(stored) == found
+    assert list(stored) == [
+        "run", "mode", "env", "episodes", "seed", "lines", "replicas", "shown", "figures", "cross_play", "text",
+        "formation",
+    ]  # fmt: skip
+    assert list(stored["replicas"][0])[-3:] == ["interventions", "summary", "replica"]
+    assert list(stored["cross_play"]) == [
+        "participants", "rows", "columns", "episodes", "raw", "relabelled", "agreement_raw", "agreement_relabelled",
+    ]  # fmt: skip
+    assert list(stored["formation"][0]) == [
+        "step", "replica", "channel", "meanings", "shares", "information", "p", "team_return", "gain",
+    ]  # fmt: skip
+    assert [one.replica for one in found.replicas] == [0, 1, 2]
+    assert found.shown in (0, 1) and found.mode == "greedy" and found.env == "simple_speaker_listener_v4"
+    median = np.argsort([one.outcome.team_return.mean for one in found.replicas], kind="stable")[1]
+    assert found.shown == median
+    assert len(found.replicas[found.shown].interventions) == 2
+    assert len(found.replicas[2].interventions) == 1, "the others are only shuffled"
+    assert "Replica 2: speaker_0 always says symbol 1." in found.text
+    assert "replica 2: return" in found.text and "no language: every message is constant" in found.text
+    assert "Cross-play of 3" in found.text
     files = {path.name for path in (run_dir / "figures").iterdir()}
-    assert files == set(found["figures"]) == {f"{name}.png" for name in shown}
+    assert files == set(found.figures) == {f"{name}.png" for name in shown}
     assert (run_dir / "episodes.gif").read_bytes()[:3] == b"GIF"
     assert {"protocol_speaker_0_listener_0.png", "cross_play.png", "formation.png", "interventions.png"} <= files
     rows = (run_dir / "formation.csv").read_text().splitlines()
     assert len(rows) == 4 and rows[1].startswith("1000,") and rows[3].startswith("3000,")
-    assert [row["step"] for row in found["formation"]] == [1000, 2000, 3000]
-    assert found["formation"][0]["information"] == 0.0 and found["formation"][2]["information"] > 1.4
+    assert [row.step for row in found.formation] == [1000, 2000, 3000]
+    assert found.formation[0].information == 0.0 and found.formation[2].information > 1.4
 
 
 def test_one_replica_gets_every_intervention(run_dir):
     found = analyse_run(run_dir, Options(**SMALL), replicas=[1], figures=False, formation=False)
-    assert found["shown"] == 1 and [one["replica"] for one in found["replicas"]] == [1]
-    assert len(found["replicas"][0]["interventions"]) == 2
-    assert "cross_play" not in found and found["figures"] == [] and not (run_dir / "figures").exists()
+    assert found.shown == 1 and [one.replica for one in found.replicas] == [1]
+    assert len(found.replicas[0].interventions) == 2
+    assert (
+        not {"cross_play", "formation"} & set(found.to_json())
+        and found.figures == ()
+        and not (run_dir / "figures").exists()
+    )
 
 
 def test_the_quick_look_at_the_end_of_a_run(run_dir):
     found = analyse_run(run_dir, QUICK, replicas=[0], episodes=20)
-    assert found["episodes"] == 20 and [row["name"] for row in found["replicas"][0]["interventions"]] == [
+    assert found.episodes == 20 and [row.name for row in found.replicas[0].interventions] == [
         "mute", "shuffled",
     ]  # fmt: skip
-    assert "cross_play" not in found and "formation" not in found and found["figures"]
+    assert found.cross_play is None and found.formation is None and found.figures
 
 
 def test_guests_join_the_cross_play_only(run_dir):
     found = analyse_run(run_dir, Options(**SMALL), replicas=[0], others=[run_dir / "other"], formation=False)
-    assert found["cross_play"]["participants"] == ["0", str(run_dir / "other")]
-    assert len(found["replicas"]) == 1
+    assert found.cross_play.participants == ("0", str(run_dir / "other"))
+    assert len(found.replicas) == 1
 
 
 @pytest.mark.parametrize("replicas", [[3], [-1], []])
@@ -121,9 +140,9 @@ def test_the_command_line(run_dir, capsys, tmp_path):
     assert main([str(run_dir), "--meaning", "no_such_module:f"]) == 2
     assert "Expected module:function" in capsys.readouterr().err
     assert main([str(run_dir), "--meaning", "no_colon"]) == 2
-    with pytest.raises(SystemExit) as stop:
-        main([str(run_dir), "--epsiodes", "3"])
-    assert stop.value.code == 2
+    capsys.readouterr()
+    assert main([str(run_dir), "--epsiodes", "3"]) == 2
+    assert "--episodes" in capsys.readouterr().err
 
 
 def test_figures_go_into_the_runs_tensorboard(run_dir):
@@ -141,9 +160,10 @@ def test_players_of_any_kind_without_a_run():
         {"one": Babbling(spec), "two": Babbling(spec, 1)}, "simple_reference", spec,
         Options(episodes=6, interventions=("shuffled",), cross_episodes=2),
     )  # fmt: skip
-    assert found["figures"] == [] and len(found["replicas"]) == 2
-    assert "two: return" in found["text"] and "Cross-play of 2" in found["text"]
-    assert formation_row(found["replicas"][0], 5, 0)["step"] == 5
+    assert found.figures == () and len(found.replicas) == 2
+    assert "two: return" in found.text and "Cross-play of 2" in found.text
+    assert formation_row(found.replicas[0], 5, 0).step == 5
+    assert next(iter(found.to_json())) == "env", "without what belongs to a run"
     with pytest.raises(UserError, match="has no channel"):
         spread = spec_of("simple_spread")
         analyse_players({"one": Babbling(spread)}, "simple_spread", spread, Options(episodes=2))

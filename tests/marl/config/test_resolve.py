@@ -210,6 +210,9 @@ def test_warnings() -> None:
     assert any("nothing will be learned" in warning for warning in launch.warnings)
     assert any("wm.kind has no effect without --world-model" in warning for warning in launch.warnings)
     assert parse(["--env", "simple", "--wm.kind", "rssm", "--world-model"]).warnings == ()
+    last = ["--env", "simple", "--maddpg.warmup-steps", "1000", "--num-envs", "16", "--total-steps"]
+    assert not any("learned" in text for text in parse([*last, "1000"]).warnings)  # the last round ends at 1008
+    assert any("learned" in text for text in parse([*last, "992"]).warnings)
     exact = parse(["--env", "simple", "--world-model"])  # the small models learn through eight steps
     assert exact.config.maddpg.estimator == "exact"
     assert any("uses the straight_through estimator, since exact" in warning for warning in exact.warnings)

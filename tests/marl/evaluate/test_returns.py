@@ -12,8 +12,10 @@ from envs.mpe import catalogue
 from marl.errors import RunFailed, UserError
 from marl.evaluate import returns as evaluation
 from marl.evaluate.anchors import anchors
+from marl.evaluate.command import main
 from marl.evaluate.matches import Party, play_matches, team_names
-from marl.evaluate.returns import evaluate, main
+from marl.evaluate.results import Evaluation
+from marl.evaluate.returns import evaluate
 from marl.figures.film import film, write_gif
 from marl.play.rollout import play
 from marl.scripted.base import NoOp, Random
@@ -65,23 +67,23 @@ def test_numbers_of_one_player_by_hand():
     spec = spec_of("simple_push")
     found = evaluate(NoOp(spec), "simple_push", episodes=7, seed=20)
     returns = play("simple_push", NoOp(spec), 7, 20).returns
-    one = found["replicas"][0]
+    one = found.replicas[0]
     for n, name in enumerate(spec.agent_names):
-        assert one["return"][name]["mean"] == pytest.approx(returns[:, n].mean())
-        assert one["return"][name]["se"] == pytest.approx(returns[:, n].std(ddof=1) / np.sqrt(7))
-    assert one["mean_return"] == found["mean_return"] == pytest.approx(returns.mean())
-    assert one["mean_return_se"] == pytest.approx(returns.mean(1).std(ddof=1) / np.sqrt(7))
-    assert found["return"] == one["return"]
-    assert found["interval"] == pytest.approx(
-        [found["mean_return"] - 1.96 * one["mean_return_se"], found["mean_return"] + 1.96 * one["mean_return_se"]]
+        assert one.returns[name].mean == pytest.approx(returns[:, n].mean())
+        assert one.returns[name].se == pytest.approx(returns[:, n].std(ddof=1) / np.sqrt(7))
+    assert one.mean_return == found.mean_return == pytest.approx(returns.mean())
+    assert one.mean_return_se == pytest.approx(returns.mean(1).std(ddof=1) / np.sqrt(7))
+    assert found.returns == one.returns
+    assert found.interval == pytest.approx(
+        [found.mean_return - 1.96 * one.mean_return_se, found.mean_return + 1.96 * one.mean_return_se]
     )
-    assert found["score"] is None and found["gain"] is None and found["competitive"] is True
-    assert found["sides"]["good"] == one["return"]["agent_0"]
+    assert found.score is None and found.gain is None and found.competitive is True
+    assert found.sides["good"] == one.returns["agent_0"]
 
 
 def test_json_holds_what_other_scripts_rely_on():
     found = evaluate(scripted("simple_reference", "coast"), "simple_reference", episodes=3, seed=5)
-    plain = json.loads(json.dumps(found, allow_nan=False))
+    plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert {"env", "episodes", "seed", "mode", "replicas", "mean_return", "score", "gain", "anchors"} <= set(plain)
     assert (plain["env"], plain["episodes"], plain["seed"], plain["mode"]) == ("simple_reference_v3", 3, 5, "greedy")
     assert plain["gain"] == pytest.approx((plain["mean_return"] + 16.65) / 9.12)
@@ -90,33 +92,44 @@ def test_json_holds_what_other_scripts_rely_on():
     assert plain["anchors"] == anchors("simple_reference").to_json()
     assert set(plain["replicas"][0]) >= {"return", "mean_return", "score", "gain"}
     assert set(plain["replicas"][0]["return"]["agent_0"]) == {"mean", "se"}
+    assert list(plain) == [
+        "env", "env_args", "episodes", "seed", "mode", "backend", "competitive", "replicas", "return", "sides",
+        "mean_return", "interval", "score", "gain", "iqm", "iqm_interval", "anchors",
+    ]  # fmt: skip
+    assert list(plain["replicas"][0]) == [
+        "replica", "return", "sides", "mean_return", "mean_return_se", "score", "gain",
+    ]  # fmt: skip
+    assert list(plain["anchors"]) == ["random", "noop", "no_communication", "oracle", "sides", "reason"]
+    assert list(plain["anchors"]["sides"]["all"]["oracle"]) == ["mean", "se", "bound", "source"]
+    assert Evaluation.from_json(plain) == found
 
 
 def test_several_replicas_play_the_same_episodes_and_are_summed_up_over_replicas():
     spec = spec_of("simple")
     players = [scripted("simple", name, spec=spec) for name in ("noop", "coast", "noop")]
     found = evaluate(players, "simple", episodes=4, seed=1, replicas=[5, 6, 8])
-    means = [one["mean_return"] for one in found["replicas"]]
-    assert [one["replica"] for one in found["replicas"]] == [5, 6, 8]
+    means = [one.mean_return for one in found.replicas]
+    assert [one.replica for one in found.replicas] == [5, 6, 8]
     assert means[0] == means[2] < means[1]
-    assert found["mean_return"] == pytest.approx(np.mean(means))
-    assert found["return"]["agent_0"]["se"] == pytest.approx(np.std(means, ddof=1) / np.sqrt(3))
-    assert found["iqm"] == pytest.approx(np.mean(means))  # of three none is cut off
-    low, high = found["iqm_interval"]
-    assert min(means) - 1e-9 <= low <= found["iqm"] <= high <= max(means) + 1e-9
-    assert found["interval"][0] < found["mean_return"] < found["interval"][1]
+    assert found.mean_return == pytest.approx(np.mean(means))
+    assert found.returns["agent_0"].se == pytest.approx(np.std(means, ddof=1) / np.sqrt(3))
+    assert found.iqm == pytest.approx(np.mean(means))  # of three none is cut off
+    low, high = found.iqm_interval
+    assert min(means) - 1e-9 <= low <= found.iqm <= high <= max(means) + 1e-9
+    assert found.interval[0] < found.mean_return < found.interval[1]
+    assert Evaluation.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
 def test_other_arguments_give_no_score_but_the_reason():
     args = {"max_cycles": 3}
     found = evaluate(NoOp(spec_of("simple", **args)), "simple", episodes=2, env_args=args)
-    assert found["score"] is None and "max_cycles=3 (default 25)" in found["anchors"]["reason"]
-    assert found["env_args"] == args
+    assert found.score is None and "max_cycles=3 (default 25)" in found.anchors.reason
+    assert found.setting.env_args == args
 
 
 def test_one_episode_has_no_error_and_no_interval():
     found = evaluate(NoOp(spec_of("simple")), "simple", episodes=1)
-    assert found["replicas"][0]["return"]["agent_0"]["se"] is None and found["interval"] is None
+    assert found.replicas[0].returns["agent_0"].se is None and found.interval is None
 
 
 def test_no_players():
@@ -202,15 +215,15 @@ def test_matches_are_played_both_ways_round_on_the_same_episodes():
     one, two = (scripted("simple_push", name, spec=spec) for name in ("follow+direct", "noop"))
     common = {"episodes": 5, "seed": 3}
     matches = play_matches(Party("one", [one]), Party("two", [two]), "simple_push", spec, **common)
-    assert [match["parties"] for match in matches] == [
+    assert [match.parties for match in matches] == [
         {"adversaries": "one", "good": "two"},
         {"adversaries": "two", "good": "one"},
     ]
     expected = play("simple_push", scripted("simple_push", "follow+noop"), 5, 3).returns.mean(0)
-    assert [matches[0]["return"][name]["mean"] for name in spec.agent_names] == pytest.approx(expected)
+    assert [matches[0].returns[name].mean for name in spec.agent_names] == pytest.approx(expected)
     expected = play("simple_push", scripted("simple_push", "noop+direct"), 5, 3).returns.mean(0)
-    assert matches[1]["teams"]["adversaries"]["mean"] == pytest.approx(expected[0])
-    assert matches[1]["teams"]["good"]["mean"] == pytest.approx(expected[1])
+    assert matches[1].teams["adversaries"].mean == pytest.approx(expected[0])
+    assert matches[1].teams["good"].mean == pytest.approx(expected[1])
 
 
 def test_a_script_of_one_side_plays_that_side_only(tmp_path):
@@ -228,7 +241,10 @@ def test_runs_against_runs_give_every_pair_of_replicas(run, tmp_path, capsys, mo
     path = tmp_path / "out.json"
     assert main([str(run), "--against", str(other), "--episodes", "3", "--replica", "1", "--json", str(path)]) == 0
     found = json.loads(path.read_text())
-    assert len(found["matches"]) == 2
+    assert list(found) == [
+        "env", "env_args", "episodes", "seed", "mode", "backend", "against", "matches", "anchors",
+    ]  # fmt: skip
+    assert list(found["matches"][0]) == ["parties", "return", "teams", "pairs"] and len(found["matches"]) == 2
     assert np.shape(found["matches"][0]["pairs"]["good"]) == (1, 3)
     assert np.shape(found["matches"][1]["pairs"]["good"]) == (1, 3)
     for match in found["matches"]:

@@ -9,7 +9,11 @@ import pytest
 from PIL import Image
 
 from marl.communication import figures as protocol_plots
+from marl.communication.formation import FormationRow
+from marl.communication.information import Information, Undefined
+from marl.communication.signalling import ChannelReport, Coordination, Signalling, Usage
 from marl.figures import plots
+from marl.stats import MeanInterval
 
 LINES = {"oracle": -7.46, "no communication": -15.37, "random": -39.98}
 
@@ -28,23 +32,29 @@ def picture(figure) -> np.ndarray:
 
 
 def bar(mean, half=0.5):
-    return {"mean": mean, "low": mean - half, "high": mean + half}
+    return MeanInterval(mean, mean - half, mean + half)
 
 
-def protocol(table) -> dict:
-    return {
-        "channel": "speaker_0 -> listener_0", "episodes": 40, "table": table,
-        "meanings": ["goal 0", "goal 1", "goal 2"], "symbol_share": [0.5, 0.5], "entropy_bits": 1.0,
-        "capacity_bits": 1.0,
-        "signalling": {"corrected": 0.918, "entropy": 1.585, "p": 0.001},
-    }  # fmt: skip
+def protocol(table) -> ChannelReport:
+    told = Information(0.92, 0.918, 0.9, 1.0, p=0.001, entropy=1.585, share=0.6, episodes=40)
+    unknown = Undefined("not declared")
+    meanings = ("goal 0", "goal 1", "goal 2") if table else ()
+    return ChannelReport(
+        "speaker_0 -> listener_0", "speaker_0", "listener_0", symbols=2, capacity_bits=1.0, exact=True, episodes=40,
+        usage=Usage((0.5, 0.5), entropy_bits=1.0, used_share=1.0, stability=1.0, constant_symbol=None),
+        signalling=Signalling(meanings, table, told if table else unknown, None, None, unknown, unknown, unknown),
+        reception=None, speaker_consistency=unknown, instantaneous_coordination=Coordination(told, ""), influence={},
+        input_norm=unknown,
+    )  # fmt: skip
 
 
 def formation_rows():
     shares = [[[0.5, 0.5], [0.5, 0.5]], [[0.9, 0.1], [0.2, 0.8]], [[1.0, 0.0], [0.0, 1.0]]]
     return [
-        {"step": 1000 * (k + 1), "replica": 0, "information": k / 2, "p": 0.01, "team_return": -9.0, "shares": share,
-         "gain": None if k == 0 else 0.8, "meanings": ["goal 0", "goal 1"]}
+        FormationRow(
+            step=1000 * (k + 1), replica=0, channel="speaker_0 -> listener_0", meanings=("goal 0", "goal 1"),
+            shares=share, information=k / 2, p=0.01, team_return=-9.0, gain=None if k == 0 else 0.8,
+        )
         for k, share in enumerate(shares)
     ]  # fmt: skip
 
@@ -54,7 +64,7 @@ def figures():
     steps = np.arange(1, 6) * 1000
     returns = generator.normal(size=(5, 4))
     would = generator.integers(5, size=(24, 3))
-    rows = [{"name": "untouched", "team_return": bar(-7.5)}, {"name": "shuffled", "team_return": bar(-20.25)}]
+    rows = [("untouched", bar(-7.5)), ("shuffled", bar(-20.25))]
     matrix = np.array([[-7.0, -30.0], [-31.0, -8.0]])
     positions, landmarks = protocol_plots.field_positions(5), protocol_plots.field_layout(3)
     moves = generator.dirichlet(np.ones(5), size=(25, 3))
@@ -65,10 +75,7 @@ def figures():
             {"1 run a": (steps, returns), "2 run b": (steps[:3], returns[:3] - 1)}, LINES
         ),
         "interventions": plots.interventions_figure(rows, LINES),
-        "matrix": plots.matrix_figure(
-            {"participants": ["a", "b"], "raw": matrix, "relabelled": matrix.T, "rows": ["speaker_0"],
-             "columns": ["listener_0"]}
-        ),
+        "matrix": plots.matrix_figure(["a", "b"], matrix, matrix.T, ["speaker_0"], ["listener_0"]),
         "protocol": protocol_plots.protocol_figure(protocol([[10, 0], [0, 10], [0, 20]])),
         "usage": protocol_plots.protocol_figure(protocol([])),
         "timeline": protocol_plots.timeline_figure(
@@ -116,9 +123,7 @@ def test_meanings_that_never_occurred_are_left_out():
 def test_long_names_of_a_matrix_are_listed_below():
     names = ["runs/simple_speaker_listener/20250101-120000_seed0", "0", "1", "2", "3"]
     matrix = np.arange(25.0).reshape(5, 5).tolist()
-    drawn = plots.matrix_figure(
-        {"participants": names, "raw": matrix, "relabelled": matrix, "rows": ["speaker_0"], "columns": ["listener_0"]}
-    )
+    drawn = plots.matrix_figure(names, matrix, matrix, ["speaker_0"], ["listener_0"])
     picture(drawn)
     assert "1: runs/simple_speaker_listener/20250101-120000_seed0\n2: 0" in words(drawn)
 
@@ -126,7 +131,7 @@ def test_long_names_of_a_matrix_are_listed_below():
 def test_missing_lines_and_a_task_without_anchors():
     text = words(plots.learning_figure([1, 2], np.zeros((2, 1)), {"oracle": None, "random": -5.0}))
     assert "oracle" not in text and "random\n-5.00" in text
-    picture(plots.interventions_figure([{"name": "untouched", "team_return": bar(3.0, 0.0)}], {}))
+    picture(plots.interventions_figure([("untouched", bar(3.0, 0.0))], {}))
 
 
 def test_gaps_in_the_curves_stay_gaps():

@@ -30,7 +30,7 @@ def test_trains_resumes_and_is_evaluated(env: str, replicas: int, tmp_path: Path
     second = train(replace(config, total_steps=5024), resume=locate(tmp_path / "run"))
     assert second.step == 5024
     written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    assert written == second.evaluation
+    assert second.evaluation is not None and written == second.evaluation.to_json()
     assert [one["replica"] for one in written["replicas"]] == list(range(replicas))
     steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps) and steps[-1] == 5024

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from toy_envs import MaskedInfo
 from whole_runs import differences
 
@@ -32,6 +33,8 @@ from marl.learner import losses
 from marl.learner.explicit_update import covers
 from marl.learner.kernels import select
 from marl.learner.maddpg import MADDPG, joint_rows
+from marl.parallel.data_mode import SplitUpdates
+from marl.parallel.ranks import Ranks
 
 torch.set_num_threads(1)
 IDS = (
@@ -135,7 +138,7 @@ def compared(spec: EnvSpec, config: MADDPGConfig, form: str) -> None:
             torch.testing.assert_close(found[name].detach(), expected[name].detach(), atol=2e-4, rtol=2e-4)
         assert torch.equal(one.joint, other.joint), "relabelled alike"
         for name in ("actor", "critic"):
-            states = [getattr(agent, f"{name}_optimiser").state_dict()["state"] for agent in (explicit, reference)]
+            states = [agent.moments[name].optimiser.state_dict()["state"] for agent in (explicit, reference)]
             assert len(states[0]) == len(states[1])
             for moments in zip(*(state.values() for state in states), strict=True):
                 for what in ("step", "exp_avg", "exp_avg_sq"):
@@ -320,8 +323,16 @@ def test_what_is_not_covered_is_told() -> None:
     assert "meta" in str(covers(spec, MADDPGConfig(), torch.device("meta")))
     learner = MADDPG(spec, MADDPGConfig(), 0)
     assert learner.path.startswith("explicit")
-    learner.combine = lambda gradient: gradient
-    assert "averaged" in learner.path
+    assert "averaged" in MADDPG(spec, MADDPGConfig(), 0, share=SplitUpdates(Ranks())).path
+    learner.add_actor_loss(Nothing())
+    assert "a world model adds its loss" in learner.path and learner.form == "autograd"
+
+
+class Nothing:
+    """A further loss of the actors."""
+
+    def loss(self, temperature: Tensor) -> Tensor:
+        return torch.zeros(1, 1)
 
 
 def test_the_settings_that_ship_are_covered() -> None:

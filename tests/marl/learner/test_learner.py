@@ -290,7 +290,7 @@ def test_shares_of_the_step_size_for_agents_that_there_are() -> None:
     with pytest.raises(UserError, match="differ between agents that share one actor"):
         MADDPG(twins, MADDPGConfig(share_actors=True, actor_lr_shares={"agent_0": 0.5}), 0)
     both = MADDPGConfig(share_actors=True, actor_lr_shares={"agent_0": 0.5, "agent_1": 0.5})
-    assert MADDPG(twins, both, 0).held_G1.tolist() == [[0.5]]
+    assert MADDPG(twins, both, 0).frozen_G1.tolist() == [[0.5]]
 
 
 # -------------------------------------------------------------- learning gates

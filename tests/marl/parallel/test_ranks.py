@@ -32,7 +32,7 @@ from marl.data.batch import Transitions
 from marl.data.replay import Replay
 from marl.errors import UserError
 from marl.learner.maddpg import MADDPG
-from marl.parallel.data_mode import PartSource, PartStream, split_updates
+from marl.parallel.data_mode import PartSource, PartStream, SplitUpdates
 from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks, mapped, part_of
 from marl.runs.checkpoint import DIRECTORY, load, newest
@@ -141,7 +141,7 @@ def test_a_state_is_cut_into_equal_parts_of_rows() -> None:
 
 def test_alone_nothing_is_exchanged() -> None:
     ranks, state = Ranks(), {"x": torch.ones(3)}
-    assert ranks.joined(state) is state and ranks.first(lambda: 3) == 3 and ranks.now_and_then(True)
+    assert ranks.joined(state) is state and ranks.broadcast(lambda: 3) == 3 and ranks.poll_stop(True)
     assert ranks.mean(state["x"]) is state["x"] and ranks.collected([1]) == [1] and ranks.device("cuda:1") == "cuda:1"
 
 
@@ -211,20 +211,19 @@ def test_two_parts_of_a_batch_make_the_update_of_the_whole(name: str) -> None:
     settings = replace(MADDPGConfig(hidden=(16, 16), batch_size=32, actor_lr=0.01), **OPTIONS[name])
     meeting, desk = threading.Barrier(2), [None, None]
 
-    def learner() -> MADDPG:
-        return MADDPG(SPEC, settings, 0, range(2))
+    def learner(ranks: Ranks | None = None) -> MADDPG:
+        return MADDPG(SPEC, settings, 0, range(2), share=None if ranks is None else SplitUpdates(ranks))
 
     def updated(learner: MADDPG, source: Replay | PartSource) -> None:
         for k in range(20):
             learner.update(source.sample(32), k / 20)
 
-    whole, parts = learner(), [learner(), learner()]
+    both = [Threads(rank, meeting, desk) for rank in range(2)]
+    whole, parts = learner(), [learner(ranks) for ranks in both]
     whole.autograd = "so do those whose gradients are averaged"
     updated(whole, filled())
     threads = []
-    for rank, part in enumerate(parts):
-        ranks = Threads(rank, meeting, desk)
-        split_updates(part, ranks)
+    for part, ranks in zip(parts, both, strict=True):
         threads.append(threading.Thread(target=updated, args=(part, PartSource(filled(), ranks))))
     for thread in threads:
         thread.start()

@@ -15,8 +15,10 @@ from marl.config.resolve import to_yaml
 from marl.config.schema import Config
 from marl.errors import UserError
 from marl.figures import page, plots
+from marl.report import command
 from marl.report import run_page as report
 from marl.runs import records
+from marl.stats import MeanInterval
 
 ENV = "simple_speaker_listener"
 
@@ -49,8 +51,7 @@ def make_run(path: Path, replicas: int = 3, evaluations: int = 5, full: bool = T
         (path / "communication.json").write_text(json.dumps(communication))
         (path / "versions.json").write_text(json.dumps({"python": "3.11", "torch": "2.13"}))
         (path / "figures").mkdir()
-        untouched = {"name": "untouched", "team_return": {"mean": 1, "low": 0, "high": 2}}
-        figure = plots.interventions_figure([untouched], {})
+        figure = plots.interventions_figure([("untouched", MeanInterval(1, 0, 2))], {})
         for name in ("interventions", "protocol_speaker_0_listener_0", "other"):
             plots.save(figure, path / "figures" / f"{name}.png")
         (path / "episodes.gif").write_bytes(base64.b64decode("R0lGODlhAQABAIAAAP///wAAACwAAAAAAQABAAACAkQBADs="))
@@ -141,7 +142,7 @@ def test_comparison(tmp_path, capsys, monkeypatch):
     first = make_run(tmp_path / "x" / "a")
     second = make_run(tmp_path / "x" / "b", replicas=1, evaluations=3, seed=7)
     out = tmp_path / "compared.html"
-    assert report.main([str(first), str(second), "--out", str(out)]) == 0
+    assert command.main([str(first), str(second), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"1 x/a +-11\.90 \[-12\.15, -11\.65\] +0\.53 \[.*\] +100% +5,000 +3 +15 s", printed)
     assert re.search(r"2 x/b +-14\.67 +0\.09 +0% +3,000 +1 +9 s", printed)
@@ -154,12 +155,12 @@ def test_comparison(tmp_path, capsys, monkeypatch):
 
 def test_one_run_on_the_command_line_and_bad_input(tmp_path, capsys):
     run = make_run(tmp_path / "a")
-    assert report.main([str(run)]) == 0
+    assert command.main([str(run)]) == 0
     assert (run / "report.html").exists()
-    assert report.main([str(tmp_path / "nowhere")]) == 2
+    assert command.main([str(tmp_path / "nowhere")]) == 2
     told = capsys.readouterr().err
     assert "nowhere is no run directory: config.yaml cannot be read" in told
-    assert report.main([str(run), "--out", str(tmp_path / "no" / "such" / "x.html")]) == 2
+    assert command.main([str(run), "--out", str(tmp_path / "no" / "such" / "x.html")]) == 2
     assert "cannot be written" in capsys.readouterr().err
     (run / "config.yaml").write_text("env: [")
     with pytest.raises(UserError, match="is not a configuration"):

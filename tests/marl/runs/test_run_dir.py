@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -85,7 +89,7 @@ def test_a_full_disk_at_the_start_is_refused(tmp_path: Path, monkeypatch: pytest
     def full(path: Path, text: str) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(rundir, "replace_text", full)
+    monkeypatch.setattr(Path, "write_text", full)
     assert "cannot be written: No space left on device" in refused(tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -104,48 +108,102 @@ def test_a_fault_of_the_user_after_the_start_leaves_the_directory_free(tmp_path:
 
 
 # ------------------------------------------------------------------ the lock
+HOLDS = """
+import sys, time
+from pathlib import Path
+from marl.runs.run_dir import RunDir
+with RunDir(Path(sys.argv[1]), resume=True):
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+
+
 def lock_of(pid: int, **changes: object) -> str:
-    return json.dumps({"pid": pid, "host": rundir._host(), "start": rundir._start_of(pid)} | changes)
+    """The content of a lock's file, as this version writes it; the former one added `start`."""
+    return json.dumps({"pid": pid, "host": socket.gethostname()} | changes)
+
+
+@contextlib.contextmanager
+def running(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that is in the run directory."""
+    with subprocess.Popen([sys.executable, "-c", HOLDS, str(path)], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "locked\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_living_run_is_not_disturbed(tmp_path: Path) -> None:
-    """Guard: seen failing with `_alive` returning False."""
+    """Guard: seen failing with `_occupy` ignoring `Timeout`."""
     with RunDir(tmp_path):
+        held = listing(tmp_path)
         for resume in (False, True):
             assert f"is in use by process {os.getpid()} on this machine" in refused(tmp_path, resume)
-        assert (tmp_path / LOCK).exists()
+        assert listing(tmp_path) == held and (tmp_path / LOCK).exists()
 
 
-def test_the_lock_of_a_dead_process_is_taken_over_with_a_note(tmp_path: Path) -> None:
-    done = subprocess.Popen([sys.executable, "-c", ""])
-    done.wait()
+def test_the_run_of_another_process_is_not_disturbed(tmp_path: Path) -> None:
+    with running(tmp_path) as process:
+        for resume in (False, True):
+            assert f"is in use by process {process.pid} on this machine" in refused(tmp_path, resume)
+
+
+def test_a_killed_run_can_be_resumed_at_once(tmp_path: Path) -> None:
+    """The process is a zombie then: nobody has waited for it."""
     notes: list[str] = []
-    (tmp_path / LOCK).write_text(lock_of(done.pid, start="boot 123"))
+    with running(tmp_path) as process:
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with RunDir(tmp_path, resume=True, note=notes.append):
+            assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+    assert len(notes) == 1 and f"process {process.pid}, which is dead" in notes[0]
+    assert not (tmp_path / LOCK).exists()
+
+
+@pytest.mark.parametrize("start", [{}, {"start": "boot 123"}])
+def test_a_lock_that_nobody_holds_is_taken_over_with_a_note(tmp_path: Path, start: dict[str, str]) -> None:
+    """Also where a later process has the number of the one that left it: this one."""
+    notes: list[str] = []
+    (tmp_path / LOCK).write_text(lock_of(os.getpid(), **start))
     with RunDir(tmp_path, resume=True, note=notes.append):
-        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
-    assert len(notes) == 1 and f"process {done.pid}, which is dead" in notes[0]
-
-
-def test_a_killed_process_that_nobody_has_waited_for_is_dead(tmp_path: Path) -> None:
-    zombie = subprocess.Popen([sys.executable, "-c", ""])
-    while rundir._start_of(zombie.pid) != "gone":
-        time.sleep(0.01)
-    (tmp_path / LOCK).write_text(lock_of(zombie.pid, start="boot 123"))
-    with RunDir(tmp_path, resume=True):
         pass
-    zombie.wait()
+    assert len(notes) == 1 and f"process {os.getpid()}, which is dead" in notes[0]
 
 
-def test_a_later_process_of_the_same_number_is_not_the_holder(tmp_path: Path) -> None:
-    (tmp_path / LOCK).write_text(lock_of(os.getpid(), start="an older boot 5"))
-    with RunDir(tmp_path, resume=True):
-        pass
+def test_one_of_two_runs_that_start_at_the_same_time_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other has started and ended between a run's look at the directory and its lock."""
+    acquire = rundir.FileLock.acquire
+
+    def late(lock: object) -> object:
+        (tmp_path / "config.yaml").write_text("seed: 1\n")
+        return acquire(lock)
+
+    monkeypatch.setattr(rundir.FileLock, "acquire", late)
+    assert "is not empty (it holds config.yaml" in refused(tmp_path)
+    assert listing(tmp_path) == {"config.yaml": b"seed: 1\n"}
 
 
-def test_the_lock_of_another_machine_cannot_be_judged(tmp_path: Path) -> None:
-    (tmp_path / LOCK).write_text(lock_of(1, host="cluster-17 pid:[1]"))
+@pytest.mark.parametrize("host", ["cluster-17", "cluster-17 pid:[1]"])
+def test_the_lock_of_another_machine_cannot_be_judged(tmp_path: Path, host: str) -> None:
+    (tmp_path / LOCK).write_text(lock_of(1, host=host))
     text = refused(tmp_path, resume=True)
     assert "process 1 on cluster-17" in text and f"delete {tmp_path / LOCK}" in text
+    assert (tmp_path / LOCK).read_text() == lock_of(1, host=host)
+
+
+def test_a_file_system_without_locks_is_used_with_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(lock: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(rundir.FileLock, "acquire", none)
+    notes: list[str] = []
+    with RunDir(tmp_path, note=notes.append):
+        text = refused(tmp_path, resume=True)
+        assert f"process {os.getpid()} on " in text and f"delete {tmp_path / LOCK}" in text
+    assert len(notes) == 1 and "has no locks" in notes[0] and not (tmp_path / LOCK).exists()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": -1, "host": "", "start": ""}', "\0", '{"pid": 1}'])

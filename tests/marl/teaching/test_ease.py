@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from channel_players import Babbling, Scripted
 
-from envs.check.command import check
+from envs.check.verdict import check
 from envs.mpe import catalogue
 from envs.pettingzoo.env import PettingZooEnv
 from envs.spec import EnvSpec
@@ -17,7 +17,8 @@ from marl.errors import UserError
 from marl.play.policy import Policy
 from marl.play.rollout import play
 from marl.teaching import ease as teaching
-from marl.teaching.ease import Beside, beside, in_words, main, settings_of, timed
+from marl.teaching.command import main
+from marl.teaching.ease import Beside, beside, in_words, settings_of, timed
 from marl.training.experiment import train
 
 ENV = "simple_speaker_listener"

@@ -21,11 +21,16 @@ from marl.data.replay import Replay
 from marl.errors import RunFailed
 from marl.learner.finite_gradients import FiniteGradients
 from marl.learner.maddpg import MADDPG
+from marl.parallel.data_mode import SplitUpdates
 from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks
 from marl.runs.logger import Silent
 from marl.training import cuda_graphs as captured
 from marl.training.cuda_graphs import WARM_UP, Graphs
+from marl.training.evaluator import Evaluator
+from marl.training.journal import Journal
+from marl.training.rounds import Rounds
+from marl.training.saver import Saver
 from marl.training.stop import StopRequest
 from marl.training.trainer import Trainer
 
@@ -56,6 +61,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
 LONG = ("defaults", "everything")
 
 
+class Nothing:
+    """A further loss of the actors."""
+
+    def loss(self, temperature: Tensor) -> Tensor:
+        return torch.zeros(1, 1)
+
+
 class Records(Silent):
     """Keeps what is logged."""
 
@@ -82,31 +94,35 @@ def trainer(settings: dict[str, Any], recorder: Any = None, device: str = "cpu",
     stream = Stream(chosen.seed, "replay", replicas, device)
     m = chosen.maddpg
     replay = Replay(env.spec, chosen.replay.capacity, chosen.num_envs, stream, m.gamma, m.n_step)
+    division, records, stop = Division(Ranks(), len(replicas)), Records(), StopRequest()
     made = Trainer(
-        chosen, env, learner, replay, Records(), Path("none"), StopRequest(), division=Division(Ranks(), len(replicas))
+        chosen,
+        Rounds(chosen, env, learner, replay),
+        Journal(records, division, env.spec.agent_names),
+        Evaluator(chosen, env, learner, division),
+        Saver(Path("none"), chosen, env, records, stop),
+        stop,
+        division,
     )
-    made.graphs = Graphs(recorder)
+    made.rounds.graphs = Graphs(recorder)
     if recorder is not None or late:
         sizes = {"critic": learner.critic.mlp.flat.shape[1], "actor": learner.actor.mlp.flat.shape[1]}
         learner.finite = FiniteGradients(sizes, env.spec.agent_names, learner.replicas, learner.device, at_once=False)
-        for optimiser in (learner.actor_optimiser, learner.critic_optimiser):
-            optimiser.found_inf = learner.finite.broken  # type: ignore[attr-defined]
+        for moments in learner.moments.values():
+            moments.optimiser.found_inf = learner.finite.broken  # type: ignore[attr-defined]
     return made
 
 
 def played(made: Trainer, rounds: int = ROUNDS) -> Trainer:
     for _ in range(rounds):
-        due = made._crosses(made.step, made.config.logging.every)
-        metrics = made._round(due)
-        if due:
-            made._log(metrics)
+        made.round()
     return made
 
 
 def whole_state(made: Trainer) -> dict[str, Any]:
-    parts = made._parts()
+    parts = made.parts()
     parts["progress"].pop("seconds")
-    return {**parts, "records": made.logger.kept}  # type: ignore[attr-defined]
+    return {**parts, "records": made.journal.logger.kept}  # type: ignore[attr-defined]
 
 
 def outliving(made: Trainer) -> dict[str, Tensor]:
@@ -127,10 +143,10 @@ def outliving(made: Trainer) -> dict[str, Tensor]:
                 look(f"{name}.{key}", one, depth + 1)
 
     for name in ("env", "learner", "source", "collector", "returns"):
-        look(name, getattr(made, name))
-    for name in ("actor_optimiser", "critic_optimiser"):
-        for key, one in getattr(made.learner, name).state_dict()["state"].items():
-            look(f"{name}[{key}]", one)
+        look(name, getattr(made.rounds, name))
+    for name, moments in made.rounds.learner.moments.items():
+        for key, one in moments.optimiser.state_dict()["state"].items():
+            look(f"{name} optimiser[{key}]", one)
     return found
 
 
@@ -183,14 +199,16 @@ def test_replayed_rounds_equal_rounds(name: str) -> None:
     """
     recorder, rounds = Tape.Recorder(), ROUNDS if name in LONG else 60
     plain, taped = played(trainer(SETTINGS[name]), rounds), played(trainer(SETTINGS[name], recorder), rounds)
-    assert plain.learner.updates > rounds / 2 and len(taped.graphs) == len(recorder.tapes) >= 2
+    assert plain.rounds.learner.updates > rounds / 2 and len(taped.rounds.graphs) == len(recorder.tapes) >= 2
     assert not differences(whole_state(plain), whole_state(taped))
 
 
 def test_the_host_is_not_asked_and_nothing_that_outlives_a_round_is_replaced() -> None:
     made = played(trainer(SETTINGS["everything"], Tape.Recorder()), 60)
     before = {name: (memory(x), x.data_ptr(), x.shape) for name, x in outliving(made).items()}
-    assert {"source.data_SCD", "collector.obs_SNEO", "learner.schedules.temperature", "env._episode_E"} <= set(before)
+    assert {"source.data_SCD", "collector.obs_SNEO", "learner.schedules.temperature", "env._episodes.number_E"} <= set(
+        before
+    )
     assert any("exp_avg_sq" in name for name in before) and any("world" in name for name in before)
     played(made, 30)  # a measured round among them, which is not replayed
     assert {name: (memory(x), x.data_ptr(), x.shape) for name, x in outliving(made).items()} == before
@@ -220,7 +238,7 @@ def test_a_number_of_the_host_is_seen_on_a_tape(fast: pytest.MonkeyPatch) -> Non
     settings = {"maddpg.temperature": 4.0, "maddpg.temperature_final": 0.1}
     made = [trainer(settings), trainer(settings, Tape.Recorder())]
     for one in made:
-        schedules = one.learner.schedules
+        schedules = one.rounds.learner.schedules
         kept = schedules.follow
 
         def follow(progress: float, schedules: Any = schedules, kept: Any = kept) -> None:
@@ -242,8 +260,11 @@ class NoSteps:
     def step(self) -> None: ...
 
 
-WITHOUT_NUMBERS = {
-    **SETTINGS,
+WITHOUT_NUMBERS = {  # short episodes and a small replay: a few rounds end the ones and go round the other
+    **{
+        name: {**chosen, "env_args": {**chosen.get("env_args", {}), "max_cycles": 2}, "replay.capacity": 24}
+        for name, chosen in SETTINGS.items()
+    },
     **{env: {"env": env, "env_args": {"max_cycles": 2}} for env in MPE_IDS},
 }
 
@@ -258,12 +279,12 @@ def test_a_round_needs_no_number_and_no_other_device(name: str, monkeypatch: pyt
     few = {"maddpg.updates_per_step": 0.2, "maddpg.warmup_steps": 4}
     quiet = {"maddpg.diagnostics_every": 0, "logging.every": 10_000, **few}
     made = trainer({**WITHOUT_NUMBERS[name], **quiet}, device="meta")
-    inner = made.env.env if isinstance(made.env, History) else made.env
+    inner = made.rounds.env.env if isinstance(made.rounds.env, History) else made.rounds.env
     inner._check_next = False  # type: ignore[attr-defined]  # the first step's actions are read, and not recorded
-    played(made, 27 if name in SETTINGS else 6)
-    assert made.learner.updates >= 2 and made.collector.obs_SNEO.is_meta
+    played(made, 9 if name in SETTINGS else 6)
+    assert made.rounds.learner.updates >= 2 and made.rounds.collector.obs_SNEO.is_meta
     with pytest.raises((RuntimeError, NotImplementedError)):
-        made.collector.obs_SNEO.sum().item()
+        made.rounds.collector.obs_SNEO.sum().item()
 
 
 # ------------------------------------------------------------------ what is recorded
@@ -302,24 +323,24 @@ def test_nothing_is_recorded_on_a_cpu_or_where_it_is_not_wanted() -> None:
 
 def test_where_the_host_takes_part_nothing_is_recorded() -> None:
     made = trainer({"maddpg.n_step": 3}, Tape.Recorder())
-    assert made._pattern() is None and made._kind() is None, "the window is still filling"
+    assert made.rounds.step_kind() is None and made.rounds.update_kind() is None, "the window is still filling"
     played(made, 8)
-    assert made._pattern() is not None and made._kind() is not None
-    made.learner.imagined_loss = lambda temperature: torch.zeros(1)
-    assert made._kind() is None
-    made.learner.imagined_loss, made.learner.combine = None, lambda gradient: gradient
-    assert made._kind() is None
+    assert made.rounds.step_kind() is not None and made.rounds.update_kind() is not None
+    shared = MADDPG(made.rounds.env.spec, made.config.maddpg, 0, share=SplitUpdates(Ranks()))
+    assert made.rounds.learner.pattern() is not None and shared.pattern() is None, "ranks exchange gradients"
+    made.rounds.learner.add_actor_loss(Nothing())
+    assert made.rounds.update_kind() is None, "a world model adds its loss"
     real = envs.make("simple_spread", num_envs=2, backend="pettingzoo")
     assert real.pattern() is None
     real.close()
     with pytest.raises(NotImplementedError):
-        real.repeated()
+        real.replayed()
 
 
 # ------------------------------------------------------------------ gradients that are not finite
 def test_watching_late_changes_nothing_where_all_is_well() -> None:
     plain, watched = played(trainer({}), 40), played(trainer({}, late=True), 40)
-    watched.learner.check()
+    watched.rounds.learner.check()
     assert not differences(whole_state(plain), whole_state(watched))
 
 
@@ -343,16 +364,16 @@ def test_a_late_fault_is_not_applied_and_told_as_at_once(
         poison.fill_(1.0)
         made = played(trainer(settings, recorder, late=late), 40)
         poison[1, 1] = float("nan")
-        networks = {name: module.mlp.flat.detach().clone() for name, module in made.learner._modules().items()}
+        networks = {name: module.mlp.flat.detach().clone() for name, module in made.rounds.learner._modules().items()}
         with pytest.raises(RunFailed) as failure:
             played(made, 5)
             poison.fill_(1.0)
             played(made, 5)  # nothing is applied any more
-            made._check()
+            made.rounds.check()
         told.append(str(failure.value).split(": ", 1)[-1])
-        own = made.learner._modules()[which].mlp.flat
+        own = made.rounds.learner._modules()[which].mlp.flat
         assert torch.equal(own, networks[which]) and own.isfinite().all()
-        assert made.learner._modules()[others].mlp.flat.isfinite().all()
+        assert made.rounds.learner._modules()[others].mlp.flat.isfinite().all()
     assert told[0] == told[1]
     assert f"the gradient of the {which} loss of agent 'listener_0' (replica 1) is not finite at update 3" in told[0]
 
@@ -366,22 +387,24 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_cuda_graphs_equal_launched_kernels(name: str) -> None:
     plain = played(trainer(SETTINGS[name], None, "cuda"))
     graphs = trainer(SETTINGS[name], None, "cuda")
-    graphs.graphs = Graphs.on(torch.device("cuda"))
+    graphs.rounds.graphs = Graphs.on(torch.device("cuda"))
     played(graphs)
-    graphs.learner.check()
-    assert plain.learner.updates >= ROUNDS / 2 and len(graphs.graphs) >= 2
-    for one, two in zip(plain.learner._modules().values(), graphs.learner._modules().values(), strict=True):
+    graphs.rounds.learner.check()
+    assert plain.rounds.learner.updates >= ROUNDS / 2 and len(graphs.rounds.graphs) >= 2
+    for one, two in zip(
+        plain.rounds.learner._modules().values(), graphs.rounds.learner._modules().values(), strict=True
+    ):
         torch.testing.assert_close(one.mlp.flat, two.mlp.flat, rtol=1e-4, atol=1e-5)
 
 
 @cuda
 def test_a_fault_in_a_cuda_graph_is_told() -> None:
     made = trainer({}, None, "cuda")
-    made.graphs = Graphs.on(torch.device("cuda"))
+    made.rounds.graphs = Graphs.on(torch.device("cuda"))
     played(made, 40)
-    made.source.data_SCD.fill_(float("nan"))  # type: ignore[attr-defined]
-    kept = made.learner.critic.mlp.flat.detach().clone()
+    made.rounds.source.data_SCD.fill_(float("nan"))  # type: ignore[attr-defined]
+    kept = made.rounds.learner.critic.mlp.flat.detach().clone()
     played(made, 3)
     with pytest.raises(RunFailed, match=r"critic loss of agent 'speaker_0' \(replica 0\) is not finite at update"):
-        made._check()
-    assert torch.equal(kept, made.learner.critic.mlp.flat)
+        made.rounds.check()
+    assert torch.equal(kept, made.rounds.learner.critic.mlp.flat)

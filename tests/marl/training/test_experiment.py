@@ -21,11 +21,13 @@ from whole_runs import ENVS, StopAfter, config, records, whole
 from envs.errors import UserError
 from envs.pettingzoo.env import PettingZooEnv
 from marl import train
-from marl.communication import run_analysis
+from marl.communication import options
 from marl.data.collector import Collector
 from marl.data.replay import Replay
-from marl.evaluate import returns as evaluate
+from marl.evaluate import command as evaluate
+from marl.evaluate.anchors import AnchorReturns
 from marl.evaluate.helpers import processes_for
+from marl.evaluate.results import Evaluation, ReplicaReturns, Setting
 from marl.learner.maddpg import MADDPG
 from marl.runs.records import read_run
 from marl.training import finish
@@ -46,7 +48,7 @@ def test_make_env_is_named_and_evaluated_later(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(leaving, "__module__", "toy_envs")
     run = tmp_path / "run"
     result = train(config(run, {"env": "simple_spread", "evaluation.every": 100}), make_env=leaving)
-    assert result.evaluation is not None and result.evaluation["gain"] is None  # the anchors are not simple_spread's
+    assert result.evaluation is not None and result.evaluation.gain is None  # the anchors are not simple_spread's
     assert read_run(run).config.env == "toy_envs:leaving" and read_run(run).config.backend == "pettingzoo"
     assert evaluate.main([str(run), "--episodes", "3", "--json", str(tmp_path / "found.json")]) == 0
     assert json.loads((tmp_path / "found.json").read_text())["env"] == "toy_envs:leaving"
@@ -54,7 +56,7 @@ def test_make_env_is_named_and_evaluated_later(tmp_path: Path, monkeypatch: pyte
 
 def test_make_env_may_have_no_name(tmp_path: Path) -> None:
     result = train(config(tmp_path / "run"), make_env=lambda: toy_envs.Toy(length=4))
-    assert result.evaluation is not None and len(result.evaluation["replicas"]) == 1
+    assert result.evaluation is not None and len(result.evaluation.replicas) == 1
 
 
 def test_make_env_settings_are_checked(tmp_path: Path) -> None:
@@ -131,9 +133,15 @@ def test_processes_are_as_many_as_pay() -> None:
 
 
 def test_the_telling_replicas_are_worst_middle_and_best() -> None:
-    replicas = [{"replica": r, "mean_return": value} for r, value in enumerate([3.0, 1.0, 2.0, 9.0, 5.0])]
-    assert finish._telling({"replicas": replicas}) == [0, 1, 3]
-    assert finish._telling({"replicas": replicas[:1]}) == [0]
+    def evaluation(means: list[float]) -> Evaluation:
+        replicas = [ReplicaReturns(r, {}, {}, mean, None, None, None) for r, mean in enumerate(means)]
+        setting = Setting("simple_v3", {}, 1, 0, "greedy", "torch")
+        return Evaluation(
+            setting, False, tuple(replicas), {}, {}, 0.0, None, None, None, None, None, AnchorReturns()
+        )  # fmt: skip
+
+    assert finish._telling(evaluation([3.0, 1.0, 2.0, 9.0, 5.0])) == [0, 1, 3]
+    assert finish._telling(evaluation([3.0])) == [0]
 
 
 def test_a_fault_of_the_report_leaves_the_run(
@@ -154,8 +162,8 @@ def test_the_language_beside_the_evaluation_changes_no_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = {"logging.report": True, "num_replicas": 1}
-    short = replace(run_analysis.QUICK, episodes=16, interventions=("mute",), figures=False, formation=False)
-    monkeypatch.setattr(run_analysis, "QUICK", short)
+    short = replace(options.QUICK, episodes=16, interventions=("mute",), figures=False, formation=False)
+    monkeypatch.setattr(options, "QUICK", short)
     told, numbers = [], []
     for name, both in (("after", False), ("beside", True)):
         monkeypatch.setattr(finish, "beside", lambda episodes, both=both: both)

@@ -21,6 +21,7 @@ from marl.learner.maddpg import MADDPG
 from marl.runs import checkpoint
 from marl.world_model import attach as compose
 from marl.world_model import evaluate as command
+from marl.world_model import prediction
 from marl.world_model.imagination import ImaginationSource
 
 SMALL = WorldModelConfig(
@@ -54,9 +55,9 @@ def trained(config: Config, steps: int = 30) -> tuple[ImaginationSource, MADDPG]
 @pytest.mark.parametrize("kind", ["rssm", "mlp", "linear"])
 def test_maddpg_learns_from_every_kind(kind: Any) -> None:
     source, learner = trained(config_of(replace(SMALL, kind=kind)))
-    assert bool((source.usable_S > 20).all())
+    assert bool((source.imagined.usable_S > 20).all())
     assert bool(learner.actor.mlp.flat.isfinite().all())
-    assert (learner.imagined_loss is None) == (kind == "rssm"), "unset, the small models' loss goes through them"
+    assert ("adds its loss" not in learner.path) == (kind == "rssm"), "unset, the small models' loss goes through them"
 
 
 def test_the_loss_through_the_model_moves_the_actors() -> None:
@@ -69,7 +70,7 @@ def test_the_loss_through_the_model_moves_the_actors() -> None:
 
 def test_groups_follow_the_reward(monkeypatch: pytest.MonkeyPatch) -> None:
     groups = []
-    monkeypatch.setattr(compose, "ThroughModel", lambda s, a, t, g, e: groups.append((g, e)) or SimpleNamespace())
+    monkeypatch.setattr(compose, "ThroughModel", lambda r, s, a, t, g, e: groups.append((g, e)) or SimpleNamespace())
     wm = replace(SMALL, through_horizon=3)
     for learner in (
         LEARNER, replace(LEARNER, team_reward=True), replace(LEARNER, estimator="exact"),
@@ -95,7 +96,7 @@ def saved_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Config) -
 def test_command_writes_numbers_figures_and_a_film(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: Any
 ) -> None:
-    monkeypatch.setattr(command, "FILMED", 1)
+    monkeypatch.setattr(prediction, "FILMED", 1)
     run = saved_run(tmp_path, monkeypatch, config_of(replace(SMALL, kind=kind)))
     assert command.main([str(run), "--episodes", "6", "--own-policy"]) == 0
     text = capsys.readouterr().out
@@ -114,8 +115,8 @@ def test_the_saved_model_predicts_as_the_one_in_the_run(tmp_path: Path, monkeypa
     config = config_of(SMALL)
     source, _ = trained(config)
     loaded = compose.load(saved_run(tmp_path, monkeypatch, config))
-    seq = source.store.windows(8, 4, Stream(0, "w", [0, 1]))
-    states = [model.observe(seq, Stream(0, "n", [0, 1])) for model in (source.model, loaded.model)]
+    seq = source.training.episodes.training.windows(8, 4, Stream(0, "w", [0, 1]))
+    states = [model.observe(seq, Stream(0, "n", [0, 1])) for model in (source.training.model, loaded.model)]
     assert torch.equal(states[0].features, states[1].features)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from envs.pettingzoo.describe import describe_known, parallel_env
+from benchmarks.world_model.pictures import CONTEXT, measure, rendered
 from envs.streams import Stream
 from marl.config.schema import WorldModelConfig
 from marl.world_model.dreamer.image import (
@@ -21,7 +21,6 @@ from marl.world_model.dreamer.image import (
     picture,
     pixels,
 )
-from marl.world_model.sequences import Sequences
 
 
 def test_replicas_are_separate_convolutions() -> None:
@@ -69,43 +68,14 @@ def test_pixels_invert() -> None:
     assert pixels(np.full((700, 700, 3), 255, dtype=np.uint8)).eq(0.5).all()
 
 
-def rendered_episodes(episodes: int, steps: int) -> tuple[object, Sequences]:
-    """Frames, actions and rewards of random episodes of simple_speaker_listener, as mpe2 draws them."""
-    env = parallel_env("simple_speaker_listener", render_mode="rgb_array")
-    spec = describe_known("simple_speaker_listener", env)
-    rng = np.random.default_rng(0)
-    obs, action, reward = [], [], []
-    for episode in range(episodes):
-        env.reset(seed=episode)
-        obs.append([pixels(env.render())])
-        action.append([torch.zeros(8)])
-        reward.append([torch.zeros(2)])
-        for _ in range(steps):
-            symbol, move = int(rng.integers(3)), int(rng.integers(5))
-            rewards = env.step({"speaker_0": symbol, "listener_0": move})[1]
-            obs[-1].append(pixels(env.render()))
-            action[-1].append(F.one_hot(torch.tensor([symbol, 3 + move]), 8).sum(0).float())
-            reward[-1].append(torch.tensor([rewards["speaker_0"], rewards["listener_0"]]).float())
-    env.close()
-
-    def stacked(rows: list[list[torch.Tensor]]) -> torch.Tensor:
-        return torch.stack([torch.stack(row) for row in rows], 1)[None]
-
-    first = torch.zeros(1, steps + 1, episodes, dtype=torch.bool)
-    first[:, 0] = True
-    none = torch.zeros_like(first)
-    rewards = stacked(reward)
-    return spec, Sequences(stacked(obs), stacked(action), rewards, torch.ones_like(rewards), first, none, ~none)
-
-
 def test_learns_the_rendered_frames_of_mpe2(monkeypatch: pytest.MonkeyPatch) -> None:
     """The log-likelihood's distance to that of perfect pictures shrinks to less than a third in 25 updates."""
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    spec, seq = rendered_episodes(3, 4)
+    spec, seq = rendered("simple_speaker_listener", 3, 4)
     config = WorldModelConfig(
         latents=6, classes=4, deter=16, hidden=16, ensemble=2, nx=1.0, nr=1.0, lr=3e-3, lr_warmup=0, beta=0.1
     )
-    model = image_model(spec, config, 0.9, Stream(0, "init", [0]), depth=4)  # type: ignore[arg-type]
+    model = image_model(spec, config, 0.9, Stream(0, "init", [0]), depth=4)
     stream = Stream(0, "noise", [0])
     values = []
     for _ in range(25):
@@ -117,3 +87,19 @@ def test_learns_the_rendered_frames_of_mpe2(monkeypatch: pytest.MonkeyPatch) -> 
     state = model.observe(seq, stream)
     told = model.step(state, seq.action.flatten(1, 2), stream.uniform(15, 6))[1]
     assert told.obs.shape == (1, 15, ENTRIES) and picture(told.obs[0, 0]).shape == (64, 64, 3)
+
+
+def test_actions_of_the_rendered_episodes_are_those_of_every_head() -> None:
+    """Of simple_reference an agent's id is move + 5 * message."""
+    spec, seq = rendered("simple_reference", 1, 3)
+    heads = [head.size for agent in spec.agents for head in agent.heads]
+    assert heads == [5, 10, 5, 10] and seq.action.shape == (1, 4, 1, 30)
+    parts = seq.action[0, :, 0].split(heads, -1)
+    assert all(part[0].sum() == 0 and part[1:].sum(-1).eq(1).all() for part in parts)
+
+
+def test_the_command_imagines_what_follows_the_context() -> None:
+    record, strips = measure("simple", 5, 2, 2, 0)
+    assert len(record["error"]) == len(record["error of the last picture"]) == 25 + 1 - CONTEXT
+    assert strips.shape == (4 * 64, 13 * 64, 3) and strips.dtype == np.uint8
+    assert np.array_equal(strips[:64, : 2 * 64], strips[64:128, : 2 * 64]), "both rows begin with what was seen"

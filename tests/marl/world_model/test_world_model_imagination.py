@@ -17,8 +17,9 @@ from marl.config.schema import WorldModelConfig
 from marl.data.batch import Transitions
 from marl.data.replay import Replay
 from marl.errors import UserError
+from marl.world_model.gate import rollout_errors
 from marl.world_model.imagination import ImaginationSource
-from marl.world_model.rollouts import joined, mixed, rollout_errors
+from marl.world_model.rollouts import Imagined, joined, mixed
 from marl.world_model.small.model import SmallModel
 
 CONFIG = WorldModelConfig(
@@ -47,7 +48,7 @@ def source(
     rows = list(range(replicas))
     streams = {name: Stream(seed, name, rows) for name in ("replay", "model", "training", "imagination")}
     replay = Replay(spec, 5000, num_envs, streams["replay"], gamma=0.9)
-    return ImaginationSource(replay, policy or uniform_policy(spec), spec, config, num_envs, streams)
+    return ImaginationSource.of(replay, policy or uniform_policy(spec), spec, config, num_envs, streams)
 
 
 def filled(env_id: str = "simple_speaker_listener", steps: int = 40, **changes: object) -> ImaginationSource:
@@ -61,7 +62,7 @@ def filled(env_id: str = "simple_speaker_listener", steps: int = 40, **changes: 
 
 def test_batches_are_half_imagined_and_the_real_half_is_the_replays() -> None:
     built = filled()
-    assert built.gate_S.tolist() == [4, 4]  # linear dynamics is exact
+    assert built.gate.length_S.tolist() == [4, 4]  # linear dynamics is exact
     twin = filled()
     batch, real = built.sample(40), twin.replay.sample(40)
     assert batch.joint.shape == real.joint.shape
@@ -78,7 +79,7 @@ def test_before_the_warm_up_only_real_transitions() -> None:
     built = filled(steps=9)
     twin = filled(steps=9)
     assert torch.equal(built.sample(32).joint, twin.replay.sample(32).joint)
-    assert int(built.model.optimiser.updates) == 0  # type: ignore[attr-defined]
+    assert int(built.training.model.optimiser.updates) == 0  # type: ignore[attr-defined]
 
 
 def test_before_any_episode_is_held_out_nothing_is_imagined() -> None:
@@ -90,7 +91,7 @@ def test_before_any_episode_is_held_out_nothing_is_imagined() -> None:
     for t in play(envs.make(spec.id, num_envs=4), 75):
         made.add(t)
         made.sample(8)
-        usable.append(int(made.usable_S))
+        usable.append(int(made.imagined.usable_S))
     assert not any(usable[:50]) and usable[-1] > 0
 
 
@@ -100,7 +101,7 @@ def test_imagined_transitions_are_what_the_environment_would_do() -> None:
     built = source(env.spec)
     for t in play(env, 40, replicas=2):
         built.add(t)
-    batch = built.imagined.gather(torch.arange(96).repeat(2, 1) + built._offset_S1)
+    batch = built.imagined.at(torch.arange(96).repeat(2, 1))
     message = env.spec.routes[0]
     heads = batch.action.unflatten(-1, (env.spec.num_heads, env.spec.head_size))
     for route in env.spec.routes:
@@ -117,11 +118,14 @@ def test_imagined_transitions_are_what_the_environment_would_do() -> None:
 
 def test_rollouts_begin_at_real_observations_and_continue_their_own() -> None:
     built = filled()
-    seen = {tuple(row.tolist()) for row in built.store.data_SECD[..., : built.layout.full_size].flatten(0, 2)}
-    batch = built.imagined.gather(torch.arange(96).repeat(2, 1) + built._offset_S1)
+    seen = {
+        tuple(row.tolist())
+        for row in built.training.episodes.training.data_SECD[..., : built.rollouts.layout.full_size].flatten(0, 2)
+    }
+    batch = built.imagined.at(torch.arange(96).repeat(2, 1))
     obs = batch.obs.unflatten(2, (4, 24))
     after = batch.next_obs.unflatten(2, (4, 24))
-    starts = built.layout.join(obs[:, :, 0])
+    starts = built.rollouts.layout.join(obs[:, :, 0])
     assert all(tuple(row.tolist()) in seen for row in starts.flatten(0, 1))
     assert torch.equal(obs[:, :, 1:], after[:, :, :-1])
     prev = batch.prev_obs.unflatten(2, (4, 24))  # of the speaker
@@ -133,9 +137,9 @@ def test_rollouts_begin_at_real_observations_and_continue_their_own() -> None:
 
 def test_previous_observations_of_starts_are_the_frames_before() -> None:
     built = filled()
-    _, obs, before, first, valid = built._starts()
-    frames = built.store.data_SECD[..., : built.layout.full_size]
-    rows, rows_before = built.layout.join(obs), built.layout.join(before)
+    _, obs, before, first, valid = built.rollouts.starts.draw()
+    frames = built.training.episodes.training.data_SECD[..., : built.rollouts.layout.full_size]
+    rows, rows_before = built.rollouts.layout.join(obs), built.rollouts.layout.join(before)
     for s in range(2):
         flat = frames[s].flatten(0, 1)
         for r in range(24):
@@ -175,7 +179,7 @@ def test_actions_follow_the_current_policy() -> None:
     built = source(env.spec, policy=policy)
     for t in play(env, 40, replicas=2):
         built.add(t)
-    action = built.imagined.gather(torch.arange(96).repeat(2, 1) + built._offset_S1).action
+    action = built.imagined.at(torch.arange(96).repeat(2, 1)).action
     assert bool((action[:, 0].argmax(-1) == 2).all()) and bool((action[:, 1].argmax(-1) == 4).all())
     assert set(action.flatten().tolist()) == {0.0, 1.0}
 
@@ -194,20 +198,20 @@ def test_actions_follow_the_current_policy() -> None:
 def test_gate(monkeypatch: pytest.MonkeyPatch, errors: list[float], rewards: list[float], gate: int) -> None:
     built = filled(reward_gate=0.3)
     made = torch.tensor([errors, [0.0] * 4]), torch.tensor([rewards, [0.0] * 4])
-    monkeypatch.setattr("marl.world_model.imagination.rollout_errors", lambda *_: made)
-    built.validate()
-    assert built.gate_S.tolist() == [gate, 4]
+    monkeypatch.setattr("marl.world_model.gate.rollout_errors", lambda *_: made)
+    built.gate.measure(built.training.model)
+    assert built.gate.length_S.tolist() == [gate, 4]
     built.imagine()
-    assert built.usable_S.tolist() == [int(24 * gate * 0.8), int(24 * 4 * 0.8)]
-    kept = built._order_SX[0, : int(built.usable_S[0])]
+    assert built.imagined.usable_S.tolist() == [int(24 * gate * 0.8), int(24 * 4 * 0.8)]
+    kept = built.imagined._order_SX[0, : int(built.imagined.usable_S[0])]
     assert bool((kept // 24 < gate).all())
 
 
 def test_a_closed_gate_leaves_a_replica_its_real_transitions(monkeypatch: pytest.MonkeyPatch) -> None:
     built, twin = filled(), filled()
     made = torch.tensor([[9.0] * 4, [0.0] * 4])
-    monkeypatch.setattr("marl.world_model.imagination.rollout_errors", lambda *_: (made, made))
-    built.validate()
+    monkeypatch.setattr("marl.world_model.gate.rollout_errors", lambda *_: (made, made))
+    built.gate.measure(built.training.model)
     built.imagine()
     batch, real = built.sample(40), twin.replay.sample(40)
     assert torch.equal(batch.joint[0], real.joint[0])
@@ -219,12 +223,12 @@ def test_the_most_uncertain_are_dropped() -> None:
     uncertainty = torch.arange(96.0).flip(0).repeat(2, 1)
     valid = torch.ones(2, 96, dtype=torch.bool)
     valid[1, :48] = False
-    built._keep(uncertainty, valid)
-    assert built.usable_S.tolist() == [76, 38]
-    assert sorted(built._order_SX[0, :76].tolist()) == list(range(20, 96))
-    assert sorted(built._order_SX[1, :38].tolist()) == list(range(58, 96))
+    built.imagined.fill(Imagined(built.rollouts.imagine(built.gate.length_S).transitions, uncertainty, valid))
+    assert built.imagined.usable_S.tolist() == [76, 38]
+    assert sorted(built.imagined._order_SX[0, :76].tolist()) == list(range(20, 96))
+    assert sorted(built.imagined._order_SX[1, :38].tolist()) == list(range(58, 96))
     batch = built.sample(200)
-    rows = built.imagined.gather(built._order_SX[:1, :76].expand(2, -1) + built._offset_S1).joint[0]
+    rows = built.imagined.at(built.imagined._order_SX[:1, :76].expand(2, -1)).joint[0]
     kept = {tuple(x.tolist()) for x in rows}
     assert all(tuple(x.tolist()) in kept for x in batch.joint[0, 100:])
 
@@ -248,12 +252,12 @@ def test_an_imagined_end_is_terminal_and_ends_the_rollout() -> None:
             told.discount = torch.full_like(told.discount, 0.1 if self.calls == 2 else 0.88)
             return state, told
 
-    built.model = Ending(built.model)  # type: ignore[arg-type, assignment]
+    built.rollouts.model = Ending(built.rollouts.model)  # type: ignore[arg-type, assignment]
     built.imagine()
-    batch = built.imagined.gather(torch.arange(96).repeat(2, 1) + built._offset_S1)
+    batch = built.imagined.at(torch.arange(96).repeat(2, 1))
     discount = batch.discount.unflatten(2, (4, 24))
     assert bool((discount[:, :, 0] == 0.9).all()) and bool((discount[:, :, 1] == 0.0).all())
-    assert built.usable_S.tolist() == [int(48 * 0.8)] * 2
+    assert built.imagined.usable_S.tolist() == [int(48 * 0.8)] * 2
 
 
 def test_rollout_errors_of_an_exact_model_and_the_slow_way() -> None:
@@ -261,7 +265,7 @@ def test_rollout_errors_of_an_exact_model_and_the_slow_way() -> None:
     built = source(layout.spec, replicas=1)
     for t in play(envs.make("simple_spread", num_envs=10), 50):
         built.add(t)
-    model = built.model
+    model = built.training.model
     told, rewards = rollout_errors(model, seq, 3, layout, Stream(0, "n", [0]))
     truth = model.obs_scale.apply(seq.obs[..., layout.dynamic_J].flatten(1, 2)).unflatten(1, (26, 12))
     squares: list[list[float]] = [[], [], []]
@@ -280,11 +284,13 @@ def test_held_out_episodes_are_never_trained_on() -> None:
     built = filled(steps=100, updates_per_step=1e-3)
     trained, held = (
         {tuple(x.tolist()) for x in store.data_SECD[..., :14].flatten(0, 2) if bool(x.any())}
-        for store in (built.store, built.validation)
+        for store in (built.training.episodes.training, built.training.episodes.held_out)
     )
     assert not trained & held
-    assert built.store.frames_S.tolist() == [3 * 10 * 26] * 2  # of 40 episodes a replica, every fourth is held out
-    assert built.validation.frames_S.tolist() == [10 * 26] * 2
+    assert (
+        built.training.episodes.training.frames_S.tolist() == [3 * 10 * 26] * 2
+    )  # of 40 episodes a replica, every fourth is held out
+    assert built.training.episodes.held_out.frames_S.tolist() == [10 * 26] * 2
 
 
 # ------------------------------------------------------------------------- state
@@ -297,7 +303,7 @@ def test_resume_is_exact(kind: str) -> None:
         one.add(t)
     two = source(env.spec, config, seed=7)
     for name in ("replay", "training", "imagination"):  # key of a stream is not state: it comes from the seed
-        part = {"replay": two.replay.stream, "training": two._training, "imagination": two._imagination}[name]
+        part = {"replay": two.replay.stream, "training": two.gate._stream, "imagination": two.rollouts.stream}[name]
         part.key_R = Stream(0, name, [0, 1]).key_R
     two.load_state_dict(one.state_dict())
     for built in (one, two):

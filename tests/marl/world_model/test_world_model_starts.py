@@ -50,7 +50,7 @@ def test_blended_starts_are_states_of_the_environment() -> None:
     """In simple_reference both agents see the same three landmarks: what they say of them must agree in every start,
     and the goal's colour must be a colour."""
     source = filled("simple_reference", starts=200, blend=True)
-    state, obs, _, _, valid = source._starts()
+    state, obs, _, _, valid = source.rollouts.starts.draw()
     assert isinstance(state, ObsState) and bool(valid.any())
     a, b = obs[:, 0], obs[:, 1]  # [S, R, O]: velocity 2, landmarks 3 x 2, goal's colour 3, message 10
     between = (a[..., 2:4] - b[..., 2:4])[:, :, None]
@@ -68,7 +68,7 @@ def test_switched_off_every_start_was_seen() -> None:
         env = envs.make("simple_reference", num_envs=20)
         source = filled("simple_reference", blend=blend)
         stored = torch.cat([t.obs[0].transpose(0, 1).flatten(1) for t in play(env, 40, replicas=2)])
-        _, obs, _, _, _ = source._starts()
+        _, obs, _, _, _ = source.rollouts.starts.draw()
         starts = obs[0].transpose(0, 1).flatten(1)
         apart = torch.cdist(starts, stored, compute_mode="donot_use_mm_for_euclid_dist")
         return float((apart.min(1).values < 1e-5).float().mean())
@@ -79,4 +79,4 @@ def test_switched_off_every_start_was_seen() -> None:
 
 def test_the_same_numbers_again() -> None:
     one, other = filled(blend=True), filled(blend=True)
-    assert torch.equal(one._starts()[1], other._starts()[1])
+    assert torch.equal(one.rollouts.starts.draw()[1], other.rollouts.starts.draw()[1])

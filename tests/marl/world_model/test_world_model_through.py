@@ -19,6 +19,7 @@ from marl.learner.networks import Actor, Critic
 from marl.world_model.imagination import ImaginationSource
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import Prediction
+from marl.world_model.rollouts import Rollouts
 from marl.world_model.through import ThroughModel, critic_tail
 
 SPEAKER, LISTENER = AgentSpec("speaker_0", 2, (Head("message", 2),)), AgentSpec("listener_0", 2, (Head("move", 2),))
@@ -69,13 +70,12 @@ def through(
         first = torch.ones(2, rows, dtype=torch.bool)
         return Goal(goal), obs, torch.zeros_like(obs), first, first
 
-    source = SimpleNamespace(
-        config=WorldModelConfig(through_horizon=horizon), spec=GAME, layout=Layout(GAME), model=Game(selfish),
-        replay=SimpleNamespace(gamma=0.9), gate_S=torch.tensor([3, 3]), _starts=starts,
-        _imagination=Stream(0, "imagination", [0, 1]),
-    )  # fmt: skip
+    stream, config = Stream(0, "imagination", [0, 1]), WorldModelConfig(through_horizon=horizon)
+    drawn, gate = SimpleNamespace(draw=starts), SimpleNamespace(length_S=torch.tensor([3, 3]))
+    policy = None  # the actor is given to the loss itself
+    rollouts = Rollouts(Game(selfish), policy, drawn, Layout(GAME), config, 0.9, stream)  # type: ignore[arg-type]
     actor = Actor(GAME, (16,), True, Stream(0, "actor", [0, 1]))
-    return ThroughModel(source, actor, no_tail, groups, estimator), actor  # type: ignore[arg-type]
+    return ThroughModel(rollouts, gate, actor, no_tail, groups, estimator), actor  # type: ignore[arg-type]
 
 
 def gradient(horizon: int, **options: object) -> Tensor:
@@ -97,13 +97,13 @@ def test_gradient_is_the_derivative_of_the_value() -> None:
     made, actor = through(3, "gumbel_soft")
     flat = actor.double().mlp.flat
     flat.data = flat.data * 3
-    starts = made._source._starts()
+    starts = made._rollouts.starts.draw()
     state, obs, *rest = starts
     state.goal, obs = state.goal.double(), obs.double()
-    made._source._starts = lambda: (state, obs, *rest)  # type: ignore[method-assign]
+    made._rollouts.starts.draw = lambda: (state, obs, *rest)  # type: ignore[method-assign]
 
     def value() -> Tensor:
-        made._source._imagination.load_state_dict({"counter": 0})  # the same noise
+        made._rollouts.stream.load_state_dict({"counter": 0})  # the same noise
         return made.loss(0.8).sum()
 
     value().backward()
@@ -149,7 +149,7 @@ def test_groups_share_their_mean_reward() -> None:
 
 def test_a_closed_gate_gives_no_gradient() -> None:
     made, actor = through(2)
-    made._source.gate_S = torch.tensor([0, 3])
+    made._gate.length_S = torch.tensor([0, 3])
     made.loss(1.0).sum().backward()
     assert actor.mlp.flat.grad is not None
     assert not actor.mlp.flat.grad[0].any() and actor.mlp.flat.grad[1].any()
@@ -157,9 +157,9 @@ def test_a_closed_gate_gives_no_gradient() -> None:
 
 def test_invalid_starts_do_not_count() -> None:
     made, _ = through(2)
-    starts = made._source._starts()
+    starts = made._rollouts.starts.draw()
     half = starts[4] & (torch.arange(64) < 32)
-    made._source._starts = lambda: (*starts[:4], half)  # type: ignore[method-assign]
+    made._rollouts.starts.draw = lambda: (*starts[:4], half)  # type: ignore[method-assign]
     starts[0].goal = starts[0].goal.clone()
     starts[0].goal[:, 32:] = 1e6
     assert made.loss(1.0).abs().max() < 2.0
@@ -176,13 +176,13 @@ def test_with_a_real_model_and_critic_only_actors_get_gradients(kind: str) -> No
     actor = Actor(env.spec, (16,), True, Stream(0, "actor", [0]))
     critic = Critic(env.spec, (16,), True, Stream(0, "critic", [0]))
     replay = Replay(env.spec, 1000, 10, streams["replay"], 0.9)
-    source = ImaginationSource(replay, actor, env.spec, config, 10, streams)
+    source = ImaginationSource.of(replay, actor, env.spec, config, 10, streams)
     for t in play(env, 30):
         source.add(t)
-    assert source.gate_S.item() == config.rollout
-    source.model.optimiser.zero_grad()  # type: ignore[attr-defined]
-    made = ThroughModel(source, actor, critic_tail(critic), TEAM, "straight_through")
+    assert source.gate.length_S.item() == config.rollout
+    source.training.model.optimiser.zero_grad()  # type: ignore[attr-defined]
+    made = ThroughModel(source.rollouts, source.gate, actor, critic_tail(critic), TEAM, "straight_through")
     made.loss(1.0).sum().backward()
     assert actor.mlp.flat.grad is not None and bool(actor.mlp.flat.grad[:, 0].any())
     assert critic.mlp.flat.grad is None
-    assert not any(bool(p.grad.any()) for p in source.model.networks.parameters())  # type: ignore[attr-defined]
+    assert not any(bool(p.grad.any()) for p in source.training.model.networks.parameters())  # type: ignore[attr-defined]

@@ -51,7 +51,7 @@ def run_arm(
 
     Returns:
         {env, flags, seed, replicas, steps, seconds, updates, curve: {step: [n], return, score, gain: [n][S]},
-        final: {mode: `marl.evaluate.evaluate`'s result}}.
+        final: {mode: the JSON of `marl.evaluate.evaluate`'s result}}.
     """
     with tempfile.TemporaryDirectory() as scratch:
         directory = keep or Path(scratch) / "run"
@@ -69,7 +69,7 @@ def run_arm(
                 env_args=config.env_args,
                 backend=backend,
                 batch=min(episodes, 1000) if backend == "torch" else 32,
-            )
+            ).to_json()
     return {
         "env": env,
         "flags": list(flags),
@@ -97,12 +97,12 @@ def curve(run: RunRecords) -> dict[str, Any]:
     """
     end = run.config.total_steps
     lines = [line for line in run.metrics if "evaluation/return" in line and line["step"] < end]
-    found: dict[str, Any] = {name: [line[key] for line in lines] for name, key in _COLUMNS.items()}
+    results: dict[str, Any] = {name: [line[key] for line in lines] for name, key in _COLUMNS.items()}
     for name in ("return", "score", "gain"):
         steps, values = run.series(f"evaluation/{name}")
         if len(steps):
-            found[name] = values[steps < end].tolist()
-    return found
+            results[name] = values[steps < end].tolist()
+    return results
 
 
 def first_reached(curve: dict[str, Any], measure: str, threshold: float, what: str = "step") -> list[float]:

@@ -1,0 +1,304 @@
+"""The one reader of environments: what they declare and return, as rows of numbers, and choices as their own actions.
+
+Training, `envs.check`, the evaluation and `Policy` all read through it, so that they accept the same environments and
+refuse the same values in the same words. It is made of an environment, or of what a checkpoint stored of one.
+
+Shape suffixes: N agents, O padded observation width, H heads, K choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+from pettingzoo import ParallelEnv
+
+from envs.errors import UserError, did_you_mean
+from envs.pettingzoo.flatten import ObservationReader, RowReader, read_mask
+from envs.pettingzoo.plain_spaces import from_plain, to_plain
+from envs.pettingzoo.values import COMMON, BadValue, reset_result
+from envs.spec import EnvSpec
+
+
+class Reader:
+    """Reads one environment's observations and masks, and writes its actions.
+
+    Args:
+        spec: the environment's description.
+        readers: of every agent's observations.
+        dtypes: of every agent's actions; used where they are arrays (MultiDiscrete).
+        turns: agents wait for each other: while one has a choice, the masks of others may allow nothing.
+        spaces: the observation spaces as plain data; None: they are not known, observations are rows already.
+    """
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        readers: Sequence[ObservationReader | RowReader],
+        dtypes: Sequence[Any],
+        turns: bool = False,
+        spaces: Sequence[dict[str, Any]] | None = None,
+    ) -> None:
+        self.spec, self.turns, self._spaces = spec, turns, spaces
+        self.readers, self.dtypes = list(readers), [np.dtype(dtype) for dtype in dtypes]
+        self.sizes = [tuple(head.size for head in agent.heads) for agent in spec.agents]
+        self.index = {name: n for n, name in enumerate(spec.agent_names)}
+        self.strides_NH = _strides(spec)
+
+    @classmethod
+    def of(cls, spec: EnvSpec, env: ParallelEnv, turns: bool = False) -> Reader:
+        """The reader of an environment that `spec` describes."""
+        observed = [env.observation_space(name) for name in spec.agent_names]
+        readers = [ObservationReader(space, name) for space, name in zip(observed, spec.agent_names, strict=True)]
+        dtypes = [env.action_space(name).dtype or np.int64 for name in spec.agent_names]
+        return cls(spec, readers, dtypes, turns, [to_plain(space) for space in observed])
+
+    @classmethod
+    def of_rows(cls, spec: EnvSpec) -> Reader:
+        """The reader of an environment whose observations are rows already, as those of MPE are."""
+        return cls(spec, [RowReader(agent.obs_size) for agent in spec.agents], [np.int64] * spec.num_agents)
+
+    def to_dict(self) -> dict[str, Any] | None:
+        """Plain data from which `from_dict` makes the reader anew; None where observations are rows already."""
+        if self._spaces is None:
+            return None
+        named = dict(zip(self.spec.agent_names, self._spaces, strict=True))
+        actions = {name: str(dtype) for name, dtype in zip(self.spec.agent_names, self.dtypes, strict=True)}
+        return {"observations": named, "actions": actions, "turns": self.turns}
+
+    @classmethod
+    def from_dict(cls, spec: EnvSpec, plain: Mapping[str, Any] | None) -> Reader:
+        """The reader that a checkpoint stored for a policy; it also takes lists and numbers of other types, which a
+        user's own loop may hold, and rows that are flat already.
+
+        Raises:
+            UserError: `plain` is not what `to_dict` gave for `spec`.
+        """
+        if plain is None:
+            return cls.of_rows(spec)
+        try:
+            given = [plain["observations"][name] for name in spec.agent_names]
+            dtypes = [plain["actions"][name] for name in spec.agent_names]
+            readers = [
+                ObservationReader(from_plain(space), name, lenient=True)
+                for space, name in zip(given, spec.agent_names, strict=True)
+            ]
+            made = cls(spec, readers, dtypes, bool(plain["turns"]), given)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"the stored description of the spaces of {spec.id!r} cannot be read: {error}.") from error
+        widths = [reader.size for reader in readers]
+        if widths != [agent.obs_size for agent in spec.agents]:
+            raise UserError(f"the stored spaces of {spec.id!r} have the widths {widths}, which are not its agents'.")
+        return made
+
+    # ------------------------------------------------------------ one agent
+    def write(self, n: int, observation: Any, infos: Any, row: np.ndarray) -> Any:
+        """Flatten agent n's observation into `row` [its width]; its action mask as given there or in `infos`, or None.
+
+        Raises:
+            BadValue: the observation does not belong to its space.
+        """
+        mask = self.readers[n].write(observation, row)
+        if mask is None and type(infos) is dict:
+            info = infos.get(self.spec.agents[n].name)
+            mask = info.get("action_mask") if info and isinstance(info, dict) else None
+        return mask
+
+    def write_mask(self, n: int, mask: Any, rows_HK: np.ndarray) -> bool:
+        """Write agent n's action mask as one row of allowed choices a head (`read_mask`); whether it allows anything.
+
+        A mask over the joint choices of several heads is read jointly. Heads choose independently of each other, so
+        only one that is a product of masks of the heads can be obeyed; any other is refused.
+
+        Raises:
+            BadValue: the mask is not one of this agent's.
+        """
+        return read_mask(mask, self.sizes[n], self.spec.agents[n].multi_discrete, rows_HK)
+
+    def may_wait(self, n: int, infos: Any, others_choose: bool) -> bool:
+        """Whether agent n may have nothing to choose from now: it is not its turn.
+
+        Args:
+            n: the agent.
+            infos: of this step; in an `active_agent` there, `turn_based_aec_to_parallel` names whose turn it is.
+            others_choose: some other agent has a choice.
+        """
+        info = infos.get(self.spec.agents[n].name) if isinstance(infos, dict) else None
+        active = info.get("active_agent") if isinstance(info, dict) else None
+        return self.turns and others_choose if active is None else active != self.spec.agents[n].name
+
+    def action(self, n: int, choices_H: Sequence[int]) -> Any:
+        """The environment's own action: an integer (Discrete) or an array of the space's type (MultiDiscrete)."""
+        if self.spec.agents[n].multi_discrete:
+            return np.array(choices_H[: len(self.sizes[n])], self.dtypes[n])
+        total, stride = self.spec.agents[n].start, 1
+        for size, choice in zip(self.sizes[n], choices_H, strict=False):
+            total += stride * choice
+            stride *= size
+        return total
+
+    # ------------------------------------------------------------ all agents
+    def rows(self, observations: Any, infos: Any = None) -> tuple[np.ndarray, np.ndarray | None, list[int]]:
+        """What one environment returned, as rows.
+
+        Args:
+            observations: {agent: observation} as the environment gave it; agents that are not there may be left out.
+            infos: {agent: {"action_mask": ...}} as the environment gave it, or None.
+
+        Returns:
+            Float32 [N, O], zeros for absent agents; bool [N, H, K] allowed choices, None where nothing is forbidden;
+            the agents that are there.
+
+        Raises:
+            UserError: names the agent and what is wrong with its observation or mask.
+        """
+        if type(observations) is not dict:
+            self._refuse_shape(observations)
+        if infos is not None and not isinstance(infos, Mapping):
+            raise UserError(f"infos must be a dict over agents as the environment gives it, got {_kind(infos)}.")
+        rows_NO = np.zeros((self.spec.num_agents, self.spec.obs_size), np.float32)
+        masks: dict[str, Any] = {}
+        there: dict[str, int] = {}
+        for name, observation in observations.items():
+            n = self.index.get(name)
+            if n is None:
+                if name not in COMMON:
+                    self._refuse_unknown("observations", name)
+                continue
+            there[name] = n
+            try:
+                mask = self.readers[n].write(observation, rows_NO[n, : self.readers[n].size])
+            except BadValue as fault:
+                raise UserError(f"observation of {name!r}: {fault}.") from None
+            if infos:
+                mask = self._info_mask(name, infos) if mask is None else mask
+            if mask is not None:
+                masks[name] = mask
+        if not there:
+            raise UserError("got no observations; expected a dict with those of at least one agent.")
+        if not np.isfinite(rows_NO).all():
+            n, k = np.argwhere(~np.isfinite(rows_NO))[0]
+            name, value = self.spec.agent_names[n], rows_NO[n, k]
+            raise UserError(f"observation of {name!r}: entry {k} is {value}, expected finite numbers.")
+        allowed_NHK = self.masks(masks, infos, list(there)) if masks else None
+        return rows_NO, allowed_NHK, sorted(there.values())
+
+    def masks(self, given: Mapping[str, Any], infos: Any = None, there: Sequence[str] | None = None) -> np.ndarray:
+        """Action masks of one environment, {agent: mask}, as allowed choices.
+
+        Args:
+            given: the masks as the environment gave them.
+            infos: as for `may_wait`.
+            there: the agents that act; None: those with a mask.
+
+        Returns:
+            Bool [N, H, K]; agents without a mask may choose anything.
+
+        Raises:
+            UserError: a mask that is not one of its agent's, or that allows nothing to an agent whose turn it is.
+        """
+        allowed_NHK = self.spec.head_mask.numpy().copy()
+        nothing = []
+        for name, mask in given.items():
+            n = self.index.get(name)
+            if n is None:
+                self._refuse_unknown("action masks", name)
+            try:
+                if not self.write_mask(n, mask, allowed_NHK[n]):
+                    nothing.append(n)
+            except BadValue as fault:
+                raise UserError(f"action mask of {name!r}: {fault}.") from None
+        others_choose = len(nothing) < len(given if there is None else there)
+        for n in nothing:
+            if not self.may_wait(n, infos, others_choose):
+                raise UserError(nothing_allowed(self.spec.agent_names[n]))
+        return allowed_NHK
+
+    def _info_mask(self, name: str, infos: Mapping[str, Any]) -> Any:
+        info = infos.get(name)
+        if info is None:
+            return None
+        if not isinstance(info, Mapping):
+            raise UserError(
+                f"info of {name!r} must be a dict as the environment gives it, with its mask under 'action_mask', got "
+                f"{_kind(info)}."
+            )
+        return info.get("action_mask")
+
+    def _refuse_shape(self, observations: Any) -> None:
+        if isinstance(observations, Mapping):
+            return
+        hint = ""
+        if isinstance(observations, tuple):
+            hint = " reset returns (observations, infos): unpack them, or call policy(*env.reset())."
+        raise UserError(f"observations must be a dict over agents, got {_kind(observations)}.{hint}")
+
+    def _refuse_unknown(self, what: str, name: Any) -> NoReturn:
+        names = self.spec.agent_names
+        raise UserError(
+            f"{what} of the unknown agent {name!r}; expected agents of {list(names)}.{did_you_mean(str(name), names)}"
+        )
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What a reset tells of action masks."""
+
+    any: bool  # observations or infos hold some
+    turns: bool  # some agent may choose nothing while another has a choice
+
+
+def find_masks(spec: EnvSpec, env: ParallelEnv) -> Masks:
+    """Look for action masks in a reset.
+
+    Raises:
+        UserError: the reset raises or does not return a pair. Values that are not what they should be are left to
+            those who read every step.
+    """
+    reader = Reader.of(spec, env)
+    declared = any(one.has_mask for one in reader.readers)
+    try:
+        result = env.reset(seed=0)
+    except Exception as error:
+        raise UserError(f"environment {spec.id!r}: reset(seed=0) raised {type(error).__name__}: {error}") from error
+    try:
+        observations, infos = reset_result(result)
+    except BadValue as fault:
+        raise UserError(f"environment {spec.id!r}: {fault}.") from None
+    told = infos.values() if isinstance(infos, dict) else ()
+    if not declared and not any(isinstance(info, dict) and "action_mask" in info for info in told):
+        return Masks(any=False, turns=False)
+    chooses = []
+    for n, name in enumerate(spec.agent_names):
+        try:
+            mask = reader.write(n, observations[name], infos, np.zeros(spec.agents[n].obs_size))
+            chooses.append(mask is None or bool(np.any(mask)))
+        except (BadValue, KeyError, TypeError):
+            continue
+    return Masks(any=True, turns=any(chooses) and not all(chooses))
+
+
+def nothing_allowed(name: str, at: str = "") -> str:
+    """The refusal of a mask of zeros."""
+    return (
+        f"action mask of {name!r}{at} allows no action, expected at least one: allow one that does nothing while it is "
+        "not the agent's turn."
+    )
+
+
+def _kind(value: Any) -> str:
+    size = f" of {len(value)}" if isinstance(value, tuple | list) else ""
+    return f"a {type(value).__name__}{size}"
+
+
+def _strides(spec: EnvSpec) -> np.ndarray:
+    """int64 [N, H]: what a choice of each head adds to a Discrete action; the first head runs fastest."""
+    strides = np.zeros((spec.num_agents, spec.num_heads), np.int64)
+    for n, agent in enumerate(spec.agents):
+        stride = 1
+        for h, head in enumerate(agent.heads):
+            strides[n, h] = stride
+            stride *= head.size
+    return strides

@@ -1,0 +1,51 @@
+"""The command line of `python -m marl.communication`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from envs.commands import run
+from marl.communication.options import Scope
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandLine(Scope):
+    """What do the agents of a run say to each other, does anybody listen, and what is it worth?
+
+      python -m marl.communication RUN                      metrics, interventions, cross-play of replicas, pictures
+      python -m marl.communication RUN --with OTHER_RUN     cross-play with other runs too
+      python -m marl.communication RUN --episodes 200 --replicas 0 1 --interventions mute noise:0.2
+
+    Prints a verdict in plain words and writes communication.json and figures/ into RUN. Everything is played in the
+    real environment. Formulas, units and limits of every number: docs/communication.md.
+    """
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Run directory, as training printed it."""
+    replicas: Annotated[tuple[int, ...] | None, arg(metavar="I ...")] = None
+    """These replicas of RUN only; default: all."""
+    others: Annotated[tuple[Path, ...], arg(name="with", metavar="RUN ...")] = ()
+    """Runs whose first replica joins the cross-play."""
+    meaning: Annotated[str | None, arg(metavar="MODULE:FUNCTION")] = None
+    """From the sender's observations [T, E, W] to integer labels [T, E] of what there is to tell, where the environment
+    does not declare it."""
+    sampled: bool = False
+    """Sample every choice; default: the likeliest one."""
+    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Write the numbers here too."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m marl.communication`; returns the exit code."""
+    return run(CommandLine, _analysed, "python -m marl.communication", argv)
+
+
+def _analysed(options: CommandLine) -> str:
+    from marl.communication.run_analysis import analysed  # here: --help need not wait for torch
+
+    return analysed(options)

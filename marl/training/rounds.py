@@ -1,0 +1,183 @@
+"""Rounds of training: one joint step of every environment, and the updates that it earns.
+
+Shape suffixes: S replicas, N agents.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from envs.batched import BatchedEnv
+from marl.config.schema import Config
+from marl.data.batch import BatchSource
+from marl.data.collector import Collector
+from marl.errors import RunFailed
+from marl.learner.diagnose import diagnose
+from marl.learner.maddpg import MADDPG
+from marl.training.cuda_graphs import Graphs
+
+
+class Returns:
+    """Returns of the episodes that have ended since they were last asked for.
+
+    Args:
+        replicas: S.
+        agents: N.
+        device: where they are kept.
+    """
+
+    def __init__(self, replicas: int, agents: int, device: torch.device) -> None:
+        self.sum_SN = torch.zeros(replicas, agents, device=device)
+        self.count_S = torch.zeros(replicas, dtype=torch.int64, device=device)
+
+    def add(self, returns_SN: Tensor, episodes_S: Tensor) -> None:
+        """Sums over episodes that have ended, and their number; in place, so that it can be recorded."""
+        self.sum_SN += returns_SN
+        self.count_S += episodes_S
+
+    def take(self) -> Tensor:
+        """Their mean [S, N], NaN where no episode of a replica has ended; from now on counted anew."""
+        mean_SN = self.sum_SN / self.count_S[:, None]
+        self.sum_SN.zero_()
+        self.count_S.zero_()
+        return mean_SN
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"sum": self.sum_SN, "count": self.count_S}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.sum_SN.copy_(state["sum"])
+        self.count_S.copy_(state["count"])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a round has measured; empty where nothing was due."""
+
+    metrics: dict[str, Tensor] = field(default_factory=dict)  # of the last update
+    diagnosis: dict[str, float | Tensor] = field(default_factory=dict)  # of the estimator in use
+
+
+class Rounds:
+    """Environments, learner and batch source, and the counters of what they have done.
+
+    Args:
+        config: the run.
+        env: all replicas' environments, row s * E + e.
+        learner: updated in place.
+        source: where transitions go and batches come from.
+    """
+
+    def __init__(self, config: Config, env: BatchedEnv, learner: MADDPG, source: BatchSource) -> None:
+        self.config, self.env, self.learner, self.source = config, env, learner, source
+        replicas = len(learner.replicas)
+        self.collector = Collector(env, learner.act, replicas)
+        self.step = 0  # environment steps of a replica
+        self.credit = 0.0  # updates that are due
+        self.progress = 0.0  # share of the run that is over, at the last updates
+        self.returns = Returns(replicas, env.spec.num_agents, env.device)
+        self.graphs = Graphs.on(env.device, config.graphs)
+
+    def run(self, measure: bool) -> Measured:
+        """One round.
+
+        Args:
+            measure: return the metrics of its last update.
+
+        Raises:
+            RunFailed: a gradient is not finite; names the environment step.
+        """
+        with self._located():
+            config, learner = self.config, self.learner
+            self.graphs.run(self.step_kind(), self._collect, self.env.replayed)
+            self.step += config.num_envs
+            if self.step <= max(config.maddpg.warmup_steps, config.maddpg.n_step * config.num_envs):
+                return Measured()
+            self.credit += config.num_envs * config.maddpg.updates_per_step
+            updates, self.credit = int(self.credit), self.credit - int(self.credit)
+            self.progress = min(self.step / config.total_steps, 1.0)
+            every, done = config.maddpg.diagnostics_every, learner.updates + updates
+            diagnosed = every > 0 and learner.updates // every != done // every
+            seen = measure or diagnosed  # of the last update more is wanted than what it leaves behind
+            learner.schedules.follow(self.progress)  # now, so that no update does it while it is recorded
+            self._updates(max(updates - seen, 0))
+            if not (seen and updates):
+                return Measured()
+            batch = self.source.sample(config.maddpg.batch_size)
+            metrics = learner.update(batch, self.progress, measure)
+            noise = learner.noise["diagnose"]
+            return Measured(metrics, dict(diagnose(learner, batch, self.progress, noise)) if diagnosed else {})
+
+    def check(self) -> None:
+        """Raise `RunFailed` where the device has met a fault since it was last asked; it is waited for."""
+        with self._located():
+            self.learner.check()
+
+    @contextlib.contextmanager
+    def _located(self) -> Iterator[None]:
+        """Faults of the training inside name the step."""
+        try:
+            yield
+        except RunFailed as error:
+            raise RunFailed(f"at environment step {self.step}: {error}") from error
+
+    # What can be recorded (marl/training/cuda_graphs.py), and what tells its kinds apart. None: the host takes part,
+    # as in a real PettingZoo environment, a world model, between ranks, or while the replay's n-step window fills.
+    def step_kind(self) -> Hashable | None:
+        """Of the next collected step."""
+        pattern = self.env.pattern()
+        return None if pattern is None or not self.source.ready else ("step", pattern)
+
+    def update_kind(self) -> Hashable | None:
+        """Of the next update."""
+        pattern = self.learner.pattern()
+        return None if pattern is None or not self.source.ready else ("update", pattern)
+
+    def _collect(self) -> None:
+        """One joint step of every environment, stored."""
+        transitions, (returns_SN, episodes_S) = self.collector.collect()
+        self.source.add(transitions)
+        self.returns.add(returns_SN, episodes_S)
+
+    def _updates(self, count: int) -> None:
+        """Updates of which nothing is measured."""
+        learner = self.learner
+        if learner.form != "autograd":
+            learner.update_many(self.source, self.config.maddpg.batch_size, count, self.progress)
+            return
+        for _ in range(count):
+            self.update()
+
+    def update(self) -> None:
+        """One of them by autograd, recorded and replayed where it can be."""
+        self.graphs.run(self.update_kind(), self._update, self.learner.replayed)
+
+    def _update(self) -> None:
+        self.learner.update(self.source.sample(self.config.maddpg.batch_size), self.progress, False)
+
+    # ------------------------------------------------------------------ state
+    def state_dict(self) -> dict[str, Any]:
+        """The parts of a checkpoint; tensors lead with the replicas or with their environments."""
+        return {
+            "policy": {"actor": self.learner.actor.mlp.flat.detach()},
+            "learner": self.learner.state_dict(),
+            "source": self.source.state_dict(),
+            "collector": self.collector.state_dict(),
+            "progress": {"step": self.step, "credit": self.credit, "returns": self.returns.state_dict()},
+        }
+
+    def load_state_dict(self, parts: dict[str, Any]) -> None:
+        """Continue bit for bit, where updates are computed in the form in which they were."""
+        self.learner.load_state_dict(parts["learner"])
+        self.source.load_state_dict(parts["source"])
+        self.collector.load_state_dict(parts["collector"])
+        progress = parts["progress"]
+        self.step, self.credit = progress["step"], progress["credit"]
+        self.returns.load_state_dict(progress["returns"])
+        self.graphs.forget()

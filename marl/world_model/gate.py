@@ -1,0 +1,102 @@
+"""How long imagined rollouts may be: as long as the model's error on held-out episodes allows.
+
+Shape suffixes: S replicas, N agents, B windows, T frames, K steps of a rollout.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from envs.streams import Stream
+from marl.config.schema import WorldModelConfig
+from marl.world_model.layout import Layout
+from marl.world_model.protocol import WorldModel
+from marl.world_model.sequences import FrameStore, Sequences
+
+
+class Gate:
+    """Errors after 1 .. K steps, and the longest rollout of which all steps are good enough.
+
+    Args:
+        held_out: episodes that the model has not been trained on.
+        span: frames of the windows that are measured.
+        layout: of the joint observation.
+        config: the bounds of the errors, and K.
+        stream: of all that is drawn; its rows are the replicas.
+    """
+
+    def __init__(
+        self, held_out: FrameStore, span: int, layout: Layout, config: WorldModelConfig, stream: Stream
+    ) -> None:
+        self._held_out, self._span, self._layout, self._config, self._stream = held_out, span, layout, config, stream
+        replicas, device = len(held_out.written_SE), held_out.written_SE.device
+        self.length_S = torch.zeros(replicas, dtype=torch.int64, device=device)  # steps that rollouts may have
+        self.errors_SK = torch.full((replicas, config.rollout), float("inf"), device=device)
+        self.reward_errors_SK = self.errors_SK.clone()
+
+    @property
+    def can_measure(self) -> bool:
+        """Whether every replica has held-out frames; asks the device."""
+        return bool((self._held_out.frames_S > 0).all())
+
+    @torch.no_grad()
+    def measure(self, model: WorldModel) -> None:
+        """Measure the errors of `model` and set how long rollouts may be."""
+        config = self._config
+        seq = self._held_out.windows(self._span, config.size("sequences"), self._stream)
+        self.errors_SK, self.reward_errors_SK = rollout_errors(model, seq, config.rollout, self._layout, self._stream)
+        good_SK = (self.errors_SK <= config.gate) & (self.reward_errors_SK <= config.reward_gate)
+        self.length_S = good_SK.long().cumprod(1).sum(1)
+
+    def metrics(self) -> dict[str, Tensor]:
+        """The length, and errors after 1 and K steps, each [S]."""
+        metrics = {"rollout": self.length_S.float()}
+        for k in sorted({1, self._config.rollout}):
+            metrics[f"rmse_{k}"] = self.errors_SK[:, k - 1]
+            metrics[f"reward_rmse_{k}"] = self.reward_errors_SK[:, k - 1]
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "gate_S": self.length_S,
+            "errors_SK": self.errors_SK,
+            "reward_errors_SK": self.reward_errors_SK,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        device = self.length_S.device
+        self.length_S, self.errors_SK = state["gate_S"].to(device), state["errors_SK"].to(device)
+        self.reward_errors_SK = state["reward_errors_SK"].to(device)
+
+
+@torch.no_grad()
+def rollout_errors(
+    model: WorldModel, seq: Sequences, steps: int, layout: Layout, stream: Stream
+) -> tuple[Tensor, Tensor]:
+    """Root mean square errors of observation and reward after 1 .. K steps from every frame, each [S, K].
+
+    In standard deviations of each entry, with the recorded actions, averaged over frames, entries and agents;
+    infinite where no episode is long enough.
+    """
+    length, rows = seq.first.shape[1:]
+    state = model.observe(seq, stream)
+    going_STB = seq.valid
+    errors = []
+    for k in range(1, steps + 1):
+        # frame t of the shifted tensors is frame t + k of the window; the last k frames have no such frame
+        action, obs, reward, follows = (torch.roll(x, -k, 1) for x in (seq.action, seq.obs, seq.reward, seq.follows))
+        inside_T = torch.arange(length, device=obs.device) < length - k
+        going_STB = going_STB & follows & inside_T[:, None]
+        state, seen = model.step(state, action.flatten(1, 2), stream.uniform(length * rows, model.noise_size))
+        truth = obs[..., layout.dynamic_J].flatten(1, 2)
+        off_obs = model.obs_scale.apply(seen.obs) - model.obs_scale.apply(truth)
+        off_reward = model.reward_scale.apply(seen.reward) - model.reward_scale.apply(reward.flatten(1, 2))
+        weight_Sn = going_STB.flatten(1, 2).float()
+        count_S = weight_Sn.sum(1)
+        both = [(x.square().mean(2) * weight_Sn).sum(1) / count_S for x in (off_obs, off_reward)]
+        errors.append(torch.stack(both).sqrt().nan_to_num(nan=float("inf"), posinf=float("inf")))
+    observation_SK, reward_SK = torch.stack(errors, dim=2)
+    return observation_SK, reward_SK

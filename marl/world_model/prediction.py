@@ -1,0 +1,111 @@
+"""How far ahead the world model of a run can be trusted: measured, drawn, filmed and put into words.
+
+Fresh episodes are played under random actions (or the run's own policy), five steps of each are observed and the rest
+is predicted from the actions alone.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from envs.ids import names_function
+from envs.streams import Stream
+from marl.errors import UserError
+from marl.figures import plots
+from marl.figures.film import write_gif
+from marl.runs import checkpoint
+from marl.runs.durable import replace_text
+from marl.world_model.assess import CONTEXT, assess, collect, errors_figure, film, latents_figure
+from marl.world_model.attach import SavedModel, load
+from marl.world_model.protocol import open_loop
+from marl.world_model.sequences import Sequences
+
+if TYPE_CHECKING:
+    from marl.world_model.evaluate import CommandLine
+
+DEFAULT_STEPS = 50  # of an episode where the environment has no horizon
+FILMED = 3  # episodes in the GIF
+
+
+def evaluate(saved: SavedModel, episodes: int, seed: int, own_policy: bool) -> tuple[dict[str, Any], Sequences]:
+    """The measurements of `marl.world_model.assess`, and the episodes that they are of.
+
+    Args:
+        saved: a run's world model.
+        episodes: to predict; as many others are played for the baselines.
+        seed: of the episodes.
+        own_policy: act by the run's sampled policy; else uniformly at random.
+
+    Raises:
+        UserError: fewer than two episodes, or episodes too short to predict anything.
+    """
+    if episodes < 2:
+        raise UserError(f"--episodes: expected at least 2, got {episodes}.")
+    config, spec = saved.config, saved.spec
+    steps = spec.horizon or DEFAULT_STEPS
+    if steps <= CONTEXT + 1:
+        raise UserError(f"{spec.id} has episodes of {steps} steps; expected more than {CONTEXT + 1} to predict any.")
+    policy = saved.actor if own_policy else None
+    backend = "pettingzoo" if names_function(config.env) else config.backend
+
+    def play(first: int) -> Sequences:
+        return collect(
+            config.env, policy, config.num_replicas, episodes, steps, first, backend=backend, **config.env_args
+        )
+
+    seq = play(seed)
+    result = assess(saved.model, saved.layout, seq, play(seed + 1), Stream(seed, "samples", range(config.num_replicas)))
+    policy_name = "own" if own_policy else "random"
+    return {"env": spec.id, "step": saved.step, "kind": config.wm.kind, "policy": policy_name, **result}, seq
+
+
+def table(result: dict[str, Any]) -> str:
+    """What was found, for a terminal: means over replicas."""
+    lines = [
+        f"World model ({result['kind']}) of {result['env']} after {result['step']} steps, {result['policy']} policy:"
+    ]
+    ahead = len(result["reward_r2"][0])
+    lines.append(f"  open-loop error of the joint observation, {result['context']} steps observed, {ahead} predicted")
+    for name, entry in result["rmse"].items():
+        after = [float(np.mean([steps[k] for steps in entry["steps"]])) for k in (0, min(4, ahead - 1), ahead - 1)]
+        numbers = "  ".join(f"{value:.4f}" for value in (float(np.mean(entry["all"])), *after))
+        lines.append(f"    {name:<10} {numbers}   (all, after 1, {min(5, ahead)} and {ahead} steps)")
+    r2 = np.mean(result["reward_r2"], axis=0)
+    values = ", ".join(f"{r2[k]:.3f} after {k + 1}" for k in sorted({0, min(4, ahead - 1), ahead - 1}))
+    lines.append(f"  rewards' R^2: {values}")
+    if result["slots"] is not None:
+        lines.append(f"  imagined message entries that are exact: {100 * float(np.mean(result['slots'])):.1f} %")
+    if "kl" in result:
+        means = {name: float(np.mean(result[name])) for name in ("kl", "posterior_entropy", "prior_entropy")}
+        words = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in means.items())
+        lines.append(f"  latents: {result['active_latents']} active; nats per step: {words}")
+    return "\n".join(lines)
+
+
+def written(options: CommandLine) -> str:
+    """What `python -m marl.world_model.evaluate` prints, after the files that it writes.
+
+    Raises:
+        UserError: as `evaluate`; no run with a world model; a file that cannot be written.
+    """
+    run = options.run
+    saved = load(run)
+    result, seq = evaluate(saved, options.episodes, options.seed, options.own_policy)
+    beside = checkpoint.run_directory(checkpoint.locate(run))
+    gif = options.gif or beside / "world_model.gif"
+    first = Stream(options.seed, "samples", range(saved.config.num_replicas))
+    frames = film(saved.layout, seq, open_loop(saved.model, seq, CONTEXT, first), FILMED)
+    try:
+        replace_text(options.json or beside / "world_model.json", json.dumps(result, indent=1) + "\n")
+        plots.save(errors_figure(result), beside / "world_model_errors.png")
+        latents = latents_figure(result)
+        if latents is not None:
+            plots.save(latents, beside / "world_model_latents.png")
+    except OSError as error:
+        why = error.strerror or error
+        raise UserError(f"cannot write {error.filename}: {why}. Make it writable, or give --json FILE.") from error
+    write_gif(frames, gif)
+    return f"{table(result)}\nFigures and film: {beside}/world_model*"
