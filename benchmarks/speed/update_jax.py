@@ -11,9 +11,9 @@ updates, in two forms: sixteen calls of one compiled update, and one compiled `l
 What was done so that JAX is at its best on one core: float32; the state is donated, so parameters and moments need no
 second place; settings are constants of the program; rows before features, which XLA takes for faster than the reverse
 (by a third); hidden layers centre their weights instead of every row; the own actions of all agents change one first
-product of the critics instead of needing one each; all noise of an update is one draw of JAX's cheapest generator
-(`unsafe_rbg`); XLA has one thread (XLA_FLAGS=--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1, set by
-the caller, who also pins the process to one core) and computes in the calling one (no asynchronous dispatch).
+product of the critics instead of needing one each; all noise of an update is one draw, by JAX's default generator (its
+two others take as long, within 3 %); XLA has one thread and computes in the calling one (no asynchronous dispatch).
+The caller sets XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" and pins the process.
 
 Reads requests from stdin, one JSON object a line, and answers each with one:
 
@@ -311,7 +311,6 @@ class Worker:
 def main() -> None:
     """Serve requests until stdin ends."""
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    jax.config.update("jax_default_prng_impl", "unsafe_rbg")
     answers = os.fdopen(os.dup(1), "w")  # libraries may greet on stdout
     os.dup2(2, 1)
     worker: Worker | None = None
