@@ -12,10 +12,10 @@ import inspect
 import math
 import numbers
 import os
-import textwrap
 import types
 import typing
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 from marl.config.schema import Range
@@ -89,8 +89,7 @@ def _fields(cls: type) -> list[tuple[str, Any, Any, str]]:
 @lru_cache
 def _field_docs(cls: type) -> dict[str, str]:
     """The string that follows each field in the class's source."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-    assert isinstance(tree, ast.ClassDef)
+    tree = _classes(inspect.getsourcefile(cls) or "")[cls.__qualname__]
     docs = {}
     for here, after in zip(tree.body, tree.body[1:], strict=False):
         if not isinstance(here, ast.AnnAssign) or not isinstance(here.target, ast.Name):
@@ -98,6 +97,25 @@ def _field_docs(cls: type) -> dict[str, str]:
         if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
             docs[here.target.id] = " ".join(str(after.value.value).split())
     return docs
+
+
+@lru_cache
+def _classes(path: str) -> dict[str, ast.ClassDef]:
+    """Every class of a file by its qualified name; `inspect.getsource` would parse the file again for each of them."""
+    classes = {}
+
+    def visit(node: ast.AST, prefix: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.ClassDef):
+                classes[prefix + child.name] = child
+                visit(child, f"{prefix}{child.name}.")
+            elif isinstance(child, ast.FunctionDef):
+                visit(child, f"{prefix}{child.name}.<locals>.")
+            else:
+                visit(child, prefix)
+
+    visit(ast.parse(Path(path).read_text(encoding="utf-8")), "")
+    return classes
 
 
 # ------------------------------------------------------------------ plain data
