@@ -13,6 +13,7 @@ from marl.config.schema import CheckpointConfig, Config, EvaluationConfig, Loggi
 from marl.errors import RunFailed, UserError
 from marl.training.experiment import train
 from marl.world_model import evaluate as command
+from marl.world_model import prediction
 from marl.world_model.dreamer import model as dreamer
 
 TINY = WorldModelConfig(
@@ -36,7 +37,7 @@ def config(tmp_path: Path, **changes: Any) -> Config:
 def test_a_run_records_its_model_and_can_be_looked_at(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kind: Any
 ) -> None:
-    monkeypatch.setattr(command, "FILMED", 1)
+    monkeypatch.setattr(prediction, "FILMED", 1)
     result = train(config(tmp_path, wm=replace(TINY, kind=kind)))
     records = [json.loads(line) for line in (result.run_dir / "metrics.jsonl").read_text().splitlines()]
     last = next(r for r in reversed(records) if "world_model/loss" in r)
