@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed.training_runs import machine
+from benchmarks.learning.training_runs import machine
 from benchmarks.speed.update_cases import UPDATES, Case, Contender, Worker
 from marl.training.devices import keep_freed_memory
 
@@ -51,7 +51,7 @@ KINK = (
     ". Where it was looked into, a pre-activation of one row was zero within float32's rounding: its ReLU took the "
     "other side, for all parameters of one agent of one replica, whose gradients were small, which Adam magnifies."
 )
-Found = dict[str, dict[str, list[float]]]  # case -> contender -> seconds of an update in every round
+Results = dict[str, dict[str, list[float]]]  # case -> contender -> seconds of an update in every round
 
 
 def measure(contenders: dict[str, Contender], rounds: int, repeats: int) -> dict[str, list[float]]:
@@ -75,7 +75,7 @@ def compare(
     rounds: int,
     jax: str | None = None,
     agilerl: str | None = None,
-) -> tuple[Found, dict[str, Any]]:
+) -> tuple[Results, dict[str, Any]]:
     """All contenders in all cases, and what is to be known about them.
 
     Args:
@@ -86,7 +86,7 @@ def compare(
     """
     about: dict[str, Any] = {"machine": machine(), "python": platform.python_version(), "rounds": rounds}
     about["difference of JAX"] = {}
-    results: Found = {}
+    results: Results = {}
     scripts = {"update_jax.py": jax, "update_agilerl.py": agilerl}
     workers = {script: Worker(python, script) for script, python in scripts.items() if python}
     with tempfile.TemporaryDirectory() as scratch:
@@ -118,7 +118,7 @@ def compare(
     return results, about
 
 
-def table(result: Found) -> str:
+def table(result: Results) -> str:
     """Markdown: milliseconds of one update of all replicas, then ratios to those that ran."""
     ran = [base for base in BASES if any(base in seconds for seconds in result.values())]
     lines = ["| replicas, batch | contender | ms |" + "".join(f" {BASES[base]} |" for base in ran)]

@@ -85,7 +85,7 @@ class Case:
     def contenders(self) -> dict[str, Contender]:
         """Those of this process."""
         forms = ["torch"] if select().form == "torch" else ["numba", "torch"]
-        found = {"products": timed(self._products())}
+        results = {"products": timed(self._products())}
         for name in [*(f"explicit, {form}" for form in forms), "autograd"]:
             one = copy.deepcopy(self.learner)
             if name == "autograd":
@@ -93,11 +93,11 @@ class Case:
             else:
                 one.kernel_form = name.split(", ")[1]
             source = copy.deepcopy(self.replay)
-            found[name] = timed(lambda one=one, source=source: one.update_many(source, self.rows, UPDATES, PROGRESS))
+            results[name] = timed(lambda one=one, source=source: one.update_many(source, self.rows, UPDATES, PROGRESS))
         if self.replicas == 1:
             eager = EagerMADDPG(self.widths, self.actions, self.rows, self.settings.hidden[0])
-            found["eager loop"] = timed(lambda: [eager.update() for _ in range(UPDATES)])
-        return found
+            results["eager loop"] = timed(lambda: [eager.update() for _ in range(UPDATES)])
+        return results
 
     def _products(self) -> Callable[[], None]:
         """All products of one update, as recorded while it ran."""
@@ -130,7 +130,7 @@ class Case:
         routes = [route for route in spec.routes if route.exact and cfg.communication_correction]
         K = spec.head_size
         bonus = sorted({(route.sender, route.head) for route in spec.routes}) if cfg.signalling_bonus > 0 else []
-        told = {
+        sizes = {
             "observations": self.widths,
             "actions": self.actions,
             "rows": self.rows,
@@ -154,7 +154,7 @@ class Case:
             **{name: getattr(cfg, name) for name in ("gamma", "tau", "max_grad_norm", "logit_penalty", "layer_norm")},
             "signalling_k": cfg.signalling_k,
         }
-        file.write_text(json.dumps(told))
+        file.write_text(json.dumps(sizes))
         arrays = {name: getattr(learner, name).mlp.flat for name in NETWORKS} | {"store": self.replay.data_SCD}
         for name, moments in learner.moments.items():
             arrays |= {f"{name}_mean": moments.mean_SGP, f"{name}_square": moments.square_SGP}
@@ -199,11 +199,11 @@ class Case:
         learner.update(batch, PROGRESS)
         jax.ask({"check": str(file), "into": str(into)})
         after = np.load(into)
-        found = {}
+        results = {}
         for name in NETWORKS:
             error = np.abs(after[name] - _numbers(getattr(learner, name).mlp.flat))
-            found[name] = {"largest": float(error.max()), "beyond": int((error > 1e-5).sum()), "of": error.size}
-        return found
+            results[name] = {"largest": float(error.max()), "beyond": int((error > 1e-5).sum()), "of": error.size}
+        return results
 
 
 class Worker:
@@ -254,12 +254,12 @@ def timed(function: Callable[[], object]) -> Contender:
     """A contender that calls `function`."""
 
     def seconds(repeats: int) -> list[float]:
-        found = []
+        results = []
         for _ in range(repeats):
             start = time.process_time()
             function()
-            found.append(time.process_time() - start)
-        return found
+            results.append(time.process_time() - start)
+        return results
 
     return seconds
 

@@ -300,12 +300,12 @@ class Worker:
         np.savez(into, **{name: flat_of(state[name]) for name in NETWORKS})
 
     def seconds(self, name: str, repeats: int) -> list[float]:
-        found = []
+        results = []
         for _ in range(repeats):
             start = time.process_time()
             self.play(name)
-            found.append(time.process_time() - start)
-        return found
+            results.append(time.process_time() - start)
+        return results
 
 
 def main() -> None:

@@ -28,14 +28,14 @@ OURS = ["products", *(["explicit, numba"] if select().form == "numba" else []), 
 
 
 def test_contenders_in_turn() -> None:
-    found, about = update.compare("simple_speaker_listener", [1, 2], [8], rounds=2)
-    assert list(found) == ["1, 8", "2, 8"]
-    assert list(found["1, 8"]) == [*OURS, "eager loop"] and list(found["2, 8"]) == OURS
-    for seconds in found.values():
+    results, about = update.compare("simple_speaker_listener", [1, 2], [8], rounds=2)
+    assert list(results) == ["1, 8", "2, 8"]
+    assert list(results["1, 8"]) == [*OURS, "eager loop"] and list(results["2, 8"]) == OURS
+    for seconds in results.values():
         assert all(len(times) == 2 and min(times) > 0 for times in seconds.values())
         assert min(seconds["products"]) < min(seconds["autograd"])
     assert about["rounds"] == 2 and json.dumps(about)
-    assert "| 2, 8 | autograd |" in update.table(found) and "2 rounds" in update.notes(about)
+    assert "| 2, 8 | autograd |" in update.table(results) and "2 rounds" in update.notes(about)
 
 
 def test_each_contender_works_on_its_own_learner_and_alike() -> None:
@@ -60,16 +60,16 @@ def test_products_are_those_of_an_update() -> None:
 
 
 def test_ratios_are_medians_of_rounds() -> None:
-    found = {
+    results = {
         "1, 8": {"products": [1e-3, 2e-3, 4e-3], "JAX, scan": [2e-3, 2e-3, 2e-3]},
         "4, 8": {"products": [1e-3] * 3},
     }
-    head, _, first, second, third = update.table(found).splitlines()
+    head, _, first, second, third = update.table(results).splitlines()
     assert head == "| replicas, batch | contender | ms | / products | / JAX scan |"
     assert first == "| 1, 8 | products | 2.00 | 1.00 | 1.00 |"
     assert second == "| 1, 8 | JAX, scan | 2.00 | 1.00 | 1.00 |"
     assert third == "| 4, 8 | products | 1.00 | 1.00 |  |"
-    assert update.ratio(found["1, 8"], "JAX, scan", "products") == 1.0
+    assert update.ratio(results["1, 8"], "JAX, scan", "products") == 1.0
 
 
 def test_a_peer_that_cannot_be_started_says_so(tmp_path: Path) -> None:
@@ -112,5 +112,5 @@ def test_the_page_repeats_the_record() -> None:
     record: dict[str, Any] = json.loads((ROOT / "benchmarks/results/update/simple_speaker_listener.json").read_text())
     table = update.table(record["cases"])
     assert table in (ROOT / "benchmarks/results/update/simple_speaker_listener.md").read_text(encoding="utf-8")
-    told = re.findall(r"^\| \d+, \d+ \|.*\|$", page, re.M)
-    assert len(told) >= 4 and [line for line in told if line not in table.splitlines()] == []
+    shown = re.findall(r"^\| \d+, \d+ \|.*\|$", page, re.M)
+    assert len(shown) >= 4 and [line for line in shown if line not in table.splitlines()] == []
