@@ -79,7 +79,7 @@ def figures():
         "protocol": protocol_plots.protocol_figure(protocol([[10, 0], [0, 10], [0, 20]])),
         "usage": protocol_plots.protocol_figure(protocol([])),
         "timeline": protocol_plots.timeline_figure(
-            title="episode 0", told=[1] * 24, heard=[2] * 24, actions=would[:, 2], would_do=would, used=[0, 1, 2],
+            title="episode 0", goals=[1] * 24, heard=[2] * 24, actions=would[:, 2], would_do=would, used=[0, 1, 2],
             below=np.linspace(1, 0, 24), below_name="distance to goal"),
         "field": protocol_plots.action_field_figure(positions, moves, landmarks, [0, 1, 2]),
         "formation": protocol_plots.formation_figure(formation_rows()),

@@ -132,7 +132,7 @@ def test_processes_are_as_many_as_pay() -> None:
     assert processes_for(100, 1000, sharing=10**6) == 1
 
 
-def test_the_telling_replicas_are_worst_middle_and_best() -> None:
+def test_the_replicas_shown_are_worst_middle_and_best() -> None:
     def evaluation(means: list[float]) -> Evaluation:
         replicas = [ReplicaReturns(r, {}, {}, mean, None, None, None) for r, mean in enumerate(means)]
         setting = Setting("simple_v3", {}, 1, 0, "greedy", "torch")
@@ -140,8 +140,8 @@ def test_the_telling_replicas_are_worst_middle_and_best() -> None:
             setting, False, tuple(replicas), {}, {}, 0.0, None, None, None, None, None, AnchorReturns()
         )  # fmt: skip
 
-    assert finish._telling(evaluation([3.0, 1.0, 2.0, 9.0, 5.0])) == [0, 1, 3]
-    assert finish._telling(evaluation([3.0])) == [0]
+    assert finish._extremes(evaluation([3.0, 1.0, 2.0, 9.0, 5.0])) == [0, 1, 3]
+    assert finish._extremes(evaluation([3.0])) == [0]
 
 
 def test_a_fault_of_the_report_leaves_the_run(
