@@ -111,12 +111,12 @@ class MADDPG:
         if not shares:
             return None
         kinds = self.spec.kinds if self.config.share_actors else tuple(range(len(names)))
-        results: list[set[float]] = [set() for _ in range(max(kinds) + 1)]
+        by_group: list[set[float]] = [set() for _ in range(max(kinds) + 1)]
         for name, kind in zip(names, kinds, strict=True):
-            results[kind].add(shares.get(name, 1.0))
-        if any(len(group) > 1 for group in results):
+            by_group[kind].add(shares.get(name, 1.0))
+        if any(len(group) > 1 for group in by_group):
             raise UserError("maddpg.actor_lr_shares differ between agents that share one actor (maddpg.share_actors).")
-        return torch.tensor([[1.0 - group.pop()] for group in results], device=self.device)
+        return torch.tensor([[1.0 - group.pop()] for group in by_group], device=self.device)
 
     def _team_matrix(self) -> Tensor:
         matrix = torch.eye(self.spec.num_agents, device=self.device)
@@ -183,10 +183,10 @@ class MADDPG:
 
     def _explicit_at(self, rows: int) -> ExplicitUpdate:
         """The explicit update for batches of so many rows."""
-        result = self._explicit
-        if result is None or result.rows != rows or self.kernel_form not in (None, result.form.form):
-            self._explicit = result = ExplicitUpdate(self, rows, self.kernel_form)
-        return result
+        explicit = self._explicit
+        if explicit is None or explicit.rows != rows or self.kernel_form not in (None, explicit.form.form):
+            self._explicit = explicit = ExplicitUpdate(self, rows, self.kernel_form)
+        return explicit
 
     def update_many(self, source: BatchSource, rows: int, count: int, progress: float = 0.0) -> None:
         """`count` times `update` from a fresh sample of `rows` transitions, to the bit, with less around it."""
