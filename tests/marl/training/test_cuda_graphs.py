@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tape import HostAsked, Tape, memory
+from tiny_trainer import ROUNDS, played, trainer
 from torch import Tensor
-from whole_runs import MANY_OPTIONS, config, differences
+from whole_runs import MANY_OPTIONS, differences
 
 import envs
 from envs.history import History
 from envs.mpe.catalogue import MPE_IDS
-from envs.streams import Stream
-from marl.config.schema import Config
-from marl.data.replay import Replay
 from marl.errors import RunFailed
-from marl.learner.finite_gradients import FiniteGradients
 from marl.learner.maddpg import MADDPG
 from marl.parallel.data_mode import SplitUpdates
-from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks
-from marl.runs.logger import Silent
 from marl.training import cuda_graphs as captured
 from marl.training.cuda_graphs import WARM_UP, Graphs
-from marl.training.evaluator import Evaluator
-from marl.training.journal import Journal
-from marl.training.rounds import Rounds
-from marl.training.saver import Saver
-from marl.training.stop import StopRequest
 from marl.training.trainer import Trainer
 
-ROUNDS = 100
 SETTINGS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "everything": {
@@ -66,57 +54,6 @@ class Nothing:
 
     def loss(self, temperature: Tensor) -> Tensor:
         return torch.zeros(1, 1)
-
-
-class Records(Silent):
-    """Keeps what is logged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kept: list[dict[str, Any]] = []
-
-    def log(self, step: int, values: Any) -> None:
-        self.kept.append({name: value for name, value in values.items() if not name.startswith("time/")})
-
-    def advance(self, *numbers: Any) -> None: ...
-
-
-def trainer(settings: dict[str, Any], recorder: Any = None, device: str = "cpu", late: bool = False) -> Trainer:
-    """A tiny run of ROUNDS rounds, one in ten logged; with a recorder or `late`, faults are told late, as on a GPU."""
-    chosen: Config = config(Path("none"), {"logging.every": 40, "total_steps": 4 * ROUNDS, **settings})
-    replicas = range(chosen.num_replicas)
-    env = envs.make(chosen.env, len(replicas) * chosen.num_envs, device, **chosen.env_args)
-    if chosen.maddpg.frames > 1:
-        env = History(env, chosen.maddpg.frames)
-    env.reset(seed=chosen.seed)
-    learner = MADDPG(env.spec, chosen.maddpg, chosen.seed, replicas, device)
-    learner.autograd = "rounds are recorded as on a GPU"  # where the explicit update does not run
-    stream = Stream(chosen.seed, "replay", replicas, device)
-    m = chosen.maddpg
-    replay = Replay(env.spec, chosen.replay.capacity, chosen.num_envs, stream, m.gamma, m.n_step)
-    division, records, stop = Division(Ranks(), len(replicas)), Records(), StopRequest()
-    made = Trainer(
-        chosen,
-        Rounds(chosen, env, learner, replay),
-        Journal(records, division, env.spec.agent_names),
-        Evaluator(chosen, env, learner, division),
-        Saver(Path("none"), chosen, env, records, stop),
-        stop,
-        division,
-    )
-    made.rounds.graphs = Graphs(recorder)
-    if recorder is not None or late:
-        sizes = {"critic": learner.critic.mlp.flat.shape[1], "actor": learner.actor.mlp.flat.shape[1]}
-        learner.finite = FiniteGradients(sizes, env.spec.agent_names, learner.replicas, learner.device, at_once=False)
-        for moments in learner.moments.values():
-            moments.optimiser.found_inf = learner.finite.broken  # type: ignore[attr-defined]
-    return made
-
-
-def played(made: Trainer, rounds: int = ROUNDS) -> Trainer:
-    for _ in range(rounds):
-        made.round()
-    return made
 
 
 def whole_state(made: Trainer) -> dict[str, Any]:
