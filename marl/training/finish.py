@@ -135,8 +135,7 @@ def _language(path: Path, config: Config, chosen: list[int]) -> str:
     from marl.communication.options import QUICK
     from marl.communication.run_analysis import analyse_run
 
-    # what trained in our port is analysed in it: it plays the same to rounding, and sooner
-    text = analyse_run(path, QUICK, replicas=chosen, backend=config.backend).text
+    text = analyse_run(path, QUICK, replicas=chosen).text
     if len(chosen) < config.num_replicas:
         listed = ", ".join(map(str, chosen))
         text += f"\n(replicas {listed}, the least, the middle and the greatest return; all of them: "
