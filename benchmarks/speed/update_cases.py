@@ -89,10 +89,7 @@ class Case:
         results = {"products": timed(self._products())}
         for name in [*(f"explicit, {form}" for form in forms), "autograd"]:
             one = copy.deepcopy(self.learner)
-            if name == "autograd":
-                one.autograd = "the reference"
-            else:
-                one.kernel_form = name.split(", ")[1]
+            one.use(name.removeprefix("explicit, "))
             source = copy.deepcopy(self.replay)
             results[name] = timed(lambda one=one, source=source: one.update_many(source, self.rows, UPDATES, PROGRESS))
         if self.replicas == 1:

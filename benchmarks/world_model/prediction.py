@@ -30,7 +30,7 @@ from marl.cli.parse import parse
 from marl.config.schema import Config
 from marl.figures import plots
 from marl.runs.durable import replace_text
-from marl.world_model.assess import assess, collect, latents_figure
+from marl.world_model.assess import Assessment, Latents, assess, collect, latents_figure
 from marl.world_model.imagination.source import make_model
 from marl.world_model.layout import Layout
 from marl.world_model.sequences import FrameStore, Sequences, StepRows
@@ -87,18 +87,18 @@ def learn(config: Config, layout: Layout, train: Sequences, test: Sequences, upd
             result = assess(model, layout, test, train, Stream(config.seed, "test", [0]))
             path.append({"updates": done, "cpu_seconds": spent, **summary(result)})
             print(config.env, config.wm.kind, path[-1], flush=True)
-    return {"path": path, **result}
+    return {"path": path, **result.to_json()}
 
 
-def summary(result: dict[str, Any]) -> dict[str, float]:
+def summary(result: Assessment) -> dict[str, float]:
     """The numbers of the goals."""
-    slots = result["slots"]
+    slots = result.slots
     return {
-        "rmse": round(result["rmse"]["model"]["all"][0], 5),
-        "rmse_1": round(result["rmse"]["model"]["steps"][0][0], 5),
-        "rmse_20": round(result["rmse"]["model"]["steps"][0][-1], 5),
-        "reward_r2_5": round(result["reward_r2"][0][4], 4),
-        "reward_r2_20": round(result["reward_r2"][0][-1], 4),
+        "rmse": round(result.rmse["model"].all[0], 5),
+        "rmse_1": round(result.rmse["model"].steps[0][0], 5),
+        "rmse_20": round(result.rmse["model"].steps[0][-1], 5),
+        "reward_r2_5": round(result.reward_r2[0][4], 4),
+        "reward_r2_20": round(result.reward_r2[0][-1], 4),
         **({} if slots is None else {"slots": slots[0]}),
     }
 
@@ -153,7 +153,7 @@ def table(numbers: dict[str, Any]) -> str:
         for name in ("copy last", "mean", "linear"):
             lines.append(f"| {env_id} | {name} | | {_errors_words(some['rmse'][name])} | | |")
         for kind, result in kinds.items():
-            updates, r2 = result["path"][-1]["updates"], np.mean(result["reward_r2"], axis=0)
+            updates, r2 = result["path"][-1]["updates"], np.mean(result.reward_r2, axis=0)
             slots = "" if result["slots"] is None else f"{100 * float(np.mean(result['slots'])):.1f} %"
             errors = _errors_words(result["rmse"]["model"])
             lines.append(f"| {env_id} | **{kind}** | {updates} | {errors} | {r2[4]:.3f} / {r2[19]:.3f} | {slots} |")
@@ -178,7 +178,7 @@ def errors(env_id: str, kinds: dict[str, Any]) -> Figure:
     """Left: error over the steps of an episode. Right: error over the updates of training."""
     figure, (left, right) = plots.canvas(3.2, 2 * plots.WIDTH, columns=2)
     some = next(iter(kinds.values()))
-    curves = {kind: result["rmse"]["model"]["steps"][0] for kind, result in kinds.items()}
+    curves = {kind: result.rmse["model"].steps[0] for kind, result in kinds.items()}
     curves |= {name: some["rmse"][name]["steps"][0] for name in ("linear", "copy last", "mean") if name not in curves}
     steps = some["context"] + 1 + np.arange(len(some["reward_r2"][0]))
     for colour, (name, values) in zip(plots.COLOURS, curves.items(), strict=False):
@@ -200,9 +200,7 @@ def publish(numbers: dict[str, Any]) -> str:
     for env_id, kinds in numbers["tasks"].items():
         plots.save(errors(env_id, kinds), RESULTS / f"errors_{env_id}.png")
         if "rssm" in kinds:
-            latents = latents_figure(kinds["rssm"])
-            if latents is not None:
-                plots.save(latents, RESULTS / f"latents_{env_id}.png")
+            plots.save(latents_figure(Latents.from_json(kinds["rssm"])), RESULTS / f"latents_{env_id}.png")
     text = table(numbers)
     replace_text(RESULTS / "prediction.md", text)
     return text

@@ -23,8 +23,7 @@ from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.config.schema import MADDPGConfig
 from marl.data.batch import Batch, BatchSource
-from marl.errors import UserError
-from marl.learner import losses, relaxation
+from marl.learner import losses, relaxation, spec_tensors
 from marl.learner.explicit.kernels import select
 from marl.learner.explicit.update import ExplicitUpdate, covers
 from marl.learner.finite_gradients import FiniteGradients
@@ -77,7 +76,7 @@ class MADDPG:
         self.schedules = Schedules(config, self.device)
         sizes = {name: module.mlp.flat.shape[1] for name, module in (("critic", self.critic), ("actor", self.actor))}
         self.finite = FiniteGradients(sizes, spec.agent_names, self.replicas, self.device, self.device.type == "cpu")
-        self.frozen_G1 = self._frozen_shares()
+        self.frozen_G1 = spec_tensors.frozen_shares(spec, config, self.device)
         found_inf = None if self.finite.at_once else self.finite.broken
         self.moments = {
             "critic": Moments(self.critic.mlp.flat, self.schedules.critic_lr, found_inf),
@@ -91,49 +90,11 @@ class MADDPG:
         self._actor_loss: ActorLoss | None = None
         self.head_mask = spec.head_mask.to(self.device)[:, None]  # [N, 1, H, K]
         self.sender_mask = self.head_mask[list(spec.senders)]
-        self.team_NN = self._team_matrix() if config.team_reward else None
-        self.estimator_H = self._estimators()
-        # why updates run by autograd; None: by hand. Set it to a text to force the reference (explicit/update.py)
-        averaged = "gradients are averaged over processes" if share is not None else None
-        self.autograd: str | None = covers(spec, config, self.device) or averaged
-        self.kernel_form: str | None = None  # of the explicit update, "numba" or "torch"; None: the best that there is
+        self.team_NN = spec_tensors.team_matrix(spec, self.device) if config.team_reward else None
+        self.estimator_H = spec_tensors.estimators(spec, config)
+        self._autograd = self._why_autograd()  # None: updates run by hand-written gradients (explicit/update.py)
+        self._kernels: str | None = None  # of the explicit update, "numba" or "torch"; None: the best that there is
         self._explicit: ExplicitUpdate | None = None
-
-    def _frozen_shares(self) -> Tensor | None:
-        """Share of every actor's steps that is not taken, [G, 1]; None: all are whole.
-
-        Source: two time scales, Heusel et al. 2017 (arXiv 1706.08500), section 2; there two networks, here all actors.
-        """
-        shares, names = self.config.actor_lr_shares, self.spec.agent_names
-        unknown = sorted(set(shares) - set(names))
-        if unknown:
-            raise UserError(f"maddpg.actor_lr_shares names {unknown[0]!r}; expected one of {', '.join(names)}.")
-        if not shares:
-            return None
-        kinds = self.spec.kinds if self.config.share_actors else tuple(range(len(names)))
-        by_group: list[set[float]] = [set() for _ in range(max(kinds) + 1)]
-        for name, kind in zip(names, kinds, strict=True):
-            by_group[kind].add(shares.get(name, 1.0))
-        if any(len(group) > 1 for group in by_group):
-            raise UserError("maddpg.actor_lr_shares differ between agents that share one actor (maddpg.share_actors).")
-        return torch.tensor([[1.0 - group.pop()] for group in by_group], device=self.device)
-
-    def _team_matrix(self) -> Tensor:
-        matrix = torch.eye(self.spec.num_agents, device=self.device)
-        for team in self.spec.teams:
-            for agent in team:
-                matrix[agent] = 0.0
-                matrix[agent, list(team)] = 1.0 / len(team)
-        return matrix
-
-    def _estimators(self) -> tuple[str, ...]:
-        """The estimator of each head position: that of messages where every agent's head there is a message."""
-        names = []
-        for h in range(self.spec.num_heads):
-            heads = [agent.heads[h] for agent in self.spec.agents if h < len(agent.heads)]
-            message = all(head.is_message for head in heads)
-            names.append((message and self.config.message_estimator) or self.config.estimator)
-        return tuple(names)
 
     # ----------------------------------------------------------------- acting
     @torch.no_grad()
@@ -171,7 +132,7 @@ class MADDPG:
         actors_too = self.actors_next
         self.updates += 1
         self.finite.begin()
-        if self.autograd is None:
+        if self._autograd is None:
             return self._explicit_at(batch.joint.shape[1]).update(batch, actors_too, measure)
         if self.config.communication_correction and self.spec.fixed_agents:
             self.relabel(batch)
@@ -184,13 +145,13 @@ class MADDPG:
     def _explicit_at(self, rows: int) -> ExplicitUpdate:
         """The explicit update for batches of so many rows."""
         explicit = self._explicit
-        if explicit is None or explicit.rows != rows or self.kernel_form not in (None, explicit.form.form):
-            self._explicit = explicit = ExplicitUpdate(self, rows, self.kernel_form)
+        if explicit is None or explicit.rows != rows or self._kernels not in (None, explicit.form.form):
+            self._explicit = explicit = ExplicitUpdate(self, rows, self._kernels)
         return explicit
 
     def update_many(self, source: BatchSource, rows: int, count: int, progress: float = 0.0) -> None:
         """`count` times `update` from a fresh sample of `rows` transitions, to the bit, with less around it."""
-        if self.autograd is None:
+        if self._autograd is None:
             self.schedules.follow(progress)
             self._explicit_at(rows).update_many(source, count)
             return
@@ -201,17 +162,43 @@ class MADDPG:
         """Let the actors learn from `loss` too, from the next update on; a learner takes one."""
         assert self._actor_loss is None, "the actors have a further loss already"
         self._actor_loss = loss
-        self.autograd = self.autograd or "a world model adds its loss"
+        self._autograd = self._autograd or self._why_autograd()
+
+    def _why_autograd(self) -> str | None:
+        """Why the explicit update does not cover this learner; None where it does."""
+        if self._actor_loss is not None:
+            return "a world model adds its loss"
+        averaged = "gradients are averaged over processes" if self._share is not None else None
+        return covers(self.spec, self.config, self.device) or averaged
+
+    def use(self, form: str, why: str = "asked for") -> None:
+        """Let updates run in one form from now on; without this call the fastest is chosen that covers the settings.
+
+        Args:
+            form: "numba" or "torch": kernels of the explicit update; "autograd": the reference.
+            why: the reason that `path` gives for autograd.
+
+        Raises:
+            ValueError: an unknown form, or one that does not cover this learner.
+        """
+        if form == "autograd":
+            self._autograd = why
+            return
+        if form not in ("numba", "torch"):
+            raise ValueError(f"form: expected 'numba', 'torch' or 'autograd', got {form!r}")
+        if reason := self._why_autograd():
+            raise ValueError(f"form: {form!r} does not cover this learner, since {reason}")
+        self._autograd, self._kernels = None, form
 
     @property
     def form(self) -> str:
         """What the bits of an update depend on: "numba" or "torch" kernels of the explicit one, or "autograd"."""
-        return "autograd" if self.autograd is not None else self.kernel_form or select().form
+        return "autograd" if self._autograd is not None else self._kernels or select().form
 
     @property
     def path(self) -> str:
         """Which update runs, in words: the explicit one with the form of its kernels, or autograd and why."""
-        return f"explicit, {self.form} kernels" if self.autograd is None else f"autograd, since {self.autograd}"
+        return f"explicit, {self.form} kernels" if self._autograd is None else f"autograd, since {self._autograd}"
 
     @property
     def actors_next(self) -> bool:

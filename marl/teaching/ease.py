@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from marl.errors import UserError, did_you_mean
 from marl.evaluate.anchors import lines_of
 from marl.play.policy import Policy
 from marl.play.rollout import Player
+from marl.results import Record, key
 from marl.runs.durable import replace_text
 from marl.runs.records import read_run
 from marl.stats import median_interval
@@ -36,6 +37,28 @@ from marl.training.experiment import train
 
 JSON = "teaching.json"
 _GAINS = (0.5, 0.8, 0.9)
+
+
+@dataclass(frozen=True)
+class Threshold(Record):
+    """When the students first reached a return, in environment steps of each."""
+
+    returned: float = field(metadata=key("return"))
+    steps: tuple[float | None, ...]  # of each student; None: never
+    reached: float  # share of the students
+    median: float | None  # over students; None: infinite, so are the next two
+    low: float | None  # 95 % interval of the median
+    high: float | None
+
+
+@dataclass(frozen=True)
+class EaseOfTeaching(Record):
+    """How soon fresh agents learn beside frozen ones."""
+
+    learners: tuple[str, ...]
+    students: int  # independent sets of learners
+    curves: tuple[tuple[tuple[float, float], ...], ...]  # for each student: (steps, return per agent)
+    thresholds: Mapping[str, Threshold]  # by "gain 0.5", ...; empty where the task has no gain
 
 
 class Beside(ParallelEnv):
@@ -149,7 +172,7 @@ def ease_of_teaching(
     seed: int = 0,
     out: Path | str | None = None,
     progress: bool = False,
-) -> dict[str, Any]:
+) -> EaseOfTeaching:
     """Train fresh `learners` beside a run's frozen agents, with the run's own learner settings, and time them.
 
     Args:
@@ -164,8 +187,7 @@ def ease_of_teaching(
         progress: show a progress bar.
 
     Returns:
-        `learners`, `students`, `curves` (a list of [steps, return] for each student) and `thresholds`: see `timed`,
-        by the names "gain 0.5", ... where the task has a gain. Also written to `out`/teaching.json.
+        What is also written to `out`/teaching.json.
 
     Raises:
         UserError: no such run or agents, or `out` is not empty.
@@ -192,13 +214,13 @@ def ease_of_teaching(
         )
     )
     steps, returns = read_run(path).series("evaluation/return")
-    curves = [[[float(t), float(value)] for t, value in zip(steps, one, strict=True)] for one in returns.T]
+    curves = tuple(tuple((float(t), float(value)) for t, value in zip(steps, one, strict=True)) for one in returns.T)
     lines = lines_of(frozen.env_id, frozen.env_args)
     low, high = lines.get("no communication"), lines.get("oracle")
     goals = {} if low is None or high is None else {f"gain {g:g}": low + g * (high - low) for g in _GAINS}
-    results = {"learners": list(learners), "students": students, "curves": curves, "thresholds": timed(curves, goals)}
-    replace_text(path / JSON, json.dumps(results, indent=1, allow_nan=False) + "\n")
-    return results
+    result = EaseOfTeaching(tuple(learners), students, curves, timed(curves, goals))
+    replace_text(path / JSON, json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
+    return result
 
 
 def settings_of(config: MADDPGConfig, learners: Sequence[str]) -> MADDPGConfig:
@@ -207,7 +229,7 @@ def settings_of(config: MADDPGConfig, learners: Sequence[str]) -> MADDPGConfig:
     return replace(config, actor_lr_shares=shares)
 
 
-def timed(curves: Sequence[Sequence[Sequence[float]]], goals: Mapping[str, float]) -> dict[str, Any]:
+def timed(curves: Sequence[Sequence[Sequence[float]]], goals: Mapping[str, float]) -> dict[str, Threshold]:
     """When learning curves first reach each return.
 
     Args:
@@ -215,22 +237,21 @@ def timed(curves: Sequence[Sequence[Sequence[float]]], goals: Mapping[str, float
         goals: name to return.
 
     Returns:
-        For each name: `return`, `steps` (of each student; None where never), `reached` (share of students), `median`,
-        `low`, `high`: 95 % interval of the median, None where it is infinite (never reached, or too few students).
+        For each name its threshold; an interval is infinite where a goal is never reached or students are too few.
     """
     results = {}
     for name, goal in goals.items():
         first = [next((float(steps) for steps, value in curve if value >= goal), np.inf) for curve in curves]
         low, high = median_interval(first)
         middle = float(np.quantile(first, 0.5, method="higher")) if np.isinf(first).any() else float(np.median(first))
-        results[name] = {
-            "return": goal,
-            "steps": [_finite(value) for value in first],
-            "reached": float(np.mean(np.isfinite(first))),
-            "median": _finite(middle),
-            "low": _finite(low),
-            "high": _finite(high),
-        }
+        results[name] = Threshold(
+            returned=goal,
+            steps=tuple(_finite(value) for value in first),
+            reached=float(np.mean(np.isfinite(first))),
+            median=_finite(middle),
+            low=_finite(low),
+            high=_finite(high),
+        )
     return results
 
 
@@ -238,16 +259,16 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def in_words(result: Mapping[str, Any]) -> str:
+def in_words(result: EaseOfTeaching) -> str:
     """One line for each threshold."""
-    lines = [f"{result['students']} fresh {', '.join(result['learners'])} beside frozen partners:"]
-    for name, one in result["thresholds"].items():
-        if one["median"] is None:
-            lines.append(f"  {name}: reached by {one['reached']:.0%}")
+    lines = [f"{result.students} fresh {', '.join(result.learners)} beside frozen partners:"]
+    for name, one in result.thresholds.items():
+        if one.median is None:
+            lines.append(f"  {name}: reached by {one.reached:.0%}")
             continue
-        low, high = (f"{value:,.0f}" if value is not None else "never" for value in (one["low"], one["high"]))
-        lines.append(f"  {name}: {one['median']:,.0f} steps [{low}, {high}], reached by {one['reached']:.0%}")
-    if not result["thresholds"]:
-        ends = [curve[-1][1] for curve in result["curves"]]
+        low, high = (f"{value:,.0f}" if value is not None else "never" for value in (one.low, one.high))
+        lines.append(f"  {name}: {one.median:,.0f} steps [{low}, {high}], reached by {one.reached:.0%}")
+    if not result.thresholds:
+        ends = [curve[-1][1] for curve in result.curves]
         lines.append(f"  return at the end: {np.mean(ends):.2f} (the task has no gain to measure by)")
     return "\n".join(lines)

@@ -9,7 +9,8 @@ Shape suffixes: S replicas, T frames, B episodes, K predicted steps, F joint obs
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from envs.streams import Stream
 from marl.data.batch import Transitions
 from marl.figures import plots
 from marl.learner import relaxation
+from marl.results import INLINE, Record
 from marl.world_model.imagination.rollouts import rows_of
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import Prediction, WorldModel, open_loop
@@ -30,6 +32,37 @@ from marl.world_model.small.model import LeastSquares
 
 Policy = Callable[[Tensor], Tensor]
 CONTEXT = 5  # observed steps
+Numbers = tuple[tuple[float, ...], ...]  # [S][K] or [S][T]
+
+
+@dataclass(frozen=True)
+class OpenLoopError(Record):
+    """Root mean square errors of one predictor: over all predicted steps, [S], and after each of them, [S][K]."""
+
+    all: tuple[float, ...]
+    steps: Numbers
+
+
+@dataclass(frozen=True)
+class Latents(Record):
+    """What the latents do, frame by frame: nats, [S][T]; and how many tell frames apart, [S]."""
+
+    kl: Numbers
+    posterior_entropy: Numbers
+    prior_entropy: Numbers
+    active_latents: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Assessment(Record):
+    """What is measured of a world model on episodes that it did not see, per replica."""
+
+    context: int  # observed steps
+    episodes: int
+    rmse: Mapping[str, OpenLoopError]  # of "model", "copy last", "mean", "linear"
+    reward_r2: Numbers  # [S][K], over episodes and agents; at most 1
+    slots: tuple[float, ...] | None  # [S], share of imagined message entries that are exact; None without messages
+    latents: Latents | None = field(default=None, metadata=INLINE)  # None: a model without latents
 
 
 def collect(
@@ -75,8 +108,8 @@ def collect(
     return store.from_start(steps + 1)
 
 
-def assess(model: WorldModel, layout: Layout, seq: Sequences, train: Sequences, stream: Stream) -> dict[str, Any]:
-    """Everything that is measured, as plain lists and numbers, per replica.
+def assess(model: WorldModel, layout: Layout, seq: Sequences, train: Sequences, stream: Stream) -> Assessment:
+    """Everything that is measured.
 
     Args:
         model: the world model.
@@ -84,11 +117,6 @@ def assess(model: WorldModel, layout: Layout, seq: Sequences, train: Sequences, 
         seq: episodes to predict, of more than CONTEXT + 1 frames.
         train: other episodes, for the baselines "mean" and "linear".
         stream: noise of the model's samples.
-
-    Returns:
-        `rmse` {model, copy last, mean, linear}: {`all`: [S], `steps`: [S][K]}; `reward_r2` [S][K]; `slots`: share of
-        imagined message entries that are exactly right, [S] (null without messages); `context`, `episodes`; and
-        `kl`, `posterior_entropy`, `prior_entropy` [S][T], `active_latents` [S] where the model has latents.
     """
     ahead = seq.select(slice(CONTEXT + 1, None))
     going_SKB = (ahead.valid & ~ahead.first).long().cumprod(1).bool()
@@ -103,24 +131,30 @@ def assess(model: WorldModel, layout: Layout, seq: Sequences, train: Sequences, 
     rmse = {}
     for name, guess in guesses.items():
         squares_SKB = (guess - ahead.obs).square().mean(3)
-        rmse[name] = {
-            "all": mean_where(squares_SKB, going_SKB, (1, 2)).sqrt().tolist(),
-            "steps": mean_where(squares_SKB, going_SKB, 2).sqrt().tolist(),
-        }
+        rmse[name] = OpenLoopError(
+            all=_plain(mean_where(squares_SKB, going_SKB, (1, 2)).sqrt()),
+            steps=_plain(mean_where(squares_SKB, going_SKB, 2).sqrt()),
+        )
     going_SKB1 = going_SKB[..., None]
     centred = ahead.reward - mean_where(ahead.reward, going_SKB1, 2)[:, :, None]
     unexplained = mean_where((predicted.reward - ahead.reward).square(), going_SKB1, 2).sum(2)
     variance = mean_where(centred.square(), going_SKB1, 2).sum(2)
     copied = [j for j in range(layout.full_size) if j not in set(layout.dynamic_J.tolist())]
     right = (imagined[..., copied] == ahead.obs[..., copied]).float().mean(3)
-    return {
-        "context": CONTEXT,
-        "episodes": seq.first.shape[2],
-        "rmse": rmse,
-        "reward_r2": (1.0 - unexplained / variance.clamp(min=1e-12)).tolist(),
-        "slots": mean_where(right, going_SKB, (1, 2)).tolist() if copied else None,
-        **{name: value.tolist() for name, value in model.diagnose(seq, stream).items()},
-    }
+    latents = {name: _plain(value) for name, value in model.diagnose(seq, stream).items()}
+    return Assessment(
+        context=CONTEXT,
+        episodes=seq.first.shape[2],
+        rmse=rmse,
+        reward_r2=_plain(1.0 - unexplained / variance.clamp(min=1e-12)),
+        slots=_plain(mean_where(right, going_SKB, (1, 2))) if copied else None,
+        latents=Latents(**latents) if latents else None,
+    )
+
+
+def _plain(values: Tensor) -> Any:
+    """A tensor of one or two dimensions as tuples of numbers."""
+    return tuple(tuple(row) if isinstance(row, list) else row for row in values.tolist())
 
 
 def mean_where(x: Tensor, valid: Tensor, dim: int | tuple[int, ...]) -> Tensor:
@@ -154,15 +188,15 @@ def _linear(layout: Layout, seq: Sequences, train: Sequences) -> Tensor:
 
 
 # ---------------------------------------------------------------------- pictures
-def errors_figure(result: dict[str, Any]) -> Figure:
+def errors_figure(result: Assessment) -> Figure:
     """Open-loop error and the rewards' R^2 over the steps of an episode; means over replicas with intervals."""
     figure, (left, right) = plots.canvas(3.2, 2 * plots.WIDTH, columns=2)
-    steps = result["context"] + 1 + np.arange(len(result["reward_r2"][0]))
-    for colour, (name, entry) in zip(plots.COLOURS, result["rmse"].items(), strict=False):
-        plots.curve(left, steps, np.transpose(entry["steps"]), colour, name)
-    plots.curve(right, steps, np.transpose(result["reward_r2"]), plots.COLOURS[0], "model")
+    steps = result.context + 1 + np.arange(len(result.reward_r2[0]))
+    for colour, (name, entry) in zip(plots.COLOURS, result.rmse.items(), strict=False):
+        plots.curve(left, steps, np.transpose(entry.steps), colour, name)
+    plots.curve(right, steps, np.transpose(result.reward_r2), plots.COLOURS[0], "model")
     for ax in (left, right):
-        ax.axvspan(0, result["context"], color=plots.FAINT, alpha=0.2, linewidth=0)
+        ax.axvspan(0, result.context, color=plots.FAINT, alpha=0.2, linewidth=0)
         ax.set_xlim(0, steps[-1])
     left.set_ylim(bottom=0)
     right.set_ylim(-0.05, 1.05)
@@ -172,18 +206,16 @@ def errors_figure(result: dict[str, Any]) -> Figure:
     return figure
 
 
-def latents_figure(result: dict[str, Any]) -> Figure | None:
-    """KL and entropies over the steps of an episode; None for a model without latents."""
-    if "kl" not in result:
-        return None
+def latents_figure(latents: Latents) -> Figure:
+    """KL and entropies over the steps of an episode."""
     figure, ax = plots.canvas(3.2)
     names = {"kl": "KL(posterior, prior)", "posterior_entropy": "posterior's entropy", "prior_entropy": "prior's"}
     for colour, (name, text) in zip(plots.COLOURS, names.items(), strict=False):
-        values = np.transpose(result[name])
+        values = np.transpose(getattr(latents, name))
         plots.curve(ax, np.arange(len(values)), values, colour, text)
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=plots.FONT - 1, frameon=False)
-    active = ", ".join(str(n) for n in result["active_latents"])
+    active = ", ".join(str(n) for n in latents.active_latents)
     plots.label(ax, f"Latents over an episode ({active} active)", "step", "nats, summed over latents")
     return figure
 

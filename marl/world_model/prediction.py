@@ -7,7 +7,8 @@ is predicted from the actions alone.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,9 +17,10 @@ from envs.streams import Stream
 from marl.errors import UserError
 from marl.figures import plots
 from marl.figures.film import write_gif
+from marl.results import INLINE, Record
 from marl.runs import checkpoint
 from marl.runs.durable import replace_text
-from marl.world_model.assess import CONTEXT, assess, collect, errors_figure, film, latents_figure
+from marl.world_model.assess import CONTEXT, Assessment, assess, collect, errors_figure, film, latents_figure
 from marl.world_model.attach import SavedModel, load
 from marl.world_model.protocol import open_loop
 from marl.world_model.sequences import Sequences
@@ -30,7 +32,18 @@ DEFAULT_STEPS = 50  # of an episode where the environment has no horizon
 FILMED = 3  # episodes in the GIF
 
 
-def evaluate(saved: SavedModel, episodes: int, seed: int, own_policy: bool) -> tuple[dict[str, Any], Sequences]:
+@dataclass(frozen=True)
+class RunAssessment(Record):
+    """The world model of a run, assessed: what `world_model.json` holds."""
+
+    env: str
+    step: int  # of the run, when the model was saved
+    kind: str  # of the model: "small" or "rssm"
+    policy: str  # that played: "own" or "random"
+    measured: Assessment = field(metadata=INLINE)
+
+
+def evaluate(saved: SavedModel, episodes: int, seed: int, own_policy: bool) -> tuple[RunAssessment, Sequences]:
     """The measurements of `marl.world_model.assess`, and the episodes that they are of.
 
     Args:
@@ -57,31 +70,31 @@ def evaluate(saved: SavedModel, episodes: int, seed: int, own_policy: bool) -> t
         )
 
     seq = play(seed)
-    result = assess(saved.model, saved.layout, seq, play(seed + 1), Stream(seed, "samples", range(config.num_replicas)))
-    policy_name = "own" if own_policy else "random"
-    return {"env": spec.id, "step": saved.step, "kind": config.wm.kind, "policy": policy_name, **result}, seq
+    stream = Stream(seed, "samples", range(config.num_replicas))
+    measured = assess(saved.model, saved.layout, seq, play(seed + 1), stream)
+    return RunAssessment(spec.id, saved.step, config.wm.kind, "own" if own_policy else "random", measured), seq
 
 
-def table(result: dict[str, Any]) -> str:
-    """What was found, for a terminal: means over replicas."""
-    lines = [
-        f"World model ({result['kind']}) of {result['env']} after {result['step']} steps, {result['policy']} policy:"
-    ]
-    ahead = len(result["reward_r2"][0])
-    lines.append(f"  open-loop error of the joint observation, {result['context']} steps observed, {ahead} predicted")
-    for name, entry in result["rmse"].items():
-        after = [float(np.mean([steps[k] for steps in entry["steps"]])) for k in (0, min(4, ahead - 1), ahead - 1)]
-        numbers = "  ".join(f"{value:.4f}" for value in (float(np.mean(entry["all"])), *after))
+def table(result: RunAssessment) -> str:
+    """The measurements for a terminal: means over replicas."""
+    measured = result.measured
+    lines = [f"World model ({result.kind}) of {result.env} after {result.step} steps, {result.policy} policy:"]
+    ahead = len(measured.reward_r2[0])
+    lines.append(f"  open-loop error of the joint observation, {measured.context} steps observed, {ahead} predicted")
+    for name, entry in measured.rmse.items():
+        after = [float(np.mean([steps[k] for steps in entry.steps])) for k in (0, min(4, ahead - 1), ahead - 1)]
+        numbers = "  ".join(f"{value:.4f}" for value in (float(np.mean(entry.all)), *after))
         lines.append(f"    {name:<10} {numbers}   (all, after 1, {min(5, ahead)} and {ahead} steps)")
-    r2 = np.mean(result["reward_r2"], axis=0)
+    r2 = np.mean(measured.reward_r2, axis=0)
     values = ", ".join(f"{r2[k]:.3f} after {k + 1}" for k in sorted({0, min(4, ahead - 1), ahead - 1}))
     lines.append(f"  rewards' R^2: {values}")
-    if result["slots"] is not None:
-        lines.append(f"  imagined message entries that are exact: {100 * float(np.mean(result['slots'])):.1f} %")
-    if "kl" in result:
-        means = {name: float(np.mean(result[name])) for name in ("kl", "posterior_entropy", "prior_entropy")}
+    if measured.slots is not None:
+        lines.append(f"  imagined message entries that are exact: {100 * float(np.mean(measured.slots)):.1f} %")
+    if (latents := measured.latents) is not None:
+        names = ("kl", "posterior_entropy", "prior_entropy")
+        means = {name: float(np.mean(getattr(latents, name))) for name in names}
         words = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in means.items())
-        lines.append(f"  latents: {result['active_latents']} active; nats per step: {words}")
+        lines.append(f"  latents: {list(latents.active_latents)} active; nats per step: {words}")
     return "\n".join(lines)
 
 
@@ -99,11 +112,10 @@ def written(options: CommandLine) -> str:
     first = Stream(options.seed, "samples", range(saved.config.num_replicas))
     frames = film(saved.layout, seq, open_loop(saved.model, seq, CONTEXT, first), FILMED)
     try:
-        replace_text(options.json or beside / "world_model.json", json.dumps(result, indent=1) + "\n")
-        plots.save(errors_figure(result), beside / "world_model_errors.png")
-        latents = latents_figure(result)
-        if latents is not None:
-            plots.save(latents, beside / "world_model_latents.png")
+        replace_text(options.json or beside / "world_model.json", json.dumps(result.to_json(), indent=1) + "\n")
+        plots.save(errors_figure(result.measured), beside / "world_model_errors.png")
+        if (latents := result.measured.latents) is not None:
+            plots.save(latents_figure(latents), beside / "world_model_latents.png")
     except OSError as error:
         why = error.strerror or error
         raise UserError(f"cannot write {error.filename}: {why}. Make it writable, or give --json FILE.") from error

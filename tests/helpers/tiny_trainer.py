@@ -50,7 +50,7 @@ def trainer(settings: dict[str, Any], recorder: Any = None, device: str = "cpu",
         env = History(env, chosen.maddpg.frames)
     env.reset(seed=chosen.seed)
     learner = MADDPG(env.spec, chosen.maddpg, chosen.seed, replicas, device)
-    learner.autograd = "rounds are recorded as on a GPU"  # where the explicit update does not run
+    learner.use("autograd", "rounds are recorded as on a GPU")  # where the explicit update does not run
     stream = Stream(chosen.seed, "replay", replicas, device)
     m = chosen.maddpg
     replay = Replay(env.spec, chosen.replay.capacity, chosen.num_envs, stream, m.gamma, m.n_step)

@@ -114,8 +114,9 @@ def pair(spec: EnvSpec, config: MADDPGConfig, form: str, seed: int = 3) -> tuple
         for net in (explicit.actor, explicit.target_actor, explicit.critic, explicit.target_critic):
             net.mlp.flat.add_(torch.randn(net.mlp.flat.shape, generator=torch.Generator().manual_seed(5)), alpha=0.2)
     reference = copy.deepcopy(explicit)
-    assert explicit.autograd is None, explicit.path
-    explicit.kernel_form, reference.autograd = form, "the reference"
+    assert explicit.form != "autograd", explicit.path
+    explicit.use(form)
+    reference.use("autograd", "it is the reference")
     return explicit, reference
 
 
@@ -212,7 +213,7 @@ def test_both_forms_draw_the_numbers_of_the_stream_bit_for_bit() -> None:
     expected = torch.stack([same.gumbel(*shape).flatten(3).transpose(2, 3) for _ in range(3)]).flatten(1, 2)
     for form in ("torch", "numba"):
         one = copy.deepcopy(learner)
-        one.kernel_form = form
+        one.use(form)
         ahead = one._explicit_at(B).ahead
         ahead.draw(3, 3)
         assert torch.equal(ahead.own_UXAB[:3], expected), form
@@ -234,8 +235,9 @@ def test_resume_in_the_middle_bit_for_bit_and_from_either_path(form: str) -> Non
         reference.update(random_batch(spec, k), k / 6)
     state = copy.deepcopy(whole.state_dict())
     again, by_autograd, back = (MADDPG(spec, config, 3, range(S)) for _ in range(3))
-    again.kernel_form = back.kernel_form = form
-    by_autograd.autograd = "the reference"
+    again.use(form)
+    back.use(form)
+    by_autograd.use("autograd", "it is the reference")
     again.load_state_dict(copy.deepcopy(state))
     by_autograd.load_state_dict(copy.deepcopy(state))
     back.load_state_dict(copy.deepcopy(reference.state_dict()))
@@ -253,7 +255,7 @@ def test_measuring_changes_no_bit(form: str) -> None:
     for estimator in ("gumbel_st", "gumbel_soft", "exact"):
         spec, config = SPECS["simple_reference"], MADDPGConfig(hidden=(12, 8), estimator=estimator)
         one, other = pair(spec, config, form)
-        other.autograd, other.kernel_form = None, form
+        other.use(form)
         for k in range(4):
             assert not one.update(random_batch(spec, k), k / 4, False)
             assert other.update(random_batch(spec, k), k / 4, k % 2 == 0) or k % 2
@@ -280,7 +282,7 @@ def test_bits_do_not_depend_on_threads(form: str) -> None:
 def test_a_replica_trains_alike_alone_and_among_others(form: str) -> None:
     spec, config = SPECS["simple_reference"], MADDPGConfig(hidden=(16, 16))
     both, alone = MADDPG(spec, config, 0, range(2)), MADDPG(spec, config, 0, [1])
-    both.kernel_form = alone.kernel_form = form
+    both.kernel_form = alone.use(form)
     for k in range(3):
         batch = random_batch(spec, k)
         alone.update(batch.mapped(lambda x, dim: x[1:].clone()))
@@ -326,6 +328,21 @@ def test_what_is_not_covered_is_told() -> None:
     assert "averaged" in MADDPG(spec, MADDPGConfig(), 0, share=SplitUpdates(Ranks())).path
     learner.add_actor_loss(Nothing())
     assert "a world model adds its loss" in learner.path and learner.form == "autograd"
+    with pytest.raises(ValueError, match="a world model adds its loss"):
+        learner.use("torch")
+
+
+def test_a_form_is_chosen_by_name() -> None:
+    learner = MADDPG(SPECS["simple_reference"], MADDPGConfig(), 0)
+    learner.use("autograd", "it is compared")
+    assert learner.form == "autograd" and learner.path == "autograd, since it is compared"
+    learner.use("torch")
+    assert learner.form == "torch" and learner.path == "explicit, torch kernels"
+    with pytest.raises(ValueError, match="got 'jax'"):
+        learner.use("jax")
+    uncovered = MADDPG(SPECS["simple_reference"], MADDPGConfig(estimator="reinmax"), 0)
+    with pytest.raises(ValueError, match="reinmax"):
+        uncovered.use("torch")
 
 
 class Nothing:
@@ -360,7 +377,7 @@ def test_a_round_at_once_has_the_bits_of_one_update_after_another(
     learners = [MADDPG(env.spec, config, 3, range(S)) for _ in range(2)]
     replays = [Replay(env.spec, 200, 4, Stream(0, "replay", range(S)), config.gamma, config.n_step) for _ in range(2)]
     for learner, replay in zip(learners, replays, strict=True):
-        learner.kernel_form = form
+        learner.use(form)
         env.reset(seed=0)
         collector = Collector(env, learner.act, S)
         for _ in range(30):

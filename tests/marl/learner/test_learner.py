@@ -190,7 +190,7 @@ def test_relabelling_changes_the_slot_alone_and_leaves_first_steps_silent() -> N
 
 def test_critic_learns_on_the_executed_one_hots() -> None:
     agent, seen = learner(), []
-    agent.autograd = "its critic is watched"
+    agent.use("autograd", "its critic is watched")
     original = agent.critic.forward
     agent.critic.forward = lambda joint: seen.append(joint.clone()) or original(joint)  # type: ignore[method-assign]
     agent.update(filled().sample(32))

@@ -220,7 +220,7 @@ def test_two_parts_of_a_batch_make_the_update_of_the_whole(name: str) -> None:
 
     both = [Threads(rank, meeting, desk) for rank in range(2)]
     whole, parts = learner(), [learner(ranks) for ranks in both]
-    whole.autograd = "so do those whose gradients are averaged"
+    whole.use("autograd", "so do those whose gradients are averaged")
     updated(whole, filled())
     threads = []
     for part, ranks in zip(parts, both, strict=True):

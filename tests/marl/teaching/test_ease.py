@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from marl.play.policy import Policy
 from marl.play.rollout import play
 from marl.teaching import ease as teaching
 from marl.teaching.command import main
-from marl.teaching.ease import Beside, beside, in_words, settings_of, timed
+from marl.teaching.ease import Beside, EaseOfTeaching, beside, in_words, settings_of, timed
 from marl.training.experiment import train
 
 ENV = "simple_speaker_listener"
@@ -107,24 +108,24 @@ def test_settings_of_agents_that_do_not_learn_are_left_out():
 
 def test_times_by_hand():
     curves = [[(1000, -20.0), (2000, -10.0 - seed), (3000, -8.0)] for seed in range(6)]
-    found = timed(curves, {"good": -12.0, "never": -1.0})
-    assert found["good"]["steps"] == [2000, 2000, 2000, 3000, 3000, 3000]
-    assert (found["good"]["low"], found["good"]["median"], found["good"]["high"]) == (2000, 2500, 3000)
-    assert found["good"]["reached"] == 1.0 and found["good"]["return"] == -12.0
-    assert found["never"]["steps"] == [None] * 6 and found["never"]["median"] is None
+    result = timed(curves, {"good": -12.0, "never": -1.0})
+    assert result["good"].steps == (2000, 2000, 2000, 3000, 3000, 3000)
+    assert (result["good"].low, result["good"].median, result["good"].high) == (2000, 2500, 3000)
+    assert result["good"].reached == 1.0 and result["good"].to_json()["return"] == -12.0
+    assert result["never"].steps == (None,) * 6 and result["never"].median is None
     few = timed(curves[:2], {"good": -12.0})["good"]
-    assert few["low"] is None and few["high"] is None, "two students do not bound a median"
+    assert few.low is None and few.high is None, "two students do not bound a median"
     half = timed([[(1000, 0.0)]] * 3 + [[(1000, -9.0)]] * 3, {"good": -1.0})["good"]
-    assert half["reached"] == 0.5 and half["median"] is None, "half of them never did"
+    assert half.reached == 0.5 and half.median is None, "half of them never did"
 
 
 def test_words():
-    curves = [[[1000, -20.0], [2000, -8.0]]] * 6
-    found = {"learners": ["listener_0"], "students": 6, "curves": curves, "thresholds": {}}
-    assert "return at the end: -8.00" in in_words(found)
-    found["thresholds"] = timed(curves, {"gain 0.8": -9.0, "gain 0.9": -1.0})
-    assert "gain 0.8: 2,000 steps [2,000, 2,000], reached by 100%" in in_words(found)
-    assert "gain 0.9: reached by 0%" in in_words(found)
+    curves = (((1000.0, -20.0), (2000.0, -8.0)),) * 6
+    result = EaseOfTeaching(("listener_0",), 6, curves, {})
+    assert "return at the end: -8.00" in in_words(result)
+    result = replace(result, thresholds=timed(curves, {"gain 0.8": -9.0, "gain 0.9": -1.0}))
+    assert "gain 0.8: 2,000 steps [2,000, 2,000], reached by 100%" in in_words(result)
+    assert "gain 0.9: reached by 0%" in in_words(result)
 
 
 def test_students_of_a_trained_run(tmp_path, capsys):

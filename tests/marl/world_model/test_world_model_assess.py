@@ -12,7 +12,16 @@ import envs
 from envs.streams import Stream
 from marl.config.schema import WorldModelConfig
 from marl.figures import plots
-from marl.world_model.assess import CONTEXT, assess, collect, errors_figure, film, latents_figure, mean_where
+from marl.world_model.assess import (
+    CONTEXT,
+    Assessment,
+    assess,
+    collect,
+    errors_figure,
+    film,
+    latents_figure,
+    mean_where,
+)
 from marl.world_model.dreamer.model import DreamerModel
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import Prediction, open_loop
@@ -46,18 +55,18 @@ def test_numbers_by_hand() -> None:
     """Off by .1 in 11 of 14 entries (3 are the message slot): .1 sqrt(11/14); R^2 = 1 - .01 / variance."""
     layout, seq, _ = episodes("simple_speaker_listener", 30)
     train = episodes("simple_speaker_listener", 30, seed=1)[1]
-    found = assess(Oracle(layout, seq, 0.1), layout, seq, train, Stream(0, "n", [0]))  # type: ignore[arg-type]
-    assert found["rmse"]["model"]["all"] == pytest.approx([0.1 * (11 / 14) ** 0.5], rel=1e-4)
-    assert np.shape(found["rmse"]["model"]["steps"]) == (1, 20)
+    result = assess(Oracle(layout, seq, 0.1), layout, seq, train, Stream(0, "n", [0]))  # type: ignore[arg-type]
+    assert result.rmse["model"].all == pytest.approx([0.1 * (11 / 14) ** 0.5], rel=1e-4)
+    assert np.shape(result.rmse["model"].steps) == (1, 20)
     variance = seq.reward[0, 10, :, 0].var(correction=0).item()
-    assert found["reward_r2"][0][10 - CONTEXT - 1] == pytest.approx(1 - 0.01 / variance, rel=1e-3)
-    assert found["slots"] == [1.0]
+    assert result.reward_r2[0][10 - CONTEXT - 1] == pytest.approx(1 - 0.01 / variance, rel=1e-3)
+    assert result.slots == (1.0,)
     last = (seq.obs[:, 5:6] - seq.obs[:, 6:]).square().mean().sqrt().item()
-    assert found["rmse"]["copy last"]["all"] == pytest.approx([last], rel=1e-4)
-    assert found["rmse"]["linear"]["all"][0] < 1e-5
+    assert result.rmse["copy last"].all == pytest.approx([last], rel=1e-4)
+    assert result.rmse["linear"].all[0] < 1e-5
     middle = (train.obs.mean((1, 2)) - seq.obs[:, 6:]).square().mean().sqrt().item()
-    assert found["rmse"]["mean"]["all"] == pytest.approx([middle], rel=1e-4)
-    assert found["context"] == 5 and found["episodes"] == 30
+    assert result.rmse["mean"].all == pytest.approx([middle], rel=1e-4)
+    assert result.context == 5 and result.episodes == 30
 
 
 def test_baselines_are_those_of_the_real_environment() -> None:
@@ -65,11 +74,11 @@ def test_baselines_are_those_of_the_real_environment() -> None:
     test = collect("simple_reference", None, 1, 300, 25, 0)
     layout = Layout(envs.make("simple_reference").spec)
     oracle = Oracle(layout, test, 0.0)
-    found = assess(oracle, layout, test, collect("simple_reference", None, 1, 100, 25, 1), Stream(0, "n", [0]))  # type: ignore[arg-type]
-    assert found["rmse"]["copy last"]["all"][0] == pytest.approx(0.398, abs=0.02)
-    assert found["rmse"]["mean"]["all"][0] == pytest.approx(0.564, abs=0.02)
-    assert found["rmse"]["model"]["all"] == [0.0] and found["slots"] == [1.0]
-    assert found["reward_r2"][0] == [1.0] * 20
+    result = assess(oracle, layout, test, collect("simple_reference", None, 1, 100, 25, 1), Stream(0, "n", [0]))  # type: ignore[arg-type]
+    assert result.rmse["copy last"].all[0] == pytest.approx(0.398, abs=0.02)
+    assert result.rmse["mean"].all[0] == pytest.approx(0.564, abs=0.02)
+    assert result.rmse["model"].all == (0.0,) and result.slots == (1.0,)
+    assert result.reward_r2[0] == (1.0,) * 20
 
 
 def test_replicas_are_collected_and_measured_apart() -> None:
@@ -96,8 +105,8 @@ def test_ended_episodes_do_not_count() -> None:
     layout, seq, _ = episodes("simple_speaker_listener", 6)
     seq.valid[:, 15:, 3:] = False
     seq.obs[:, 15:, 3:] = 1e3
-    found = assess(Oracle(layout, seq, 0.0), layout, seq, seq, Stream(0, "n", [0]))  # type: ignore[arg-type]
-    assert found["rmse"]["model"]["all"] == [0.0] and found["rmse"]["copy last"]["all"][0] < 2.0
+    result = assess(Oracle(layout, seq, 0.0), layout, seq, seq, Stream(0, "n", [0]))  # type: ignore[arg-type]
+    assert result.rmse["model"].all == (0.0,) and result.rmse["copy last"].all[0] < 2.0
 
 
 def test_latents_are_diagnosed_and_drawn() -> None:
@@ -108,19 +117,18 @@ def test_latents_are_diagnosed_and_drawn() -> None:
         for parameter in (model.averaged.rssm.posterior_out.weight, model.averaged.rssm.posterior_out.bias):
             assert parameter is not None
             parameter.zero_()
-    found = model.diagnose(seq, Stream(0, "n", [0]))
-    assert found["active_latents"].tolist() == [0]
-    torch.testing.assert_close(found["posterior_entropy"], torch.full((1, 26), 6 * 1.0986123), rtol=1e-4, atol=1e-4)
+    latents = model.diagnose(seq, Stream(0, "n", [0]))
+    assert latents["active_latents"].tolist() == [0]
+    torch.testing.assert_close(latents["posterior_entropy"], torch.full((1, 26), 6 * 1.0986123), rtol=1e-4, atol=1e-4)
     with torch.no_grad():
-        told_by_two = model.averaged.rssm.posterior_out.weight.view(8, 3, 6)[..., :2]
-        told_by_two.normal_(std=20.0, generator=torch.Generator().manual_seed(0))
-    told = assess(model, layout, seq, seq, Stream(0, "n", [0]))
-    assert told["active_latents"] == [2]
-    assert np.shape(told["kl"]) == (1, 26)
-    pictures = [plots.image(figure) for figure in (errors_figure(told), latents_figure(told)) if figure is not None]
-    assert len(pictures) == 2 and all(picture.std() > 5 for picture in pictures)
-    told.pop("kl")
-    assert latents_figure(told) is None
+        two_of_six = model.averaged.rssm.posterior_out.weight.view(8, 3, 6)[..., :2]
+        two_of_six.normal_(std=20.0, generator=torch.Generator().manual_seed(0))
+    assessed = assess(model, layout, seq, seq, Stream(0, "n", [0]))
+    assert assessed.latents is not None and assessed.latents.active_latents == (2,)
+    assert np.shape(assessed.latents.kl) == (1, 26)
+    pictures = [plots.image(figure) for figure in (errors_figure(assessed), latents_figure(assessed.latents))]
+    assert all(picture.std() > 5 for picture in pictures)
+    assert Assessment.from_json(assessed.to_json()) == assessed
 
 
 def test_film_shows_dots_then_rings() -> None:

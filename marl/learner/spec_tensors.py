@@ -1,0 +1,50 @@
+"""What the learner derives from the specification of the agents: shares of step sizes, teams, estimators."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from envs.spec import EnvSpec
+from marl.config.schema import MADDPGConfig
+from marl.errors import UserError
+
+
+def frozen_shares(spec: EnvSpec, config: MADDPGConfig, device: torch.device) -> Tensor | None:
+    """Share of every actor's steps that is not taken, [G, 1]; None: all are whole.
+
+    Source: two time scales, Heusel et al. 2017 (arXiv 1706.08500), section 2; there two networks, here all actors.
+    """
+    shares, names = config.actor_lr_shares, spec.agent_names
+    unknown = sorted(set(shares) - set(names))
+    if unknown:
+        raise UserError(f"maddpg.actor_lr_shares names {unknown[0]!r}; expected one of {', '.join(names)}.")
+    if not shares:
+        return None
+    kinds = spec.kinds if config.share_actors else tuple(range(len(names)))
+    by_group: list[set[float]] = [set() for _ in range(max(kinds) + 1)]
+    for name, kind in zip(names, kinds, strict=True):
+        by_group[kind].add(shares.get(name, 1.0))
+    if any(len(group) > 1 for group in by_group):
+        raise UserError("maddpg.actor_lr_shares differ between agents that share one actor (maddpg.share_actors).")
+    return torch.tensor([[1.0 - group.pop()] for group in by_group], device=device)
+
+
+def team_matrix(spec: EnvSpec, device: torch.device) -> Tensor:
+    """Weights [N, N] of the team-mean reward: row n holds 1 / (size of its team) for every agent of agent n's team."""
+    matrix = torch.eye(spec.num_agents, device=device)
+    for team in spec.teams:
+        for agent in team:
+            matrix[agent] = 0.0
+            matrix[agent, list(team)] = 1.0 / len(team)
+    return matrix
+
+
+def estimators(spec: EnvSpec, config: MADDPGConfig) -> tuple[str, ...]:
+    """The estimator of each head position: that of messages where every agent's head there is a message."""
+    names = []
+    for h in range(spec.num_heads):
+        heads = [agent.heads[h] for agent in spec.agents if h < len(agent.heads)]
+        message = all(head.is_message for head in heads)
+        names.append((message and config.message_estimator) or config.estimator)
+    return tuple(names)
