@@ -2,13 +2,13 @@
 
     python -m benchmarks.bounds                        all bounds and gaps; about ten minutes on one core
     python -m benchmarks.bounds --only simple_line --scale 0.1
-    python -m benchmarks.bounds --page                 only writes the table from the record
+    python -m benchmarks.bounds --page                 only writes page and module from the record
 
 A bound holds for the *expected* return per agent over the environment's own resets, default arguments, discrete
 actions; the mean of finitely many episodes may lie above it by luck. Where it rests on drawn resets it includes 3.09
 standard errors (one-sided 99.9 %, normal). The gap is the mean over the script's episodes of the bound of each start
 less the script's return, with its standard error. Proofs: `mover.py`, `prices.py`, `goals.py`, `silent.py`, `reach.py`.
-Written: benchmarks/results/bounds.json, and from it the table of docs/results/bounds.md.
+Written: benchmarks/results/bounds.json, and from it the table of docs/results/bounds.md and marl/evaluate/bounds.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bounds.entries import ENTRIES, SEED, Entry
-from benchmarks.bounds.page import with_table
+from benchmarks.bounds.page import as_module, with_table
 from benchmarks.bounds.resets import resets
 from benchmarks.learning.training_runs import machine
 from envs.mpe import catalogue
@@ -31,6 +31,7 @@ from marl.stats import mean_and_se
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "bounds.json"
 PAGE = ROOT / "docs" / "results" / "bounds.md"
+MODULE = ROOT / "marl" / "evaluate" / "bounds.py"
 EPISODES = 1000
 
 
@@ -72,6 +73,7 @@ def main() -> None:
         options.out.write_text(json.dumps(record, indent=1) + "\n")
     if options.out == RESULT:
         PAGE.write_text(with_table(PAGE.read_text(), record))
+        MODULE.write_text(as_module(record))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The table of docs/results/bounds.md, from the record."""
+"""What is written from the record: the table of docs/results/bounds.md and the module of the package."""
 
 from __future__ import annotations
 
@@ -25,3 +25,19 @@ def with_table(page: str, record: dict[str, Any]) -> str:
     before, rest = page.split(_START)
     after = rest.split(_END)[1]
     return before + _START + "\n".join(lines) + "\n" + _END + after
+
+
+def as_module(record: dict[str, Any]) -> str:
+    """The module `marl/evaluate/bounds.py`."""
+    lines = [
+        '"""Upper bounds that are proved and computed by `python -m benchmarks.bounds`, which writes this module."""',
+        "",
+        "from __future__ import annotations",
+        "",
+        "# environment -> kind of anchor -> bound of the expected return per agent, mean over all agents",
+        "BOUNDS: dict[str, dict[str, float]] = {",
+    ]
+    for env, kinds in record["bounds"].items():
+        inside = ", ".join(f'"{kind}": {one["bound"]}' for kind, one in kinds.items())
+        lines.append(f'    "{env}": {{{inside}}},')
+    return "\n".join([*lines, "}", ""])

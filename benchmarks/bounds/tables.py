@@ -33,7 +33,7 @@ class Tables:
 
     def start(self, offset: Array) -> Array:
         """Lower bound [...] of the cost of 25 positions from rest at `offset` [..., 2] to the goal at the origin."""
-        x, y, _ = _sorted(offset)
+        x, y, _ = self._sorted(offset)
         pick, (i, s), (j, r) = self._cell(x, y)
         return (
             self._between(self.rest[:, 0], self.bend[:, 0, 0], pick, i, s)
@@ -44,7 +44,7 @@ class Tables:
     def pushed(self, offset: Array) -> Array:
         """Lower bound [..., 5] of the cost of the 24 positions that follow the first, by the first move (none, left,
         right, down, up)."""
-        x, y, swapped = _sorted(offset)
+        x, y, swapped = self._sorted(offset)
         pick, (i, s), (j, r) = self._cell(x, y)
         along = [self._between(self.after[:, 0, m], self.bend[:, 1, 0], pick, i, s) for m in range(3)]
         across = [self._between(self.after[:, 1, m], self.bend[:, 1, 1], pick, j, r) for m in range(3)]
@@ -84,6 +84,13 @@ class Tables:
         moment = (first * along).sum(1) * across.sum(1) + (second * across).sum(1) * along.sum(1)
         moment -= self.total[pick, 0] * along.sum(1) * across.sum(1)
         return float((moment * np.where(i == j, 1, 2)).sum() - SLACK)
+
+    def _sorted(self, offset: Array) -> tuple[Array, Array, Array]:
+        """(larger, smaller absolute coordinate, whether that is y before x), by cells: within a cell of the diagonal x
+        comes first, as in `mean`, so that `start` and `mean` are of one function."""
+        x, y = np.abs(offset[..., 0]), np.abs(offset[..., 1])
+        swapped = (y / self.width).astype(int) > (x / self.width).astype(int)
+        return np.where(swapped, y, x), np.where(swapped, x, y), swapped
 
     def _cell(self, x: Array, y: Array) -> tuple[Array, tuple[Array, Array], tuple[Array, Array]]:
         last = len(self.choice) - 1
@@ -132,9 +139,3 @@ def _line(at, t: int, shift: int, push: int) -> Array:  # type: ignore[no-untype
     """V_t at offsets 0, h, ..., 2, shifted by `shift` strides, with the velocity of `push`."""
     columns = np.stack([at(t, k + shift, push) for k in range(REACH + 1)])  # [REACH + 1, fine]
     return columns.reshape(-1)[: REACH * columns.shape[1] + 1]
-
-
-def _sorted(offset: Array) -> tuple[Array, Array, Array]:
-    """(larger, smaller absolute coordinate, whether that is y before x)."""
-    size = np.abs(offset)
-    return size.max(-1), size.min(-1), size[..., 1] > size[..., 0]
