@@ -59,9 +59,9 @@ def pushed(agents: Array, touch: float, overlapping: bool, steps: int = STEPS) -
     apart = agents[:, :, None] - agents[:, None]
     others = ~np.eye(count, dtype=bool)
     place, speed, result = np.zeros((rows, count)), np.zeros((rows, count)), []
-    for reach in travel(steps):
-        place = place + 0.1 * speed
+    for reach in [0.0, *travel(steps)[:-1]]:  # of the position that the step starts from, where its forces act
         near = least_distance(apart, 2 * reach) - place[:, :, None] - place[:, None]
+        place = place + 0.1 * speed
         into = np.maximum(touch - near, 0) if overlapping else 0.0
         into = np.minimum(into, touch)
         force = np.where((near < touch + MARGIN) & others, STIFFNESS * into + SOFT, 0.0).sum(-1)

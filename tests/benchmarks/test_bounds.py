@@ -103,6 +103,13 @@ def test_tables_are_below_plans_and_near_them(small: tuple[Tables, bool]) -> Non
         assert (total - after[:, move]).mean() < (0.35 if squared else 0.7)
 
 
+def test_a_coarse_lattice_of_starts_gives_smaller_bounds_not_wrong_ones() -> None:
+    of = tables(library(offsets(4), Stage(None), 60, 24), Stage(None), 1, 48)  # starts .2 apart
+    rng = np.random.default_rng(8)
+    offset = rng.uniform(-1, 1, (40, 2)) - rng.uniform(-1, 1, (40, 2))
+    assert (of.start(offset) < planned(offset, True)).all()
+
+
 def test_exact_mean_is_that_of_many_starts(small: tuple[Tables, bool]) -> None:
     of, _ = small
     rng = np.random.default_rng(3)
@@ -221,6 +228,13 @@ def test_a_team_of_three_steps_against_every_joint_move() -> None:
             over = reach.least_distance(place - agents[0], alone[t])
             assert (over <= extra[t] + 1e-9).all()
     assert (furthest[1:] > alone[1:] + 0.1).all()  # what a bound that drops contact would miss
+
+
+def test_contact_as_soon_as_a_pair_can_meet() -> None:
+    """.45 apart and touching at .08 (.06 and the margin): each must go .185. At position 4 each can have gone .2525 and
+    at position 3 only .1375, so that the first force acts at position 4 and moves an agent from position 6 on."""
+    extra = reach.pushed(np.array([[[0.0, 0.0], [0.45, 0.0]]]), 0.06, True, 8)[0, :, 0]
+    assert (extra[:5] == 0).all() and extra[5] > 0
 
 
 def test_formation_has_every_rotation() -> None:
