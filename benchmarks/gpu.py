@@ -51,7 +51,7 @@ from marl.training.cuda_graphs import WARM_UP, Graphs
 from marl.training.devices import choose_device
 from marl.training.rounds import Rounds
 from marl.world_model.assess import collect
-from marl.world_model.imagination import make_model
+from marl.world_model.imagination.source import make_model
 from marl.world_model.layout import Layout
 
 TASK, HORIZON = "simple_speaker_listener", 25

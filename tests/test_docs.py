@@ -25,8 +25,8 @@ from marl.data.collector import Collector
 from marl.data.replay import Replay
 from marl.learner.maddpg import MADDPG
 from marl.runs import checkpoint
+from marl.world_model.imagination.rollouts import rows_of
 from marl.world_model.layout import Layout
-from marl.world_model.rollouts import rows_of
 from marl.world_model.sequences import FrameStore
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -26,8 +26,9 @@ from envs.streams import Stream
 from marl.config.resolve import tuned
 from marl.data.collector import Collector
 from marl.data.replay import Replay
-from marl.learner import explicit_update, perceptrons
-from marl.learner.kernels import select
+from marl.learner.explicit import perceptrons
+from marl.learner.explicit import update as explicit_update
+from marl.learner.explicit.kernels import select
 from marl.learner.maddpg import MADDPG
 
 UPDATES = 16  # of a training round: one for each environment

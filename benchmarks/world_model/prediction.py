@@ -31,7 +31,7 @@ from marl.config.schema import Config
 from marl.figures import plots
 from marl.runs.durable import replace_text
 from marl.world_model.assess import assess, collect, latents_figure
-from marl.world_model.imagination import make_model
+from marl.world_model.imagination.source import make_model
 from marl.world_model.layout import Layout
 from marl.world_model.sequences import FrameStore, Sequences, StepRows
 

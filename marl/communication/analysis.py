@@ -8,10 +8,10 @@ from typing import Any
 
 from envs.mpe import canonical_id
 from envs.spec import EnvSpec
-from marl.communication.channels import Channel, Heard, Meaning, channels_of, listen, used_symbols
-from marl.communication.influence import Answers, Predictable, Questioned
-from marl.communication.information import Resampler
-from marl.communication.interventions import (
+from marl.communication.measures.channels import Channel, Heard, Meaning, channels_of, listen, used_symbols
+from marl.communication.measures.influence import Answers, Predictable, Questioned
+from marl.communication.measures.information import Resampler
+from marl.communication.measures.interventions import (
     KINDS,
     Interference,
     Intervention,
@@ -22,9 +22,9 @@ from marl.communication.interventions import (
     speakers_team,
     summarise,
 )
+from marl.communication.measures.secrecy import Secrecy, secrecy_report
+from marl.communication.measures.signalling import ChannelReport, channel_report
 from marl.communication.options import DEFAULTS
-from marl.communication.secrecy import Secrecy, secrecy_report
-from marl.communication.signalling import ChannelReport, channel_report
 from marl.errors import UserError
 from marl.play.rollout import Episodes, play
 from marl.results import INLINE, LEFT_OUT, Record
@@ -108,7 +108,7 @@ def analyse_player(
         env_args: of the environment.
         lines: returns that score and gain are measured against.
         meaning: from the sender's observations to what there is to tell, where the environment does not declare it.
-        interventions: names as in `marl.communication.interventions.KINDS`; none: only metrics.
+        interventions: names as in `marl.communication.measures.interventions.KINDS`; none: only metrics.
         per_channel: where there are several channels, also shuffle each one alone.
         resampling: numbers of permutations and bootstrap resamples.
         progress: told what is being done.

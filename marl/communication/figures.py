@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 from marl.communication.formation import FormationRow
-from marl.communication.information import Undefined, wilson_interval
-from marl.communication.signalling import ChannelReport
+from marl.communication.measures.information import Undefined, wilson_interval
+from marl.communication.measures.signalling import ChannelReport
 from marl.figures.plots import COLOURS, FONT, INK, MAP, WIDTH, canvas, cell_text, label
 
 MOVES = ("stay", "left", "right", "down", "up")

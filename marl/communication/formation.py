@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from marl.communication.analysis import PlayerAnalysis
-from marl.communication.information import Undefined
+from marl.communication.measures.information import Undefined
 from marl.results import Record
 
 

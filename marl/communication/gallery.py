@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from envs.mpe import canonical_id
 from envs.spec import EnvSpec
 from marl.communication.analysis import Material, PlayerAnalysis
-from marl.communication.channels import Channel, Heard, responses_of, used_symbols
 from marl.communication.figures import (
     action_field_figure,
     field_layout,
@@ -18,8 +17,9 @@ from marl.communication.figures import (
     protocol_figure,
     timeline_figure,
 )
-from marl.communication.influence import Predictable, counterfactuals
-from marl.communication.interventions import Lines
+from marl.communication.measures.channels import Channel, Heard, responses_of, used_symbols
+from marl.communication.measures.influence import Predictable, counterfactuals
+from marl.communication.measures.interventions import Lines
 from marl.figures.plots import interventions_figure
 
 _MOST_ROWS = 6  # counterfactual symbols in a timeline

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from marl.communication.channels import Meaning
+    from marl.communication.measures.channels import Meaning
 
 DEFAULTS = ("mute", "fixed", "uniform", "shuffled", "swapped", "noise:0.1", "noise:0.5")
 

@@ -21,13 +21,13 @@ from matplotlib.figure import Figure
 from envs.commands import say
 from envs.spec import EnvSpec
 from marl.communication.analysis import Material, PlayerAnalysis, analyse_player
-from marl.communication.channels import Meaning, channels_of
-from marl.communication.crossplay import CrossPlay, Participant, cross_play
 from marl.communication.figures import formation_figure, write_formation_csv
 from marl.communication.formation import FormationRow, formation_row
 from marl.communication.gallery import pictures
-from marl.communication.influence import Predictable
-from marl.communication.interventions import Lines, possible
+from marl.communication.measures.channels import Meaning, channels_of
+from marl.communication.measures.crossplay import CrossPlay, Participant, cross_play
+from marl.communication.measures.influence import Predictable
+from marl.communication.measures.interventions import Lines, possible
 from marl.communication.options import Options, Scope
 from marl.communication.verdict import constant_replicas, cross_words, describe, describe_all, summary
 from marl.errors import UserError

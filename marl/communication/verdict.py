@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from marl.communication.analysis import PlayerAnalysis
-from marl.communication.crossplay import CrossPlay
-from marl.communication.information import Information, Undefined
-from marl.communication.interventions import Outcome
-from marl.communication.secrecy import Secrecy
-from marl.communication.signalling import ChannelReport
+from marl.communication.measures.crossplay import CrossPlay
+from marl.communication.measures.information import Information, Undefined
+from marl.communication.measures.interventions import Outcome
+from marl.communication.measures.secrecy import Secrecy
+from marl.communication.measures.signalling import ChannelReport
 
 DEAF = (0.01, 0.02)  # bits of influence and rate of flips below which a receiver does not listen
 MEASURABLE = 0.01  # p from which on words do not claim that something is told

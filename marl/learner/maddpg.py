@@ -25,10 +25,10 @@ from marl.config.schema import MADDPGConfig
 from marl.data.batch import Batch, BatchSource
 from marl.errors import UserError
 from marl.learner import losses, relaxation
-from marl.learner.explicit_update import ExplicitUpdate, covers
+from marl.learner.explicit.kernels import select
+from marl.learner.explicit.update import ExplicitUpdate, covers
 from marl.learner.finite_gradients import FiniteGradients
 from marl.learner.interfaces import ActorLoss, UpdateShare
-from marl.learner.kernels import select
 from marl.learner.moments import Moments
 from marl.learner.networks import Actor, Critic
 from marl.learner.schedules import Schedules
@@ -93,7 +93,7 @@ class MADDPG:
         self.sender_mask = self.head_mask[list(spec.senders)]
         self.team_NN = self._team_matrix() if config.team_reward else None
         self.estimator_H = self._estimators()
-        # why updates run by autograd; None: by hand. Set it to a text to force the reference (explicit_update.py)
+        # why updates run by autograd; None: by hand. Set it to a text to force the reference (explicit/update.py)
         averaged = "gradients are averaged over processes" if share is not None else None
         self.autograd: str | None = covers(spec, config, self.device) or averaged
         self.kernel_form: str | None = None  # of the explicit update, "numba" or "torch"; None: the best that there is

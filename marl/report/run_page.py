@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from marl.communication.analysis import PlayerAnalysis
-from marl.communication.interventions import Outcome
+from marl.communication.measures.interventions import Outcome
 from marl.communication.verdict import constant_replicas, what_is_heard, what_is_said, what_it_is_worth
 from marl.errors import UserError
 from marl.evaluate.anchors import lines_of

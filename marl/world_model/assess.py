@@ -22,9 +22,9 @@ from envs.streams import Stream
 from marl.data.batch import Transitions
 from marl.figures import plots
 from marl.learner import relaxation
+from marl.world_model.imagination.rollouts import rows_of
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import Prediction, WorldModel, open_loop
-from marl.world_model.rollouts import rows_of
 from marl.world_model.sequences import FrameStore, Sequences
 from marl.world_model.small.model import LeastSquares
 

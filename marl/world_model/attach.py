@@ -17,10 +17,10 @@ from marl.learner.maddpg import MADDPG
 from marl.learner.networks import Actor
 from marl.learner.relaxation import PATHWISE
 from marl.runs import checkpoint
-from marl.world_model.imagination import ImaginationSource, make_model
+from marl.world_model.imagination.source import ImaginationSource, make_model
+from marl.world_model.imagination.through import ThroughModel, critic_tail
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import WorldModel
-from marl.world_model.through import ThroughModel, critic_tail
 
 _STREAMS = ("model", "training", "imagination")
 

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.speed import update
 from benchmarks.speed.update_cases import NETWORKS, UPDATES, Case, Worker
-from marl.learner.kernels import select
+from marl.learner.explicit.kernels import select
 
 ROOT = Path(__file__).resolve().parents[2]
 JAX = os.environ.get("JAX_PYTHON") or (sys.executable if importlib.util.find_spec("jax") else None)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from whole_runs import assert_same, differences, records, state
 
-from marl.learner.explicit_update import ExplicitUpdate
+from marl.learner.explicit.update import ExplicitUpdate
 from marl.runs import checkpoint
 
 EVERY = {"checkpoint.every": 40}

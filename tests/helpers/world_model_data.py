@@ -11,8 +11,8 @@ import envs
 from envs.spec import AgentSpec, EnvSpec, Head, Route
 from envs.streams import Stream
 from marl.data.batch import Transitions
+from marl.world_model.imagination.rollouts import rows_of
 from marl.world_model.layout import Layout
-from marl.world_model.rollouts import rows_of
 from marl.world_model.sequences import FrameStore, Sequences
 
 

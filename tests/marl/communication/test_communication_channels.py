@@ -10,7 +10,7 @@ from channel_players import Babbling, Scripted
 
 from envs.mpe import catalogue
 from envs.spec import AgentSpec, EnvSpec, Head, Route
-from marl.communication.channels import Channel, channels_of, listen, responses_of, used_symbols
+from marl.communication.measures.channels import Channel, channels_of, listen, responses_of, used_symbols
 from marl.errors import UserError
 from marl.play.rollout import Episodes, play
 

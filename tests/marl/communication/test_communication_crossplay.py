@@ -10,8 +10,8 @@ from channel_players import Babbling, Scripted
 
 from envs.mpe import catalogue
 from envs.spec import EnvSpec
-from marl.communication.channels import channels_of
-from marl.communication.crossplay import (
+from marl.communication.measures.channels import channels_of
+from marl.communication.measures.crossplay import (
     Participant,
     Relabelled,
     best_relabelling,

@@ -10,9 +10,9 @@ from channel_players import Babbling, Scripted
 
 from envs.mpe import catalogue
 from envs.spec import EnvSpec
-from marl.communication.channels import channels_of
-from marl.communication.information import Resampler
-from marl.communication.interventions import (
+from marl.communication.measures.channels import channels_of
+from marl.communication.measures.information import Resampler
+from marl.communication.measures.interventions import (
     Interference,
     Intervention,
     lockstep,

@@ -12,10 +12,10 @@ from channel_players import Babbling, Scripted
 
 from envs.mpe import catalogue
 from envs.spec import AgentSpec, EnvSpec, Head, Route
-from marl.communication.channels import channels_of, listen
-from marl.communication.influence import Questioned, causal_influence, counterfactuals, input_norm
-from marl.communication.information import Resampler
-from marl.communication.signalling import ChannelReport, channel_report
+from marl.communication.measures.channels import channels_of, listen
+from marl.communication.measures.influence import Questioned, causal_influence, counterfactuals, input_norm
+from marl.communication.measures.information import Resampler
+from marl.communication.measures.signalling import ChannelReport, channel_report
 from marl.play.rollout import Episodes, play
 
 ENV = "simple_speaker_listener"

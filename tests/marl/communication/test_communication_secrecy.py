@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from envs.mpe import catalogue
-from marl.communication.channels import channels_of, listen
-from marl.communication.information import Resampler
-from marl.communication.secrecy import secrecy_report
+from marl.communication.measures.channels import channels_of, listen
+from marl.communication.measures.information import Resampler
+from marl.communication.measures.secrecy import secrecy_report
 from marl.play.rollout import play
 
 ENV = "simple_crypto"

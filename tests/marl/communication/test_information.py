@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from envs.streams import Stream
-from marl.communication import information as info
+from marl.communication.measures import information as info
 
 
 @lru_cache

@@ -10,8 +10,8 @@ from PIL import Image
 
 from marl.communication import figures as protocol_plots
 from marl.communication.formation import FormationRow
-from marl.communication.information import Information, Undefined
-from marl.communication.signalling import ChannelReport, Coordination, Signalling, Usage
+from marl.communication.measures.information import Information, Undefined
+from marl.communication.measures.signalling import ChannelReport, Coordination, Signalling, Usage
 from marl.figures import plots
 from marl.stats import MeanInterval
 

@@ -22,7 +22,7 @@ from marl.runs import checkpoint
 from marl.world_model import attach as compose
 from marl.world_model import evaluate as command
 from marl.world_model import prediction
-from marl.world_model.imagination import ImaginationSource
+from marl.world_model.imagination.source import ImaginationSource
 
 SMALL = WorldModelConfig(
     kind="rssm",

@@ -17,9 +17,9 @@ from marl.config.schema import WorldModelConfig
 from marl.data.batch import Transitions
 from marl.data.replay import Replay
 from marl.errors import UserError
-from marl.world_model.gate import rollout_errors
-from marl.world_model.imagination import ImaginationSource
-from marl.world_model.rollouts import Imagined, joined, mixed
+from marl.world_model.imagination.gate import rollout_errors
+from marl.world_model.imagination.rollouts import Imagined, joined, mixed
+from marl.world_model.imagination.source import ImaginationSource
 from marl.world_model.small.model import SmallModel
 
 CONFIG = WorldModelConfig(
@@ -198,7 +198,7 @@ def test_actions_follow_the_current_policy() -> None:
 def test_gate(monkeypatch: pytest.MonkeyPatch, errors: list[float], rewards: list[float], gate: int) -> None:
     built = filled(reward_gate=0.3)
     made = torch.tensor([errors, [0.0] * 4]), torch.tensor([rewards, [0.0] * 4])
-    monkeypatch.setattr("marl.world_model.gate.rollout_errors", lambda *_: made)
+    monkeypatch.setattr("marl.world_model.imagination.gate.rollout_errors", lambda *_: made)
     built.gate.measure(built.training.model)
     assert built.gate.length_S.tolist() == [gate, 4]
     built.imagine()
@@ -210,7 +210,7 @@ def test_gate(monkeypatch: pytest.MonkeyPatch, errors: list[float], rewards: lis
 def test_a_closed_gate_leaves_a_replica_its_real_transitions(monkeypatch: pytest.MonkeyPatch) -> None:
     built, twin = filled(), filled()
     made = torch.tensor([[9.0] * 4, [0.0] * 4])
-    monkeypatch.setattr("marl.world_model.gate.rollout_errors", lambda *_: (made, made))
+    monkeypatch.setattr("marl.world_model.imagination.gate.rollout_errors", lambda *_: (made, made))
     built.gate.measure(built.training.model)
     built.imagine()
     batch, real = built.sample(40), twin.replay.sample(40)

@@ -11,8 +11,8 @@ from world_model_data import play, random_transitions, two_agents
 import envs
 from envs.streams import Stream
 from marl.errors import UserError
+from marl.world_model.imagination.rollouts import rows_of
 from marl.world_model.layout import Layout
-from marl.world_model.rollouts import rows_of
 from marl.world_model.sequences import FrameStore, Normaliser
 
 

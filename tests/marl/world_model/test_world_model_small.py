@@ -12,9 +12,9 @@ import envs
 from envs.spec import AgentSpec, EnvSpec, Head
 from envs.streams import Stream
 from marl.config.schema import WorldModelConfig
+from marl.world_model.imagination.rollouts import rows_of
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import open_loop
-from marl.world_model.rollouts import rows_of
 from marl.world_model.sequences import Sequences
 from marl.world_model.small.model import SmallModel
 from marl.world_model.small.regression import Features, LeastSquares, Ridge

@@ -8,8 +8,8 @@ from world_model_data import play
 
 import envs
 from envs.streams import Stream
+from marl.world_model.imagination.starts import FEW, partners
 from marl.world_model.small.model import ObsState
-from marl.world_model.starts import FEW, partners
 
 
 def order(rows: int, replicas: int = 1, seed: int = 0) -> torch.Tensor:

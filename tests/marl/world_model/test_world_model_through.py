@@ -16,11 +16,11 @@ from envs.streams import Stream
 from marl.config.schema import WorldModelConfig
 from marl.data.replay import Replay
 from marl.learner.networks import Actor, Critic
-from marl.world_model.imagination import ImaginationSource
+from marl.world_model.imagination.rollouts import Rollouts
+from marl.world_model.imagination.source import ImaginationSource
+from marl.world_model.imagination.through import ThroughModel, critic_tail
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import Prediction
-from marl.world_model.rollouts import Rollouts
-from marl.world_model.through import ThroughModel, critic_tail
 
 SPEAKER, LISTENER = AgentSpec("speaker_0", 2, (Head("message", 2),)), AgentSpec("listener_0", 2, (Head("move", 2),))
 GAME = EnvSpec("game", (SPEAKER, LISTENER), horizon=3, routes=(Route(0, 0, 1, 0, 2),))

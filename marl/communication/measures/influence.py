@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.spec import EnvSpec
-from marl.communication.channels import Channel, Heard, responses_of, used_symbols
-from marl.communication.information import Floats, Resampler
+from marl.communication.measures.channels import Channel, Heard, responses_of, used_symbols
+from marl.communication.measures.information import Floats, Resampler
 from marl.play.rollout import Actions, Masks, Observations
 from marl.results import Record
 from marl.stats import MeanInterval

@@ -1,4 +1,4 @@
-"""The elementwise kernels of the explicit update as loops, compiled by numba for a CPU; see marl/learner/kernels.py.
+"""The elementwise kernels of the explicit update as loops, compiled by numba for a CPU; see kernels.py.
 
 Every loop runs along B in memory, in one order and on one thread, so that results do not depend on thread counts. All
 arrays are contiguous. Shape suffixes as there.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from marl.learner.kernels_numba_memory import _compiled, follow, gather, plan, prepare, step, uniform
+from marl.learner.explicit.kernels_numba_memory import _compiled, follow, gather, plan, prepare, step, uniform
 
 __all__ = ["follow", "gather", "plan", "prepare", "step", "uniform"]
 

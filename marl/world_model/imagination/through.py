@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from marl.learner import relaxation
-from marl.world_model.gate import Gate
-from marl.world_model.rollouts import Rollouts
+from marl.world_model.imagination.gate import Gate
+from marl.world_model.imagination.rollouts import Rollouts
 
 Tail = Callable[[Tensor, Tensor], Tensor]
 """Observations [S, N, B, O] and actions [S, N, B, A] to values [S, N, B]."""

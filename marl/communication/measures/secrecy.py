@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from envs.spec import EnvSpec
-from marl.communication import information as info
-from marl.communication.channels import Heard
-from marl.communication.influence import interval_of
-from marl.communication.information import Information, Resampler, contingency
+from marl.communication.measures import information as info
+from marl.communication.measures.channels import Heard
+from marl.communication.measures.influence import interval_of
+from marl.communication.measures.information import Information, Resampler, contingency
 from marl.play.rollout import Episodes
 from marl.results import Record
 from marl.stats import MeanInterval

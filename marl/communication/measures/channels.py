@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from envs.spec import EnvSpec, Route
 from envs.streams import Stream
-from marl.communication.information import Ints, joint_symbol
+from marl.communication.measures.information import Ints, joint_symbol
 from marl.errors import UserError
 from marl.play.rollout import Episodes
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from envs.spec import EnvSpec
-from marl.communication import information as info
-from marl.communication.channels import Choice, Heard
-from marl.communication.influence import Answers, HeadInfluence, InputNorm, Predictable, input_norm, listening
-from marl.communication.information import Information, Ints, Resampler, Undefined, Value, contingency
+from marl.communication.measures import information as info
+from marl.communication.measures.channels import Choice, Heard
+from marl.communication.measures.influence import Answers, HeadInfluence, InputNorm, Predictable, input_norm, listening
+from marl.communication.measures.information import Information, Ints, Resampler, Undefined, Value, contingency
 from marl.results import INLINE, LEFT_OUT, Record, key
 
 CONSTANT = 0.99  # a sender with one symbol in at least this share of its messages says nothing

@@ -13,8 +13,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from envs.spec import EnvSpec
-from marl.communication.channels import Channel, channels_of, listen
-from marl.communication.information import Floats, Ints
+from marl.communication.measures.channels import Channel, channels_of, listen
+from marl.communication.measures.information import Floats, Ints
 from marl.errors import UserError
 from marl.play.rollout import Episodes, Mixed, Observations, Player, play
 from marl.results import Record

@@ -1,4 +1,4 @@
-"""Numbers, batches and parameters of the explicit update as loops, compiled by numba; see marl/learner/kernels.py.
+"""Numbers, batches and parameters of the explicit update as loops, compiled by numba; see kernels.py.
 
 Every loop runs in one order and on one thread, so that results do not depend on thread counts. All arrays are
 contiguous. Shape suffixes as there; L numbers of a memory in a row, J perceptrons' layers.

@@ -15,9 +15,9 @@ import numpy as np
 
 from envs.spec import EnvSpec
 from envs.streams import Stream
-from marl.communication.channels import Channel
-from marl.communication.influence import interval_of
-from marl.communication.information import Floats, Ints, Resampler
+from marl.communication.measures.channels import Channel
+from marl.communication.measures.influence import interval_of
+from marl.communication.measures.information import Floats, Ints, Resampler
 from marl.errors import UserError, did_you_mean
 from marl.play.rollout import Episodes, Observations
 from marl.results import LEFT_OUT, Record

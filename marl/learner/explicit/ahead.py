@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from marl.learner.kernels import Kernels
+from marl.learner.explicit.kernels import Kernels
 
 if TYPE_CHECKING:
     from marl.learner.maddpg import MADDPG

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from marl.learner.kernels import Kernels
+from marl.learner.explicit.kernels import Kernels
 
 
 class Pass:

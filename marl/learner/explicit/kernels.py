@@ -56,7 +56,7 @@ def select(form: str | None = None) -> Kernels:
     """The kernels of `form`; None: numba's where it can be imported, else torch's."""
     if form != "torch":
         try:
-            from marl.learner import kernels_numba
+            from marl.learner.explicit import kernels_numba
         except ImportError:
             if form == "numba":
                 raise

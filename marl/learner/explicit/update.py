@@ -6,7 +6,7 @@ are: parameters, moments and counters are read and written in place, so a checkp
 
 Rows of the batch come last, [.., features, B]; every input has a last feature that is 1, whose weight is the bias.
 Networks that wait for nothing run as one batch: target actors beside the senders that relabel, critics beside target
-critics. Sums over features, choices and parameters are fused loops (marl/learner/kernels.py), products are torch.bmm.
+critics. Sums over features, choices and parameters are fused loops (kernels.py), products are torch.bmm.
 
 Shape suffixes: S replicas, C critics, N agents, n some agents, X perceptrons, Y = X, or S where all of a replica share
 their input, B batch, O observation, A = H * K action, D = N * (O + A), I inputs of a layer with the bias, W width,
@@ -24,10 +24,11 @@ from envs.spec import EnvSpec
 from marl.config.schema import MADDPGConfig
 from marl.data.batch import Batch, BatchSource
 from marl.data.replay import Replay
-from marl.learner import kernels, losses
-from marl.learner.ahead import Ahead
-from marl.learner.kernels import ESTIMATORS
-from marl.learner.perceptrons import Backward, Layers, Pass
+from marl.learner import losses
+from marl.learner.explicit import kernels
+from marl.learner.explicit.ahead import Ahead
+from marl.learner.explicit.kernels import ESTIMATORS
+from marl.learner.explicit.perceptrons import Backward, Layers, Pass
 
 if TYPE_CHECKING:
     from marl.learner.maddpg import MADDPG

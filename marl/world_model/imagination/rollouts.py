@@ -23,10 +23,10 @@ from envs.streams import Stream
 from marl.config.schema import WorldModelConfig
 from marl.data.batch import Batch, Transitions
 from marl.learner import relaxation
+from marl.world_model.imagination.starts import Starts
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import WorldModel
 from marl.world_model.sequences import StepRows
-from marl.world_model.starts import Starts
 
 Policy = Callable[[Tensor], Tensor]
 """Padded observations [S, N, B, O] to logits [S, N, B, H, K]."""

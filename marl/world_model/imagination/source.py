@@ -21,13 +21,13 @@ from marl.data.batch import Batch, Transitions
 from marl.data.replay import Replay
 from marl.errors import UserError
 from marl.world_model.dreamer.model import DreamerModel
-from marl.world_model.gate import Gate
+from marl.world_model.imagination.gate import Gate
+from marl.world_model.imagination.rollouts import Imagined, Policy, Rollouts, mixed, rows_of
+from marl.world_model.imagination.starts import Starts
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import WorldModel
-from marl.world_model.rollouts import Imagined, Policy, Rollouts, mixed, rows_of
 from marl.world_model.sequences import Episodes
 from marl.world_model.small.model import SmallModel
-from marl.world_model.starts import Starts
 from marl.world_model.training import ModelTraining
 
 RENEWALS = 4  # of the imagined transitions between two validations, which cost three times as much

@@ -1,0 +1,1 @@
+"""What is measured of messages: information, influence, interventions, secrecy, cross-play."""

@@ -1,0 +1,1 @@
+"""The update written out: forward, losses and gradients by hand, in torch or in numba kernels."""
