@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.learning.training_runs import first_reached, machine, median, run_arm, split_at_dashes
 from marl import stats
-from marl.evaluate.anchors import lines_of
+from marl.evaluate.anchors import lines_of, score
 from marl.figures import plots
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "learning"
@@ -83,7 +83,7 @@ def _row(record: dict[str, Any]) -> str:
         f"{min(returns):.2f}",
         f"{sampled['mean_return']:.2f}",
         " / ".join("" if line is None else f"{line:.2f}" for line in _lines(record["env"])),
-        _number(greedy["score"]),
+        _number(score(record["env"], greedy["mean_return"])),
         _number(greedy["gain"]),
         f"{sum(g >= 0.95 for g in gains)} of {len(gains)}" if has_gain else "",
         _thousands(_arrival(record, "step")) if has_gain else "",

@@ -4,12 +4,10 @@ All returns are per agent, undiscounted, over one episode of 25 steps with the e
 competitive tasks have values per side only, since a return there depends on the opponent. How the numbers were found:
 
 - *random*, *noop*: played in the real `mpe2`.
-- *oracle* and *no communication* of simple, simple_speaker_listener and simple_reference: the optimum that agents
-  with their own observations can reach, between a plan that was played and a certified bound. Without contact the
-  dynamics are linear and the axes share one push a step; putting a price on pushes separates the axes, and the exact
-  dynamic program of each gives the bound (Lagrangian duality). Without communication the listener's cost is the
-  average over the goals: for squared distances the distance to their mean and a constant.
-- *oracle* of the other tasks: the best policy known, which is a lower bound of the optimum.
+- *oracle* and *no communication*: the scale "best known", what a policy returned. Scores and gains are on this scale; a
+  better policy than the best known has a score above 1.
+- *bound* beside them: the scale "bound", proved: no policy's expected return exceeds it. `python -m benchmarks.bounds`
+  computes every one, with its proof, and writes `marl/evaluate/bounds.py`.
 
 `benchmarks/learning/anchors.py` plays every script again; `marl/scripted/measured.py` holds what it found.
 """
@@ -22,6 +20,7 @@ from typing import Any
 
 from envs.mpe import catalogue
 from envs.spec import EnvSpec
+from marl.evaluate.bounds import BOUNDS
 from marl.results import Record
 from marl.scripted.measured import MEASURED
 
@@ -37,9 +36,9 @@ class Anchor(Record):
     se: float | None
     """Standard error; None where the value is exact."""
     bound: float | None
-    """Certified: no policy of the kind does better on average; None where there is no such bound."""
+    """Proved: no policy of the kind has a larger expected return; None where there is no such bound."""
     source: str
-    """Where the value comes from, in words."""
+    """Where the value comes from, in words; `mean` is always what a policy returned (best known)."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,10 @@ class AnchorReturns(Record):
     """Of the best agents without messages: gain 0."""
     oracle: float | None = None
     """Of the best policy known: score and gain 1."""
+    bound: float | None = None
+    """Proved upper bound of the expected return of any policies."""
+    no_communication_bound: float | None = None
+    """The same of policies without messages."""
     sides: Mapping[str, Mapping[str, Anchor]] = field(default_factory=dict)
     """{side: {kind: anchor}}."""
     reason: str | None = None
@@ -77,6 +80,11 @@ class Anchors:
         total = sum(self.weights[name] * side[kind].mean for name, side in self.sides.items())
         return total / sum(self.weights.values())
 
+    def bound(self, kind: str = ORACLE) -> float | None:
+        """The proved bound beside an anchor; None where there is none or the task is competitive or has sides."""
+        anchor = self.sides["all"].get(kind) if not self.competitive and set(self.sides) == {"all"} else None
+        return None if anchor is None else anchor.bound
+
     def score(self, returns: Mapping[str, float] | float) -> float | None:
         """(return - random) / (oracle - random): 0 is random, 1 the oracle."""
         return _scaled(returns, self.mean(RANDOM), self.mean(ORACLE))
@@ -88,7 +96,7 @@ class Anchors:
     def returns(self) -> AnchorReturns:
         """Means over all agents by kind, every side's anchors with their sources, and the reason."""
         random, noop, silent, oracle = map(self.mean, (RANDOM, NOOP, SILENT, ORACLE))
-        return AnchorReturns(random, noop, silent, oracle, self.sides, self.reason)
+        return AnchorReturns(random, noop, silent, oracle, self.bound(), self.bound(SILENT), self.sides, self.reason)
 
     def to_json(self) -> dict[str, Any]:
         """That of `returns`."""
@@ -182,11 +190,9 @@ _AGENTS: dict[str, dict[str, int]] = {
 }
 
 
-# A value with the script whose play gives its standard error, where it comes from and, where there is one, the bound
-# that no policy of the kind exceeds on average over the episodes that were played.
-_Row = tuple[float, str, str] | tuple[float, str, str, float]
+# A value with the script whose play gives its standard error (or that error) and where the value comes from.
+_Row = tuple[float, str | float, str]
 _PLAYED = "played in mpe2"
-_PLAN = "a plan of each agent's own way, played in mpe2"
 
 
 def _floors(random: float, noop: float) -> dict[str, _Row]:
@@ -194,39 +200,39 @@ def _floors(random: float, noop: float) -> dict[str, _Row]:
 
 
 _ROWS: dict[str, dict[str, dict[str, _Row]]] = {
-    "simple_v3": {"all": {**_floors(-40.37, -33.68), ORACLE: (-7.23, "oracle", "certified within 0.02", -7.227)}},
+    "simple_v3": {
+        "all": {**_floors(-40.37, -33.68), ORACLE: (-7.30, "oracle", "the plan's distance from the bound, .016")}
+    },
     "simple_speaker_listener_v4": {
         "all": {
             **_floors(-39.98, -33.18),
-            SILENT: (-15.37, "silent", "certified within 0.02", -15.363),
-            ORACLE: (-7.46, "oracle", "certified within 0.02; the message is heard one step late", -7.458),
+            SILENT: (-15.37, "silent", "best known: the way to the landmarks' mean"),
+            ORACLE: (-7.46, "oracle", "best known: a plan; the message is heard one step late"),
         }
     },
     "simple_reference_v3": {
         "all": {
             **_floors(-28.29, -26.11),
-            SILENT: (-16.65, "silent", "certified within 0.05", -16.60),
-            ORACLE: (-7.53, "oracle", "played in mpe2; the bound is loose", -7.13),
+            SILENT: (-16.65, "silent", "best known: the way to the landmarks' median"),
+            ORACLE: (-7.53, "oracle", "best known: a plan; the message is heard one step late"),
         }
     },
-    "simple_spread_v3": {
-        "all": {**_floors(-26.44, -24.11), ORACLE: (-6.40, "oracle", "best joint plan known; the bound is loose", -4.8)}
-    },
+    "simple_spread_v3": {"all": {**_floors(-26.44, -24.11), ORACLE: (-6.40, "oracle", "best known: a joint plan")}},
     "simple_line_v1": {
         "all": {
             **_floors(-22.49, -20.62),
-            ORACLE: (-6.29, "oracle", "fixed slots, which need no information; with all information -5.01"),
+            ORACLE: (-6.29, "oracle", "best known without seeing one another: fixed slots; with all information -5.01"),
         }
     },
     "simple_formation_v1": {
         "all": {
             **_floors(-18.62, -16.34),
-            ORACLE: (-5.53, "oracle", "fixed slots, which need no information; with all information -3.69"),
+            ORACLE: (-5.19, 0.027, "best known: a trained replica; fixed slots -5.54, with all information -3.69"),
         }
     },
     "collect_treasure_v1": {
-        "collectors": {**_floors(-3.3, -5.5), ORACLE: (40.6, "best", "best script known; no bound")},
-        "deposits": {**_floors(0.6, -1.3), ORACLE: (40.8, "best", "best script known; no bound")},
+        "collectors": {**_floors(-3.3, -5.5), ORACLE: (41.8, "best", "best known: a script")},
+        "deposits": {**_floors(0.6, -1.3), ORACLE: (41.9, "best", "best known: a script")},
     },
     "simple_crypto_v3": {
         "eve": {
@@ -243,7 +249,7 @@ _ROWS: dict[str, dict[str, dict[str, _Row]]] = {
     "simple_adversary_v3": {
         "adversaries": {
             **_floors(-28.4, -26.1),
-            ORACLE: (-7.3, "omniscient+direct", "a plan to the goal, which an adversary is never told"),
+            ORACLE: (-8.45, "omniscient+direct", "the coasting rule to the goal, which an adversary is never told"),
         },
         "good": {
             **_floors(7.5, 6.6),
@@ -252,7 +258,7 @@ _ROWS: dict[str, dict[str, dict[str, _Row]]] = {
     },
     "simple_push_v3": {
         "adversaries": _floors(0.07, 0.01),
-        "good": {**_floors(-28.3, -26.0), ORACLE: (-7.45, "planned+noop", "a plan, alone; the bound is loose", -7.05)},
+        "good": {**_floors(-28.3, -26.0), ORACLE: (-7.45, "planned+noop", "best known: a plan, alone")},
     },
     "simple_tag_v3": {"adversaries": _floors(4.33, 0.84), "good": _floors(-16.0, -4.7)},
     "simple_world_comm_v3": {"adversaries": _floors(3.2, -1.1), "good": _floors(-24.8, -7.5)},
@@ -260,12 +266,19 @@ _ROWS: dict[str, dict[str, dict[str, _Row]]] = {
 
 
 def _table() -> dict[str, dict[str, dict[str, Anchor]]]:
-    def anchor(env: str, side: str, row: _Row) -> Anchor:
-        mean, script, source, *bound = row
-        return Anchor(mean, MEASURED[env][script][side][1], bound[0] if bound else None, source)
+    def anchor(env: str, side: str, kind: str, row: _Row) -> Anchor:
+        mean, of, source = row
+        return Anchor(
+            mean,
+            MEASURED[env][of][side][1] if isinstance(of, str) else of,
+            source=source,
+            bound=BOUNDS.get(env, {}).get(kind),
+        )
 
     return {
-        env: {side: {kind: anchor(env, side, row) for kind, row in rows.items()} for side, rows in by_side.items()}
+        env: {
+            side: {kind: anchor(env, side, kind, row) for kind, row in rows.items()} for side, rows in by_side.items()
+        }
         for env, by_side in _ROWS.items()
     }
 

@@ -97,6 +97,8 @@ def _scales(result: Evaluation) -> list[str]:
     if result.gain is not None:
         bottom, top = reference.no_communication, reference.oracle
         lines.append(f"gain  {result.gain:.3f}   (0: best without messages, {bottom:.2f}; 1: best known, {top:.2f})")
+    if reference.bound is not None:
+        lines.append(f"bound {reference.bound:.2f}   (proved: no policy's expected return exceeds it)")
     if reference.reason:
         lines.append(f"no score: {reference.reason}")
     return lines

@@ -47,7 +47,7 @@ def test_every_task_has_anchors_and_their_sides_are_its_agents(env):
     for kinds in found.sides.values():
         assert {"random", "noop"} <= set(kinds)
         for anchor in kinds.values():
-            assert anchor.bound is None or anchor.mean <= anchor.bound + 0.001
+            assert anchor.bound is None or anchor.mean <= anchor.bound
             assert anchor.source and anchor.se >= 0
     json.dumps(found.to_json(), allow_nan=False)
 
@@ -99,12 +99,13 @@ REACHED = [
     ("simple_reference_v3", "all", "no_communication", "silent", 0.0),
     ("simple_spread_v3", "all", "oracle", "oracle", 0.1),
     ("simple_line_v1", "all", "oracle", "oracle", 0.0),
-    ("simple_formation_v1", "all", "oracle", "oracle", 0.0),
+    ("simple_formation_v1", "all", "oracle", "oracle", 0.36),  # a trained replica is better than the script
     ("simple_crypto_v3", "eve", "oracle", "oracle", 0.0),
     ("simple_crypto_v3", "alice and bob", "oracle", "oracle", 0.0),
     ("simple_crypto_v3", "eve", "no_communication", "plain", 0.0),
     ("collect_treasure_v1", "collectors", "oracle", "best", 0.0),
     ("collect_treasure_v1", "deposits", "oracle", "best", 0.0),
+    ("simple_adversary_v3", "adversaries", "oracle", "omniscient+direct", 0.0),
     ("simple_adversary_v3", "good", "oracle", "midpoint+planned", 0.0),
     ("simple_push_v3", "good", "oracle", "planned+noop", 0.0),
 ]

@@ -99,7 +99,9 @@ def test_json_holds_what_other_scripts_rely_on():
     assert list(plain["replicas"][0]) == [
         "replica", "return", "sides", "mean_return", "mean_return_se", "score", "gain",
     ]  # fmt: skip
-    assert list(plain["anchors"]) == ["random", "noop", "no_communication", "oracle", "sides", "reason"]
+    assert list(plain["anchors"]) == [
+        "random", "noop", "no_communication", "oracle", "bound", "no_communication_bound", "sides", "reason",
+    ]  # fmt: skip
     assert list(plain["anchors"]["sides"]["all"]["oracle"]) == ["mean", "se", "bound", "source"]
     assert Evaluation.from_json(plain) == found
 
