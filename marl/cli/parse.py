@@ -88,7 +88,7 @@ def _resumed(directory: Path, own: Sources, flags: Sources, debug: bool) -> Laun
     config = replace(with_values(saved, merged.values), run_dir=str(run))
     merged.problems += broken_rules(config, merged.faulty, merged.given)
     raise_all(merged.problems)
-    warnings = check_resume(saved, config, merged.given)
+    warnings = check_resume(saved, config, merged.given, manifest["step"])
     missing = [name for name in settings(Config) if name not in _names(manifest.get("config"))]
     if missing:
         warnings.append(f"the checkpoint is older than these settings, which take their defaults: {', '.join(missing)}")

@@ -92,20 +92,28 @@ def validated(config: Config) -> Config:
     return checked
 
 
-def check_resume(saved: Config, wanted: Config, given: dict[str, str] | None = None) -> list[str]:
+def check_resume(saved: Config, wanted: Config, given: dict[str, str] | None = None, trained: int = 0) -> list[str]:
     """Whether a run that was started with `saved` may go on with `wanted`.
 
     Args:
         saved: of the checkpoint.
         wanted: of the command line.
         given: where each changed value came from, for the message.
+        trained: steps that the checkpoint has trained.
 
     Returns:
         Sentences on changes that are allowed but change what follows.
 
     Raises:
-        UserError: a list of every difference that is not allowed (marl/config/rules.py has the list of those that are).
+        UserError: a list of every difference that is not allowed (marl/config/rules.py has the list of those that
+            are); or a new length that is trained already, of which no record could be true.
     """
+    if wanted.total_steps != saved.total_steps and wanted.total_steps < trained:
+        origin = (given or {}).get("total_steps", "total_steps")
+        raise UserError(
+            f"{origin}: this run has trained {trained} steps already, {wanted.total_steps} are wanted. Nothing was "
+            f"changed; give more steps to go on."
+        )
     refused, warned = changes_on_resume(_canonical(saved), _canonical(wanted))
     if refused:
         lines = []

@@ -91,9 +91,16 @@ def _language_first(config: Config, path: Path, trainer: Trainer) -> bool:
 def _announce(config: Config, trainer: Trainer, logger: RunLog, end: str) -> None:
     players = f"each of {config.num_replicas} replicas" if config.num_replicas > 1 else "the policy"
     logger.say(
-        f"Training took {trainer.journal.clock.seconds:.0f} s. Playing {config.evaluation.final_episodes} episodes "
-        f"with {players} in the real environment{end}"
+        f"{_how_long(trainer)} Playing {config.evaluation.final_episodes} episodes with {players} in the real "
+        f"environment{end}"
     )
+
+
+def _how_long(trainer: Trainer) -> str:
+    if trainer.began == trainer.step:
+        return f"All {trainer.step} steps were trained before."
+    before = " in all" if trainer.began else ""
+    return f"Training took {trainer.journal.clock.seconds:.0f} s{before}."
 
 
 def _final_evaluation(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> Evaluation:

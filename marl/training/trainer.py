@@ -41,6 +41,7 @@ class Trainer:
     ) -> None:
         self.config, self.rounds, self.journal, self.evaluator = config, rounds, journal, evaluator
         self.saver, self.stop, self.division = saver, stop, division
+        self.began = 0  # the step at which this process took the run over
 
     @property
     def step(self) -> int:
@@ -111,6 +112,7 @@ class Trainer:
         parts = self.division.cut(parts)
         self.rounds.load_state_dict(parts)
         self.journal.load_state_dict(parts["progress"])
+        self.began = self.step
         before, now = parts["learner"].get("form", "autograd"), self.rounds.learner.form
         if before != now:
             self.journal.logger.warn(
