@@ -13,7 +13,7 @@ from typing import Any
 
 from marl.config.fields import Mismatch, convert_words, groups, settings, shown, with_values
 from marl.config.flags import split
-from marl.config.resolve import Sources, check_resume, fresh, from_dict, merge, raise_all, read_file
+from marl.config.resolve import Sources, check_resume, fresh, from_dict, merge, raise_all, read_file, replaced
 from marl.config.rules import broken_rules, warnings_of
 from marl.config.schema import Config
 from marl.errors import UserError
@@ -61,7 +61,7 @@ def parse(argv: list[str] | None = None) -> Launch:
     if resume is not None:
         return _resumed(Path(resume), own, flags, bool(debug))
     config, given = fresh(own, flags)
-    return Launch(config, debug=bool(debug), warnings=tuple(warnings_of(config, given)))
+    return Launch(config, debug=bool(debug), warnings=(*replaced(own, flags), *warnings_of(config, given)))
 
 
 def _resumed(directory: Path, own: Sources, flags: Sources, debug: bool) -> Launch:
