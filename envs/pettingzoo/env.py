@@ -121,6 +121,7 @@ class PettingZooEnv(BatchedEnv):
             )
         recipe = replace(_recipe(env_id, make, env_args), rebuild=rebuild)
         declared = {"heads": heads, "routes": routes, "teams": teams, "fixed_agents": fixed_agents}
+        self._is_mpe = recipe.is_mpe
         template = recipe()
         self.spec, turns = _describe(recipe, template, spec, declared)
         self._reader = Reader.of(self.spec, template, turns)
@@ -273,9 +274,7 @@ class PettingZooEnv(BatchedEnv):
         Raises:
             UserError: the state is of other copies, or the environment is not a function of its seed.
         """
-        self._require_open()
-        if state["rows"].tolist() != self.rows:
-            raise UserError(f"the state is of the copies {state['rows'].tolist()}, expected {self.rows}.")
+        self._require_rows(state)
         obs, actions = state["obs"].numpy().swapaxes(0, 1), state["actions"].numpy()
         N, H = self.spec.num_agents, self.spec.num_heads
         if obs.shape != self._arrays.obs.shape or actions.shape[2:] != (N, H):
@@ -292,9 +291,10 @@ class PettingZooEnv(BatchedEnv):
         if not same or not np.array_equal(self._arrays.obs, obs):
             raise UserError(
                 f"environment {self.spec.id!r} is not deterministic given its seed: replaying the running episodes "
-                "led to other observations than the stored ones, so the run cannot be resumed exactly. Draw every "
-                "random number of the environment from the seed given to reset(seed=...); python -m envs.check finds "
-                "out whether it does. If only earlier episodes leave something behind, rebuild=True helps."
+                "led to other observations than the stored ones, so the run cannot be resumed exactly. Resume with "
+                "--resume-environment fresh to begin new episodes instead; or draw every random number of the "
+                "environment from the seed given to reset(seed=...) (python -m envs.check finds out whether it does), "
+                "and start again."
             )
         longest = max(lengths)
         history = np.zeros((longest, N, self.num_envs, H), self._small)
@@ -302,6 +302,21 @@ class PettingZooEnv(BatchedEnv):
             history[longest - len(part) :, :, e] = part
         self._history.extend(history)
         self._publish()
+
+    def renewed(self, state: dict[str, Any]) -> Tensor:
+        self._require_rows(state)
+        self._seed, self._started = int(state["seed"]), True
+        self._history.clear()
+        self._copies.reset(self._seed, (state["episode"] + 1).tolist())
+        return self._publish()
+
+    def _require_rows(self, state: dict[str, Any]) -> None:
+        self._require_open()
+        if state["rows"].tolist() != self.rows:
+            raise UserError(f"the state is of the copies {state['rows'].tolist()}, expected {self.rows}.")
+
+    def unrepeatable(self) -> str:
+        return "" if self._is_mpe else self._copies.unrepeatable()
 
 
 # ----------------------------------------------------------------- construction

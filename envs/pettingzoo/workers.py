@@ -105,6 +105,10 @@ class Workers:
         arguments = [(seed, list(episodes)[own], list(seeds)[own], list(actions)[own]) for own in parts]
         return all(self._call("replay", arguments, self._timeout * (1 + longest)))
 
+    def unrepeatable(self, tried: bool = True) -> str:
+        """See `Copies.unrepeatable`; the first worker tries."""
+        return "".join(self._call("unrepeatable", [(tried and w == 0,) for w in range(len(self._spans))]))
+
     def _call(self, method: str, arguments: list[Any], timeout: float | None = None) -> list[Any]:
         if not self._processes:
             raise UserError("this environment is closed; make a new one.")

@@ -34,6 +34,12 @@ class RunFlag:
 RUN_FLAGS = (
     RunFlag("config", "FILE", "YAML file of settings; the command line goes before it."),
     RunFlag("resume", "DIR", "Continue the run in this directory, exactly where its newest checkpoint is."),
+    RunFlag(
+        "resume_environment",
+        "{replay,fresh}",
+        "With --resume: replay the running episodes to go on exactly (the default), or begin fresh ones, for an "
+        "environment that is no function of its seed.",
+    ),
     RunFlag("debug", "", "Show Python's traceback when something fails."),
 )
 

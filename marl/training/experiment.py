@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -53,6 +53,7 @@ def train(
     config: Config,
     *,
     resume: Path | None = None,
+    resume_environment: Literal["replay", "fresh"] = "replay",
     stop: StopRequest | None = None,
     make_env: Callable[..., Any] | None = None,
     ranks: Ranks | None = None,
@@ -62,6 +63,8 @@ def train(
     Args:
         config: the run; `run_dir` unset means runs/<env>/<date-time>_seed<seed>/.
         resume: checkpoint directory to continue from.
+        resume_environment: "replay": go on in the middle of the episodes that were running, exactly; "fresh": begin
+            new ones, for environments that cannot be replayed.
         stop: polled between rounds; the run saves and returns when it is requested.
         make_env: builds a PettingZoo ParallelEnv from `env_args`, in place of `config.env`, which then becomes its
             package.module:function.
@@ -74,7 +77,9 @@ def train(
     """
     if ranks is None:
         with processes() as result:
-            return train(config, resume=resume, stop=stop, make_env=make_env, ranks=result)
+            return train(
+                config, resume=resume, resume_environment=resume_environment, stop=stop, make_env=make_env, ranks=result
+            )
     if make_env is None:
         config = validated(config)
     else:
@@ -98,10 +103,13 @@ def train(
         path = ranks.broadcast(open_directory)
         env = _environment(config, make_env, division)
         stack.callback(env.close)
+        fresh = resume_environment == "fresh"
+        if resume is None and ranks.is_first:
+            notes.extend(_no_function_of_its_seed(env, config.env))
         networks, width = len(division.trained) * env.spec.num_agents, max(config.maddpg.hidden)
         rows = config.maddpg.batch_size // (ranks.size if division.shared else 1)
         torch.set_num_threads(choose_threads(config.threads, networks, rows, width, ranks.local_size))
-        return _run(config, path, env, resume, stop or StopRequest(), make_env, notes, division)
+        return _run(config, path, env, resume, stop or StopRequest(), make_env, notes, division, fresh)
 
 
 def _environment(config: Config, make_env: Callable[..., Any] | None, division: Division) -> BatchedEnv:
@@ -128,6 +136,18 @@ def _environment(config: Config, make_env: Callable[..., Any] | None, division: 
     return env
 
 
+def _no_function_of_its_seed(env: BatchedEnv, name: str) -> list[str]:
+    """A warning where an environment does not keep what an exact resume needs."""
+    result = env.unrepeatable()
+    if not result:
+        return []
+    return [
+        f"warning: environment {name!r} is no function of its seed: played again from the same seed with the same "
+        f"actions, it gave another {result}. Training goes on, but the run cannot be repeated, and a resume has to "
+        f"begin new episodes (--resume-environment fresh). python -m envs.check looks closer."
+    ]
+
+
 def _run(
     config: Config,
     path: Path,
@@ -137,6 +157,7 @@ def _run(
     make_env: Callable[..., Any] | None,
     notes: list[str],
     division: Division,
+    fresh: bool,
 ) -> RunResult:
     ranks = division.ranks
 
@@ -165,7 +186,9 @@ def _run(
             division,
         )
         if resume is not None:
-            trainer.restore(None if saved is None else saved.parts)
+            trainer.restore(None if saved is None else saved.parts, fresh)
+            if fresh:
+                logger.warn("new episodes begin: the run goes on, but not as it would have without the interruption.")
             saved = None  # its tensors are no longer needed
         else:
             logger.hparams(_plain_settings(config), ["evaluation/return"])
