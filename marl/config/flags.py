@@ -79,9 +79,11 @@ def split(argv: list[str], cls: type, program: str, description: str) -> Words:
 
 
 def _positive(token: str, known: dict[str, Setting]) -> list[str]:
-    """`--no-world-model` and `--maddpg.no-layer-norm` as their flag and `false`."""
+    """`--no-world-model` and `--maddpg.no-layer-norm` as their flag and `false`; `--from` as `--from-run`."""
     if not token.startswith("--"):
         return [token]
+    if token == "--from" or token.startswith("--from="):  # the setting has another name, as `from` is Python's word
+        return ["--from-run" + token.removeprefix("--from")]
     *group, last = token[2:].replace("-", "_").split(".")
     if group and group[0].startswith("no_"):
         group[0], last = group[0].removeprefix("no_"), "no_" + last

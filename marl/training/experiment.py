@@ -37,6 +37,7 @@ from marl.training.rounds import Rounds
 from marl.training.saver import Saver
 from marl.training.stop import StopRequest
 from marl.training.trainer import Trainer
+from marl.training.warm_start import start_from
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,8 @@ def _run(
 
     saved = ranks.first_only(saved_parts)
     learner, source = _learner(config, env, division)
+    if resume is None and config.from_run is not None:
+        notes.append(start_from(config, path, learner, division))
     with closing(_logger(config, path, saved, ranks)) as logger:
         for note in notes:
             logger.say(note)
