@@ -14,7 +14,7 @@ from gymnasium import spaces
 from pettingzoo import AECEnv, ParallelEnv
 
 from envs.errors import UserError, did_you_mean
-from envs.ids import names_function
+from envs.ids import names_function, unfindable
 from envs.pettingzoo.flatten import ObservationReader
 from envs.spec import AgentSpec, EnvSpec, Head, Route
 
@@ -54,10 +54,18 @@ def callable_id(make: Callable[..., Any]) -> str:
     return f"{getattr(inner, '__module__', '?')}:{name}"
 
 
+def is_importable(make: Callable[..., Any]) -> bool:
+    """Whether another process finds the same function under its `callable_id`."""
+    module_name, _, name = callable_id(make).partition(":")
+    return module_name != "__main__" and getattr(sys.modules.get(module_name), name, None) is make
+
+
 def _function(env_id: str) -> Callable[..., ParallelEnv]:
     module_name, _, name = env_id.partition(":")
     if not module_name or not name:
         raise UserError(f"environment {env_id!r}: expected package.module:function, with a name on both sides.")
+    if unfindable(env_id):
+        raise UserError(unfindable(env_id))
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         # stays: modules of the environment may import their neighbours later; behind ours where it would hide them

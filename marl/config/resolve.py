@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from envs.ids import names_function
+from envs.ids import names_function, unfindable
 from envs.mpe.catalogue import MPE_IDS, allowed_arguments, canonical_id, check_arguments, require_id
 from marl.config.fields import Mismatch, convert, groups, settings, shown, to_dict, with_values
 from marl.config.rules import broken_rules, changes_on_resume
@@ -267,6 +267,8 @@ def _env_problems(config: Config, given: dict[str, str]) -> list[str]:
             f"no environment is given: expected --env ID (or --resume DIR). MPE's tasks are {tasks}; any other "
             f"PettingZoo environment is given as package.module:function. For example: --env simple_speaker_listener"
         ]
+    if unfindable(config.env):
+        return [unfindable(config.env)]
     if _MODULE.fullmatch(config.env):
         return []
     try:

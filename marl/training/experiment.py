@@ -14,6 +14,7 @@ import envs
 from envs.batched import BatchedEnv
 from envs.history import History
 from envs.pettingzoo.describe import callable_id
+from envs.pettingzoo.workers import end_if_importing
 from envs.streams import Stream
 from marl.config.fields import flatten
 from marl.config.resolve import from_dict, to_dict, to_yaml, validated
@@ -76,6 +77,7 @@ def train(
         RunFailed, EnvFailure: the run broke on its way; checkpoints so far are kept.
         Echo: rank 0 has raised one of these (on the other ranks).
     """
+    end_if_importing()
     if ranks is None:
         with processes() as result:
             return train(
