@@ -14,7 +14,7 @@ def unfindable(env_id: str) -> str:
     if not names_function(env_id) or (module != "__main__" and "<" not in name):
         return ""
     return (
-        f"environment {env_id!r} was a function in Python, which no other command can import. Give it a name at the top "
-        f"of a module and train with --env module:function; or go on in Python, with the same function as make=... of "
-        f"marl.evaluate.evaluate, or make_env=... of marl.train(..., resume=...)."
+        f"environment {env_id!r} was a function in Python, which no other command can import. Give it a name at the "
+        f"top of a module and train with --env module:function; or go on in Python, with the same function as make=... "
+        f"of marl.evaluate.evaluate, or make_env=... of marl.train(..., resume=...)."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from pettingzoo import AECEnv, ParallelEnv
+from pettingzoo.utils.conversions import aec_to_parallel
 
 from envs.errors import UserError, did_you_mean
 from envs.ids import names_function, unfindable
@@ -118,14 +120,33 @@ def _call(make: Callable[..., Any], env_id: str, env_args: dict[str, Any]) -> Pa
         given = f" with {env_args}" if env_args else ""
         raise UserError(f"environment {env_id!r}: constructing it{given} raised {_told(error)}.") from error
     if isinstance(env, AECEnv):
-        raise UserError(
-            f"environment {env_id!r} is an AECEnv (agents act in turns), expected a ParallelEnv. "
-            "Return pettingzoo.utils.conversions.aec_to_parallel(env), or turn_based_aec_to_parallel(env) for a "
-            "game of turns."
-        )
+        return _in_parallel(env, env_id)
     if not isinstance(env, ParallelEnv):
         raise UserError(f"environment {env_id!r}: expected a pettingzoo.ParallelEnv, got {type(env).__name__}.")
     return env
+
+
+def _in_parallel(env: AECEnv, env_id: str) -> ParallelEnv:
+    """An AECEnv as a ParallelEnv where nothing is lost by it: where, as its metadata says, nothing changes before all
+    agents have acted."""
+    if not (getattr(env, "metadata", None) or {}).get("is_parallelizable", False):
+        raise UserError(
+            f"environment {env_id!r} is an AECEnv (agents act in turns), and its metadata does not say "
+            f"is_parallelizable; expected a ParallelEnv. For a game of turns return "
+            f"pettingzoo.utils.conversions.turn_based_aec_to_parallel(env) from the function; where all agents act on "
+            f"what they saw before any of them acted, put is_parallelizable=True into the metadata."
+        )
+    parallel = aec_to_parallel(env)
+    _CONVERTED.add(parallel)
+    return parallel
+
+
+_CONVERTED: weakref.WeakSet[ParallelEnv] = weakref.WeakSet()
+
+
+def is_converted(env: ParallelEnv) -> bool:
+    """Whether the function of this environment returned an AECEnv."""
+    return env in _CONVERTED
 
 
 def _told(error: BaseException) -> str:

@@ -17,7 +17,15 @@ from envs.errors import UserError
 from envs.ids import names_function
 from envs.pettingzoo.arrays import Arrays
 from envs.pettingzoo.copies import Copies
-from envs.pettingzoo.describe import Heads, callable_id, describe, describe_declared, from_callable, parallel_env
+from envs.pettingzoo.describe import (
+    Heads,
+    callable_id,
+    describe,
+    describe_declared,
+    from_callable,
+    is_converted,
+    parallel_env,
+)
 from envs.pettingzoo.reader import Reader, find_masks
 from envs.pettingzoo.routes import check_routes
 from envs.pettingzoo.workers import Workers
@@ -58,6 +66,9 @@ class PettingZooEnv(BatchedEnv):
     environment that is not of MPE, unless it is declared.
 
     `heads`, `routes`, `teams` and `fixed_agents` may also stand in the environment's `metadata`, under these names.
+
+    Attributes:
+        converted: whether the environment is an AECEnv, played as a ParallelEnv.
 
     Args:
         env_id: an MPE id with or without its version, or `package.module:function` that returns a ParallelEnv (the
@@ -123,6 +134,7 @@ class PettingZooEnv(BatchedEnv):
         declared = {"heads": heads, "routes": routes, "teams": teams, "fixed_agents": fixed_agents}
         self._is_mpe = recipe.is_mpe
         template = recipe()
+        self.converted = is_converted(template)
         self.spec, turns = _describe(recipe, template, spec, declared)
         self._reader = Reader.of(self.spec, template, turns)
         if workers:

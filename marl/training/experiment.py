@@ -104,19 +104,20 @@ def train(
             return run.path
 
         path = ranks.broadcast(open_directory)
-        env = _environment(config, make_env, division)
+        env = _environment(config, make_env, division, notes, resume is None and ranks.is_first)
         stack.callback(env.close)
         fresh = resume_environment == "fresh"
-        if resume is None and ranks.is_first:
-            notes.extend(_no_function_of_its_seed(env, config.env))
         networks, width = len(division.trained) * env.spec.num_agents, max(config.maddpg.hidden)
         rows = config.maddpg.batch_size // (ranks.size if division.shared else 1)
         torch.set_num_threads(choose_threads(config.threads, networks, rows, width, ranks.local_size))
         return _run(config, path, env, resume, stop or StopRequest(), make_env, notes, division, fresh)
 
 
-def _environment(config: Config, make_env: Callable[..., Any] | None, division: Division) -> BatchedEnv:
-    """The environments that this process steps."""
+def _environment(
+    config: Config, make_env: Callable[..., Any] | None, division: Division, notes: list[str], tried: bool
+) -> BatchedEnv:
+    """The environments that this process steps; `notes` gets what a user should know of them, which is `tried` where
+    they are new."""
     rows = division.rows(config.num_envs)
     workers = min(config.workers, len(rows))
     if make_env is not None:
@@ -129,6 +130,7 @@ def _environment(config: Config, make_env: Callable[..., Any] | None, division: 
         env = envs.make(
             config.env, len(rows), config.device, config.backend, rows=rows, workers=workers, **config.env_args
         )
+    notes += _remarks(env, config.env) if tried else []
     if config.maddpg.frames > 1:
         env = History(env, config.maddpg.frames)
     if division.shared and division.ranks.size > 1:
@@ -139,15 +141,22 @@ def _environment(config: Config, make_env: Callable[..., Any] | None, division: 
     return env
 
 
-def _no_function_of_its_seed(env: BatchedEnv, name: str) -> list[str]:
-    """A warning where an environment does not keep what an exact resume needs."""
+def _remarks(env: BatchedEnv, name: str) -> list[str]:
+    """How an environment is played, and a warning where it does not keep what an exact resume needs."""
+    remarks = []
+    if getattr(env, "converted", False):
+        remarks.append(
+            f"Environment {name!r} is an AECEnv: it is played by pettingzoo's aec_to_parallel, without loss, as its "
+            f"metadata says is_parallelizable."
+        )
     result = env.unrepeatable()
     if not result:
-        return []
+        return remarks
     return [
+        *remarks,
         f"warning: environment {name!r} is no function of its seed: played again from the same seed with the same "
         f"actions, it gave another {result}. Training goes on, but the run cannot be repeated, and a resume has to "
-        f"begin new episodes (--resume-environment fresh). python -m envs.check looks closer."
+        f"begin new episodes (--resume-environment fresh). python -m envs.check looks closer.",
     ]
 
 
@@ -180,7 +189,8 @@ def _run(
         notes.append(start_from(config, path, learner, division))
     with closing(_logger(config, path, saved, ranks)) as logger:
         for note in notes:
-            logger.say(note)
+            text = note.removeprefix("warning: ")
+            (logger.say if text == note else logger.warn)(text)
         trainer = Trainer(
             config,
             Rounds(config, env, learner, source),

@@ -120,3 +120,15 @@ def test_a_guarded_script_trains(tmp_path: Path) -> None:
     done = script(tmp_path, 'if __name__ == "__main__":\n    work()\n')
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "evaluation.json").exists()
+
+
+def test_an_aec_environment_trains_and_says_how(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pettingzoo.classic.rps_v2")
+    run = tmp_path / "run"
+    flags = ["--env", "pettingzoo.classic.rps_v2:env", "--total-steps", "64", "--evaluation.final-episodes", "2"]
+    assert main([*flags, "--run-dir", str(run), "--no-logging.report", "--device", "cpu"]) == 0
+    told = "".join(capsys.readouterr())
+    assert told.count("is an AECEnv: it is played by pettingzoo's aec_to_parallel, without loss") == 1
+    assert "no function of its seed" not in told
+    assert main(["--env", "pettingzoo.classic.tictactoe_v3:env", "--run-dir", str(tmp_path / "other")]) == 2
+    assert "turn_based_aec_to_parallel(env)" in capsys.readouterr().err
