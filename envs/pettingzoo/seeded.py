@@ -92,10 +92,10 @@ class _Player:
 @contextlib.contextmanager
 def _global_state_kept() -> Iterator[None]:
     """An environment may draw from them; the training that follows is to find them as it would without this test."""
-    python, numpy, torchs = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
-        yield
+        with torch.random.fork_rng(devices=()):
+            yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
-        torch.set_rng_state(torchs)

@@ -110,9 +110,9 @@ def check_resume(saved: Config, wanted: Config, given: dict[str, str] | None = N
             are); or a new length that is trained already, of which no record could be true.
     """
     if wanted.total_steps != saved.total_steps and wanted.total_steps < trained:
-        origin = (given or {}).get("total_steps", "total_steps")
+        where = (given or {}).get("total_steps", "total_steps")
         raise UserError(
-            f"{origin}: this run has trained {trained} steps already, {wanted.total_steps} are wanted. Nothing was "
+            f"{where}: this run has trained {trained} steps already, {wanted.total_steps} are wanted. Nothing was "
             f"changed; give more steps to go on."
         )
     refused, warned = changes_on_resume(_canonical(saved), _canonical(wanted))
@@ -154,7 +154,7 @@ def fresh(own: Sources, flags: Sources) -> tuple[Config, dict[str, str]]:
 
 def replaced(own: Sources, flags: Sources) -> list[str]:
     """A sentence where --config is the file of another task than --env: it goes before what is tuned for that."""
-    env, written = flags.values.get("env"), own.values.get("env")
+    env, written = flags.values.get("env"), own.values.get("env", "")
     if env is None or not written or (canonical_id(env) or env) == (canonical_id(written) or written):
         return []
     tuned = _tuned(env)

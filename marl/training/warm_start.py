@@ -61,15 +61,15 @@ def start_from(config: Config, path: Path, learner: MADDPG, division: Division) 
 
     first = division.ranks.first_only(taken)
     networks = division.cut(None if first is None else first[0])
-    modules = {
-        "actor": learner.actor,
-        "critic": learner.critic,
-        "target_actor": learner.target_actor,
-        "target_critic": learner.target_critic,
+    parameters = {
+        "actor": learner.actor.mlp.flat,
+        "critic": learner.critic.mlp.flat,
+        "target_actor": learner.target_actor.mlp.flat,
+        "target_critic": learner.target_critic.mlp.flat,
     }
     with torch.no_grad():
         for name, flat_SGP in networks.items():
-            modules[name].mlp.flat.copy_(flat_SGP)
+            parameters[name].copy_(flat_SGP)
     return "" if first is None else first[1]
 
 
