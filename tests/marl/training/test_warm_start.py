@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,12 @@ def test_replicas(old: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_that_starts_from_another_is_resumed_exactly(old: Path, tmp_path: Path) -> None:
-    """Guard: seen failing with the old weights taken again at the resume."""
-    settings = {"num_replicas": 2, "from_run": str(old)}
+    """The old run may be gone by then. Guard: seen failing with the old weights looked for again at the resume."""
+    shutil.copytree(old, tmp_path / "old")
+    settings = {"num_replicas": 2, "from_run": str(tmp_path / "old")}
     whole(tmp_path / "whole", settings)
     begun(tmp_path / "halves", settings, rounds=30)
+    shutil.rmtree(tmp_path / "old")
     resumed(tmp_path / "halves")
     assert_same(tmp_path / "whole", tmp_path / "halves")
 
