@@ -96,11 +96,18 @@ def train(
         config = replace(config, device=str(device))
         keep_freed_memory()
         notes: list[str] = []
+        opened: list[RunDir] = []  # by rank 0
+
+        def describe() -> None:
+            for run in opened:
+                run.describe(to_yaml(replace(config, run_dir=None)))
 
         def open_directory() -> Path:
             path = Path(config.run_dir) if config.run_dir else fresh_default(config.env, config.seed)
             run = stack.enter_context(RunDir(path, resume is not None, note=notes.append))
-            run.describe(to_yaml(replace(config, run_dir=None)))
+            opened.append(run)
+            if resume is None:
+                describe()
             return run.path
 
         path = ranks.broadcast(open_directory)
@@ -110,7 +117,7 @@ def train(
         networks, width = len(division.trained) * env.spec.num_agents, max(config.maddpg.hidden)
         rows = config.maddpg.batch_size // (ranks.size if division.shared else 1)
         torch.set_num_threads(choose_threads(config.threads, networks, rows, width, ranks.local_size))
-        return _run(config, path, env, resume, stop or StopRequest(), make_env, notes, division, fresh)
+        return _run(config, path, env, resume, stop or StopRequest(), make_env, notes, division, fresh, describe)
 
 
 def _environment(
@@ -170,6 +177,7 @@ def _run(
     notes: list[str],
     division: Division,
     fresh: bool,
+    describe: Callable[[], None],
 ) -> RunResult:
     ranks = division.ranks
 
@@ -202,6 +210,7 @@ def _run(
         )
         if resume is not None:
             trainer.restore(None if saved is None else saved.parts, fresh)
+            describe()  # now: a resume that is refused leaves the run's own words
             if fresh:
                 logger.warn("new episodes begin: the run goes on, but not as it would have without the interruption.")
             saved = None  # its tensors are no longer needed

@@ -121,8 +121,10 @@ def test_a_run_is_warned_once_and_resumed_in_new_episodes(
     told = "".join(capsys.readouterr())
     assert told.count("is no function of its seed: played again") == 1
     assert "warning: environment 'toy_envs:Unseeded'" in told and "--resume-environment fresh" in told
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match="--resume-environment fresh to begin new episodes"):
-        resumed(run)
+        resumed(run, "--total-steps", "400")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     launch = parse(["--resume", str(run), "--resume-environment", "fresh"])
     assert launch.resume_environment == "fresh"
     episodes = state(run)["collector"]["env"]["episode"]
