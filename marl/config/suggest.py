@@ -10,7 +10,8 @@ __all__ = ["suggestions"]
 ALIASES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("lr", "learning_rate", "learningrate", "step_size"): ("maddpg.actor_lr", "maddpg.critic_lr", "wm.lr"),
     ("batch", "batchsize", "minibatch", "minibatch_size"): ("maddpg.batch_size",),
-    ("steps", "timesteps", "total_timesteps", "num_steps", "max_steps", "epochs"): ("total_steps",),
+    ("steps", "timesteps", "total_timesteps", "num_steps", "epochs"): ("total_steps",),
+    ("max_steps",): ("total_steps", "evaluation.max_steps"),
     ("seeds", "num_seeds", "replicas", "runs"): ("num_replicas", "seed"),
     ("envs", "n_envs", "num_env", "environments"): ("num_envs",),
     ("discount", "discount_factor"): ("maddpg.gamma",),

@@ -67,7 +67,9 @@ def _closing_message(config: Config, path: Path, trainer: Trainer, trained: floa
     place, learner = shlex.quote(str(path)), trainer.rounds.learner
     make, speaks = trainer.evaluator.make, bool(trainer.rounds.env.spec.routes)
     if make is None or is_importable(make):
-        further = [f"python -m marl.evaluate {place}   (more episodes, --sampled, --gif film.gif)"]
+        filmed = not config.logging.report or (path / "episodes.gif").exists()  # else it gives no pictures
+        options = "more episodes, --sampled, --gif film.gif" if filmed else "more episodes, --sampled"
+        further = [f"python -m marl.evaluate {place}   ({options})"]
         further += [f"python -m marl.communication {place}"] if speaks else []
     else:
         loaded = f"Policy.load({str(path)!r})"

@@ -48,6 +48,7 @@ def ended(tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Any) -> tupl
 def test_a_film_of_a_function(tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Any) -> None:
     """Guard: seen failing with "no film: ... there is no module"."""
     run, told = ended(tmp_path, capsys, make)
+    assert "--gif film.gif" in told or "make=..." in told
     assert "warning: no film" not in told and "warning: no language" not in told, told
     assert (run / "episodes.gif").read_bytes().startswith(b"GIF")
 
@@ -84,6 +85,7 @@ def test_a_function_that_commands_find(
     assert not is_importable(Drawn)
     run, told = ended(tmp_path, capsys, Speaks)
     assert f"python -m marl.evaluate {run}" in told and f"python -m marl.communication {run}" in told
+    assert "--gif" not in told, "it gives no pictures"
 
 
 # ------------------------------------------------------------------ scripts
@@ -122,6 +124,7 @@ def test_a_guarded_script_trains(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "evaluation.json").exists()
 
 
+@pytest.mark.filterwarnings("ignore")  # these packages warn of each other's future
 def test_an_aec_environment_trains_and_says_how(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("pettingzoo.classic.rps_v2")
     run = tmp_path / "run"
