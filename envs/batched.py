@@ -71,6 +71,21 @@ class BatchedEnv(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
+    def renewed(self, state: dict[str, Any]) -> Tensor:
+        """Start the episodes that follow those which run in `state`, in place of going on with these; obs [N, E, O].
+
+        Raises:
+            UserError: these environments are restored exactly and have no use for it.
+        """
+        raise UserError(
+            f"environment {self.spec.id!r}: these environments are saved whole, so there is no reason to begin new "
+            f"episodes at a resume; leave out --resume-environment fresh."
+        )
+
+    def unrepeatable(self) -> str:
+        """What is not the same when an episode is played again from its seed; "" where all is, or is known to be."""
+        return ""
+
     # -------------------------------------------------------- recorded steps
     def pattern(self) -> Hashable | None:
         """What the host decides of the next step, for those who record steps and replay them (a CUDA graph).

@@ -110,6 +110,11 @@ class History(BatchedEnv):
         self.env.load_state_dict(state["env"])
         self._kept_FNEX.copy_(state["frames"].movedim(0, 2))
 
+    def renewed(self, state: dict[str, Any]) -> Tensor:
+        self._kept_FNEX.copy_(self._frames.first(self.env.renewed(state["env"])))
+        self.mask = self.env.mask
+        return self._frames.wide(self._kept_FNEX)
+
     def pattern(self) -> Hashable | None:
         return self.env.pattern()
 

@@ -11,6 +11,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SEEDERS = {"manual_seed", "manual_seed_all", "set_rng_state"}
 GENERATORS = {"default_rng", "Generator", "PCG64", "Philox", "SeedSequence", "Random"}  # states of their own
+# the probe of other people's environments, which may draw from it, leaves the process's state as it was
+RESTORED = {
+    "envs/pettingzoo/seeded.py": [
+        "random.getstate", "np.random.get_state", "random.setstate", "np.random.set_state",
+    ]
+}  # fmt: skip
 
 
 def dotted(node: ast.AST) -> str:
@@ -43,7 +49,8 @@ def sources() -> list[str]:
 
 @pytest.mark.parametrize("path", sources())
 def test_library_source_keeps_the_rules(path: str) -> None:
-    assert global_randomness(ast.parse((ROOT / path).read_text(encoding="utf-8"))) == []
+    found = global_randomness(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+    assert [use.split(": ")[1] for use in found] == RESTORED.get(path, [])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pettingzoo import ParallelEnv
 from envs.errors import EnvFailure
 from envs.pettingzoo.arrays import Arrays
 from envs.pettingzoo.reader import Reader
+from envs.pettingzoo.seeded import differing
 from envs.pettingzoo.values import COMMON, FLAGS, BadValue, number, reset_result, step_result
 from envs.spec import EnvSpec
 from envs.streams import name_key
@@ -101,6 +102,14 @@ class Copies:
                     return False
             self._publish(going)
         return True
+
+    def unrepeatable(self, tried: bool = True) -> str:
+        """See `BatchedEnv.unrepeatable`; on an instance of its own, where it is `tried` at all."""
+
+        def one(arrays: Arrays) -> Copies:
+            return Copies(self._make, self.spec, [0], arrays, None, self._close_envs, self._rebuild)
+
+        return differing(one, self.spec) if tried else ""
 
     def close(self) -> None:
         """Close the environments."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from pettingzoo import AECEnv, ParallelEnv
+from pettingzoo.utils.conversions import aec_to_parallel
 
 from envs.errors import UserError, did_you_mean
-from envs.ids import names_function
+from envs.ids import names_function, unfindable
 from envs.pettingzoo.flatten import ObservationReader
 from envs.spec import AgentSpec, EnvSpec, Head, Route
 
@@ -54,10 +56,18 @@ def callable_id(make: Callable[..., Any]) -> str:
     return f"{getattr(inner, '__module__', '?')}:{name}"
 
 
+def is_importable(make: Callable[..., Any]) -> bool:
+    """Whether another process finds the same function under its `callable_id`."""
+    module_name, _, name = callable_id(make).partition(":")
+    return module_name != "__main__" and getattr(sys.modules.get(module_name), name, None) is make
+
+
 def _function(env_id: str) -> Callable[..., ParallelEnv]:
     module_name, _, name = env_id.partition(":")
     if not module_name or not name:
         raise UserError(f"environment {env_id!r}: expected package.module:function, with a name on both sides.")
+    if unfindable(env_id):
+        raise UserError(unfindable(env_id))
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         # stays: modules of the environment may import their neighbours later; behind ours where it would hide them
@@ -110,14 +120,33 @@ def _call(make: Callable[..., Any], env_id: str, env_args: dict[str, Any]) -> Pa
         given = f" with {env_args}" if env_args else ""
         raise UserError(f"environment {env_id!r}: constructing it{given} raised {_told(error)}.") from error
     if isinstance(env, AECEnv):
-        raise UserError(
-            f"environment {env_id!r} is an AECEnv (agents act in turns), expected a ParallelEnv. "
-            "Return pettingzoo.utils.conversions.aec_to_parallel(env), or turn_based_aec_to_parallel(env) for a "
-            "game of turns."
-        )
+        return _in_parallel(env, env_id)
     if not isinstance(env, ParallelEnv):
         raise UserError(f"environment {env_id!r}: expected a pettingzoo.ParallelEnv, got {type(env).__name__}.")
     return env
+
+
+def _in_parallel(env: AECEnv, env_id: str) -> ParallelEnv:
+    """An AECEnv as a ParallelEnv where nothing is lost by it: where, as its metadata says, nothing changes before all
+    agents have acted."""
+    if not (getattr(env, "metadata", None) or {}).get("is_parallelizable", False):
+        raise UserError(
+            f"environment {env_id!r} is an AECEnv (agents act in turns), and its metadata does not say "
+            f"is_parallelizable; expected a ParallelEnv. For a game of turns return "
+            f"pettingzoo.utils.conversions.turn_based_aec_to_parallel(env) from the function; where all agents act on "
+            f"what they saw before any of them acted, put is_parallelizable=True into the metadata."
+        )
+    parallel = aec_to_parallel(env)
+    _CONVERTED.add(parallel)
+    return parallel
+
+
+_CONVERTED: weakref.WeakSet[ParallelEnv] = weakref.WeakSet()
+
+
+def is_converted(env: ParallelEnv) -> bool:
+    """Whether the function of this environment returned an AECEnv."""
+    return env in _CONVERTED
 
 
 def _told(error: BaseException) -> str:

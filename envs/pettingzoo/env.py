@@ -17,7 +17,15 @@ from envs.errors import UserError
 from envs.ids import names_function
 from envs.pettingzoo.arrays import Arrays
 from envs.pettingzoo.copies import Copies
-from envs.pettingzoo.describe import Heads, callable_id, describe, describe_declared, from_callable, parallel_env
+from envs.pettingzoo.describe import (
+    Heads,
+    callable_id,
+    describe,
+    describe_declared,
+    from_callable,
+    is_converted,
+    parallel_env,
+)
 from envs.pettingzoo.reader import Reader, find_masks
 from envs.pettingzoo.routes import check_routes
 from envs.pettingzoo.workers import Workers
@@ -58,6 +66,9 @@ class PettingZooEnv(BatchedEnv):
     environment that is not of MPE, unless it is declared.
 
     `heads`, `routes`, `teams` and `fixed_agents` may also stand in the environment's `metadata`, under these names.
+
+    Attributes:
+        converted: whether the environment is an AECEnv, played as a ParallelEnv.
 
     Args:
         env_id: an MPE id with or without its version, or `package.module:function` that returns a ParallelEnv (the
@@ -121,7 +132,9 @@ class PettingZooEnv(BatchedEnv):
             )
         recipe = replace(_recipe(env_id, make, env_args), rebuild=rebuild)
         declared = {"heads": heads, "routes": routes, "teams": teams, "fixed_agents": fixed_agents}
+        self._is_mpe = recipe.is_mpe
         template = recipe()
+        self.converted = is_converted(template)
         self.spec, turns = _describe(recipe, template, spec, declared)
         self._reader = Reader.of(self.spec, template, turns)
         if workers:
@@ -273,9 +286,7 @@ class PettingZooEnv(BatchedEnv):
         Raises:
             UserError: the state is of other copies, or the environment is not a function of its seed.
         """
-        self._require_open()
-        if state["rows"].tolist() != self.rows:
-            raise UserError(f"the state is of the copies {state['rows'].tolist()}, expected {self.rows}.")
+        self._require_rows(state)
         obs, actions = state["obs"].numpy().swapaxes(0, 1), state["actions"].numpy()
         N, H = self.spec.num_agents, self.spec.num_heads
         if obs.shape != self._arrays.obs.shape or actions.shape[2:] != (N, H):
@@ -292,9 +303,10 @@ class PettingZooEnv(BatchedEnv):
         if not same or not np.array_equal(self._arrays.obs, obs):
             raise UserError(
                 f"environment {self.spec.id!r} is not deterministic given its seed: replaying the running episodes "
-                "led to other observations than the stored ones, so the run cannot be resumed exactly. Draw every "
-                "random number of the environment from the seed given to reset(seed=...); python -m envs.check finds "
-                "out whether it does. If only earlier episodes leave something behind, rebuild=True helps."
+                "led to other observations than the stored ones, so the run cannot be resumed exactly. Resume with "
+                "--resume-environment fresh to begin new episodes instead; or draw every random number of the "
+                "environment from the seed given to reset(seed=...) (python -m envs.check finds out whether it does), "
+                "and start again."
             )
         longest = max(lengths)
         history = np.zeros((longest, N, self.num_envs, H), self._small)
@@ -302,6 +314,21 @@ class PettingZooEnv(BatchedEnv):
             history[longest - len(part) :, :, e] = part
         self._history.extend(history)
         self._publish()
+
+    def renewed(self, state: dict[str, Any]) -> Tensor:
+        self._require_rows(state)
+        self._seed, self._started = int(state["seed"]), True
+        self._history.clear()
+        self._copies.reset(self._seed, (state["episode"] + 1).tolist())
+        return self._publish()
+
+    def _require_rows(self, state: dict[str, Any]) -> None:
+        self._require_open()
+        if state["rows"].tolist() != self.rows:
+            raise UserError(f"the state is of the copies {state['rows'].tolist()}, expected {self.rows}.")
+
+    def unrepeatable(self) -> str:
+        return "" if self._is_mpe else self._copies.unrepeatable()
 
 
 # ----------------------------------------------------------------- construction

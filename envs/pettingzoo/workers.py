@@ -6,8 +6,10 @@ import contextlib
 import ctypes
 import itertools
 import multiprocessing as mp
+import os
 import pickle
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
@@ -23,6 +25,7 @@ from envs.pettingzoo.arrays import Arrays
 from envs.pettingzoo.copies import Copies
 from envs.spec import EnvSpec
 
+_IS_WORKER = 71  # exit code of a worker that would have run the whole script again
 _START_SECONDS = 120.0  # importing torch and the environment on a loaded machine
 
 
@@ -30,6 +33,16 @@ class Recipe(Protocol):
     """Makes copies in any process; has to be picklable."""
 
     def copies(self, spec: EnvSpec, rows: Sequence[int], arrays: Arrays) -> Copies: ...
+
+
+def end_if_importing() -> None:
+    """End this process where it is a worker that is still importing the user's script.
+
+    A spawned process imports the script that started it, and whatever is not under `if __name__ == "__main__":` runs
+    again in it, here a whole training. Its parent reads the exit code (`Workers`).
+    """
+    if getattr(mp.current_process(), "_inheriting", False):  # as multiprocessing tells it by itself
+        os._exit(_IS_WORKER)
 
 
 class Workers:
@@ -51,6 +64,7 @@ class Workers:
     def __init__(
         self, recipe: Recipe, spec: EnvSpec, rows: Sequence[int], dtype: Any, workers: int, timeout: float
     ) -> None:
+        end_if_importing()
         context = mp.get_context("spawn")
         bounds = np.linspace(0, len(rows), min(workers, len(rows)) + 1).astype(int).tolist()
         self.spec, self.rows, self._timeout = spec, list(rows), timeout
@@ -105,6 +119,10 @@ class Workers:
         arguments = [(seed, list(episodes)[own], list(seeds)[own], list(actions)[own]) for own in parts]
         return all(self._call("replay", arguments, self._timeout * (1 + longest)))
 
+    def unrepeatable(self, tried: bool = True) -> str:
+        """See `Copies.unrepeatable`; the first worker tries."""
+        return "".join(self._call("unrepeatable", [(tried and w == 0,) for w in range(len(self._spans))]))
+
     def _call(self, method: str, arguments: list[Any], timeout: float | None = None) -> list[Any]:
         if not self._processes:
             raise UserError("this environment is closed; make a new one.")
@@ -135,11 +153,18 @@ class Workers:
             answers.append(answer)
         return answers
 
-    def _lost(self, w: int, what: str) -> EnvFailure:
+    def _lost(self, w: int, what: str) -> EnvFailure | UserError:
         """The failure of a worker that died or hangs, with the copy that it was stepping."""
         start, stop = self._spans[w]
         process = self._processes[w]
         process.join(0.5 if what == "died" else 0)
+        if process.exitcode == _IS_WORKER:
+            script = getattr(sys.modules["__main__"], "__file__", None) or "the script"
+            return UserError(
+                f"every worker process runs {script} again from its first line, because what it does does not stand "
+                f'under `if __name__ == "__main__":`. Put it there (or into a function that is called there), or use '
+                f"workers=0."
+            )
         code = f" with exit code {process.exitcode}" if process.exitcode is not None else ""
         busy = np.flatnonzero(self.arrays.busy[0, start:stop])
         e = start + (int(busy[0]) if len(busy) else 0)

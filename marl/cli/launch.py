@@ -62,7 +62,13 @@ def _run(launch: Launch, ranks: Ranks) -> int:
         with stop:
             from marl.training.experiment import train  # here: --help and refusals need not wait for all of it
 
-            train(launch.config, resume=launch.resume, stop=stop, ranks=ranks)
+            train(
+                launch.config,
+                resume=launch.resume,
+                resume_environment=launch.resume_environment,
+                stop=stop,
+                ranks=ranks,
+            )
     except KeyboardInterrupt:
         say(f"stopped at once. {_afterwards(run_dir)}")
         return stop.exit_code

@@ -9,11 +9,11 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from marl.config.fields import Mismatch, convert_words, groups, settings, shown, with_values
 from marl.config.flags import split
-from marl.config.resolve import Sources, check_resume, fresh, from_dict, merge, raise_all, read_file
+from marl.config.resolve import Sources, check_resume, fresh, from_dict, merge, raise_all, read_file, replaced
 from marl.config.rules import broken_rules, warnings_of
 from marl.config.schema import Config
 from marl.errors import UserError
@@ -34,6 +34,7 @@ class Launch:
 
     config: Config
     resume: Path | None = None  # the checkpoint directory to continue from; config.run_dir is then its run
+    resume_environment: Literal["replay", "fresh"] = "replay"  # go on in the running episodes, or begin new ones
     debug: bool = False  # show tracebacks
     warnings: tuple[str, ...] = ()  # what the user should know before the run starts
 
@@ -49,6 +50,7 @@ def parse(argv: list[str] | None = None) -> Launch:
     flags = Sources(problems=list(words.problems))
     debug = _run_flag(words.given, "debug", flags)
     file, resume = _run_flag(words.given, "config", flags), _run_flag(words.given, "resume", flags)
+    episodes = _episodes(words.given, flags)
     for name, setting in settings(Config).items():
         if name in words.given:
             try:
@@ -59,9 +61,9 @@ def parse(argv: list[str] | None = None) -> Launch:
     if file is not None:
         read_file(Path(file), own)
     if resume is not None:
-        return _resumed(Path(resume), own, flags, bool(debug))
+        return replace(_resumed(Path(resume), own, flags, bool(debug)), resume_environment=episodes)
     config, given = fresh(own, flags)
-    return Launch(config, debug=bool(debug), warnings=tuple(warnings_of(config, given)))
+    return Launch(config, debug=bool(debug), warnings=(*replaced(own, flags), *warnings_of(config, given)))
 
 
 def _resumed(directory: Path, own: Sources, flags: Sources, debug: bool) -> Launch:
@@ -88,11 +90,12 @@ def _resumed(directory: Path, own: Sources, flags: Sources, debug: bool) -> Laun
     config = replace(with_values(saved, merged.values), run_dir=str(run))
     merged.problems += broken_rules(config, merged.faulty, merged.given)
     raise_all(merged.problems)
-    warnings = check_resume(saved, config, merged.given)
+    warnings = check_resume(saved, config, merged.given, manifest["step"])
     missing = [name for name in settings(Config) if name not in _names(manifest.get("config"))]
     if missing:
         warnings.append(f"the checkpoint is older than these settings, which take their defaults: {', '.join(missing)}")
-    return Launch(config, checkpoint, debug, (*warnings, *warnings_of(config, merged.given)))
+    warnings += warnings_of(config, merged.given)
+    return Launch(config, resume=checkpoint, debug=debug, warnings=tuple(warnings))
 
 
 def _saved_config(plain: Any, checkpoint: Path) -> Config:
@@ -111,6 +114,21 @@ def _names(plain: Any, prefix: str = "") -> set[str]:
         name = f"{prefix}{key}"
         result |= _names(value, f"{name}.") if name in groups(Config) else {name}
     return result
+
+
+def _episodes(given: dict[str, list[str]], flags: Sources) -> Any:
+    """The value of --resume-environment, or its default."""
+    words = given.get("resume_environment")
+    if words is None:
+        return "replay"
+    try:
+        value = convert_words(Literal["replay", "fresh"], words)
+    except Mismatch as error:
+        flags.problems.append(f"--resume-environment: {error}.")
+        return "replay"
+    if "resume" not in given:
+        flags.problems.append("--resume-environment needs --resume DIR: a new run has no episodes to go on with.")
+    return value
 
 
 def _run_flag(given: dict[str, list[str]], name: str, flags: Sources) -> Any:

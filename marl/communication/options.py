@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,6 +43,8 @@ class Options(Scope):
     """From the sender's observations to what there is to tell, where the environment does not declare it."""
     progress: Callable[[str], None] = lambda text: None
     """Called with what is being done."""
+    make: Callable[..., Any] | None = None
+    """Builds the environment in place of its id, for one that is given as a function in Python."""
     on_figure: Callable[[str, Figure], None] = lambda name, figure: None
     """Given every figure, for TensorBoard."""
 

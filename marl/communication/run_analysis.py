@@ -210,7 +210,7 @@ def _measure(
             players[name], env_id, spec, episodes=options.episodes, seed=options.seed, env_args=env_args,
             lines=lines_of(env_id, env_args or {}), meaning=options.meaning, interventions=interventions,
             per_channel=per_channel, progress=lambda text: options.progress(f"{name}: {text}"),
-            backend=options.backend,
+            backend=options.backend, make=options.make,
         )  # fmt: skip
 
     names = list(players)
@@ -235,7 +235,7 @@ def _cross(
     ]
     return cross_play(
         participants, env_id, episodes=options.cross_episodes, seed=options.seed, env_args=env_args,
-        progress=lambda text: options.progress(f"cross-play: {text}"), backend=options.backend,
+        progress=lambda text: options.progress(f"cross-play: {text}"), backend=options.backend, make=options.make,
     )  # fmt: skip
 
 
@@ -252,7 +252,8 @@ def _film(player: Predictable, env_id: str, env_args: dict[str, Any] | None, pat
     """A GIF of whole episodes; none of an environment that gives no pictures."""
     options.progress("film")
     try:
-        write_gif(film(player, env_id, episodes=_FILMED, seed=options.seed, env_args=env_args), path)
+        frames = film(player, env_id, episodes=_FILMED, seed=options.seed, env_args=env_args, make=options.make)
+        write_gif(frames, path)
     except UserError as error:
         options.progress(f"no film: {error}")
 
@@ -270,6 +271,7 @@ def _formation(
             player, player.env_id, player.spec, episodes=min(options.episodes, _FORMATION_EPISODES),
             seed=options.seed, env_args=player.env_args, lines=lines_of(player.env_id, player.env_args),
             meaning=options.meaning, interventions=(), resampling=(999, 100), backend=options.backend,
+            make=options.make,
         )  # fmt: skip
         row = formation_row(result, step, replica)
         if row is not None:

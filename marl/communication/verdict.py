@@ -47,6 +47,8 @@ def what_is_said(report: ChannelReport) -> list[str]:
     """Sentences on the sender."""
     sender, usage, result = report.sender, report.usage, report.signalling.information
     share, symbol = usage.symbol_share, usage.constant_symbol
+    if _is_one_goal(report):
+        return [f"There was nothing to tell: the goal of {sender} was the same in every episode."]
     if symbol is not None:
         how = "in every message" if share[symbol] >= 1 else f"in {share[symbol]:.1%} of its messages"
         return [f"{sender} says symbol {symbol} {how}: a constant message tells nothing."]
@@ -81,10 +83,21 @@ def _dictionary(report: ChannelReport) -> list[str]:
     return lines
 
 
+def _is_one_goal(report: ChannelReport) -> bool:
+    """Whether what there is to tell is known and never varies."""
+    table = np.array(report.signalling.table)
+    return bool(table.size) and np.count_nonzero(table.sum(axis=1)) == 1
+
+
 def _is_deaf(report: ChannelReport) -> bool:
     """Whether no symbol changes what the receiver does."""
     result = next(iter(report.influence.values()))
     return result.cic_uniform.mean < DEAF[0] and result.flip_rate.mean < DEAF[1]
+
+
+def _hardly_listens(report: ChannelReport) -> bool:
+    """Whether symbols change the receiver's probabilities, but next to never the choice that it likes best."""
+    return not _is_deaf(report) and next(iter(report.influence.values())).flip_rate.mean < DEAF[1]
 
 
 def what_is_heard(report: ChannelReport) -> list[str]:
@@ -93,6 +106,11 @@ def what_is_heard(report: ChannelReport) -> list[str]:
     head, result = next(iter(report.influence.items()))
     if _is_deaf(report):
         return [f"{receiver} does not listen: no symbol changes its {head}."]
+    if _hardly_listens(report):
+        return [
+            f"{receiver} hardly listens: another symbol would change how likely its choices of {head} are, but the "
+            f"choice itself in less than {DEAF[1]:.0%} of the situations."
+        ]
     return [
         f"{receiver} listens: another symbol would change its {head} in {result.flip_rate.mean:.0%} of the situations; "
         f"of the {report.usage.entropy_bits:.2f} bits that are said, {result.cic_marginal.mean:.2f} reach it."
@@ -136,16 +154,19 @@ def summary(result: PlayerAnalysis) -> str:
     """One line on a player: whether a language was formed and is used."""
     known = [i for one in result.channels if isinstance(i := one.signalling.information, Information)]
     share = max((one.share for one in known if one.p < MEASURABLE), default=0.0)
-    listens = not all(_is_deaf(one) for one in result.channels)
+    listens = not all(_is_deaf(one) or _hardly_listens(one) for one in result.channels)
+    nobody = "nobody listens" if all(_is_deaf(one) for one in result.channels) else "hardly anybody listens"
+    if all(_is_one_goal(one) for one in result.channels):
+        return "nothing to tell: the goal is the same in every episode"
     if all(one.usage.constant_symbol is not None for one in result.channels):
         return "no language: every message is constant"
     if result.crypto is not None and result.crypto.with_key.p < MEASURABLE and share < _LITTLE:
         return "a cipher: the message tells the secret to those who hold the key"
     if not known:
-        return "messages vary and are listened to" if listens else "messages vary, but nobody listens"
+        return "messages vary and are listened to" if listens else f"messages vary, but {nobody}"
     if share >= _LITTLE:
         language = "a language" if share >= _ALL else f"a partial language ({share:.0%} of what there is to tell)"
-        return f"{language} that is spoken and listened to" if listens else "spoken, but nobody listens"
+        return f"{language} that is spoken and listened to" if listens else f"spoken, but {nobody}"
     return "no language: the messages tell next to nothing" + (", though they are listened to" if listens else "")
 
 

@@ -16,7 +16,7 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from marl.config.fields import Setting, groups, range_words, settings
-from marl.errors import did_you_mean
+from marl.config.suggest import suggestions
 
 _ABSENT = ("\0",)  # no argument of a process can hold a NUL
 _NUL_FREE = "an argument holds a NUL character; expected plain text."
@@ -34,6 +34,12 @@ class RunFlag:
 RUN_FLAGS = (
     RunFlag("config", "FILE", "YAML file of settings; the command line goes before it."),
     RunFlag("resume", "DIR", "Continue the run in this directory, exactly where its newest checkpoint is."),
+    RunFlag(
+        "resume_environment",
+        "{replay,fresh}",
+        "With --resume: replay the running episodes to go on exactly (the default), or begin fresh ones, for an "
+        "environment that is no function of its seed.",
+    ),
     RunFlag("debug", "", "Show Python's traceback when something fails."),
 )
 
@@ -68,14 +74,16 @@ def split(argv: list[str], cls: type, program: str, description: str) -> Words:
             value = getattr(value, part)
         if tuple(value) != _ABSENT:
             words.given[name] = list(value)
-    words.problems += _unknown(rest, [setting.flag for setting in known.values()])
+    words.problems += _unknown(rest, [*known, *(flag.name for flag in RUN_FLAGS)])
     return words
 
 
 def _positive(token: str, known: dict[str, Setting]) -> list[str]:
-    """`--no-world-model` and `--maddpg.no-layer-norm` as their flag and `false`."""
+    """`--no-world-model` and `--maddpg.no-layer-norm` as their flag and `false`; `--from` as `--from-run`."""
     if not token.startswith("--"):
         return [token]
+    if token == "--from" or token.startswith("--from="):  # the setting has another name, as `from` is Python's word
+        return ["--from-run" + token.removeprefix("--from")]
     *group, last = token[2:].replace("-", "_").split(".")
     if group and group[0].startswith("no_"):
         group[0], last = group[0].removeprefix("no_"), "no_" + last
@@ -85,16 +93,15 @@ def _positive(token: str, known: dict[str, Setting]) -> list[str]:
     return [token]
 
 
-def _unknown(rest: list[str], flags: list[str]) -> list[str]:
+def _unknown(rest: list[str], names: list[str]) -> list[str]:
     """A problem for every flag that there is not; the words that follow one are taken for its value."""
-    every = [*flags, *("--" + flag.name for flag in RUN_FLAGS)]
     problems, after_flag = [], False
     for word in rest:
         is_flag = word.startswith("-") and word != "-"
         if is_flag:
-            name = word.split("=")[0].replace("_", "-")
-            same = [flag for flag in flags if flag.rsplit(".", 1)[-1] == name.lstrip("-")]
-            hint = f" Did you mean {' or '.join(map(repr, same))}?" if same else did_you_mean(name, every)
+            meant = suggestions(word.split("=")[0].lstrip("-").replace("-", "_"), names)
+            flags = ["--" + name.replace("_", "-") for name in meant]
+            hint = f" Did you mean {' or '.join(map(repr, flags))}?" if flags else ""
             problems.append(f"{word.split('=')[0][:60]}: there is no such flag.{hint}")
         elif not after_flag:
             problems.append(f"{word[:60]!r}: expected a flag that begins with --.")

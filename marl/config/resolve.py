@@ -13,11 +13,12 @@ from typing import Any
 
 import yaml
 
-from envs.ids import names_function
+from envs.ids import names_function, unfindable
 from envs.mpe.catalogue import MPE_IDS, allowed_arguments, canonical_id, check_arguments, require_id
 from marl.config.fields import Mismatch, convert, groups, settings, shown, to_dict, with_values
 from marl.config.rules import broken_rules, changes_on_resume
 from marl.config.schema import Config
+from marl.config.suggest import suggestions
 from marl.config.yaml12 import Document, read
 from marl.errors import UserError, did_you_mean
 
@@ -92,20 +93,28 @@ def validated(config: Config) -> Config:
     return checked
 
 
-def check_resume(saved: Config, wanted: Config, given: dict[str, str] | None = None) -> list[str]:
+def check_resume(saved: Config, wanted: Config, given: dict[str, str] | None = None, trained: int = 0) -> list[str]:
     """Whether a run that was started with `saved` may go on with `wanted`.
 
     Args:
         saved: of the checkpoint.
         wanted: of the command line.
         given: where each changed value came from, for the message.
+        trained: steps that the checkpoint has trained.
 
     Returns:
         Sentences on changes that are allowed but change what follows.
 
     Raises:
-        UserError: a list of every difference that is not allowed (marl/config/rules.py has the list of those that are).
+        UserError: a list of every difference that is not allowed (marl/config/rules.py has the list of those that
+            are); or a new length that is trained already, of which no record could be true.
     """
+    if wanted.total_steps != saved.total_steps and wanted.total_steps < trained:
+        where = (given or {}).get("total_steps", "total_steps")
+        raise UserError(
+            f"{where}: this run has trained {trained} steps already, {wanted.total_steps} are wanted. Nothing was "
+            f"changed; give more steps to go on."
+        )
     refused, warned = changes_on_resume(_canonical(saved), _canonical(wanted))
     if refused:
         lines = []
@@ -132,13 +141,7 @@ def fresh(own: Sources, flags: Sources) -> tuple[Config, dict[str, str]]:
         UserError: every problem of all sources.
     """
     env = flags.values.get("env", own.values.get("env", ""))
-    tuned = Sources()
-    name = _task_name(env)
-    if name is not None:
-        tuned_file = resources.files("configs") / f"{name}.yaml"
-        if tuned_file.is_file():
-            _read_text(tuned_file.read_text(encoding="utf-8"), f"configs/{name}.yaml", tuned)
-    merged = merge(tuned, own, flags)
+    merged = merge(_tuned(env), own, flags)
     if names_function(env) and "backend" not in merged.given:
         merged.values["backend"] = "pettingzoo"  # the only one that runs it
     config = with_values(Config(), merged.values)
@@ -147,6 +150,23 @@ def fresh(own: Sources, flags: Sources) -> tuple[Config, dict[str, str]]:
     merged.problems += broken_rules(config, merged.faulty, merged.given)
     raise_all(merged.problems)
     return config, merged.given
+
+
+def replaced(own: Sources, flags: Sources) -> list[str]:
+    """A sentence where --config is the file of another task than --env: it goes before what is tuned for that."""
+    env, written = flags.values.get("env"), own.values.get("env", "")
+    if env is None or not written or (canonical_id(env) or env) == (canonical_id(written) or written):
+        return []
+    tuned = _tuned(env)
+    lost = [name for name, value in own.values.items() if name in tuned.values and tuned.values[name] != value]
+    where = own.given["env"].partition(", line")[0]
+    if not lost:
+        return []
+    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+    return [
+        f"{where} was written for {written}: it replaces values that configs/{_task_name(env)}.yaml tunes for {env} "
+        f"({', '.join(lost[:3])}{more})"
+    ]
 
 
 def merge(*sources: Sources) -> Sources:
@@ -214,14 +234,12 @@ def _collect(tree: dict[str, Any], where: str, document: Document, sources: Sour
 
 
 def _similar(key: str, prefix: str) -> str:
-    """Settings of the same group with a close name; else the same or a close name in another group."""
-    every = [*settings(Config), *(name for name in groups(Config) if name)]
-    siblings = [name[len(prefix) :] for name in every if name.startswith(prefix)]
-    same = [name for name in every if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-    if same:
-        nested = "" if prefix else " (written below its group, indented)"
-        return f" Did you mean {' or '.join(map(repr, same))}?{nested}"
-    return did_you_mean(key, [name for name in siblings if "." not in name]) or did_you_mean(prefix + key, every)
+    """A sentence on what may have been meant; settings of the same group without its name, as they are written."""
+    meant = suggestions(prefix + key, [*settings(Config), *(name for name in groups(Config) if name)])
+    if not meant:
+        return ""
+    nested = " (written below its group, indented)" if not prefix and any("." in name for name in meant) else ""
+    return f" Did you mean {' or '.join(repr(name.removeprefix(prefix)) for name in meant)}?{nested}"
 
 
 # ------------------------------------------------------------------ the environment
@@ -231,6 +249,17 @@ def _task_name(env: str) -> str | None:
     return None if result is None else result.rsplit("_v", 1)[0]
 
 
+def _tuned(env: str) -> Sources:
+    """What configs/ has for a task; empty for other environments."""
+    tuned = Sources()
+    name = _task_name(env)
+    if name is not None:
+        tuned_file = resources.files("configs") / f"{name}.yaml"
+        if tuned_file.is_file():
+            _read_text(tuned_file.read_text(encoding="utf-8"), f"configs/{name}.yaml", tuned)
+    return tuned
+
+
 def _env_problems(config: Config, given: dict[str, str]) -> list[str]:
     if not config.env:
         tasks = ", ".join(mpe_id.rsplit("_v", 1)[0] for mpe_id in MPE_IDS)
@@ -238,6 +267,8 @@ def _env_problems(config: Config, given: dict[str, str]) -> list[str]:
             f"no environment is given: expected --env ID (or --resume DIR). MPE's tasks are {tasks}; any other "
             f"PettingZoo environment is given as package.module:function. For example: --env simple_speaker_listener"
         ]
+    if unfindable(config.env):
+        return [unfindable(config.env)]
     if _MODULE.fullmatch(config.env):
         return []
     try:

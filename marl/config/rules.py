@@ -88,6 +88,11 @@ def _trained(config: Config) -> int:
 
 WARNINGS: tuple[Rule, ...] = (
     Rule(
+        ("from_run", "from_parts"),
+        lambda c: c.from_run is None and c.from_parts != Config().from_parts,
+        lambda c: f"from_parts {c.from_parts} has no effect without --from RUN",
+    ),
+    Rule(
         ("total_steps", "maddpg.warmup_steps"),
         lambda c: _trained(c) <= max(c.maddpg.warmup_steps, c.maddpg.n_step * c.num_envs),
         lambda c: (

@@ -306,6 +306,11 @@ class Config:
     """On a GPU, record the training round as CUDA graphs and replay them; off: launch every kernel by itself."""
     run_dir: str | None = None
     """Where everything is written; unset: runs/<env>/<date-time>_seed<seed>/."""
+    from_run: str | None = None
+    """Run or checkpoint directory whose weights this run starts from, one replica from each, or all from the only one;
+    all else starts anew. `--from` for short."""
+    from_parts: Literal["actors", "all"] = "all"
+    """What starts from there: the actors alone, or the critics too; replay, optimisers and counters never do."""
     world_model: bool = False
     """Mix imagined transitions into the replay."""
     maddpg: MADDPGConfig = field(default_factory=MADDPGConfig)

@@ -85,6 +85,14 @@ class Collector:
             "returns": self.return_SNE.clone(),
         }
 
+    def begin_anew(self, state: dict[str, Any]) -> None:
+        """In place of `load_state_dict`: new episodes, those behind the ones that run in the state."""
+        self.obs_SNEO.copy_(self.grouped(self.env.renewed(state["env"])))
+        self.mask = None if self.env.mask is None else self.grouped(self.env.mask)
+        self.prev_SNEO.zero_()
+        self.first_SE.fill_(True)
+        self.return_SNE.zero_()
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.env.load_state_dict(state["env"])
         for mine, saved in (

@@ -127,6 +127,11 @@ class Replay:
             going_SEN = going_SEN & ~later["ended"].bool()
         return oldest
 
+    def interrupt(self) -> None:
+        """The running episodes do not go on with the next step: open sums stop here, as at a time limit."""
+        if self._window:
+            self._window[-1]["ended"].fill_(1.0)
+
     # --------------------------------------------------------------- sampling
     def sample(self, batch_size: int) -> Batch:
         """B transitions per replica, drawn uniformly with replacement."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pettingzoo.utils import BaseParallelWrapper
 
-from envs.pettingzoo.describe import describe_known, parallel_env
+from envs.pettingzoo.describe import describe_known, from_callable, parallel_env
 from envs.spec import EnvSpec
 from marl.errors import UserError
 from marl.play.rollout import Observations, Player, play
@@ -61,7 +62,8 @@ def film(
     """
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # no window, also where there is no screen
     arguments = {**(env_args or {}), "render_mode": "rgb_array"}
-    env = parallel_env(env_id, **arguments) if make is None else make(**arguments)
+    make = functools.partial(parallel_env, env_id) if make is None else functools.partial(from_callable, make)
+    env = _rendering(make, arguments, env_id)
     spec = describe_known(env_id, env)
     frames: list[list[Image.Image]] = []  # [episode][step]
 
@@ -82,6 +84,20 @@ def film(
             finished.append(_with_strip(picture, spec, played.actions[: t + 1, i], len(pictures), i))
         finished += finished[-1:] * PAUSE
     return finished
+
+
+def _rendering(make: Callable[..., Any], arguments: dict[str, Any], env_id: str) -> Any:
+    """The environment, asked for pictures."""
+    try:
+        return make(**arguments)
+    except UserError as error:
+        cause = error.__cause__
+        if isinstance(cause, TypeError) and "render_mode" in str(cause):
+            raise UserError(
+                f"{env_id} takes no argument render_mode; give its function a parameter render_mode=None, hand it on "
+                f'to the environment, and let env.render() return an array [height, width, 3] where it is "rgb_array".'
+            ) from error
+        raise
 
 
 def write_gif(frames: Sequence[np.ndarray], path: Path | str, fps: float = 8.0) -> None:

@@ -44,7 +44,10 @@ class SplitEnv(BatchedEnv):
         return self._part.reader
 
     def reset(self, seed: int | None = None) -> Tensor:
-        obs = self._part.reset(seed)
+        return self._begun(self._part.reset(seed))
+
+    def _begun(self, obs: Tensor) -> Tensor:
+        """All observations at the start of episodes, from this rank's."""
         result = self._exchanged({"obs": obs, "mask": self._part.mask})
         self.mask = result.get("mask")
         return result["obs"]
@@ -77,6 +80,9 @@ class SplitEnv(BatchedEnv):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take this rank's rows of the state of all environments."""
         self._part.load_state_dict(part_of(state, self._own, self.num_envs))
+
+    def renewed(self, state: dict[str, Any]) -> Tensor:
+        return self._begun(self._part.renewed(part_of(state, self._own, self.num_envs)))
 
     def close(self) -> None:
         self._part.close()
@@ -129,6 +135,9 @@ class PartSource:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._whole.load_state_dict(state)
+
+    def interrupt(self) -> None:
+        self._whole.interrupt()
 
     def metrics(self) -> dict[str, Tensor]:
         return self._whole.metrics()

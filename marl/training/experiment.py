@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -14,6 +14,7 @@ import envs
 from envs.batched import BatchedEnv
 from envs.history import History
 from envs.pettingzoo.describe import callable_id
+from envs.pettingzoo.workers import end_if_importing
 from envs.streams import Stream
 from marl.config.fields import flatten
 from marl.config.resolve import from_dict, to_dict, to_yaml, validated
@@ -37,6 +38,7 @@ from marl.training.rounds import Rounds
 from marl.training.saver import Saver
 from marl.training.stop import StopRequest
 from marl.training.trainer import Trainer
+from marl.training.warm_start import start_from
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def train(
     config: Config,
     *,
     resume: Path | None = None,
+    resume_environment: Literal["replay", "fresh"] = "replay",
     stop: StopRequest | None = None,
     make_env: Callable[..., Any] | None = None,
     ranks: Ranks | None = None,
@@ -62,6 +65,8 @@ def train(
     Args:
         config: the run; `run_dir` unset means runs/<env>/<date-time>_seed<seed>/.
         resume: checkpoint directory to continue from.
+        resume_environment: "replay": go on in the middle of the episodes that were running, exactly; "fresh": begin
+            new ones, for environments that cannot be replayed.
         stop: polled between rounds; the run saves and returns when it is requested.
         make_env: builds a PettingZoo ParallelEnv from `env_args`, in place of `config.env`, which then becomes its
             package.module:function.
@@ -72,9 +77,12 @@ def train(
         RunFailed, EnvFailure: the run broke on its way; checkpoints so far are kept.
         Echo: rank 0 has raised one of these (on the other ranks).
     """
+    end_if_importing()
     if ranks is None:
         with processes() as result:
-            return train(config, resume=resume, stop=stop, make_env=make_env, ranks=result)
+            return train(
+                config, resume=resume, resume_environment=resume_environment, stop=stop, make_env=make_env, ranks=result
+            )
     if make_env is None:
         config = validated(config)
     else:
@@ -88,24 +96,35 @@ def train(
         config = replace(config, device=str(device))
         keep_freed_memory()
         notes: list[str] = []
+        opened: list[RunDir] = []  # by rank 0
+
+        def describe() -> None:
+            for run in opened:
+                run.describe(to_yaml(replace(config, run_dir=None)))
 
         def open_directory() -> Path:
             path = Path(config.run_dir) if config.run_dir else fresh_default(config.env, config.seed)
             run = stack.enter_context(RunDir(path, resume is not None, note=notes.append))
-            run.describe(to_yaml(replace(config, run_dir=None)))
+            opened.append(run)
+            if resume is None:
+                describe()
             return run.path
 
         path = ranks.broadcast(open_directory)
-        env = _environment(config, make_env, division)
+        env = _environment(config, make_env, division, notes, resume is None and ranks.is_first)
         stack.callback(env.close)
+        fresh = resume_environment == "fresh"
         networks, width = len(division.trained) * env.spec.num_agents, max(config.maddpg.hidden)
         rows = config.maddpg.batch_size // (ranks.size if division.shared else 1)
         torch.set_num_threads(choose_threads(config.threads, networks, rows, width, ranks.local_size))
-        return _run(config, path, env, resume, stop or StopRequest(), make_env, notes, division)
+        return _run(config, path, env, resume, stop or StopRequest(), make_env, notes, division, fresh, describe)
 
 
-def _environment(config: Config, make_env: Callable[..., Any] | None, division: Division) -> BatchedEnv:
-    """The environments that this process steps."""
+def _environment(
+    config: Config, make_env: Callable[..., Any] | None, division: Division, notes: list[str], tried: bool
+) -> BatchedEnv:
+    """The environments that this process steps; `notes` gets what a user should know of them, which is `tried` where
+    they are new."""
     rows = division.rows(config.num_envs)
     workers = min(config.workers, len(rows))
     if make_env is not None:
@@ -118,6 +137,7 @@ def _environment(config: Config, make_env: Callable[..., Any] | None, division: 
         env = envs.make(
             config.env, len(rows), config.device, config.backend, rows=rows, workers=workers, **config.env_args
         )
+    notes += _remarks(env, config.env) if tried else []
     if config.maddpg.frames > 1:
         env = History(env, config.maddpg.frames)
     if division.shared and division.ranks.size > 1:
@@ -126,6 +146,25 @@ def _environment(config: Config, make_env: Callable[..., Any] | None, division: 
         env = SplitEnv(env, division.ranks)
     env.reset(seed=config.seed)
     return env
+
+
+def _remarks(env: BatchedEnv, name: str) -> list[str]:
+    """How an environment is played, and a warning where it does not keep what an exact resume needs."""
+    remarks = []
+    if getattr(env, "converted", False):
+        remarks.append(
+            f"Environment {name!r} is an AECEnv: it is played by pettingzoo's aec_to_parallel, without loss, as its "
+            f"metadata says is_parallelizable."
+        )
+    result = env.unrepeatable()
+    if not result:
+        return remarks
+    return [
+        *remarks,
+        f"warning: environment {name!r} is no function of its seed: played again from the same seed with the same "
+        f"actions, it gave another {result}. Training goes on, but the run cannot be repeated, and a resume has to "
+        f"begin new episodes (--resume-environment fresh). python -m envs.check looks closer.",
+    ]
 
 
 def _run(
@@ -137,6 +176,8 @@ def _run(
     make_env: Callable[..., Any] | None,
     notes: list[str],
     division: Division,
+    fresh: bool,
+    describe: Callable[[], None],
 ) -> RunResult:
     ranks = division.ranks
 
@@ -152,9 +193,12 @@ def _run(
 
     saved = ranks.first_only(saved_parts)
     learner, source = _learner(config, env, division)
+    if resume is None and config.from_run is not None:
+        notes.append(start_from(config, path, learner, division))
     with closing(_logger(config, path, saved, ranks)) as logger:
         for note in notes:
-            logger.say(note)
+            text = note.removeprefix("warning: ")
+            (logger.say if text == note else logger.warn)(text)
         trainer = Trainer(
             config,
             Rounds(config, env, learner, source),
@@ -165,7 +209,10 @@ def _run(
             division,
         )
         if resume is not None:
-            trainer.restore(None if saved is None else saved.parts)
+            trainer.restore(None if saved is None else saved.parts, fresh)
+            describe()  # now: a resume that is refused leaves the run's own words
+            if fresh:
+                logger.warn("new episodes begin: the run goes on, but not as it would have without the interruption.")
             saved = None  # its tensors are no longer needed
         else:
             logger.hparams(_plain_settings(config), ["evaluation/return"])

@@ -8,7 +8,9 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from envs.pettingzoo.describe import is_importable
 from marl.config.schema import Config
 from marl.evaluate.helpers import Helpers, beside, processes_for
 from marl.evaluate.results import Evaluation
@@ -39,7 +41,7 @@ def finish(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> Eval
         own, wanted = trainer.division.evaluated, config.evaluation
         _announce(config, trainer, logger, ", and looking at what the agents say beside it ...")
         with Helpers(path, [own], wanted.final_episodes, wanted.seed, wanted.max_steps) as helpers:
-            language = _attempt("language", lambda: _language(path, config, list(own)), logger)
+            language = _attempt("language", lambda: _language(path, config, list(own), None), logger)
             result = trainer.evaluator.evaluated(wanted.final_episodes, wanted.seed, "pettingzoo", 32, helpers, 0)
     else:
         result = _final_evaluation(config, path, trainer, logger)
@@ -51,9 +53,9 @@ def finish(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> Eval
     logger.say(f"{table(str(path), result)}\n({time.perf_counter() - began:.0f} s)")
     if config.logging.report:
         if not spec.routes:
-            _attempt("film", lambda: _film(path, config), logger)()
+            _attempt("film", lambda: _film(path, config, trainer.evaluator.make), logger)()
         elif language is None:
-            _attempt("language", lambda: _language(path, config, _extremes(result)), logger)()
+            _attempt("language", lambda: _language(path, config, _extremes(result), trainer.evaluator.make), logger)()
         else:
             language()
         _attempt("report", lambda: _page(path), logger)()
@@ -63,9 +65,17 @@ def finish(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> Eval
 
 def _closing_message(config: Config, path: Path, trainer: Trainer, trained: float) -> str:
     place, learner = shlex.quote(str(path)), trainer.rounds.learner
-    further = [f"python -m marl.evaluate {place}   (more episodes, --sampled, --gif film.gif)"]
-    if trainer.rounds.env.spec.routes:
-        further.append(f"python -m marl.communication {place}")
+    make, speaks = trainer.evaluator.make, bool(trainer.rounds.env.spec.routes)
+    if make is None or is_importable(make):
+        filmed = not config.logging.report or (path / "episodes.gif").exists()  # else it gives no pictures
+        options = "more episodes, --sampled, --gif film.gif" if filmed else "more episodes, --sampled"
+        further = [f"python -m marl.evaluate {place}   ({options})"]
+        further += [f"python -m marl.communication {place}"] if speaks else []
+    else:
+        loaded = f"Policy.load({str(path)!r})"
+        further = [f"evaluate({loaded}, {config.env!r}, make=...)   (in Python, with the same function)"]
+        further += [f"analyse_run({str(path)!r}, make=...)"] if speaks else []
+        further.append("or give the function a name in a module of its own: commands find it there")
     if config.logging.tensorboard:
         further.append(f"tensorboard --logdir {place}")
     return (
@@ -91,9 +101,16 @@ def _language_first(config: Config, path: Path, trainer: Trainer) -> bool:
 def _announce(config: Config, trainer: Trainer, logger: RunLog, end: str) -> None:
     players = f"each of {config.num_replicas} replicas" if config.num_replicas > 1 else "the policy"
     logger.say(
-        f"Training took {trainer.journal.clock.seconds:.0f} s. Playing {config.evaluation.final_episodes} episodes "
-        f"with {players} in the real environment{end}"
+        f"{_how_long(trainer)} Playing {config.evaluation.final_episodes} episodes with {players} in the real "
+        f"environment{end}"
     )
+
+
+def _how_long(trainer: Trainer) -> str:
+    if trainer.began == trainer.step:
+        return f"All {trainer.step} steps were trained before."
+    before = " in all" if trainer.began else ""
+    return f"Training took {trainer.journal.clock.seconds:.0f} s{before}."
 
 
 def _final_evaluation(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> Evaluation:
@@ -131,23 +148,24 @@ def _extremes(result: Evaluation) -> list[int]:
     return sorted({by_return[i].replica for i in (0, last // 2, last)})
 
 
-def _language(path: Path, config: Config, chosen: list[int]) -> str:
+def _language(path: Path, config: Config, chosen: list[int], make: Callable[..., Any] | None) -> str:
     from marl.communication.options import QUICK
     from marl.communication.run_analysis import analyse_run
 
-    text = analyse_run(path, QUICK, replicas=chosen).text
+    text = analyse_run(path, QUICK, replicas=chosen, make=make).text
     if len(chosen) < config.num_replicas:
         listed = ", ".join(map(str, chosen))
-        text += f"\n(replicas {listed}, the least, the middle and the greatest return; all of them: "
-        text += f"python -m marl.communication {shlex.quote(str(path))})"
+        text += f"\n(replicas {listed}, the least, the middle and the greatest return"
+        known = make is None or is_importable(make)
+        text += f"; all of them: python -m marl.communication {shlex.quote(str(path))})" if known else ")"
     return text
 
 
-def _film(path: Path, config: Config) -> str:
+def _film(path: Path, config: Config, make: Callable[..., Any] | None) -> str:
     from marl.figures.film import film, write_gif
     from marl.play.policy import Policy
 
-    frames = film(Policy.load(path), config.env, seed=config.evaluation.seed, env_args=config.env_args)
+    frames = film(Policy.load(path), config.env, seed=config.evaluation.seed, env_args=config.env_args, make=make)
     write_gif(frames, path / "episodes.gif")
     return f"Film: {path / 'episodes.gif'}"
 

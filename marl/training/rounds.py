@@ -172,11 +172,16 @@ class Rounds:
             "progress": {"step": self.step, "credit": self.credit, "returns": self.returns.state_dict()},
         }
 
-    def load_state_dict(self, parts: dict[str, Any]) -> None:
-        """Continue bit for bit, where updates are computed in the form in which they were."""
+    def load_state_dict(self, parts: dict[str, Any], new_episodes: bool = False) -> None:
+        """Continue bit for bit, where updates are computed in the form in which they were; or with new episodes in
+        place of those that were running."""
         self.learner.load_state_dict(parts["learner"])
         self.source.load_state_dict(parts["source"])
-        self.collector.load_state_dict(parts["collector"])
+        if new_episodes:
+            self.source.interrupt()
+            self.collector.begin_anew(parts["collector"])
+        else:
+            self.collector.load_state_dict(parts["collector"])
         progress = parts["progress"]
         self.step, self.credit = progress["step"], progress["credit"]
         self.returns.load_state_dict(progress["returns"])

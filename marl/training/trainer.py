@@ -41,6 +41,7 @@ class Trainer:
     ) -> None:
         self.config, self.rounds, self.journal, self.evaluator = config, rounds, journal, evaluator
         self.saver, self.stop, self.division = saver, stop, division
+        self.began = 0  # the step at which this process took the run over
 
     @property
     def step(self) -> int:
@@ -106,11 +107,12 @@ class Trainer:
         parts = self.rounds.state_dict()
         return {**parts, "progress": {**parts["progress"], **self.journal.state_dict()}}
 
-    def restore(self, parts: dict[str, Any] | None) -> None:
-        """Continue from the parts of a checkpoint, which rank 0 has read."""
+    def restore(self, parts: dict[str, Any] | None, new_episodes: bool = False) -> None:
+        """Continue from the parts of a checkpoint, which rank 0 has read; see `Rounds.load_state_dict`."""
         parts = self.division.cut(parts)
-        self.rounds.load_state_dict(parts)
+        self.rounds.load_state_dict(parts, new_episodes)
         self.journal.load_state_dict(parts["progress"])
+        self.began = self.step
         before, now = parts["learner"].get("form", "autograd"), self.rounds.learner.form
         if before != now:
             self.journal.logger.warn(

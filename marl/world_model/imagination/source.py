@@ -196,6 +196,9 @@ class ImaginationSource:
             return real
         return mixed(real, self.imagined.sample(count), self.imagined.usable_S > 0)
 
+    def interrupt(self) -> None:
+        self.replay.interrupt()  # the model's frames know the first of an episode
+
     def warnings(self) -> list[str]:
         """What the user should know of the model, with what to change; empty where all is well."""
         return self.training.model.warnings()

@@ -7,8 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
-from toy_envs import Talkers, Toy, Vectors
+from toy_envs import Talkers, Toy, Vectors, same_step
 
 import envs
 from envs import Route, UserError
@@ -92,11 +93,31 @@ def test_wrong_arguments_are_told():
         PettingZooEnv(make=3)
 
 
-def test_an_aec_environment_is_pointed_to_its_conversion():
+def test_a_game_of_turns_is_pointed_to_its_conversion():
+    """Guard: seen failing with pettingzoo's own AssertionError."""
+    from pettingzoo.utils.conversions import parallel_to_aec_wrapper
+
+    def turns(**metadata):
+        env = parallel_to_aec_wrapper(Toy())
+        env.metadata = {"name": "turns", **metadata}
+        return env
+
+    told = r"is an AECEnv.*does not say is_parallelizable.*turn_based_aec_to_parallel"
+    for metadata in ({}, {"is_parallelizable": False}):
+        with pytest.raises(UserError, match=told):
+            PettingZooEnv(make=functools.partial(turns, **metadata))
+
+
+def test_an_aec_environment_without_turns_is_converted():
+    """It plays as the ParallelEnv that it was made of. Guard: seen failing with a refusal."""
     from pettingzoo.utils.conversions import parallel_to_aec
 
-    with pytest.raises(UserError, match=r"AECEnv.*turn_based_aec_to_parallel"):
-        PettingZooEnv(make=lambda: parallel_to_aec(Toy()))
+    converted, own = PettingZooEnv(make=lambda: parallel_to_aec(Toy())), PettingZooEnv(make=Toy)
+    assert converted.converted and not own.converted
+    assert torch.equal(converted.reset(3), own.reset(3))
+    for t in range(15):
+        actions = torch.full((2, 1, 1), t % 4)
+        same_step(converted.step(actions), own.step(actions))
 
 
 def test_partial_functions_have_a_name():

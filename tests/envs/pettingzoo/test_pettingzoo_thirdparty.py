@@ -56,6 +56,26 @@ def resumes(env: PettingZooEnv, again: PettingZooEnv, generator: torch.Generator
         same_step(env.step(actions), again.step(actions))
 
 
+@pytest.mark.parametrize("name", ["pettingzoo.classic.rps_v2", "pettingzoo.sisl.pursuit_v5"])
+def test_a_parallelizable_aec_environment_plays_as_its_parallel_one(name):
+    """`env` of the package returns an AECEnv, `parallel_env` the same as a ParallelEnv."""
+    pytest.importorskip(name)
+    converted, own = PettingZooEnv(f"{name}:env"), PettingZooEnv(f"{name}:parallel_env")
+    assert converted.converted and not own.converted
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(converted.reset(1), own.reset(1))
+    for _ in range(20):
+        actions = actions_of(own, generator)
+        same_step(converted.step(actions), own.step(actions))
+
+
+@pytest.mark.parametrize("name", ["tictactoe_v3", "connect_four_v3"])
+def test_a_real_game_of_turns_is_refused_with_its_conversion(name):
+    pytest.importorskip(f"pettingzoo.classic.{name}")
+    with pytest.raises(UserError, match=rf"{name}:env' is an AECEnv.*turn_based_aec_to_parallel\(env\)"):
+        PettingZooEnv(f"pettingzoo.classic.{name}:env")
+
+
 def test_knights_archers_zombies_agents_die():
     """It carries a counter of zombies over to the next episode; made anew for each it can be resumed."""
     options = {"max_cycles": 300, "num_knights": 1, "num_archers": 1, "spawn_delay": 3, "max_zombies": 20}

@@ -45,7 +45,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
 
 
 def raises(error: BaseException) -> Train:
-    def train(config: Config, resume: Path | None, stop: StopRequest, ranks: Ranks) -> None:
+    def train(config: Config, resume: Path | None, stop: StopRequest, ranks: Ranks, resume_environment: str) -> None:
         Path(config.run_dir or "").mkdir(exist_ok=True)
         raise error
 
@@ -55,7 +55,7 @@ def raises(error: BaseException) -> Train:
 def test_done(run: Callable) -> None:
     seen: list[Config] = []
 
-    def train(config: Config, resume: Path | None, stop: StopRequest, ranks: Ranks) -> None:
+    def train(config: Config, resume: Path | None, stop: StopRequest, ranks: Ranks, resume_environment: str) -> None:
         seen.append(config)
         assert resume is None and not stop.requested
 
@@ -67,12 +67,12 @@ def test_the_run_directory_is_decided_before_the_run(run: Callable) -> None:
     seen: list[Config] = []
     code = cli.main(["--help"])
     assert code == 0
-    run(lambda config, resume, stop, ranks: seen.append(config), "--device", "auto", "--run-dir", "none")
+    run(lambda config, **rest: seen.append(config), "--device", "auto", "--run-dir", "none")
     assert seen[0].device == "auto" and str(seen[0].run_dir).startswith("runs/simple/2")
 
 
 def test_warnings_come_first(run: Callable) -> None:
-    code, err = run(lambda config, resume, stop, ranks: None, "--total-steps", "100")
+    code, err = run(lambda config, **rest: None, "--total-steps", "100")
     assert code == 0 and err.startswith("warning: total_steps 100 ends before the first update")
 
 
@@ -141,7 +141,7 @@ def test_out_of_memory_is_the_users_with_options(run: Callable, error: Exception
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_with_its_code_and_the_resume_command(run: Callable, number: int, code: int) -> None:
-    def train(config: Config, resume: Path | None, stop: StopRequest, ranks: Ranks) -> None:
+    def train(config: Config, resume: Path | None, stop: StopRequest, ranks: Ranks, resume_environment: str) -> None:
         os.kill(os.getpid(), number)
         assert stop.requested
         with stop.saving():

@@ -91,6 +91,36 @@ def test_the_other_verdicts():
     assert constant_replicas([merged, babbling]) == []
 
 
+def test_nothing_to_tell():
+    """Guard: seen failing with "tells nothing measurable" and "no language"."""
+    _, found, _ = analysed("perfect")
+    report = found.channels[0]
+    table = np.array(report.signalling.table)
+    table[1:] = 0
+    counts = tuple(tuple(int(x) for x in row) for row in table)
+    report = replace(report, signalling=replace(report.signalling, table=counts))
+    assert what_is_said(report) == ["There was nothing to tell: the goal of speaker_0 was the same in every episode."]
+    one = replace(found, channels=(report,))
+    assert summary(one) == "nothing to tell: the goal is the same in every episode"
+    assert summary(replace(found, channels=(report, found.channels[0]))).startswith("a language")
+
+
+def test_a_receiver_that_hardly_listens():
+    """Guard: seen failing with "listens: another symbol would change its move in 0% of the situations"."""
+    _, found, _ = analysed("perfect")
+    report = found.channels[0]
+    ((head, heard),) = report.influence.items()
+    faint = replace(
+        heard, flip_rate=replace(heard.flip_rate, mean=0.004), cic_uniform=replace(heard.cic_uniform, mean=0.05)
+    )
+    report = replace(report, influence={head: faint})
+    assert what_is_heard(report) == [
+        "listener_0 hardly listens: another symbol would change how likely its choices of move are, but the choice "
+        "itself in less than 2% of the situations."
+    ]
+    assert summary(replace(found, channels=(report,))) == "spoken, but hardly anybody listens"
+
+
 def test_a_large_vocabulary_shows_the_symbols_that_are_used():
     _, found, _ = analysed("constant")
     report = found.channels[0]

@@ -13,6 +13,7 @@ from whole_runs import MANY_OPTIONS, MODEL, assert_same, begun, config, differen
 from envs.spec import AgentSpec, EnvSpec, Head
 from envs.streams import Stream
 from marl import train
+from marl.cli.launch import main
 from marl.cli.parse import parse
 from marl.data.batch import Transitions
 from marl.data.replay import Replay
@@ -79,19 +80,36 @@ def test_the_length_may_change(tmp_path: Path, steps: str) -> None:
     assert source["size"] == end and source["data"].shape[1] == end
 
 
-@pytest.mark.parametrize(("total", "longer"), [("240", "100"), ("241", "480")])
+@pytest.mark.parametrize(("total", "longer"), [("240", "480"), ("241", "480")])
 def test_the_length_of_a_finished_run_may_change(tmp_path: Path, total: str, longer: str) -> None:
-    """The replay was full to the last row, or is larger than the new one.
+    """The replay was full to the last row, or a row larger than what was trained.
 
     Guard: seen failing as above (241 to 480: the newest rows overwrote the oldest, and rows that nothing was ever
-    written to were drawn; 240 to 100: a traceback).
+    written to were drawn).
     """
     run = whole(tmp_path / "run", {"total_steps": int(total)})
     short = state(run)["source"]
     end = resumed(run, "--total-steps", longer).step
     long = state(run)["source"]
-    assert end == long["size"] == max(480 if longer == "480" else 240, 240)
+    assert end == long["size"] == 480
     assert torch.equal(long["data"][:, : short["size"]], short["data"])
+
+
+def test_a_length_that_is_trained_already_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Guard: seen failing when config.yaml was rewritten to the smaller number."""
+    run = whole(tmp_path / "run")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert main(["--resume", str(run), "--total-steps", "100"]) == 2
+    told = capsys.readouterr().err
+    assert told == (
+        "error: --total-steps: this run has trained 240 steps already, 100 are wanted. Nothing was changed; give more "
+        "steps to go on.\n"
+    )
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert main(["--resume", str(run)]) == 0
+    told = "".join(capsys.readouterr())
+    assert "All 240 steps were trained before. Playing" in told and "Training took" not in told
 
 
 def test_a_replay_of_another_capacity_takes_the_newest_rows_over() -> None:

@@ -1,0 +1,137 @@
+"""Environments that are given as functions in Python: what a run draws, measures and advises."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from strange_envs import Speaks
+from whole_runs import ENVS, config
+
+from envs.pettingzoo.describe import is_importable
+from marl import Policy, train
+from marl.cli import main
+from marl.evaluate import evaluate
+
+REPORT = {"logging.report": True, "total_steps": 40}
+
+
+class Drawn(Speaks):
+    """Renders where it is asked to."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__()
+        self.render_mode = render_mode
+
+    def render(self) -> np.ndarray | None:
+        return np.full((8, 8, 3), 40 * self.t, np.uint8) if self.render_mode == "rgb_array" else None
+
+
+class Silent(Drawn):
+    """Nobody hears what is said."""
+
+    metadata = {"name": "silent_v0"}  # noqa: RUF012
+
+
+def ended(tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Any) -> tuple[Path, str]:
+    run = tmp_path / "run"
+    train(config(run, REPORT), make_env=make)
+    return run, "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("make", [Drawn, Silent, lambda render_mode=None: Silent(render_mode)])
+def test_a_film_of_a_function(tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Any) -> None:
+    """Guard: seen failing with "no film: ... there is no module"."""
+    run, told = ended(tmp_path, capsys, make)
+    assert "--gif film.gif" in told or "make=..." in told
+    assert "warning: no film" not in told and "warning: no language" not in told, told
+    assert (run / "episodes.gif").read_bytes().startswith(b"GIF")
+
+
+def test_a_function_that_takes_no_render_mode_is_told_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, told = ended(tmp_path, capsys, lambda: Silent())
+    assert "no film: test_make_env:" in told and "give its function a parameter render_mode=None" in told
+    assert not (run / "episodes.gif").exists()
+
+
+def test_the_advice_can_be_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Guard: seen failing with commands that end in "there is no module"."""
+    make = lambda render_mode=None: Drawn(render_mode)  # noqa: E731 - a function without a name
+    run, told = ended(tmp_path, capsys, make)
+    env = "test_make_env:test_the_advice_can_be_followed.<locals>.<lambda>"
+    assert f"evaluate(Policy.load({str(run)!r}), {env!r}, make=...)" in told
+    assert f"analyse_run({str(run)!r}, make=...)" in told and "python -m" not in told
+    assert evaluate(Policy.load(str(run)), env, make=make, episodes=2).replicas
+    assert main(["--resume", str(run)]) == 2
+    told = capsys.readouterr().err
+    assert (
+        "was a function in Python, which no other command can import" in told and "make_env=... of marl.train" in told
+    )
+
+
+def test_a_function_that_commands_find(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert is_importable(Speaks) and is_importable(Drawn)
+    assert not is_importable(lambda: Speaks()) and not is_importable(type("Speaks", (Speaks,), {}))
+    monkeypatch.setattr(Drawn, "__module__", "__main__")
+    assert not is_importable(Drawn)
+    run, told = ended(tmp_path, capsys, Speaks)
+    assert f"python -m marl.evaluate {run}" in told and f"python -m marl.communication {run}" in told
+    assert "--gif" not in told, "it gives no pictures"
+
+
+# ------------------------------------------------------------------ scripts
+SCRIPT = """
+import sys
+sys.path.insert(0, {helpers!r})
+from toy_envs import Toy
+from whole_runs import config
+from marl import train
+print("from the first line", flush=True)
+def work():
+    train(config({run!r}, {{"workers": 2, "total_steps": 40}}), make_env=Toy)
+"""
+
+
+def script(tmp_path: Path, last: str) -> subprocess.CompletedProcess[str]:
+    file = tmp_path / "script.py"
+    file.write_text(SCRIPT.format(helpers=str(ENVS), run=str(tmp_path / "run")) + last)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["."] + [place for place in sys.path if place])}
+    return subprocess.run([sys.executable, str(file)], env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_a_script_that_would_run_again_in_every_worker(tmp_path: Path) -> None:
+    """Guard: seen failing with multiprocessing's own words, once a worker, and "died with exit code 1"."""
+    done = script(tmp_path, "work()\n")
+    assert done.returncode == 1
+    told = f"UserError: every worker process runs {tmp_path / 'script.py'} again from its first line"
+    assert done.stderr.count(told) == 1 and 'if __name__ == "__main__":' in done.stderr, done.stderr
+    assert done.stderr.count("Traceback") == 1 and "bootstrapping" not in done.stderr
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_guarded_script_trains(tmp_path: Path) -> None:
+    done = script(tmp_path, 'if __name__ == "__main__":\n    work()\n')
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "evaluation.json").exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # these packages warn of each other's future
+def test_an_aec_environment_trains_and_says_how(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pettingzoo.classic.rps_v2")
+    run = tmp_path / "run"
+    flags = ["--env", "pettingzoo.classic.rps_v2:env", "--total-steps", "64", "--evaluation.final-episodes", "2"]
+    assert main([*flags, "--run-dir", str(run), "--no-logging.report", "--device", "cpu"]) == 0
+    told = "".join(capsys.readouterr())
+    assert told.count("is an AECEnv: it is played by pettingzoo's aec_to_parallel, without loss") == 1
+    assert "no function of its seed" not in told
+    assert main(["--env", "pettingzoo.classic.tictactoe_v3:env", "--run-dir", str(tmp_path / "other")]) == 2
+    assert "turn_based_aec_to_parallel(env)" in capsys.readouterr().err
