@@ -116,16 +116,16 @@ class Contract:
         """
         rng = np.random.default_rng(seed)
         observations, infos = self._reset(env, seed)
-        live = list(env.agents)
+        # PettingZoo's own test compares env.agents as a set: its order may change from reset to reset.
+        live = [name for name in self.names if name in env.agents]
         seen = set(live)
         masks = self._observations(env, live, observations, infos, "reset")
         records = [self._record(live, observations)]
-        kept, before = observations, copy.deepcopy(observations)
         for step in range(1, self.max_steps + 1):
             actions = {name: random_action(env.action_space(name), masks.get(name), rng) for name in live}
             sent = copy.deepcopy(actions)
             result = self._step(env, actions, step)
-            self._unchanged(actions, sent, kept, before)
+            self._unchanged(actions, sent)
             observations, rewards, terminations, truncations, infos = result
             late = [name for name in env.agents if name not in seen]
             self._known(late, step)
@@ -135,7 +135,6 @@ class Contract:
             masks = self._observations(env, [*live, *late], observations, infos, f"step {step}")
             self._numbers(live, rewards, terminations, truncations, step)
             records.append(self._record(live, observations, rewards, terminations, truncations))
-            kept, before = observations, copy.deepcopy(observations)
             done = [name for name in live if terminations[name] or truncations[name]]
             live = self._agents(env, live, late, done, step)
             seen.update(late)
@@ -173,13 +172,6 @@ class Contract:
         self._known(agents, 0)
         if not agents:
             raise self.stop("no agents", "env.agents is empty after reset, expected the agents of the new episode.")
-        ordered = [name for name in self.names if name in agents]
-        if agents != ordered:
-            raise self.stop(
-                "agent order",
-                f"env.agents is {agents} after reset, expected {ordered}, the order of possible_agents: set it with "
-                "self.agents = self.possible_agents[:].",
-            )
         self._keys(observations, set(agents), "observations", 0)
         return observations, infos
 
@@ -315,18 +307,12 @@ class Contract:
             raise self.stop("revived agents", f"{back} came back at step {step}, expected ended agents to stay away.")
         return stay
 
-    def _unchanged(self, actions: Any, sent: Any, kept: Any, before: Any) -> None:
+    def _unchanged(self, actions: Any, sent: Any) -> None:
         if not _same(actions, sent):
             self.say(
                 "mutated actions",
                 f"step changed the actions it was given, from {sent} to {actions}, expected them untouched: copy "
                 "before computing in place (a //= b changes the caller's array).",
-            )
-        if not _same(kept, before):
-            self.say(
-                "mutated observations",
-                "an observation that was returned before has changed during the next step, expected it to stay as it "
-                "was: return a copy (obs.copy()), not the buffer that the environment writes into.",
             )
 
     def _record(self, live: Sequence[str], observations: Any, *ends: Any) -> Record:

@@ -191,6 +191,43 @@ class Common(Strange):
         return seen, paid, ended | {"__all__": False}, cut | {"__all__": not self.agents}, infos | {"__common__": {}}
 
 
+class Shuffled(Strange):
+    """`env.agents` stands in another order in every second episode."""
+
+    def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        result = super().reset(seed)
+        self.agents = sorted(self.agents, reverse=seed is not None and seed % 2 == 1)
+        return result
+
+
+class ComesLate(Strange):
+    """`right` comes in the third step."""
+
+    def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        seen, infos = super().reset(seed)
+        self.agents = ["left"]
+        return {"left": seen["left"]}, {"left": infos["left"]}
+
+    def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
+        if self.t == 2:
+            self.agents = ["left", "right"]
+        seen, paid, ended, cut, infos = super().step({"right": 0, **actions})
+        return seen, {name: pay if name in actions else 0.0 for name, pay in paid.items()}, ended, cut, infos
+
+
+class OneBuffer(Strange):
+    """Both agents get the same array at every step, and every step writes into it."""
+
+    buffer = np.zeros(3, np.float32)
+
+    def see_space(self, name: str) -> spaces.Space:
+        return spaces.Box(0, 1, (3,), np.float32)
+
+    def see(self, name: str) -> Any:
+        self.buffer[:] = np.eye(3, dtype=np.float32)[self.door]
+        return self.buffer
+
+
 class OldReset(Strange):
     """Observations only, as environments of old returned them."""
 

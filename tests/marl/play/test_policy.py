@@ -20,7 +20,8 @@ from marl.evaluate import evaluate
 from marl.learner.networks import Actor
 from marl.runs import checkpoint
 
-PLAYED = ("Strange", "Cells", "Images", "Nested", "MaskSeen", "MaskTold", "Joint", "OneLeaves", "Spaced", "OneStep")
+PLAYED = ("Strange", "Cells", "Images", "Nested", "MaskSeen", "MaskTold", "Joint", "OneLeaves", "ComesLate", "Shuffled")
+PLAYED += ("Spaced", "OneStep", "OneBuffer")
 EPISODES = 6
 
 
