@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from envs.errors import EnvFailure, UserError, did_you_mean
@@ -43,7 +43,8 @@ def make(
     rows: Sequence[int] | Tensor | None = None,
     stagger: bool = False,
     workers: int = 0,
-    **env_args: Any,
+    env_args: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> BatchedEnv:
     """Environments stepped together.
 
@@ -58,7 +59,9 @@ def make(
             alone, not on the rows beside it.
         stagger: torch only: shift the phases of the rows, so that not all episodes end in the same step.
         workers: pettingzoo only: number of worker processes, 0 for none.
-        env_args: the environment's own arguments.
+        env_args: the environment's own arguments, whatever their names.
+        more: further arguments of the environment; pettingzoo only: also `heads`, `routes` and the other declarations
+            of `PettingZooEnv`.
 
     Raises:
         UserError: unknown id, backend or argument, or a value that is not supported; with close matches.
@@ -76,7 +79,7 @@ def make(
 
         rows = rows.tolist() if isinstance(rows, torch.Tensor) else rows
         return PettingZooEnv(
-            env_id, num_envs=num_envs, device=device, dtype=dtype, rows=rows, workers=workers, **env_args
+            env_id, num_envs=num_envs, device=device, dtype=dtype, rows=rows, workers=workers, env_args=env_args, **more
         )
     if names_function(env_id):
         raise UserError(f'{env_id!r} is not an MPE id and needs backend="pettingzoo".')
@@ -84,7 +87,7 @@ def make(
         raise UserError(f'workers={workers} needs backend="pettingzoo"; the torch backend has no worker processes.')
     from envs import mpe
 
-    return mpe.make(env_id, num_envs, device, dtype, rows, stagger, **env_args)
+    return mpe.make(env_id, num_envs, device, dtype, rows, stagger, {**(env_args or {}), **more})
 
 
 def __getattr__(name: str) -> Any:

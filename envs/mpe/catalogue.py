@@ -90,7 +90,7 @@ def check_arguments(name: str, given: dict[str, Any], allowed: Sequence[str]) ->
             )
 
 
-def parallel_env(name: str, **kwargs: Any) -> Any:
+def parallel_env(name: str, /, **kwargs: Any) -> Any:
     """The real `mpe2` ParallelEnv; imports mpe2 at the first call.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -71,7 +71,7 @@ _FIXED = {"continuous_actions": False, "render_mode": None, "benchmark_data": Fa
 _IGNORED = ("dynamic_rescaling",)  # changes only how mpe2 draws
 
 
-def make_scenario(env_id: str, **env_args: Any) -> Scenario:
+def make_scenario(env_id: str, /, **env_args: Any) -> Scenario:
     """A scenario from its id (with or without version) and mpe2's own keyword arguments.
 
     Raises:
@@ -96,7 +96,7 @@ def make(
     dtype: torch.dtype = torch.float32,
     rows: Sequence[int] | Tensor | None = None,
     stagger: bool = False,
-    **env_args: Any,
+    env_args: Mapping[str, Any] | None = None,
 ) -> MPE:
     """`num_envs` environments of an MPE scenario; see `MPE` and `make_scenario`."""
-    return MPE(make_scenario(env_id, **env_args), num_envs, device, dtype, rows, stagger)
+    return MPE(make_scenario(env_id, **(env_args or {})), num_envs, device, dtype, rows, stagger)

@@ -27,7 +27,7 @@ DECLARED: dict[str, Any] = {"heads": Mapping, "routes": list | tuple, "teams": l
 
 
 # ----------------------------------------------------------------- construction
-def parallel_env(env_id: str, **env_args: Any) -> ParallelEnv:
+def parallel_env(env_id: str, /, **env_args: Any) -> ParallelEnv:
     """Construct the real PettingZoo environment of an MPE id or of `package.module:function`.
 
     The current directory is importable, as with `python -m`.
@@ -42,7 +42,7 @@ def parallel_env(env_id: str, **env_args: Any) -> ParallelEnv:
     return _call(_function(env_id), env_id, env_args)
 
 
-def from_callable(make: Callable[..., ParallelEnv], **env_args: Any) -> ParallelEnv:
+def from_callable(make: Callable[..., ParallelEnv], /, **env_args: Any) -> ParallelEnv:
     """Construct the environment that `make(**env_args)` returns; the same errors as `parallel_env`."""
     if not callable(make):
         raise UserError(f"make must be a function that returns a ParallelEnv, got {type(make).__name__}.")

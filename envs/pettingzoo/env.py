@@ -95,7 +95,8 @@ class PettingZooEnv(BatchedEnv):
             episode to the next although they are reset with a seed (knights_archers_zombies_v11 does): without it a
             run with them cannot be resumed exactly.
         worker_timeout: seconds that a worker may take for one step of all its copies before it counts as hung.
-        **env_args: keyword arguments of the environment.
+        env_args: the environment's own arguments, whatever their names.
+        more: further ones, for those whose names are not taken here.
 
     Raises:
         UserError: the environment cannot be made or used, or a declaration does not fit it.
@@ -119,7 +120,8 @@ class PettingZooEnv(BatchedEnv):
         fixed_agents: bool | None = None,
         rebuild: bool = False,
         worker_timeout: float = 60.0,
-        **env_args: Any,
+        env_args: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> None:
         self.num_envs = num_envs
         self.device = torch.device(device)
@@ -130,7 +132,7 @@ class PettingZooEnv(BatchedEnv):
             raise UserError(
                 f"workers must be at least 0 and worker_timeout above 0, got {workers} and {worker_timeout}."
             )
-        recipe = replace(_recipe(env_id, make, env_args), rebuild=rebuild)
+        recipe = replace(_recipe(env_id, make, {**(env_args or {}), **more}), rebuild=rebuild)
         declared = {"heads": heads, "routes": routes, "teams": teams, "fixed_agents": fixed_agents}
         self._is_mpe = recipe.is_mpe
         template = recipe()

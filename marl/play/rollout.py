@@ -243,13 +243,13 @@ def _open(
     spec: EnvSpec | None,
 ) -> _Lockstep:
     if backend == "torch" and make is None:
-        return _Batched(envs.make(env_id, num_envs=size, device="cpu", backend="torch", **env_args))
+        return _Batched(envs.make(env_id, num_envs=size, device="cpu", backend="torch", env_args=env_args))
     if backend != "pettingzoo":
         raise UserError(f"got backend={backend!r}; expected 'pettingzoo', or 'torch' for an MPE id (without make=).")
     if make is None and not names_function(env_id):
         return _RealMPE([catalogue.parallel_env(env_id, **env_args) for _ in range(size)], env_id, spec)
     # float64 keeps rewards as the environment gave them
-    return _Batched(PettingZooEnv(env_id, size, dtype=torch.float64, spec=spec, make=make, **env_args))
+    return _Batched(PettingZooEnv(env_id, size, dtype=torch.float64, spec=spec, make=make, env_args=env_args))
 
 
 class _RealMPE:

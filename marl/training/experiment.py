@@ -131,11 +131,16 @@ def _environment(
         from envs.pettingzoo.env import PettingZooEnv
 
         env: BatchedEnv = PettingZooEnv(
-            make=make_env, num_envs=len(rows), device=config.device, rows=rows, workers=workers, **config.env_args
+            make=make_env,
+            num_envs=len(rows),
+            device=config.device,
+            rows=rows,
+            workers=workers,
+            env_args=config.env_args,
         )
     else:
         env = envs.make(
-            config.env, len(rows), config.device, config.backend, rows=rows, workers=workers, **config.env_args
+            config.env, len(rows), config.device, config.backend, rows=rows, workers=workers, env_args=config.env_args
         )
     notes += _remarks(env, config.env) if tried else []
     if config.maddpg.frames > 1:

@@ -66,7 +66,7 @@ class Assessment(Record):
 
 
 def collect(
-    env_id: str, policy: Policy | None, replicas: int, episodes: int, steps: int, seed: int, **env_args: Any
+    env_id: str, policy: Policy | None, replicas: int, episodes: int, steps: int, seed: int, **options: Any
 ) -> Sequences:
     """Fresh episodes in the torch or PettingZoo environment, the same for every replica where the actions are.
 
@@ -77,9 +77,9 @@ def collect(
         episodes: B.
         steps: of each episode; those that end earlier leave invalid frames.
         seed: of resets and choices.
-        env_args: keyword arguments of `envs.make`.
+        options: keyword arguments of `envs.make`.
     """
-    env = envs.make(env_id, num_envs=replicas * episodes, **env_args)
+    env = envs.make(env_id, num_envs=replicas * episodes, **options)
     spec, layout = env.spec, Layout(env.spec)
     stream = Stream(seed, "assess", range(replicas))
     mask = spec.head_mask[:, None]

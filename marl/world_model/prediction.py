@@ -66,7 +66,7 @@ def evaluate(saved: SavedModel, episodes: int, seed: int, own_policy: bool) -> t
 
     def play(first: int) -> Sequences:
         return collect(
-            config.env, policy, config.num_replicas, episodes, steps, first, backend=backend, **config.env_args
+            config.env, policy, config.num_replicas, episodes, steps, first, backend=backend, env_args=config.env_args
         )
 
     seq = play(seed)

@@ -13,10 +13,13 @@ import pytest
 from strange_envs import Speaks
 from whole_runs import ENVS, config
 
+import envs
 from envs.pettingzoo.describe import is_importable
 from marl import Policy, train
 from marl.cli import main
+from marl.errors import UserError
 from marl.evaluate import evaluate
+from marl.evaluate.__main__ import main as evaluation
 
 REPORT = {"logging.report": True, "total_steps": 40}
 
@@ -135,3 +138,34 @@ def test_an_aec_environment_trains_and_says_how(tmp_path: Path, capsys: pytest.C
     assert "no function of its seed" not in told
     assert main(["--env", "pettingzoo.classic.tictactoe_v3:env", "--run-dir", str(tmp_path / "other")]) == 2
     assert "turn_based_aec_to_parallel(env)" in capsys.readouterr().err
+
+
+OURS = ("env_id", "num_envs", "device", "backend", "dtype", "rows", "stagger", "workers", "spec", "make", "heads")
+MORE = ("routes", "teams", "fixed_agents", "rebuild", "worker_timeout", "name", "seed", "steps", "policy")
+
+
+def named_like_ours(**given: Any) -> Speaks:
+    """An environment whose arguments have the names of this package's."""
+    assert given == {name: f"own {name}" for name in (*OURS, *MORE)}, given
+    return Speaks()
+
+
+@pytest.mark.parametrize("by_id", [True, False])
+def test_arguments_of_an_environment_are_its_own_whatever_their_names(tmp_path: Path, by_id: bool) -> None:
+    """Guard: seen failing with "multiple values for argument 'num_envs'" and with `teams` taken for ours."""
+    settings = {"env_args": {name: f"own {name}" for name in (*OURS, *MORE)}, "total_steps": 20}
+    run = tmp_path / "run"
+    if by_id:
+        train(config(run, {**settings, "env": "test_make_env:named_like_ours", "backend": "pettingzoo"}))
+        assert evaluation([str(run), "--episodes", "2", "--gif", str(tmp_path / "film.gif")]) == 2  # no render_mode
+        assert evaluation([str(run), "--episodes", "2"]) == 0
+    else:
+        result = train(config(run, settings), make_env=named_like_ours)
+        assert result.evaluation is not None and len(result.evaluation.replicas) == 1
+
+
+def test_unknown_arguments_of_an_mpe_task_are_refused_whatever_their_names() -> None:
+    for name in ("num_envs", "device", "env_id", "rows"):
+        for backend in ("torch", "pettingzoo"):
+            with pytest.raises(UserError, match=name):
+                envs.make("simple_spread", backend=backend, env_args={name: 3})
