@@ -85,32 +85,32 @@ def seams(env: BatchedEnv, replicas: int, batch: int) -> dict[str, Any]:
     spec = env.spec
     config = MADDPGConfig(hidden=HIDDEN, twin_critics=True)
     learner = MADDPG(spec, config, seed=0, replicas=range(replicas))
-    found: dict[str, Any] = {"env.reset()": env.reset(seed=0), "env.mask": env.mask}
+    result: dict[str, Any] = {"env.reset()": env.reset(seed=0), "env.mask": env.mask}
     actions = torch.zeros(spec.num_agents, env.num_envs, spec.num_heads, dtype=torch.int64)
     if env.mask is not None:
         actions = env.mask.int().argmax(-1)
     step = env.step(actions)
-    found |= {"env.step(actions)": actions, "Step.ended": step.ended, **given("Step", step)}
+    result |= {"env.step(actions)": actions, "Step.ended": step.ended, **given("Step", step)}
 
     collector = Collector(env, learner.act, replicas)
-    found["learner.act(obs, mask)"] = learner.act(collector.obs_SNEO, collector.mask)
+    result["learner.act(obs, mask)"] = learner.act(collector.obs_SNEO, collector.mask)
     transitions, finished = collector.collect()
-    found |= given("Transitions", transitions)
-    found |= dict(zip(("finished returns", "finished episodes"), finished, strict=True))
+    result |= given("Transitions", transitions)
+    result |= dict(zip(("finished returns", "finished episodes"), finished, strict=True))
 
     replay = Replay(spec, 100, env.num_envs // replicas, Stream(0, "replay", range(replicas)), config.gamma)
     replay.add(transitions)
     sampled = replay.sample(batch)
-    found |= given("Batch", sampled) | {"Batch.obs": sampled.obs, "Batch.action": sampled.action}
-    found["learner.actor(obs)"] = learner.actor(sampled.obs)
-    found["learner.actor(prev_obs, senders)"] = learner.actor(sampled.prev_obs, spec.senders)
-    found["learner.critic(joint)"] = learner.critic(sampled.joint)
-    found["learner.targets(batch)"] = learner.targets(sampled)
-    found["learner.actor.mlp.flat"] = learner.actor.mlp.flat
+    result |= given("Batch", sampled) | {"Batch.obs": sampled.obs, "Batch.action": sampled.action}
+    result["learner.actor(obs)"] = learner.actor(sampled.obs)
+    result["learner.actor(prev_obs, senders)"] = learner.actor(sampled.prev_obs, spec.senders)
+    result["learner.critic(joint)"] = learner.critic(sampled.joint)
+    result["learner.targets(batch)"] = learner.targets(sampled)
+    result["learner.actor.mlp.flat"] = learner.actor.mlp.flat
     speaker = spec.agents[spec.senders[0]]
     metrics = learner.update(sampled, measure=True)
     metrics["entropy/AGENT/HEAD"] = metrics[f"entropy/{speaker.name}/{speaker.heads[-1].name}"]
-    return found | {f"update: {name}": x for name, x in metrics.items()}
+    return result | {f"update: {name}": x for name, x in metrics.items()}
 
 
 def wrong(found: dict[str, Any], sizes: dict[str, int]) -> list[str]:
@@ -132,19 +132,19 @@ def wrong(found: dict[str, Any], sizes: dict[str, int]) -> list[str]:
 def fixed() -> tuple[dict[str, Any], dict[str, int]]:
     """Six agents without masks; all letters but C and H have different numbers."""
     env = envs.make("simple_world_comm", num_envs=3 * 7)
-    found, sizes = seams(env, 3, 9), sizes_of(env, 3, 9)
-    sizes["P"] = found["learner.actor.mlp.flat"].shape[-1]
-    return found, sizes
+    result, sizes = seams(env, 3, 9), sizes_of(env, 3, 9)
+    sizes["P"] = result["learner.actor.mlp.flat"].shape[-1]
+    return result, sizes
 
 
 @pytest.fixture(scope="module")
 def leaving() -> tuple[dict[str, Any], dict[str, int]]:
     """Three agents with masks, some of which leave early."""
     env = envs.make("examples.own_environment:make", num_envs=2 * 5, backend="pettingzoo")
-    found, sizes = seams(env, 2, 7), sizes_of(env, 2, 7)
+    result, sizes = seams(env, 2, 7), sizes_of(env, 2, 7)
     env.close()
-    sizes["P"] = found["learner.actor.mlp.flat"].shape[-1]
-    return found, sizes
+    sizes["P"] = result["learner.actor.mlp.flat"].shape[-1]
+    return result, sizes
 
 
 @pytest.mark.parametrize("scene", ["fixed", "leaving"])
@@ -153,8 +153,8 @@ def test_shapes_at_the_seams(scene: str, request: pytest.FixtureRequest) -> None
 
 
 def test_a_wrong_shape_is_noticed(fixed: tuple[dict[str, Any], dict[str, int]]) -> None:
-    found, sizes = fixed
-    broken = found | {"Batch.joint": found["Batch.joint"].transpose(0, 1), "Step.obs": found["Step.obs"].double()}
+    result, sizes = fixed
+    broken = result | {"Batch.joint": result["Batch.joint"].transpose(0, 1), "Step.obs": result["Step.obs"].double()}
     assert [line.partition(":")[0] for line in wrong(broken, sizes)] == ["Batch.joint", "Step.obs"]
 
 
@@ -195,14 +195,14 @@ def test_shapes_of_a_run(tmp_path: Path) -> None:
     policy = Policy.load(run)
     seen = {agent.name: torch.zeros(7, agent.obs_size).numpy() for agent in env.spec.agents}
     for agent in env.spec.agents:
-        found = {
+        result = {
             "policy.act: observation": seen[agent.name],
             "policy.act: ids": policy.act(seen)[agent.name],
             "policy.probabilities": policy.probabilities(seen)[agent.name],
             "policy.first_weights": policy.first_weights(agent.name),
         }
-        assert found.keys() <= ROWS.keys()
-        assert wrong(found, {**sizes, "o": agent.obs_size}) == []
+        assert result.keys() <= ROWS.keys()
+        assert wrong(result, {**sizes, "o": agent.obs_size}) == []
     assert {type(action) for action in policy({name: x[0] for name, x in seen.items()}).values()} == {int}
 
 
@@ -218,8 +218,8 @@ def test_shapes_of_sequences() -> None:
     store = FrameStore((sizes["F"], sizes["U"], sizes["N"]), 3, 7, 70, "cpu")
     for transitions in play(env, 6, replicas=3):
         store.add(rows_of(layout, transitions), torch.ones(3, 7, dtype=torch.bool))
-    found = given("Sequences", store.windows(5, 9, Stream(0, "windows", range(3))))
-    assert found.keys() <= ROWS.keys() and wrong(found, sizes) == []
+    result = given("Sequences", store.windows(5, 9, Stream(0, "windows", range(3))))
+    assert result.keys() <= ROWS.keys() and wrong(result, sizes) == []
 
 
 def test_every_row_is_tested(fixed: tuple[dict[str, Any], dict[str, int]]) -> None:
@@ -231,7 +231,7 @@ def test_every_row_is_tested(fixed: tuple[dict[str, Any], dict[str, int]]) -> No
 
 def declared(path: Path) -> dict[str, str]:
     """Letter -> meaning, of the docstrings of a file that list shape suffixes."""
-    found = {}
+    result = {}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         text = ast.get_docstring(node) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) else None
         legend = re.search(r"Shape suffixes: (.*?)(?:\. |\.?\n\n|\.?\Z)", (text or "") + "\n\n", re.DOTALL)
@@ -239,8 +239,8 @@ def declared(path: Path) -> dict[str, str]:
             for piece in re.split(r", | and (?=[A-Z] )", " ".join(legend[1].split())):
                 match = re.match(r"(\w)(?: (.+)|$)", piece)
                 if match and match[2] != "as elsewhere":
-                    found[match[1]] = (match[2] or "").strip(".")
-    return found
+                    result[match[1]] = (match[2] or "").strip(".")
+    return result
 
 
 def test_every_other_meaning_of_a_letter_is_listed() -> None:

@@ -30,7 +30,7 @@ def dotted(node: ast.AST) -> str:
 
 def global_randomness(tree: ast.AST) -> list[str]:
     """Uses of the process-wide random state of random, NumPy or torch."""
-    found = []
+    result = []
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
@@ -39,8 +39,8 @@ def global_randomness(tree: ast.AST) -> list[str]:
         if (head in {"random", "np.random", "numpy.random"} and last not in GENERATORS) or (
             last in SEEDERS and head.split(".")[0] == "torch"
         ):
-            found.append(f"line {node.lineno}: {name}")
-    return found
+            result.append(f"line {node.lineno}: {name}")
+    return result
 
 
 def sources() -> list[str]:
@@ -49,8 +49,8 @@ def sources() -> list[str]:
 
 @pytest.mark.parametrize("path", sources())
 def test_library_source_keeps_the_rules(path: str) -> None:
-    found = global_randomness(ast.parse((ROOT / path).read_text(encoding="utf-8")))
-    assert [use.split(": ")[1] for use in found] == RESTORED.get(path, [])
+    result = global_randomness(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+    assert [use.split(": ")[1] for use in result] == RESTORED.get(path, [])
 
 
 @pytest.mark.parametrize(
@@ -66,10 +66,10 @@ def test_generators_of_their_own_pass() -> None:
 
 
 def test_setuptools_is_told_of_every_package() -> None:
-    told = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
-    found = {
+    output = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    result = {
         ".".join(p.parent.relative_to(ROOT).parts)
         for package in ("marl", "envs", "configs")
         for p in (ROOT / package).rglob("__init__.py")
     }
-    assert set(told) == found
+    assert set(output) == result

@@ -34,11 +34,11 @@ def settings_flags() -> set[str]:
 
     def names(value: object, prefix: str = "") -> list[str]:
         assert is_dataclass(value)
-        found = []
+        result = []
         for field in fields(value):
             inner, name = getattr(value, field.name), f"{prefix}{field.name.replace('_', '-')}"
-            found += names(inner, f"{name}.") if is_dataclass(inner) else [name]
-        return found
+            result += names(inner, f"{name}.") if is_dataclass(inner) else [name]
+        return result
 
     flags = {f"--{name}" for name in names(Config())}
     switched_off = {re.sub(r"^--((?:[\w-]+\.)*)", r"--\1no-", flag) for flag in flags}

@@ -58,13 +58,13 @@ def test_one_axis_against_every_sequence(stage: Stage, cells: int) -> None:
     steps, rows = 8, 12
     base, prices = rng.uniform(-1, 1, rows), rng.uniform(0, 0.3, (rows, steps - 1))
     weights = rng.uniform(0.3, 1, (rows, steps))
-    found = solve(base, prices, weights, stage, 0, cells, steps=steps).at(0, 0, 0)
+    result = solve(base, prices, weights, stage, 0, cells, steps=steps).at(0, 0, 0)
     moves = every(steps, 3)  # none, left, right
     for row in range(rows):
         place = paths(np.array([base[row], 0.0]), np.zeros(2), moves)[..., 0]
         best = ((weights[row] * stage(place)).sum(1) + ((moves[:, :-1] > 0) * prices[row]).sum(1)).min()
-        assert found[row] <= best + 1e-9
-        assert cells == 8 or found[row] >= best - 0.002
+        assert result[row] <= best + 1e-9
+        assert cells == 8 or result[row] >= best - 0.002
 
 
 @pytest.mark.parametrize("squared", [True, False])
@@ -248,9 +248,9 @@ def test_formation_has_every_rotation() -> None:
 
 # ------------------------------------------------------------------ record
 def test_margin_by_hand() -> None:
-    found = goals.drawn(np.array([1.0, 2.0, 3.0]), 5.0, "")
-    assert found.margin == pytest.approx(3.0902 / math.sqrt(3))
-    assert found.value == pytest.approx(-7 + found.margin)
+    result = goals.drawn(np.array([1.0, 2.0, 3.0]), 5.0, "")
+    assert result.margin == pytest.approx(3.0902 / math.sqrt(3))
+    assert result.value == pytest.approx(-7 + result.margin)
 
 
 def test_page_is_that_of_the_record_and_no_script_exceeds_its_bound() -> None:

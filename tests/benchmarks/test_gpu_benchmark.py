@@ -15,19 +15,19 @@ def test_every_part_runs_and_is_written(tmp_path: Path, capsys: pytest.CaptureFi
     """The run to a gain is a process of its own, and has a test of its own."""
     parts = [part for part in gpu.PARTS if part != "learning"]
     assert gpu.main(["--device", "cpu", "--tiny", "--out", str(tmp_path), "--only", *parts]) == 0
-    found = json.loads((tmp_path / "gpu.json").read_text())
-    assert {*parts, "meta", "device"} == set(found)
-    assert found["transitions"]["32"]["graphs"] > 0 and set(found["replicas"]) == {"1", "2"}
-    assert len(found["estimators"]) == 8 and found["world_model"]["gpu"]["launched"] > 0
-    told = capsys.readouterr().out
-    assert told.strip() == (tmp_path / "gpu.md").read_text().strip()
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert {*parts, "meta", "device"} == set(result)
+    assert result["transitions"]["32"]["graphs"] > 0 and set(result["replicas"]) == {"1", "2"}
+    assert len(result["estimators"]) == 8 and result["world_model"]["gpu"]["launched"] > 0
+    output = capsys.readouterr().out
+    assert output.strip() == (tmp_path / "gpu.md").read_text().strip()
     for words in ("training transitions/s, 32 environments", "2 replicas", "gapped", "RSSM", "GPU busy", "aten::"):
-        assert words in told
+        assert words in output
 
 
 def test_the_run_to_a_gain_is_read_while_it_goes() -> None:
-    found = gpu.learning(torch.device("cpu"), gpu.TINY)
-    assert found["seconds"] is None and found["gain"] < gpu.GOAL_GAIN and found["step"] in (80, 160)
+    result = gpu.learning(torch.device("cpu"), gpu.TINY)
+    assert result["seconds"] is None and result["gain"] < gpu.GOAL_GAIN and result["step"] in (80, 160)
 
 
 def test_the_median_is_over_replicas_of_the_newest_evaluation(tmp_path: Path) -> None:
@@ -44,17 +44,17 @@ def test_the_median_is_over_replicas_of_the_newest_evaluation(tmp_path: Path) ->
 
 
 def test_goals_are_judged() -> None:
-    found = {
+    result = {
         "transitions": {"4096": {"graphs": 6e6, "launched": 2e6}},
         "replicas": {"1": 0.4, "16": 0.7},
         "learning": {"seconds": 40.0, "step": 30000, "gain": 0.91},
         "world_model": {"gpu": {"launched": 30.0, "graph": None, "why": "no"}},
     }
-    told = {what: (reached, goal) for what, reached, goal in gpu.rows(found)}
-    assert told["training transitions/s, 4096 environments"] == ("6,000,000", "at least 5,000,000: reached")
-    assert told["sampling and update of 16 replicas, ms"][1].endswith("missed")
-    assert [goal for what, (_, goal) in told.items() if "gain" in what] == ["at most 60: reached"]
-    assert [goal for what, (_, goal) in told.items() if "RSSM" in what] == ["at most 10: missed"]
+    output = {what: (reached, goal) for what, reached, goal in gpu.rows(result)}
+    assert output["training transitions/s, 4096 environments"] == ("6,000,000", "at least 5,000,000: reached")
+    assert output["sampling and update of 16 replicas, ms"][1].endswith("missed")
+    assert [goal for what, (_, goal) in output.items() if "gain" in what] == ["at most 60: reached"]
+    assert [goal for what, (_, goal) in output.items() if "RSSM" in what] == ["at most 10: missed"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -50,16 +50,16 @@ def test_knee() -> None:
 
 def test_sweep_of_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput_device, "rate", lambda play, count, device: float(play().obs.shape[1]))
-    told = throughput_device.sweep_and_save("cpu", ["simple_spread"], tmp_path, counts=[2, 4], modes=["eager"])
-    assert "simple_spread, eager: 4 steps/s at the knee of 4 environments" in told
+    output = throughput_device.sweep_and_save("cpu", ["simple_spread"], tmp_path, counts=[2, 4], modes=["eager"])
+    assert "simple_spread, eager: 4 steps/s at the knee of 4 environments" in output
     rows = json.loads((tmp_path / "throughput_cpu.json").read_text())["rows"]
     assert [(row["envs"], row["rate"]) for row in rows] == [(2, 2.0), (4, 4.0)]
     assert (tmp_path / "throughput_cpu.png").exists()
 
 
 def test_rate_counts_steps() -> None:
-    found = throughput_device.rate(lambda: None, 10, "cpu", repeats=1, seconds=0.01)
-    assert found > 25 * 10 / 0.01
+    result = throughput_device.rate(lambda: None, 10, "cpu", repeats=1, seconds=0.01)
+    assert result > 25 * 10 / 0.01
 
 
 def test_a_device_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,10 +29,10 @@ from marl.world_model.sequences import FrameStore
 @pytest.mark.parametrize("env_id", ["simple_speaker_listener", "simple_reference", "simple_spread"])
 def test_the_simulator_put_into_an_observation_goes_on_as_the_environment_did(env_id: str) -> None:
     layout, seq, _ = episodes(env_id, 12)
-    told = open_loop(SimulatorModel(layout, 0.9, 1), seq, 5, Stream(0, "n", [0]))
-    assert torch.allclose(told.obs, seq.obs[:, 6:][..., layout.dynamic_J], atol=1e-5)
-    assert torch.allclose(told.reward, seq.reward[:, 6:], atol=1e-5)
-    assert bool((told.discount == 0.9).all())
+    output = open_loop(SimulatorModel(layout, 0.9, 1), seq, 5, Stream(0, "n", [0]))
+    assert torch.allclose(output.obs, seq.obs[:, 6:][..., layout.dynamic_J], atol=1e-5)
+    assert torch.allclose(output.reward, seq.reward[:, 6:], atol=1e-5)
+    assert bool((output.discount == 0.9).all())
 
 
 @pytest.mark.parametrize("gains, steps", [
@@ -48,14 +48,14 @@ def test_reached_at_the_first_of_two_in_a_row_or_at_the_end(gains: list[float], 
 def test_table_and_figure_of_hand_made_runs() -> None:
     lucky = ease("simple_speaker_listener")
     returns = [[-15.37] * 5, [-8.0] * 4 + [-15.37], [-7.46] * 4 + [-15.37]]
-    found = {
+    result = {
         "steps": [500, 1000, 1500], "returns": [[value + lucky for value in row] for row in returns],
         "updates": 7, "cpu_seconds": 10.0,
     }  # fmt: skip
-    text = table("simple_speaker_listener", {"mlp": found})
+    text = table("simple_speaker_listener", {"mlp": result})
     assert "| small model, 10 updates a step | 1,000 (1,000 to > 1,500) |" in text
     assert "| 1.00 (0.00 to 1.00) | 7 | 2 |" in text
-    assert curves("simple_speaker_listener", {"mlp": found}).axes[0].lines
+    assert curves("simple_speaker_listener", {"mlp": result}).axes[0].lines
 
 
 def test_ease_is_that_of_the_oracle_too() -> None:

@@ -53,8 +53,8 @@ def save_and_die(root: Path, point: int, writer: int) -> None:
 
 def after(root: Path) -> dict:
     """What a resumed run finds."""
-    found = newest(root)
-    loaded = None if found is None else load(found)
+    result = newest(root)
+    loaded = None if result is None else load(result)
     state = None
     if loaded is not None:
         state = next((n for n in (2, 3) if equal(loaded.parts, parts_of(n)) and loaded.step == n * 10), None)

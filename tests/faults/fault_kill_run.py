@@ -31,7 +31,7 @@ def forked(log: Path, *arguments: str, die_at: int | None = None) -> tuple[int, 
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        with open(log, "a") as told, contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+        with open(log, "a") as output, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             if die_at is None:
                 code = cli.main(list(arguments))
             else:
@@ -42,7 +42,7 @@ def forked(log: Path, *arguments: str, die_at: int | None = None) -> tuple[int, 
 
                 with Points(log.parent, lambda count: count == die_at, act):
                     code = cli.main(list(arguments))
-            told.flush()
+            output.flush()
         os._exit(code)
     os.close(writer)
     _, status = os.waitpid(child, 0)

@@ -35,7 +35,7 @@ def flips(size: int, stride: int) -> list[int]:
 
 def flip_everywhere(saved: Path, stride: int) -> tuple[int, str]:
     """Returns how many bits were flipped, one at a time, and the last words."""
-    whole, tries, told = load(saved), 0, ""
+    whole, tries, output = load(saved), 0, ""
     for file in sorted(saved.iterdir()):
         content = file.read_bytes()
         for position in flips(len(content), stride):
@@ -44,26 +44,26 @@ def flip_everywhere(saved: Path, stride: int) -> tuple[int, str]:
             file.write_bytes(broken)
             tries += 1
             try:
-                found = load(saved)
+                result = load(saved)
             except UserError as error:
-                told = str(error)
+                output = str(error)
                 newer = file.name == "manifest.json" and "this build reads up to" in str(error)
                 assert newer or "is damaged" in str(error), f"{file.name}[{position}]: {error}"
                 assert newer or f"The newest good one is {saved.with_name('step_000000010')}" in str(error)
             else:  # harmless: white space of the manifest
-                same = found.manifest == whole.manifest and equal(found.parts, whole.parts)
+                same = result.manifest == whole.manifest and equal(result.parts, whole.parts)
                 assert file.name == "manifest.json" and same, f"{file.name}[{position}]"
         file.write_bytes(content)
     assert equal(load(saved).parts, parts_of(2))
-    return tries, told
+    return tries, output
 
 
 @pytest.mark.fault
 def test_every_byte_region_flipped(saved: Path, seen: Callable) -> None:
     """Guard: seen failing with the comparison of sha256 removed (flips in tensor data load silently), and with that of
     the manifest's own checksum removed (another step, another configuration)."""
-    tries, told = flip_everywhere(saved, 5)
-    seen("truncated, empty, text or bit-flipped checkpoint", "one bit in every fifth byte of a file", told, tries, 2)
+    tries, output = flip_everywhere(saved, 5)
+    seen("truncated, empty, text or bit-flipped checkpoint", "one bit in every fifth byte of a file", output, tries, 2)
 
 
 def test_some_byte_regions_flipped(saved: Path) -> None:
@@ -180,8 +180,8 @@ def test_random_damage_behind_a_right_checksum_is_refused_or_plain(saved: Path, 
     """The second line of defence: whatever the bytes, never another exception, never code."""
     refused, loaded = fuzz_inside(saved, 2000)
     assert refused > 150 and refused + loaded == 2000
-    told = "policy.pt is refused: its checksum is right, but it holds something other than tensors, numbers and text"
-    seen("malicious pickle", "random bytes behind a right checksum: refused, or plain data", told, 2000, 2)
+    output = "policy.pt is refused: its checksum is right, but it holds something other than tensors, numbers and text"
+    seen("malicious pickle", "random bytes behind a right checksum: refused, or plain data", output, 2000, 2)
 
 
 def test_some_random_damage_behind_a_right_checksum(saved: Path) -> None:

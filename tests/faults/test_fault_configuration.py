@@ -147,8 +147,8 @@ def test_any_file_and_any_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     digits let through."""
     monkeypatch.chdir(tmp_path)
     run_fuzz(400, tmp_path)
-    told = "every problem with its file, line and flag, and close names; or a checked configuration"
-    seen("anything as configuration or flags", "hypothesis: files, values and command lines", told, 4 * 400 + 100, 2)
+    output = "every problem with its file, line and flag, and close names; or a checked configuration"
+    seen("anything as configuration or flags", "hypothesis: files, values and command lines", output, 4 * 400 + 100, 2)
 
 
 def test_some_files_and_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

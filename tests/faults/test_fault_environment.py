@@ -34,13 +34,13 @@ def broken(
     monkeypatch.delenv("FAULTS")
     assert code == 1
     words = r"environment .fault_envs:faulty. failed: .*reset with seed=\d+, step \d+; last actions: {.a_0."
-    told = re.search(words, err)
-    assert told, err
+    output = re.search(words, err)
+    assert output, err
     assert f"Run directory: {run}\nResume with: python run.py --resume {run}" in err
     assert mp.active_children() == [], "no zombies"
     assert not (run / "run.lock").exists()
-    found = checkpoint.newest(run / "checkpoints")
-    assert found is not None and found.name == "step_000000120"
+    result = checkpoint.newest(run / "checkpoints")
+    assert result is not None and result.name == "step_000000120"
     assert state(run)["source"]["data"].isfinite().all(), "nothing of it entered the replay"
     return run, err
 

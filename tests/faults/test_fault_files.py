@@ -38,14 +38,14 @@ def run(stopped: Path, tmp_path: Path) -> Path:
 
 
 def newest(run: Path) -> Path:
-    found = checkpoint.newest(run / "checkpoints")
-    assert found is not None and found.name == "step_000000132"
-    return found
+    result = checkpoint.newest(run / "checkpoints")
+    assert result is not None and result.name == "step_000000132"
+    return result
 
 
 def damage(run: Path, run_py: Callable, places: int) -> tuple[int, str]:
     """Flip one bit at a time at so many places of every file of the newest checkpoint, resume; (tries, a message)."""
-    tries, told = 0, ""
+    tries, output = 0, ""
     for file in sorted(newest(run).iterdir()):
         content = file.read_bytes()
         for position in range(0, len(content), max(len(content) // places, 1)):
@@ -55,9 +55,9 @@ def damage(run: Path, run_py: Callable, places: int) -> tuple[int, str]:
             code, _, err = run_py(None, "--resume", str(run))
             tries += 1
             assert code == 2 and ("is damaged" in err or "this build reads up to" in err), err
-            told = err
+            output = err
         file.write_bytes(content)
-    return tries, told
+    return tries, output
 
 
 @pytest.mark.parametrize("places", [3, pytest.param(16, marks=pytest.mark.fault)])
@@ -66,7 +66,7 @@ def test_flipped_bits(places: int, run: Path, clean: Path, run_py: Callable, see
 
     Guard: seen failing without the comparison of sizes and sha256 in `verify`.
     """
-    tries, told = damage(run, run_py, places)
+    tries, output = damage(run, run_py, places)
     (newest(run) / "source.pt").write_bytes(b"")
     code, _, err = run_py(None, "--resume", str(run))
     good = run / "checkpoints" / "step_000000120"
@@ -74,7 +74,7 @@ def test_flipped_bits(places: int, run: Path, clean: Path, run_py: Callable, see
     words = shlex.split(re.findall(r"python run\.py (--resume \S+step_000000120)", err)[0])
     assert run_py(None, *words)[0] == 0
     assert_same(run, clean)
-    seen("truncated, empty, text or bit-flipped checkpoint", "one bit of a file", told, times=tries, code=2)
+    seen("truncated, empty, text or bit-flipped checkpoint", "one bit of a file", output, times=tries, code=2)
 
 
 @pytest.mark.parametrize("name", ["learner.pt", "manifest.json", "source.pt"])

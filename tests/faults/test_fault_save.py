@@ -49,8 +49,8 @@ def test_kill_9_at_every_point_of_a_save(tmp_path: Path, seen: Callable) -> None
     check_killed(rows)
     assert {row["state"] for row in rows} == {2, 3}
     assert any(row["leftovers"] for row in rows)
-    told = "at the resume: removed the unfinished " + next(row["leftovers"][0] for row in rows if row["leftovers"])
-    seen("`kill -9` at every write point of a save", "SIGKILL at every operation on the disk", told, len(rows), -9)
+    output = "at the resume: removed the unfinished " + next(row["leftovers"][0] for row in rows if row["leftovers"])
+    seen("`kill -9` at every write point of a save", "SIGKILL at every operation on the disk", output, len(rows), -9)
 
 
 def test_kill_9_at_some_points_of_a_save(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def fill_up_everywhere(directory: Path, stride: int, lasting: bool) -> tuple[int
     before = directory / "before"
     save(before, 10, parts_of(1), MANIFEST)
     save(before, 20, parts_of(2), MANIFEST)
-    point, failures, told = 1 - stride, 0, ""
+    point, failures, output = 1 - stride, 0, ""
     while True:
         point += stride
         root = directory / str(point)
@@ -73,13 +73,13 @@ def fill_up_everywhere(directory: Path, stride: int, lasting: bool) -> tuple[int
             with points:
                 save(root, 30, parts_of(3), MANIFEST)
         except SaveFailed as error:
-            failures, told = failures + 1, str(error)
+            failures, output = failures + 1, str(error)
             assert f"The checkpoint before it is kept: {newest(root)}" in str(error)
             assert re.search(r"needs \d+ MB, .* has \d+ MB free", str(error)), str(error)
         if points.count < point:
-            return failures, told
-        found = load(newest(root) or Path("none"))
-        assert equal(found.parts, parts_of(found.step // 10)) and found.step in (20, 30)
+            return failures, output
+        result = load(newest(root) or Path("none"))
+        assert equal(result.parts, parts_of(result.step // 10)) and result.step in (20, 30)
         if not lasting:
             assert not any(name.startswith(".saving") for name in remove_leftovers(root)), points.names[-3:]
         assert equal(load(save(root, 40, parts_of(4), MANIFEST)).parts, parts_of(4))
@@ -90,9 +90,9 @@ def fill_up_everywhere(directory: Path, stride: int, lasting: bool) -> tuple[int
 @pytest.mark.parametrize("lasting", [False, True], ids=["one operation fails", "all later ones fail"])
 def test_a_disk_that_fills_up_at_every_point(tmp_path: Path, lasting: bool, seen: Callable) -> None:
     """Guard: seen failing with `_write` not removing its temporary directory, and with an OSError let through."""
-    failures, told = fill_up_everywhere(tmp_path, 1, lasting)
+    failures, output = fill_up_everywhere(tmp_path, 1, lasting)
     assert failures >= 15
-    seen("disk full at a checkpoint", "ENOSPC at every operation of a save", told, times=failures)
+    seen("disk full at a checkpoint", "ENOSPC at every operation of a save", output, times=failures)
 
 
 def test_a_disk_that_fills_up_at_some_points(tmp_path: Path) -> None:

@@ -184,11 +184,11 @@ def test_a_pipe_that_is_closed(which: str, clean: Path, tmp_path: Path, start: C
     child = start({**SETTINGS, "run_dir": run})
     getattr(child, which).close()
     other = child.stderr if which == "stdout" else child.stdout
-    told = other.read()
-    assert child.wait(timeout=200) == 0, told
-    assert "Traceback" not in told and "BrokenPipeError" not in told and "Exception ignored" not in told
+    output = other.read()
+    assert child.wait(timeout=200) == 0, output
+    assert "Traceback" not in output and "BrokenPipeError" not in output and "Exception ignored" not in output
     assert_same(run, clean)
-    seen("closed pipe", f"nobody reads {which}", told or "nothing", code=0)
+    seen("closed pipe", f"nobody reads {which}", output or "nothing", code=0)
 
 
 @pytest.mark.fault

@@ -54,8 +54,8 @@ def test_a_gradient_that_is_nan(
     assert f"the gradient of the {which} loss of agent 'speaker_0' (replica 0) is not finite at update 4" in err
     assert "at environment step " in err and f"Resume with: python run.py --resume {run}" in err
     assert torch.equal(before[0], before[1]), "stopped before the step"
-    found = checkpoint.newest(run / "checkpoints")
-    assert found is not None and finite(checkpoint.load(found).parts)
+    result = checkpoint.newest(run / "checkpoints")
+    assert result is not None and finite(checkpoint.load(result).parts)
     assert run_py(None, "--resume", str(run))[0] == 0
     assert_same(run, clean)
     seen("NaN gradient", f"the {which}'s gradient times NaN", err, code=1)

@@ -41,38 +41,41 @@ def exchanges(ranks: Ranks, out: Path) -> dict[str, Any]:
         raise UserError("said on rank 0")
 
     rank = ranks.rank
-    found: dict[str, Any] = {"first": ranks.broadcast(lambda: {"from": rank}), "only": ranks.first_only(lambda: "kept")}
+    result: dict[str, Any] = {
+        "first": ranks.broadcast(lambda: {"from": rank}),
+        "only": ranks.first_only(lambda: "kept"),
+    }
     try:
         ranks.broadcast(refused)
     except UserError as error:
-        found["error"] = str(error)
+        result["error"] = str(error)
     except Echo as echo:
-        found["error"] = echo.exit_code
-    found["any"] = [ranks.any_rank(rank == 1), ranks.any_rank(False)]
-    found["agreed"] = [ranks.poll_stop(False), any(ranks.poll_stop(rank == 1) for _ in range(3000))]
-    found["collected"] = ranks.collected([f"{rank}a", f"{rank}b"][: rank + 1])
-    found["mean"] = ranks.mean(torch.tensor([1.0, 2.0]) * (1 + 2 * rank))
-    found["rows"] = ranks.rows(torch.full((2, 3), float(rank), dtype=torch.float32))
+        result["error"] = echo.exit_code
+    result["any"] = [ranks.any_rank(rank == 1), ranks.any_rank(False)]
+    result["agreed"] = [ranks.poll_stop(False), any(ranks.poll_stop(rank == 1) for _ in range(3000))]
+    result["collected"] = ranks.collected([f"{rank}a", f"{rank}b"][: rank + 1])
+    result["mean"] = ranks.mean(torch.tensor([1.0, 2.0]) * (1 + 2 * rank))
+    result["rows"] = ranks.rows(torch.full((2, 3), float(rank), dtype=torch.float32))
     own = {"a": torch.full((2 * (rank + 1), 2 + rank), rank), "list": [torch.full((rank + 1,), rank > 0), 7], "n": 1.5}
-    found["joined"] = ranks.joined(own)
+    result["joined"] = ranks.joined(own)
     whole = {"x": torch.arange(12).view(6, 2), "scalar": torch.tensor(5), "flag": True, "none": None}
-    found["cut"] = ranks.cut(whole if rank == 0 else None, ranks.shares(3), 3)
-    found["trained"] = list(Division(ranks, 3).trained)
-    return found
+    result["cut"] = ranks.cut(whole if rank == 0 else None, ranks.shares(3), 3)
+    result["trained"] = list(Division(ranks, 3).trained)
+    return result
 
 
 def runs(ranks: Ranks, out: Path) -> dict[str, Any]:
     """Whole runs in both modes, one that is stopped, and one that goes on from a checkpoint of a single process."""
-    found = {"whole": train(config(out / "replicas", REPLICAS), ranks=copy.copy(ranks)).evaluation}
+    result = {"whole": train(config(out / "replicas", REPLICAS), ranks=copy.copy(ranks)).evaluation}
     stop = StopAfter(9 if ranks.is_first else 10**9)
     half = train(config(out / "stopped", REPLICAS), ranks=copy.copy(ranks), stop=stop)
-    found["stopped"] = half.step, half.evaluation
+    result["stopped"] = half.step, half.evaluation
     train(config(out / "one", REPLICAS), ranks=ranks, resume=newest(out / "one" / DIRECTORY))
     train(config(out / "data", DATA), ranks=ranks)
     half = train(config(out / "data_stopped", DATA), ranks=copy.copy(ranks), stop=StopAfter(9))
-    found["data_stopped"] = half.step
+    result["data_stopped"] = half.step
     train(config(out / "data_one", DATA), ranks=ranks, resume=newest(out / "data_one" / DIRECTORY))
-    return found
+    return result
 
 
 def more_runs(ranks: Ranks, out: Path) -> dict[str, Any]:
@@ -126,7 +129,7 @@ def hangs(ranks: Ranks, out: Path) -> dict[str, Any]:
 
 def refused(ranks: Ranks, out: Path) -> dict[str, Any]:
     """More processes than replicas; a run directory that is in use."""
-    found = {}
+    result = {}
     (out / "full").mkdir(exist_ok=True)
     (out / "full" / "file").write_text("")
     odd = {"distributed": "data", "maddpg.batch_size": 15}
@@ -134,10 +137,10 @@ def refused(ranks: Ranks, out: Path) -> dict[str, Any]:
         try:
             train(config(out / name, settings), ranks=ranks)
         except UserError as error:
-            found[name] = str(error)
+            result[name] = str(error)
         except Echo as echo:
-            found[name] = echo.exit_code
-    return found
+            result[name] = echo.exit_code
+    return result
 
 
 TASKS: dict[str, Callable[[Ranks, Path], dict[str, Any]]] = {

@@ -157,8 +157,8 @@ class Rests(MaskTold):
     """In its third step `right` may choose nothing."""
 
     def info(self, name: str) -> dict[str, Any]:
-        told = super().info(name)
-        return {"action_mask": told["action_mask"] * 0} if name == "right" and self.t == 2 else told
+        output = super().info(name)
+        return {"action_mask": output["action_mask"] * 0} if name == "right" and self.t == 2 else output
 
     def pay(self, name: str, action: Any) -> Any:
         return float(action == self.door)

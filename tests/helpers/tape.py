@@ -98,9 +98,9 @@ def memory(x: torch.Tensor) -> int:
 
 def written(func: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
     """The arguments that an operation writes to."""
-    found = []
+    result = []
     for k, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = args[k] if k < len(args) else kwargs.get(argument.name)
-            found += tensors(value)
-    return found
+            result += tensors(value)
+    return result

@@ -117,9 +117,9 @@ def resumed(run: Path, *flags: str, rounds: int | None = None) -> RunResult:
 # ------------------------------------------------------------------ comparison
 def state(run: Path) -> dict[str, Any]:
     """Every part of the newest checkpoint without the wall time."""
-    found = checkpoint.newest(run / checkpoint.DIRECTORY)
-    assert found is not None
-    loaded = checkpoint.load(found)
+    result = checkpoint.newest(run / checkpoint.DIRECTORY)
+    assert result is not None
+    loaded = checkpoint.load(result)
     parts = dict(loaded.parts)
     parts["progress"] = {name: value for name, value in parts["progress"].items() if name != "seconds"}
     return {"step": loaded.step, **parts}
@@ -155,8 +155,8 @@ def differences(one: Any, two: Any, place: str = "") -> list[str]:
 def assert_same(one: Path, two: Path) -> None:
     """Parameters, optimisers, replay, environments, streams, counters, every record and the final evaluation."""
     results = [json.loads((run / "evaluation.json").read_text()) for run in (one, two)]
-    found = differences([state(one), records(one), results[0]], [state(two), records(two), results[1]])
-    assert not found, found[:20]
+    result = differences([state(one), records(one), results[0]], [state(two), records(two), results[1]])
+    assert not result, result[:20]
 
 
 def assert_learned(run: Path) -> None:

@@ -64,7 +64,7 @@ def test_an_agent_may_wait_where_it_is_not_its_turn():
     """Told by the environment, or at the reset; nobody may wait while nobody has a choice."""
 
     class Turns(MaskedInfo):
-        told = True
+        output = True
 
         def infos(self, names):
             mover = self.possible_agents[self.t % 2]
@@ -72,7 +72,7 @@ def test_an_agent_may_wait_where_it_is_not_its_turn():
             return {name: {**info, "active_agent": mover} for name, info in infos.items()} if self.told else infos
 
     class Untold(Turns):
-        told = False
+        output = False
 
     class Stuck(Turns):
         def infos(self, names):

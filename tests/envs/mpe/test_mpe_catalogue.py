@@ -25,15 +25,15 @@ def test_ids() -> None:
 def test_spec_is_that_of_the_real_environment(case: tuple[str, dict[str, Any]]) -> None:
     mpe_id, kwargs = case
     real = parallel_env(mpe_id, **kwargs)
-    found = describe(mpe_id, real)
-    assert found == make_scenario(mpe_id, **kwargs).spec()
-    assert found.horizon == kwargs.get("max_cycles", 25)
-    assert list(found.agent_names) == real.possible_agents
-    for agent in found.agents:
+    result = describe(mpe_id, real)
+    assert result == make_scenario(mpe_id, **kwargs).spec()
+    assert result.horizon == kwargs.get("max_cycles", 25)
+    assert list(result.agent_names) == real.possible_agents
+    for agent in result.agents:
         assert agent.num_actions == real.action_space(agent.name).n
         assert agent.obs_size == real.observation_space(agent.name).shape[0]
-    members = sorted(member for team in found.teams for member in team)
-    assert members == list(range(found.num_agents))
+    members = sorted(member for team in result.teams for member in team)
+    assert members == list(range(result.num_agents))
 
 
 @pytest.mark.parametrize("mpe_id", MPE_IDS)

@@ -150,9 +150,9 @@ def coasting_return(rows: int, cell_of: list[int], listens: bool = True, **kwarg
     for _ in range(env.scenario.horizon):
         own = obs[1]
         heard = own[:, start:]
-        told = (heard.sum(1, keepdim=True) > 0) & listens
+        output = (heard.sum(1, keepdim=True) > 0) & listens
         same = (cells == heard.argmax(1, keepdim=True)).double()
-        belief = torch.where(told, same / same.sum(1, keepdim=True).clamp(min=1), belief)
+        belief = torch.where(output, same / same.sum(1, keepdim=True).clamp(min=1), belief)
         target = (own[:, 2:start].view(rows, goals, 2) * belief[..., None]).sum(1)
         # at rest after a push u: velocity v travels 0.4 v, the push one step later 0.4 u
         rest = 0.4 * own[:, None, :2] + 0.4 * pushes - target[:, None]
@@ -212,9 +212,9 @@ def test_the_page_tells_these_numbers() -> None:
         name, *cells = [cell.strip() for cell in row.strip("|").split("|")]
         pairs = [pair.split("=") for pair in name.strip("`").split() if "=" in pair]
         variant = Variant(**{key: float(value) if "." in value else int(value) for key, value in pairs})
-        bits, told, distance, bound, played = (float(cell.replace("−", "-")) for cell in cells)
+        bits, output, distance, bound, played = (float(cell.replace("−", "-")) for cell in cells)
         assert bits == pytest.approx(capacity(variant), abs=6e-4)
-        assert told == pytest.approx(known_share(variant), abs=6e-4)
+        assert output == pytest.approx(known_share(variant), abs=6e-4)
         assert distance == pytest.approx(distance_floor(variant), abs=6e-4)
         assert bound == pytest.approx(return_bound(variant), abs=6e-3)
         assert played < bound

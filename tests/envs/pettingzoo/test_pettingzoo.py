@@ -33,15 +33,15 @@ def test_transitions_equal_a_plain_loop_over_mpe2(env_id):
         result = env.step(actions)
         obs = result.obs
         for e, row in enumerate([5, 2]):
-            told, rewards, terminations, truncations, _ = real[e].step({n: int(v[e]) for n, v in ids.items()})
+            output, rewards, terminations, truncations, _ = real[e].step({n: int(v[e]) for n, v in ids.items()})
             for n, name in enumerate(env.spec.agent_names):
                 size = env.spec.agents[n].obs_size
-                np.testing.assert_array_equal(result.final_obs[n, e, :size].numpy(), told[name])
+                np.testing.assert_array_equal(result.final_obs[n, e, :size].numpy(), output[name])
                 assert not result.final_obs[n, e, size:].any()
                 assert float(result.reward[n, e]) == rewards[name]
                 assert bool(result.terminated[n, e]) == terminations[name]
                 assert bool(result.truncated[n, e]) == truncations[name] == ((step + 1) % 4 == 0)
-            expected[e] = told
+            expected[e] = output
             assert bool(result.done[e]) == ((step + 1) % 4 == 0)
             if result.done[e]:
                 expected[e] = real[e].reset(seed=episode_seed(9, row, (step + 1) // 4))[0]

@@ -102,9 +102,9 @@ def test_a_game_of_turns_is_pointed_to_its_conversion():
         env.metadata = {"name": "turns", **metadata}
         return env
 
-    told = r"is an AECEnv.*does not say is_parallelizable.*turn_based_aec_to_parallel"
+    output = r"is an AECEnv.*does not say is_parallelizable.*turn_based_aec_to_parallel"
     for metadata in ({}, {"is_parallelizable": False}):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=output):
             PettingZooEnv(make=functools.partial(turns, **metadata))
 
 
@@ -180,10 +180,10 @@ def test_horizon_from_max_cycles_or_metadata():
     class Limited(Toy):
         max_cycles = np.int64(6)
 
-    class Told(Toy):
+    class Announced(Toy):
         metadata = {"max_cycles": 9}  # noqa: RUF012
 
-    assert [PettingZooEnv(make=make).spec.horizon for make in (Toy, Limited, Told)] == [None, 6, 9]
+    assert [PettingZooEnv(make=make).spec.horizon for make in (Toy, Limited, Announced)] == [None, 6, 9]
 
 
 def test_a_given_spec_is_used_if_it_fits():

@@ -156,11 +156,11 @@ def test_facts_are_what_the_bellman_equation_gives(name, options):
             assert len(own) == env.spec.agents[n].obs_size
             padded[n, 0, : len(own)] = torch.tensor(own)
         for n, value in enumerate(values):
-            for (seen, played), found in tables[n].items():
+            for (seen, played), result in tables[n].items():
                 same = actions is None or played == tuple(a[0] for a in actions)
                 if same and seen == tuple(padded.flatten().tolist()):
                     met += 1
-                    assert found == pytest.approx(value, abs=1e-6)
+                    assert result == pytest.approx(value, abs=1e-6)
     assert met >= max(1, len(env.rules.facts(GAMMA)) // 2)
 
 

@@ -47,14 +47,14 @@ def toy_episodes(lengths=(4, 2, 1)) -> Episodes:
 
 
 def test_channels_of_every_task_that_has_one():
-    found = {
+    result = {
         name: [(channel.name(spec_of(name)), channel.symbols) for channel in channels_of(spec_of(name))]
         for name in ("simple_speaker_listener", "simple_reference", "simple_crypto", "simple_world_comm")
     }
-    assert found["simple_speaker_listener"] == [("speaker_0 -> listener_0", 3)]
-    assert found["simple_reference"] == [("agent_0 -> agent_1", 10), ("agent_1 -> agent_0", 10)]
-    assert found["simple_crypto"] == [("alice_0 -> eve_0", 4), ("alice_0 -> bob_0", 4)]
-    assert [name for name, _ in found["simple_world_comm"]] == [
+    assert result["simple_speaker_listener"] == [("speaker_0 -> listener_0", 3)]
+    assert result["simple_reference"] == [("agent_0 -> agent_1", 10), ("agent_1 -> agent_0", 10)]
+    assert result["simple_crypto"] == [("alice_0 -> eve_0", 4), ("alice_0 -> bob_0", 4)]
+    assert [name for name, _ in result["simple_world_comm"]] == [
         "leadadversary_0 -> " + agent for agent in ("leadadversary_0", "adversary_0", "adversary_1", "adversary_2")
     ]
 

@@ -47,16 +47,16 @@ def test_relabelling_by_hand():
 
 def test_permuted_copies_of_one_protocol_recover_everything():
     teams = [team((0, 1, 2)), team((1, 2, 0)), team((0, 2, 1))]
-    found = cross_play(teams, ENV, episodes=60, seed=3)
-    raw, relabelled = np.array(found.raw), np.array(found.relabelled)
+    result = cross_play(teams, ENV, episodes=60, seed=3)
+    raw, relabelled = np.array(result.raw), np.array(result.relabelled)
     assert np.ptp(relabelled) == 0.0, "every pair plays as one team"
     assert np.array_equal(np.diag(raw), np.diag(relabelled))
     off = ~np.eye(3, dtype=bool)
     assert (raw[off] < relabelled[off] - 3).all()
-    assert found.agreement_relabelled == pytest.approx(np.ones((3, 3)))
+    assert result.agreement_relabelled == pytest.approx(np.ones((3, 3)))
     # (0 1 2) and (0 2 1) share one symbol, (0 1 2) and (1 2 0) none.
-    assert found.agreement_raw[0][1] == 0.0 and 0.2 < found.agreement_raw[0][2] < 0.5
-    assert found.participants == ("(0, 1, 2)", "(1, 2, 0)", "(0, 2, 1)") and found.rows == ("speaker_0",)
+    assert result.agreement_raw[0][1] == 0.0 and 0.2 < result.agreement_raw[0][2] < 0.5
+    assert result.participants == ("(0, 1, 2)", "(1, 2, 0)", "(0, 2, 1)") and result.rows == ("speaker_0",)
 
 
 def test_agreement_uses_the_episodes_that_both_teams_played():
@@ -78,9 +78,9 @@ def test_nothing_heard_stays_nothing():
 def test_both_directions_are_relabelled_where_both_speak():
     spec = spec_of("simple_reference")
     pair = [Participant("a", Babbling(spec), spec), Participant("b", Babbling(spec, 1), spec)]
-    found = cross_play(pair, "simple_reference", episodes=4, seed=0)
-    assert np.isfinite(found.relabelled).all()
-    assert 0.0 <= found.agreement_raw[0][1] <= found.agreement_relabelled[0][1] <= 1.0
+    result = cross_play(pair, "simple_reference", episodes=4, seed=0)
+    assert np.isfinite(result.relabelled).all()
+    assert 0.0 <= result.agreement_raw[0][1] <= result.agreement_relabelled[0][1] <= 1.0
 
 
 def test_what_cannot_play_together():

@@ -146,10 +146,10 @@ def test_cutting_a_perfect_pair_brings_the_gain_to_zero_or_below(text):
     gain = lambda returns: (returns.mean() + 15.37) / 7.91  # noqa: E731
     assert gain(intact().returns) > 0.9
     assert gain(change.returns) <= 0.0
-    found = summarise(spec_of(), change, Resampler(EPISODES, 0, 1, 500), [0, 1], intact())
-    assert found.team_lost.low > 5.0
-    assert found.team_lost.mean == pytest.approx(intact().returns.mean() - change.returns.mean())
-    assert set(found.lost) == {"speaker_0", "listener_0"}
+    result = summarise(spec_of(), change, Resampler(EPISODES, 0, 1, 500), [0, 1], intact())
+    assert result.team_lost.low > 5.0
+    assert result.team_lost.mean == pytest.approx(intact().returns.mean() - change.returns.mean())
+    assert set(result.lost) == {"speaker_0", "listener_0"}
 
 
 @pytest.mark.parametrize("text", ["mute", "fixed", "uniform", "shuffled", "swapped", "noise:0.5"])
@@ -165,8 +165,8 @@ def test_the_team_is_that_of_the_speaker():
     assert [crypto.agent_names[n] for n in team] == ["bob_0", "alice_0"]
     assert speakers_team(spec_of(), channels_of(spec_of())) == [0, 1]
     returns = np.array([[1.0, 2.0, 4.0]] * 3)
-    found = summarise(crypto, Episodes(returns, np.full(3, 25)), Resampler(3, 0, 1, 10), team)
-    assert found.team_return.mean == 3.0 and found.team_lost is None and "team_lost" not in found.to_json()
+    result = summarise(crypto, Episodes(returns, np.full(3, 25)), Resampler(3, 0, 1, 10), team)
+    assert result.team_return.mean == 3.0 and result.team_lost is None and "team_lost" not in result.to_json()
 
 
 def test_random_numbers_of_an_episode_do_not_depend_on_the_batch():

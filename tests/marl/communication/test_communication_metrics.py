@@ -41,21 +41,21 @@ def reported(player, spec, episodes, seed, permutations=99) -> ChannelReport:
 
 
 def test_a_perfect_pair():
-    found = report()
-    told = found.signalling.information
-    assert told.low <= math.log2(3) <= told.high + 1e-9
-    assert told.p == pytest.approx(0.001)
-    assert found.influence["move"].cic_uniform.mean == pytest.approx(1.22, abs=0.03)
-    assert found.influence["move"].flip_rate.mean == pytest.approx(0.975, abs=0.01)
-    coordination = found.instantaneous_coordination
+    result = report()
+    output = result.signalling.information
+    assert output.low <= math.log2(3) <= output.high + 1e-9
+    assert output.p == pytest.approx(0.001)
+    assert result.influence["move"].cic_uniform.mean == pytest.approx(1.22, abs=0.03)
+    assert result.influence["move"].flip_rate.mean == pytest.approx(0.975, abs=0.01)
+    coordination = result.instantaneous_coordination
     assert coordination.information.low == 0.0 and coordination.information.p > 0.05
     assert "perfect pair" in coordination.warning
-    assert found.signalling.context_independence.value == pytest.approx(1.0)
-    assert found.signalling.entropy_given_meaning_bits == pytest.approx(0.0, abs=1e-9)
-    assert found.usage.stability == 1.0 and found.usage.constant_symbol is None
-    assert "only speaks" in found.speaker_consistency.reason
-    assert "single symbol" in found.signalling.topographic_similarity.reason
-    assert found.signalling.information_by_step == pytest.approx([told.corrected] * 24)
+    assert result.signalling.context_independence.value == pytest.approx(1.0)
+    assert result.signalling.entropy_given_meaning_bits == pytest.approx(0.0, abs=1e-9)
+    assert result.usage.stability == 1.0 and result.usage.constant_symbol is None
+    assert "only speaks" in result.speaker_consistency.reason
+    assert "single symbol" in result.signalling.topographic_similarity.reason
+    assert result.signalling.information_by_step == pytest.approx([output.corrected] * 24)
 
 
 CHANNEL = [
@@ -70,8 +70,8 @@ HEARD = ["speaker_consistency", "instantaneous_coordination", "influence", "inpu
 
 
 def test_the_json_of_a_channel_is_the_one_that_scripts_read():
-    found = report(episodes=50)
-    plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    result = report(episodes=50)
+    plain = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert list(plain) == [*CHANNEL, *TOLD, *KNOWN, *STRUCTURE, *HEARD]
     estimate = ["plug_in", "corrected", "low", "high", "p", "entropy", "share", "episodes"]
     assert list(plain["signalling"]) == estimate
@@ -79,30 +79,30 @@ def test_the_json_of_a_channel_is_the_one_that_scripts_read():
     assert list(plain["influence"]["move"]) == ["cic_marginal", "cic_uniform", "flip_rate", "flip_rate_used", "ceiling"]
     assert list(plain["influence"]["move"]["flip_rate"]) == ["mean", "low", "high"]
     assert plain["input_norm"] == {"reason": "the player has no first layer"}
-    assert plain["context_independence"] == {"value": found.signalling.context_independence.value}
-    assert ChannelReport.from_json(plain) == found
+    assert plain["context_independence"] == {"value": result.signalling.context_independence.value}
+    assert ChannelReport.from_json(plain) == result
 
 
 def test_a_listener_that_ignores_messages_has_no_influence():
-    found = report(listens=False, episodes=200).influence["move"]
+    result = report(listens=False, episodes=200).influence["move"]
     for name in ("cic_marginal", "cic_uniform", "flip_rate", "flip_rate_used"):
-        assert abs(getattr(found, name).mean) <= 1e-9, name
+        assert abs(getattr(result, name).mean) <= 1e-9, name
 
 
 def test_a_random_speaker_tells_nothing_but_may_be_listened_to():
-    found = report(code=None, episodes=400)
-    assert found.signalling.information.low == 0.0 and found.signalling.information.p > 0.05
-    assert found.influence["move"].cic_uniform.mean > 1.0
-    assert found.usage.stability < 0.6
+    result = report(code=None, episodes=400)
+    assert result.signalling.information.low == 0.0 and result.signalling.information.p > 0.05
+    assert result.influence["move"].cic_uniform.mean > 1.0
+    assert result.usage.stability < 0.6
 
 
 def test_two_goals_under_one_symbol_and_a_constant_speaker():
-    found = reported(Scripted((0, 0, 2), heard_as=(0, 1, 2)), spec(), 300, 5)
-    goals = np.array(found.signalling.table).sum(axis=1) / 300
+    result = reported(Scripted((0, 0, 2), heard_as=(0, 1, 2)), spec(), 300, 5)
+    goals = np.array(result.signalling.table).sum(axis=1) / 300
     merged = np.array([goals[0] + goals[1], goals[2]])
-    assert found.signalling.information.plug_in == pytest.approx(-(merged * np.log2(merged)).sum(), abs=1e-9)
-    assert found.signalling.context_independence.value == pytest.approx(2 / 3)
-    assert found.influence["move"].flip_rate_used.mean < found.influence["move"].flip_rate.mean
+    assert result.signalling.information.plug_in == pytest.approx(-(merged * np.log2(merged)).sum(), abs=1e-9)
+    assert result.signalling.context_independence.value == pytest.approx(2 / 3)
+    assert result.influence["move"].flip_rate_used.mean < result.influence["move"].flip_rate.mean
     said = reported(Scripted((1, 1, 1), heard_as=(0, 1, 2)), spec(), 50, 5)
     assert said.usage.constant_symbol == 1 and said.usage.entropy_bits == 0.0
     assert said.signalling.information.share == 0.0
@@ -180,8 +180,8 @@ def test_a_player_with_memory_is_asked_in_its_state_of_mind():
 def test_input_norm_is_per_input():
     weight = np.ones((11, 4))
     weight[8:11] = 3.0
-    found = input_norm(weight, channels_of(spec())[0])
-    assert found.to_json() == {"message": pytest.approx(6.0), "rest": pytest.approx(2.0), "ratio": pytest.approx(3.0)}
+    result = input_norm(weight, channels_of(spec())[0])
+    assert result.to_json() == {"message": pytest.approx(6.0), "rest": pytest.approx(2.0), "ratio": pytest.approx(3.0)}
 
 
 # ------------------------------------------------------------------------------------------------ noise and delay
@@ -202,10 +202,10 @@ def test_a_noisy_delayed_channel():
     played = Episodes(unpaid[0], np.full(episodes, steps), {"a": goal, "b": slot}, actions, unpaid)
     heard = listen(noisy, channels_of(noisy)[0], played)
     nobody = np.full((steps - 1, episodes, 4, 1, 4), 0.25)
-    found = channel_report(Babbling(noisy), noisy, heard, nobody, Resampler(episodes, 0, 99, 99))
-    assert found.reception.lag == 2 and found.capacity_bits == 2.0
-    assert found.reception.capacity_estimate_bits == pytest.approx(0.8 * 2, abs=0.05)
-    assert found.reception.received is None, "nothing to tell was declared"
-    plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    result = channel_report(Babbling(noisy), noisy, heard, nobody, Resampler(episodes, 0, 99, 99))
+    assert result.reception.lag == 2 and result.capacity_bits == 2.0
+    assert result.reception.capacity_estimate_bits == pytest.approx(0.8 * 2, abs=0.05)
+    assert result.reception.received is None, "nothing to tell was declared"
+    plain = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert list(plain) == [*CHANNEL, *TOLD, *STRUCTURE, *ARRIVED, *HEARD]
-    assert ChannelReport.from_json(plain) == found
+    assert ChannelReport.from_json(plain) == result

@@ -43,19 +43,19 @@ def report(secret):
 
 
 def test_the_one_time_pad():
-    found = report(secret=True)
-    assert found.without_key.low == 0.0 and found.without_key.p > 0.01
-    assert found.with_key.low <= 1.0 <= found.with_key.high + 1e-9
-    assert found.with_key.p < 0.01
-    assert found.key_leak.low == 0.0
-    assert found.bob.accuracy.mean == 1.0 and found.bob.recovered.low > 0.95
-    assert found.eve.accuracy.mean == pytest.approx(0.5, abs=3 * math.sqrt(0.25 / 600))
-    assert found.eve.accuracy.low < 0.5 < found.eve.accuracy.high
-    assert found.best_with_key == 1.0 and found.best_without_key < 0.57
+    result = report(secret=True)
+    assert result.without_key.low == 0.0 and result.without_key.p > 0.01
+    assert result.with_key.low <= 1.0 <= result.with_key.high + 1e-9
+    assert result.with_key.p < 0.01
+    assert result.key_leak.low == 0.0
+    assert result.bob.accuracy.mean == 1.0 and result.bob.recovered.low > 0.95
+    assert result.eve.accuracy.mean == pytest.approx(0.5, abs=3 * math.sqrt(0.25 / 600))
+    assert result.eve.accuracy.low < 0.5 < result.eve.accuracy.high
+    assert result.best_with_key == 1.0 and result.best_without_key < 0.57
 
 
 def test_plain_text():
-    found = report(secret=False)
-    assert found.without_key.high >= 0.99 and found.without_key.p < 0.01
-    assert found.eve.accuracy.mean == 1.0 and found.bob.accuracy.mean == 1.0
-    assert np.isclose(found.best_without_key, 1.0)
+    result = report(secret=False)
+    assert result.without_key.high >= 0.99 and result.without_key.p < 0.01
+    assert result.eve.accuracy.mean == 1.0 and result.bob.accuracy.mean == 1.0
+    assert np.isclose(result.best_without_key, 1.0)

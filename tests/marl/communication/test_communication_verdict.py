@@ -37,31 +37,31 @@ def analysed(kind: str, interventions=()):
         "babbling": Scripted(None),
     }
     player = players[kind]
-    found, material = analyse_player(
+    result, material = analyse_player(
         player, ENV, spec_of(), episodes=100, lines=LINES, interventions=interventions, resampling=(199, 200)
     )
-    return player, found, material
+    return player, result, material
 
 
 def test_a_perfect_pair_in_words():
-    player, found, material = analysed("perfect", ("mute", "shuffled"))
-    text = describe(found, "the pair")
+    player, result, material = analysed("perfect", ("mute", "shuffled"))
+    text = describe(result, "the pair")
     assert text.startswith("the pair: a language that is spoken and listened to")
     assert "  goal 0    0.00  0.00  1.00" in text
     assert "Symbols: 0 = goal 1 (100%), 1 = goal 2 (100%), 2 = goal 0 (100%)." in text
     assert "another symbol would change its move in 98% of the situations; of the 1.5" in text
     assert "Return per agent of speaker_0 and listener_0" in text
     assert "The channel is worth" in text and "shuffled between episodes" in text
-    assert found.outcome.gain.mean == pytest.approx((found.outcome.team_return.mean + 15.37) / 7.91)
-    assert found.outcome.score.low < found.outcome.score.mean < found.outcome.score.high
-    assert [row.name for row in found.interventions] == ["mute", "shuffled"]
-    assert all(row.outcome.gain.mean < 0 for row in found.interventions)
-    plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert result.outcome.gain.mean == pytest.approx((result.outcome.team_return.mean + 15.37) / 7.91)
+    assert result.outcome.score.low < result.outcome.score.mean < result.outcome.score.high
+    assert [row.name for row in result.interventions] == ["mute", "shuffled"]
+    assert all(row.outcome.gain.mean < 0 for row in result.interventions)
+    plain = json.loads(json.dumps(result.to_json(), allow_nan=False))
     returned, lost, scaled = ["returns", "team_return"], ["lost", "team_lost"], ["score", "gain"]
     assert list(plain) == ["episodes", "seed", "team", *returned, *scaled, "channels", "interventions"]
     assert list(plain["interventions"][0]) == ["name", "what", *returned, *lost, *scaled]
-    assert PlayerAnalysis.from_json(plain) == found
-    drawn = pictures(player, found, material, LINES)
+    assert PlayerAnalysis.from_json(plain) == result
+    drawn = pictures(player, result, material, LINES)
     assert set(drawn) == {
         "protocol_speaker_0_listener_0", "timeline_speaker_0_listener_0", "field_speaker_0_listener_0", "interventions",
     }  # fmt: skip
@@ -93,22 +93,22 @@ def test_the_other_verdicts():
 
 def test_nothing_to_tell():
     """Guard: seen failing with "tells nothing measurable" and "no language"."""
-    _, found, _ = analysed("perfect")
-    report = found.channels[0]
+    _, result, _ = analysed("perfect")
+    report = result.channels[0]
     table = np.array(report.signalling.table)
     table[1:] = 0
     counts = tuple(tuple(int(x) for x in row) for row in table)
     report = replace(report, signalling=replace(report.signalling, table=counts))
     assert what_is_said(report) == ["There was nothing to tell: the goal of speaker_0 was the same in every episode."]
-    one = replace(found, channels=(report,))
+    one = replace(result, channels=(report,))
     assert summary(one) == "nothing to tell: the goal is the same in every episode"
-    assert summary(replace(found, channels=(report, found.channels[0]))).startswith("a language")
+    assert summary(replace(result, channels=(report, result.channels[0]))).startswith("a language")
 
 
 def test_a_receiver_that_hardly_listens():
     """Guard: seen failing with "listens: another symbol would change its move in 0% of the situations"."""
-    _, found, _ = analysed("perfect")
-    report = found.channels[0]
+    _, result, _ = analysed("perfect")
+    report = result.channels[0]
     ((head, heard),) = report.influence.items()
     faint = replace(
         heard, flip_rate=replace(heard.flip_rate, mean=0.004), cic_uniform=replace(heard.cic_uniform, mean=0.05)
@@ -118,12 +118,12 @@ def test_a_receiver_that_hardly_listens():
         "listener_0 hardly listens: another symbol would change how likely its choices of move are, but the choice "
         "itself in less than 2% of the situations."
     ]
-    assert summary(replace(found, channels=(report,))) == "spoken, but hardly anybody listens"
+    assert summary(replace(result, channels=(report,))) == "spoken, but hardly anybody listens"
 
 
 def test_a_large_vocabulary_shows_the_symbols_that_are_used():
-    _, found, _ = analysed("constant")
-    report = found.channels[0]
+    _, result, _ = analysed("constant")
+    report = result.channels[0]
     share, counts = (*[0.0] * 19, 1.0), (*[0] * 19, 10)
     report = replace(
         report,
@@ -139,24 +139,24 @@ def test_a_large_vocabulary_shows_the_symbols_that_are_used():
 def test_every_task_with_a_channel(name):
     spec = spec_of(name)
     player = Babbling(spec)
-    found, material = analyse_player(
+    result, material = analyse_player(
         player, name, spec, episodes=4, interventions=("shuffled",), per_channel=name != "simple_world_comm",
         resampling=(19, 20),
     )  # fmt: skip
-    assert PlayerAnalysis.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
-    text = describe(found, name)
-    drawn = pictures(player, found, material, {})
-    assert found.outcome.gain is None and "gain" not in text.split("\n")[-1]
+    assert PlayerAnalysis.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False))) == result
+    text = describe(result, name)
+    drawn = pictures(player, result, material, {})
+    assert result.outcome.gain is None and "gain" not in text.split("\n")[-1]
     if name == "simple_reference":
-        assert [row.name for row in found.interventions] == [
+        assert [row.name for row in result.interventions] == [
             "shuffled", "shuffled: agent_0 -> agent_1", "shuffled: agent_1 -> agent_0",
         ]  # fmt: skip
-        assert found.channels[0].speaker_consistency.episodes == 4
-        assert list(found.channels[0].influence) == ["move", "message"]
+        assert result.channels[0].speaker_consistency.episodes == 4
+        assert list(result.channels[0].influence) == ["move", "message"]
         assert "field_agent_0_agent_1" in drawn
     if name == "simple_crypto":
-        assert "Bob guesses right" in text and found.team == ("bob_0", "alice_0")
-        assert list(found.to_json())[-1] == "crypto"
+        assert "Bob guesses right" in text and result.team == ("bob_0", "alice_0")
+        assert list(result.to_json())[-1] == "crypto"
         assert "alice_0 -> eve_0, bob_0, 4 symbols" in text
     if name == "simple_world_comm":
         assert "field_leadadversary_0_adversary_0" not in drawn and "does not declare" in text
@@ -165,11 +165,11 @@ def test_every_task_with_a_channel(name):
 
 def test_a_cipher_is_called_one():
     spec = spec_of("simple_crypto")
-    found, _ = analyse_player(
+    result, _ = analyse_player(
         scripted("simple_crypto", "oracle", spec=spec), "simple_crypto", spec, episodes=100, interventions=(),
         resampling=(199, 50),
     )  # fmt: skip
-    text = describe(found, "xor")
+    text = describe(result, "xor")
     assert text.startswith("xor: a cipher: the message tells the secret to those who hold the key")
     assert "with it 1.0" in text and "Bob guesses right in 100% of the steps" in text
 
@@ -182,11 +182,11 @@ def test_a_meaning_function_for_a_task_without_a_declared_meaning():
         places = obs[..., 20:24].reshape(*obs.shape[:-1], 2, 2)
         return np.linalg.norm(places, axis=-1).argmin(axis=-1)
 
-    found, _ = analyse_player(
+    result, _ = analyse_player(
         Babbling(spec_of(name)), name, spec_of(name), episodes=4, interventions=(), meaning=nearest_prey,
         resampling=(19, 20),
     )  # fmt: skip
-    assert found.channels[0].signalling.meanings == ("meaning 0", "meaning 1")
+    assert result.channels[0].signalling.meanings == ("meaning 0", "meaning 1")
 
 
 def test_bad_input():

@@ -78,9 +78,9 @@ def test_a_random_speaker_is_a_false_positive_at_most_5_percent_of_the_time(epis
     speakers = 400
     shared = resampler(episodes, resamples=2)
     goals, said = draws(3, speakers, episodes, "goal"), draws(symbols, speakers, episodes, "symbol")
-    found = [info.mutual_information(g, m, (3, symbols), shared).p for g, m in zip(goals, said, strict=True)]
+    result = [info.mutual_information(g, m, (3, symbols), shared).p for g, m in zip(goals, said, strict=True)]
     # The test is exact, so the rate is at most 5 %; 3 standard errors of 400 trials are .033.
-    rate = np.mean(np.array(found) < 0.05)
+    rate = np.mean(np.array(result) < 0.05)
     assert rate <= 0.05 + 0.033
     assert rate >= 0.045 - 0.033, "a test that never rejects has no power"
 

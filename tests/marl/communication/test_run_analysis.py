@@ -60,10 +60,10 @@ SMALL = {"episodes": 40, "interventions": ("shuffled", "mute"), "cross_episodes"
 
 def test_a_run_of_several_replicas(run_dir):
     shown = []
-    found = analyse_run(run_dir, Options(**SMALL), on_figure=lambda name, figure: shown.append(name))
+    result = analyse_run(run_dir, Options(**SMALL), on_figure=lambda name, figure: shown.append(name))
     stored = json.loads((run_dir / "communication.json").read_text())
-    assert stored == json.loads(json.dumps(found.to_json())), "what is returned is what is stored"
-    assert Analysis.from_json(stored) == found
+    assert stored == json.loads(json.dumps(result.to_json())), "what is returned is what is stored"
+    assert Analysis.from_json(stored) == result
     assert list(stored) == [
         "run", "mode", "env", "episodes", "seed", "lines", "replicas", "shown", "figures", "cross_play", "text",
         "formation",
@@ -75,48 +75,48 @@ def test_a_run_of_several_replicas(run_dir):
     assert list(stored["formation"][0]) == [
         "step", "replica", "channel", "meanings", "shares", "information", "p", "team_return", "gain",
     ]  # fmt: skip
-    assert [one.replica for one in found.replicas] == [0, 1, 2]
-    assert found.shown in (0, 1) and found.mode == "greedy" and found.env == "simple_speaker_listener_v4"
-    median = np.argsort([one.outcome.team_return.mean for one in found.replicas], kind="stable")[1]
-    assert found.shown == median
-    assert len(found.replicas[found.shown].interventions) == 2
-    assert len(found.replicas[2].interventions) == 1, "the others are only shuffled"
-    assert "Replica 2: speaker_0 always says symbol 1." in found.text
-    assert "replica 2: return" in found.text and "no language: every message is constant" in found.text
-    assert "Cross-play of 3" in found.text
+    assert [one.replica for one in result.replicas] == [0, 1, 2]
+    assert result.shown in (0, 1) and result.mode == "greedy" and result.env == "simple_speaker_listener_v4"
+    median = np.argsort([one.outcome.team_return.mean for one in result.replicas], kind="stable")[1]
+    assert result.shown == median
+    assert len(result.replicas[result.shown].interventions) == 2
+    assert len(result.replicas[2].interventions) == 1, "the others are only shuffled"
+    assert "Replica 2: speaker_0 always says symbol 1." in result.text
+    assert "replica 2: return" in result.text and "no language: every message is constant" in result.text
+    assert "Cross-play of 3" in result.text
     files = {path.name for path in (run_dir / "figures").iterdir()}
-    assert files == set(found.figures) == {f"{name}.png" for name in shown}
+    assert files == set(result.figures) == {f"{name}.png" for name in shown}
     assert (run_dir / "episodes.gif").read_bytes()[:3] == b"GIF"
     assert {"protocol_speaker_0_listener_0.png", "cross_play.png", "formation.png", "interventions.png"} <= files
     rows = (run_dir / "formation.csv").read_text().splitlines()
     assert len(rows) == 4 and rows[1].startswith("1000,") and rows[3].startswith("3000,")
-    assert [row.step for row in found.formation] == [1000, 2000, 3000]
-    assert found.formation[0].information == 0.0 and found.formation[2].information > 1.4
+    assert [row.step for row in result.formation] == [1000, 2000, 3000]
+    assert result.formation[0].information == 0.0 and result.formation[2].information > 1.4
 
 
 def test_one_replica_gets_every_intervention(run_dir):
-    found = analyse_run(run_dir, Options(**SMALL), replicas=[1], figures=False, formation=False)
-    assert found.shown == 1 and [one.replica for one in found.replicas] == [1]
-    assert len(found.replicas[0].interventions) == 2
+    result = analyse_run(run_dir, Options(**SMALL), replicas=[1], figures=False, formation=False)
+    assert result.shown == 1 and [one.replica for one in result.replicas] == [1]
+    assert len(result.replicas[0].interventions) == 2
     assert (
-        not {"cross_play", "formation"} & set(found.to_json())
-        and found.figures == ()
+        not {"cross_play", "formation"} & set(result.to_json())
+        and result.figures == ()
         and not (run_dir / "figures").exists()
     )
 
 
 def test_the_quick_look_at_the_end_of_a_run(run_dir):
-    found = analyse_run(run_dir, QUICK, replicas=[0], episodes=20)
-    assert found.episodes == 20 and [row.name for row in found.replicas[0].interventions] == [
+    result = analyse_run(run_dir, QUICK, replicas=[0], episodes=20)
+    assert result.episodes == 20 and [row.name for row in result.replicas[0].interventions] == [
         "mute", "shuffled",
     ]  # fmt: skip
-    assert found.cross_play is None and found.formation is None and found.figures
+    assert result.cross_play is None and result.formation is None and result.figures
 
 
 def test_guests_join_the_cross_play_only(run_dir):
-    found = analyse_run(run_dir, Options(**SMALL), replicas=[0], others=[run_dir / "other"], formation=False)
-    assert found.cross_play.participants == ("0", str(run_dir / "other"))
-    assert len(found.replicas) == 1
+    result = analyse_run(run_dir, Options(**SMALL), replicas=[0], others=[run_dir / "other"], formation=False)
+    assert result.cross_play.participants == ("0", str(run_dir / "other"))
+    assert len(result.replicas) == 1
 
 
 @pytest.mark.parametrize("replicas", [[3], [-1], []])
@@ -156,14 +156,14 @@ def test_figures_go_into_the_runs_tensorboard(run_dir):
 
 def test_players_of_any_kind_without_a_run():
     spec = spec_of("simple_reference")
-    found = analyse_players(
+    result = analyse_players(
         {"one": Babbling(spec), "two": Babbling(spec, 1)}, "simple_reference", spec,
         Options(episodes=6, interventions=("shuffled",), cross_episodes=2),
     )  # fmt: skip
-    assert found.figures == () and len(found.replicas) == 2
-    assert "two: return" in found.text and "Cross-play of 2" in found.text
-    assert formation_row(found.replicas[0], 5, 0).step == 5
-    assert next(iter(found.to_json())) == "env", "without what belongs to a run"
+    assert result.figures == () and len(result.replicas) == 2
+    assert "two: return" in result.text and "Cross-play of 2" in result.text
+    assert formation_row(result.replicas[0], 5, 0).step == 5
+    assert next(iter(result.to_json())) == "env", "without what belongs to a run"
     with pytest.raises(UserError, match="has no channel"):
         spread = spec_of("simple_spread")
         analyse_players({"one": Babbling(spread)}, "simple_spread", spread, Options(episodes=2))

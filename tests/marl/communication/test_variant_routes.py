@@ -70,6 +70,6 @@ def test_evaluation_plays_the_parallel_env(env_id: str) -> None:
     args = {"num_listeners": 2, "noise": 0.2, "max_cycles": 5}
     spec = make(ID, 1, **args).spec
     player = scripted(env_id, "noop", spec=spec)
-    found = [evaluate(player, env_id, episodes=4, seed=seed, env_args=args, spec=spec) for seed in (0, 0, 1)]
-    assert found[0].setting.backend == "pettingzoo" and found[0].score is None
-    assert found[0].mean_return == found[1].mean_return != found[2].mean_return
+    result = [evaluate(player, env_id, episodes=4, seed=seed, env_args=args, spec=spec) for seed in (0, 0, 1)]
+    assert result[0].setting.backend == "pettingzoo" and result[0].score is None
+    assert result[0].mean_return == result[1].mean_return != result[2].mean_return

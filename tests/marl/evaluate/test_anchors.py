@@ -31,31 +31,31 @@ def test_returns_by_agent_are_averaged():
 
 
 def test_a_task_with_unlike_agents_weighs_them_by_number():
-    found = anchors("collect_treasure")
-    assert found.mean("random") == pytest.approx((6 * -3.3 + 2 * 0.6) / 8)
-    assert found.score(found.mean("oracle")) == pytest.approx(1.0)
+    result = anchors("collect_treasure")
+    assert result.mean("random") == pytest.approx((6 * -3.3 + 2 * 0.6) / 8)
+    assert result.score(result.mean("oracle")) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("env", MPE_IDS)
 def test_every_task_has_anchors_and_their_sides_are_its_agents(env):
-    spec, found = spec_of(env), anchors(env)
-    assert found.reason is None and found.competitive == is_competitive(spec)
+    spec, result = spec_of(env), anchors(env)
+    assert result.reason is None and result.competitive == is_competitive(spec)
     groups = sides(spec)
-    assert {side: len(names) for side, names in groups.items()} == dict(found.weights)
+    assert {side: len(names) for side, names in groups.items()} == dict(result.weights)
     assert sorted(name for names in groups.values() for name in names) == sorted(spec.agent_names)
-    assert set(found.sides) == set(groups)
-    for kinds in found.sides.values():
+    assert set(result.sides) == set(groups)
+    for kinds in result.sides.values():
         assert {"random", "noop"} <= set(kinds)
         for anchor in kinds.values():
             assert anchor.bound is None or anchor.mean <= anchor.bound
             assert anchor.source and anchor.se >= 0
-    json.dumps(found.to_json(), allow_nan=False)
+    json.dumps(result.to_json(), allow_nan=False)
 
 
 def test_competitive_tasks_have_values_per_side_only():
-    found = anchors("simple_push")
-    assert found.sides["good"]["oracle"].mean == -7.45
-    assert found.mean("random") is None and found.score(-5.0) is None and found.gain(-5.0) is None
+    result = anchors("simple_push")
+    assert result.sides["good"]["oracle"].mean == -7.45
+    assert result.mean("random") is None and result.score(-5.0) is None and result.gain(-5.0) is None
     assert lines_of("simple_tag") == {"oracle": None, "no communication": None, "random": None}
 
 
@@ -73,8 +73,8 @@ def test_lines_of_a_learning_curve():
     ],
 )
 def test_other_arguments_have_no_anchors_and_say_why(args, says):
-    found = anchors("simple_spread", args)
-    assert says in found.reason and not found.sides
+    result = anchors("simple_spread", args)
+    assert says in result.reason and not result.sides
     assert score("simple_spread", -8.0, args) is None and gain("simple_reference", -8.0, {"local_ratio": 1.0}) is None
     assert lines_of("simple_spread", args) == {"oracle": None, "no communication": None, "random": None}
 
@@ -85,9 +85,9 @@ def test_arguments_without_effect_keep_the_anchors():
 
 
 def test_other_environments_have_no_anchors():
-    found = anchors("my_package:make")
-    assert found.reason == "no anchors are known for my_package:make"
-    assert found.to_json()["oracle"] is None and score("my_package:make", 1.0) is None
+    result = anchors("my_package:make")
+    assert result.reason == "no anchors are known for my_package:make"
+    assert result.to_json()["oracle"] is None and score("my_package:make", 1.0) is None
 
 
 # The script whose play should reach the anchor, and how far the best known may lie beyond it.

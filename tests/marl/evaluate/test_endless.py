@@ -62,9 +62,11 @@ def test_a_run_and_its_evaluation_end_and_say_so(tmp_path, monkeypatch, capsys):
         "evaluation.every": 200,
     }
     result = train(config(tmp_path / "run", settings))
-    told = capsys.readouterr()
+    output = capsys.readouterr()
     words = "32 of 32 episodes had not ended after 20 steps and were stopped there"
-    assert f"warning: {words}" in told.out and f"warning: {words}" in told.err  # at the end, and beside the training
+    assert (
+        f"warning: {words}" in output.out and f"warning: {words}" in output.err
+    )  # at the end, and beside the training
     assert result.evaluation is not None and result.evaluation.replicas[0].unfinished == 32
     stored = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert (stored["episodes"], stored["max_steps"], stored["replicas"][0]["unfinished"]) == (32, 20, 32)
@@ -73,5 +75,5 @@ def test_a_run_and_its_evaluation_end_and_say_so(tmp_path, monkeypatch, capsys):
 
 
 def test_nothing_is_said_where_all_episodes_end():
-    found = evaluate(player(strange_envs.Strange), "strange", episodes=3, make=strange_envs.Strange)
-    assert found.replicas[0].unfinished is None and "max_steps" not in found.to_json()
+    result = evaluate(player(strange_envs.Strange), "strange", episodes=3, make=strange_envs.Strange)
+    assert result.replicas[0].unfinished is None and "max_steps" not in result.to_json()

@@ -85,17 +85,17 @@ def test_rows_hold_a_script_to_its_own_pairing() -> None:
     """Level with itself, and with its own name as the one to beat where it is the best."""
     arena = arena_of("simple_tag", 60)
     rows = against_scripts(tournament(arena, [scripted("simple_tag", "surround+flee", spec=arena.spec)] * 2))
-    found = {(row["side"], row["opponent"]): row for row in rows}
-    assert list(found) == [
+    result = {(row["side"], row["opponent"]): row for row in rows}
+    assert list(result) == [
         ("adversaries", "flee"), ("adversaries", "random"), ("good", "chase"), ("good", "surround"), ("good", "random"),
     ]  # fmt: skip
     for opponent in ("chase", "surround"):
-        row = found["good", opponent]
+        row = result["good", opponent]
         assert row["best"] == "flee" and row["score"] == 1.0
         assert row["scripts"]["flee"]["verdict"] == "level" and row["scripts"]["flee"]["beating"] == 0
         assert row["scripts"]["flee"]["difference"] == {"mean": 0.0, "se": 0.0}
         assert row["scripts"]["random"]["verdict"] == "beaten" and row["scripts"]["random"]["beating"] == 2
-    caught = found["adversaries", "flee"]
+    caught = result["adversaries", "flee"]
     assert caught["replicas"][0] == caught["scripts"]["surround"]["mean"]
     assert caught["scripts"]["surround"]["verdict"] == "level" and caught["scripts"]["random"]["verdict"] == "beaten"
 
@@ -104,8 +104,8 @@ def test_a_script_that_is_told_more_is_an_opponent_but_not_the_one_to_beat(quick
     arena = arena_of("simple_adversary", 60)
     good, blind = (scripted("simple_adversary", name, spec=arena.spec) for name in ("midpoint+cover", "follow+direct"))
     rows = against_scripts(tournament(arena, [good, blind]))
-    told = [row for row in rows if row["informed"]]
-    assert [(row["side"], row["opponent"]) for row in told] == [("good", "omniscient")]
+    output = [row for row in rows if row["informed"]]
+    assert [(row["side"], row["opponent"]) for row in output] == [("good", "omniscient")]
     against_direct = next(row for row in rows if row["opponent"] == "direct")
     assert against_direct["best"] == "follow"
     assert against_direct["scripts"]["omniscient"]["mean"] > against_direct["scripts"]["follow"]["mean"]
@@ -142,7 +142,7 @@ def random_policy(env: str, seed: int) -> Policy:
     return Policy(spec, config, torch.randn(size, generator=torch.Generator().manual_seed(seed)))
 
 
-class Told:
+class Answers:
     """Alice and Bob of a code: `say[secret][key]`, `read[key][symbol]`; Bob guesses 0 until he hears, Eve always."""
 
     def __init__(self, say: list[list[int]], read: list[list[int]]) -> None:
@@ -161,21 +161,21 @@ class Told:
         }
 
 
-XOR = Told([[0, 1], [1, 0]], [[0, 1, 0, 0], [1, 0, 0, 0]])
+XOR = Answers([[0, 1], [1, 0]], [[0, 1, 0, 0], [1, 0, 0, 0]])
 
 
 @pytest.mark.parametrize(
     ("pair", "kept"),
     [
         (XOR, 24.0),
-        (Told([[0, 0], [1, 1]], [[0, 1, 0, 0]] * 2), 0.0),  # plain text
-        (Told([[0, 1], [1, 2]], [[0, 1, 0, 0], [0, 0, 1, 0]]), 12.0),  # half of the symbols tell Eve
-        (Told([[2, 2], [2, 2]], [[0, 0, 0, 0]] * 2), 0.0),  # nobody knows
-        (Told([[0, 1], [1, 0]], [[0, 1, 0, 0]] * 2), 0.0),  # Bob forgets the key
-        (Told([[0, 0], [1, 1]], [[1, 0, 0, 0]] * 2), -48.0),
+        (Answers([[0, 0], [1, 1]], [[0, 1, 0, 0]] * 2), 0.0),  # plain text
+        (Answers([[0, 1], [1, 2]], [[0, 1, 0, 0], [0, 0, 1, 0]]), 12.0),  # half of the symbols tell Eve
+        (Answers([[2, 2], [2, 2]], [[0, 0, 0, 0]] * 2), 0.0),  # nobody knows
+        (Answers([[0, 1], [1, 0]], [[0, 1, 0, 0]] * 2), 0.0),  # Bob forgets the key
+        (Answers([[0, 0], [1, 1]], [[1, 0, 0, 0]] * 2), -48.0),
     ],
 )  # fmt: skip
-def test_the_best_eve_by_hand(pair: Told, kept: float) -> None:
+def test_the_best_eve_by_hand(pair: Answers, kept: float) -> None:
     assert guaranteed(pair) == pytest.approx(kept)
 
 
@@ -221,18 +221,18 @@ def test_a_fresh_eve_breaks_plain_text_and_nothing_breaks_the_key() -> None:
     )
     learner = replace(learner, actor_lr_shares={"alice_0": 0.1})  # of an agent that does not learn here
     config = Config(env="simple_crypto", total_steps=4000, num_envs=16, maddpg=learner)
-    pairs = [XOR, Told([[2, 2], [3, 3]], [[0, 0, 0, 1]] * 2)]
+    pairs = [XOR, Answers([[2, 2], [3, 3]], [[0, 0, 0, 1]] * 2)]
     for pair in pairs:
         pair.config = config  # type: ignore[attr-defined]
-    found = fresh_eves(arena, pairs, seed=5)  # type: ignore[arg-type]
-    assert found["guaranteed"] == [24.0, 0.0]
-    xor, plain = found["with a fresh eve"]
+    result = fresh_eves(arena, pairs, seed=5)  # type: ignore[arg-type]
+    assert result["guaranteed"] == [24.0, 0.0]
+    xor, plain = result["with a fresh eve"]
     assert 20 < xor < 28 and -3 < plain < 3
-    assert found["fresh eve"][1] > -3 and found["fresh eve"][0] < -20
+    assert result["fresh eve"][1] > -3 and result["fresh eve"][0] < -20
 
 
 def test_what_eve_could_learn_of_a_pair_with_memory_is_not_told() -> None:
-    pair = Told([[0, 1], [1, 0]], [[0, 1, 0, 0]] * 2)
+    pair = Answers([[0, 1], [1, 0]], [[0, 1, 0, 0]] * 2)
     pair.config = Config(env="simple_crypto", maddpg=MADDPGConfig(frames=2))  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"policies that see one observation"):
         fresh_eves(arena_of("simple_crypto", 4), [pair], seed=5)  # type: ignore[list-item]
@@ -251,8 +251,8 @@ def test_competition_of_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     printed = capsys.readouterr().out
     printed = printed[printed.index("## simple_crypto") :]
     record = json.loads((out / "simple_crypto.json").read_text())
-    told = "python -m benchmarks.competition --env simple_crypto --replicas 2 --episodes 20 -- --total-steps 240"
-    assert record["command"].startswith(told) and str(tmp_path) not in json.dumps(record)
+    output = "python -m benchmarks.competition --env simple_crypto --replicas 2 --episodes 20 -- --total-steps 240"
+    assert record["command"].startswith(output) and str(tmp_path) not in json.dumps(record)
     assert (record["replicas"], record["steps"], record["seed"], record["backend"]) == (2, 240, 1000, "torch")
     assert np.shape(record["returns"]["eve"]) == (4, 5) and len(record["against"]) == 5
     assert len(record["fresh_eves"]["with a fresh eve"]) == 2 and record["mode"] == "greedy"

@@ -65,25 +65,25 @@ def fake():
 # ------------------------------------------------------------------ the function
 def test_numbers_of_one_player_by_hand():
     spec = spec_of("simple_push")
-    found = evaluate(NoOp(spec), "simple_push", episodes=7, seed=20)
+    result = evaluate(NoOp(spec), "simple_push", episodes=7, seed=20)
     returns = play("simple_push", NoOp(spec), 7, 20).returns
-    one = found.replicas[0]
+    one = result.replicas[0]
     for n, name in enumerate(spec.agent_names):
         assert one.returns[name].mean == pytest.approx(returns[:, n].mean())
         assert one.returns[name].se == pytest.approx(returns[:, n].std(ddof=1) / np.sqrt(7))
-    assert one.mean_return == found.mean_return == pytest.approx(returns.mean())
+    assert one.mean_return == result.mean_return == pytest.approx(returns.mean())
     assert one.mean_return_se == pytest.approx(returns.mean(1).std(ddof=1) / np.sqrt(7))
-    assert found.returns == one.returns
-    assert found.interval == pytest.approx(
-        [found.mean_return - 1.96 * one.mean_return_se, found.mean_return + 1.96 * one.mean_return_se]
+    assert result.returns == one.returns
+    assert result.interval == pytest.approx(
+        [result.mean_return - 1.96 * one.mean_return_se, result.mean_return + 1.96 * one.mean_return_se]
     )
-    assert found.score is None and found.gain is None and found.competitive is True
-    assert found.sides["good"] == one.returns["agent_0"]
+    assert result.score is None and result.gain is None and result.competitive is True
+    assert result.sides["good"] == one.returns["agent_0"]
 
 
 def test_json_holds_what_other_scripts_rely_on():
-    found = evaluate(scripted("simple_reference", "coast"), "simple_reference", episodes=3, seed=5)
-    plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    result = evaluate(scripted("simple_reference", "coast"), "simple_reference", episodes=3, seed=5)
+    plain = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert {"env", "episodes", "seed", "mode", "replicas", "mean_return", "score", "gain", "anchors"} <= set(plain)
     assert (plain["env"], plain["episodes"], plain["seed"], plain["mode"]) == ("simple_reference_v3", 3, 5, "greedy")
     assert plain["gain"] == pytest.approx((plain["mean_return"] + 16.65) / 9.12)
@@ -103,35 +103,35 @@ def test_json_holds_what_other_scripts_rely_on():
         "random", "noop", "no_communication", "oracle", "bound", "no_communication_bound", "sides", "reason",
     ]  # fmt: skip
     assert list(plain["anchors"]["sides"]["all"]["oracle"]) == ["mean", "se", "bound", "source"]
-    assert Evaluation.from_json(plain) == found
+    assert Evaluation.from_json(plain) == result
 
 
 def test_several_replicas_play_the_same_episodes_and_are_summed_up_over_replicas():
     spec = spec_of("simple")
     players = [scripted("simple", name, spec=spec) for name in ("noop", "coast", "noop")]
-    found = evaluate(players, "simple", episodes=4, seed=1, replicas=[5, 6, 8])
-    means = [one.mean_return for one in found.replicas]
-    assert [one.replica for one in found.replicas] == [5, 6, 8]
+    result = evaluate(players, "simple", episodes=4, seed=1, replicas=[5, 6, 8])
+    means = [one.mean_return for one in result.replicas]
+    assert [one.replica for one in result.replicas] == [5, 6, 8]
     assert means[0] == means[2] < means[1]
-    assert found.mean_return == pytest.approx(np.mean(means))
-    assert found.returns["agent_0"].se == pytest.approx(np.std(means, ddof=1) / np.sqrt(3))
-    assert found.iqm == pytest.approx(np.mean(means))  # of three none is cut off
-    low, high = found.iqm_interval
-    assert min(means) - 1e-9 <= low <= found.iqm <= high <= max(means) + 1e-9
-    assert found.interval[0] < found.mean_return < found.interval[1]
-    assert Evaluation.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert result.mean_return == pytest.approx(np.mean(means))
+    assert result.returns["agent_0"].se == pytest.approx(np.std(means, ddof=1) / np.sqrt(3))
+    assert result.iqm == pytest.approx(np.mean(means))  # of three none is cut off
+    low, high = result.iqm_interval
+    assert min(means) - 1e-9 <= low <= result.iqm <= high <= max(means) + 1e-9
+    assert result.interval[0] < result.mean_return < result.interval[1]
+    assert Evaluation.from_json(json.loads(json.dumps(result.to_json()))) == result
 
 
 def test_other_arguments_give_no_score_but_the_reason():
     args = {"max_cycles": 3}
-    found = evaluate(NoOp(spec_of("simple", **args)), "simple", episodes=2, env_args=args)
-    assert found.score is None and "max_cycles=3 (default 25)" in found.anchors.reason
-    assert found.setting.env_args == args
+    result = evaluate(NoOp(spec_of("simple", **args)), "simple", episodes=2, env_args=args)
+    assert result.score is None and "max_cycles=3 (default 25)" in result.anchors.reason
+    assert result.setting.env_args == args
 
 
 def test_one_episode_has_no_error_and_no_interval():
-    found = evaluate(NoOp(spec_of("simple")), "simple", episodes=1)
-    assert found.replicas[0].returns["agent_0"].se is None and found.interval is None
+    result = evaluate(NoOp(spec_of("simple")), "simple", episodes=1)
+    assert result.replicas[0].returns["agent_0"].se is None and result.interval is None
 
 
 def test_no_players():
@@ -144,10 +144,10 @@ def test_a_run_is_evaluated_in_all_its_replicas(run, tmp_path, capsys):
     path = tmp_path / "out.json"
     assert main([str(run), "--episodes", "4", "--seed", "9", "--json", str(path)]) == 0
     assert fake().loads == [(str(run), r, True, None, 9) for r in range(3)]
-    found = json.loads(path.read_text())
+    result = json.loads(path.read_text())
     expected = play("simple_speaker_listener", Random(spec_of("simple_speaker_listener"), seed=1), 4, 9).returns
-    assert found["replicas"][1]["mean_return"] == pytest.approx(expected.mean())
-    assert (found["mode"], found["seed"], len(found["replicas"])) == ("greedy", 9, 3)
+    assert result["replicas"][1]["mean_return"] == pytest.approx(expected.mean())
+    assert (result["mode"], result["seed"], len(result["replicas"])) == ("greedy", 9, 3)
     text = capsys.readouterr().out
     assert "replica" in text and "listener_0" in text and "gain" in text and "-15.37" in text
 
@@ -232,8 +232,8 @@ def test_a_script_of_one_side_plays_that_side_only(tmp_path):
     path = tmp_path / "out.json"
     arguments = ["--scripted", "surround+flee", "--env", "simple_tag", "--against", "chase", "--episodes", "2"]
     assert main([*arguments, "--json", str(path)]) == 0
-    found = json.loads(path.read_text())
-    assert [match["parties"] for match in found["matches"]] == [{"adversaries": "chase", "good": "surround+flee"}]
+    result = json.loads(path.read_text())
+    assert [match["parties"] for match in result["matches"]] == [{"adversaries": "chase", "good": "surround+flee"}]
 
 
 def test_runs_against_runs_give_every_pair_of_replicas(run, tmp_path, capsys, monkeypatch):
@@ -242,14 +242,14 @@ def test_runs_against_runs_give_every_pair_of_replicas(run, tmp_path, capsys, mo
     other.mkdir()
     path = tmp_path / "out.json"
     assert main([str(run), "--against", str(other), "--episodes", "3", "--replica", "1", "--json", str(path)]) == 0
-    found = json.loads(path.read_text())
-    assert list(found) == [
+    result = json.loads(path.read_text())
+    assert list(result) == [
         "env", "env_args", "episodes", "seed", "mode", "backend", "against", "matches", "anchors",
     ]  # fmt: skip
-    assert list(found["matches"][0]) == ["parties", "return", "teams", "pairs"] and len(found["matches"]) == 2
-    assert np.shape(found["matches"][0]["pairs"]["good"]) == (1, 3)
-    assert np.shape(found["matches"][1]["pairs"]["good"]) == (1, 3)
-    for match in found["matches"]:
+    assert list(result["matches"][0]) == ["parties", "return", "teams", "pairs"] and len(result["matches"]) == 2
+    assert np.shape(result["matches"][0]["pairs"]["good"]) == (1, 3)
+    assert np.shape(result["matches"][1]["pairs"]["good"]) == (1, 3)
+    for match in result["matches"]:
         assert match["teams"]["good"]["mean"] == pytest.approx(np.mean(match["pairs"]["good"]))
     assert "every pair of replicas" in capsys.readouterr().out
 
@@ -363,8 +363,8 @@ def test_a_saved_run_plays_what_its_policies_play(saved, tmp_path):
 
     path = tmp_path / "out.json"
     assert main([str(saved), "--episodes", "3", "--seed", "4", "--json", str(path)]) == 0
-    found = json.loads(path.read_text())
-    for r, one in enumerate(found["replicas"]):
+    result = json.loads(path.read_text())
+    for r, one in enumerate(result["replicas"]):
         expected = play("simple_push", Policy.load(saved, replica=r), 3, 4).returns.mean(0)
         assert [value["mean"] for value in one["return"].values()] == pytest.approx(expected)
     assert main([str(saved), "--episodes", "2", "--sampled", "--checkpoint", "300", "--against", str(saved)]) == 0

@@ -21,8 +21,8 @@ LINES = {"oracle": -7.46, "no communication": -15.37, "random": -39.98}
 def words(figure) -> str:
     """All text of a figure."""
     figure.draw_without_rendering()
-    found = [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
-    return " | ".join(text for text in found if text)
+    result = [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
+    return " | ".join(text for text in result if text)
 
 
 def picture(figure) -> np.ndarray:
@@ -36,14 +36,14 @@ def bar(mean, half=0.5):
 
 
 def protocol(table) -> ChannelReport:
-    told = Information(0.92, 0.918, 0.9, 1.0, p=0.001, entropy=1.585, share=0.6, episodes=40)
+    output = Information(0.92, 0.918, 0.9, 1.0, p=0.001, entropy=1.585, share=0.6, episodes=40)
     unknown = Undefined("not declared")
     meanings = ("goal 0", "goal 1", "goal 2") if table else ()
     return ChannelReport(
         "speaker_0 -> listener_0", "speaker_0", "listener_0", symbols=2, capacity_bits=1.0, exact=True, episodes=40,
         usage=Usage((0.5, 0.5), entropy_bits=1.0, used_share=1.0, stability=1.0, constant_symbol=None),
-        signalling=Signalling(meanings, table, told if table else unknown, None, None, unknown, unknown, unknown),
-        reception=None, speaker_consistency=unknown, instantaneous_coordination=Coordination(told, ""), influence={},
+        signalling=Signalling(meanings, table, output if table else unknown, None, None, unknown, unknown, unknown),
+        reception=None, speaker_consistency=unknown, instantaneous_coordination=Coordination(output, ""), influence={},
         input_norm=unknown,
     )  # fmt: skip
 

@@ -133,10 +133,10 @@ def compared(spec: EnvSpec, config: MADDPGConfig, form: str) -> None:
     explicit, reference = pair(spec, config, form)
     for k in range(4):
         one, other = random_batch(spec, k), random_batch(spec, k)
-        found, expected = explicit.update(one, k / 4, True), reference.update(other, k / 4, True)
-        assert found.keys() == expected.keys()
-        for name in found:
-            torch.testing.assert_close(found[name].detach(), expected[name].detach(), atol=2e-4, rtol=2e-4)
+        result, expected = explicit.update(one, k / 4, True), reference.update(other, k / 4, True)
+        assert result.keys() == expected.keys()
+        for name in result:
+            torch.testing.assert_close(result[name].detach(), expected[name].detach(), atol=2e-4, rtol=2e-4)
         assert torch.equal(one.joint, other.joint), "relabelled alike"
         for name in ("actor", "critic"):
             states = [agent.moments[name].optimiser.state_dict()["state"] for agent in (explicit, reference)]
@@ -265,17 +265,17 @@ def test_measuring_changes_no_bit(form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_bits_do_not_depend_on_threads(form: str) -> None:
-    spec, config, found = SPECS["simple_reference"], MADDPGConfig(hidden=(32, 32)), []
+    spec, config, result = SPECS["simple_reference"], MADDPGConfig(hidden=(32, 32)), []
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
             agent = pair(spec, config, form)[0]
             for k in range(3):
                 agent.update(random_batch(spec, k, rows=128))
-            found.append(agent.actor.mlp.flat.detach().clone())
+            result.append(agent.actor.mlp.flat.detach().clone())
     finally:
         torch.set_num_threads(1)
-    assert torch.equal(*found)
+    assert torch.equal(*result)
 
 
 @pytest.mark.parametrize("form", FORMS)

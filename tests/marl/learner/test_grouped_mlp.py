@@ -45,8 +45,8 @@ def test_values_and_gradients_are_those_of_separate_networks(sizes: tuple[int, .
     expected = one_by_one(x, flat, sizes, norm, shared)
     torch.testing.assert_close(function(x, flat), expected)
     weights = torch.randn_like(expected)
-    found = torch.autograd.grad((function(x, flat) * weights).sum(), (x, flat))
-    for mine, slow in zip(found, torch.autograd.grad((expected * weights).sum(), (x, flat)), strict=True):
+    result = torch.autograd.grad((function(x, flat) * weights).sum(), (x, flat))
+    for mine, slow in zip(result, torch.autograd.grad((expected * weights).sum(), (x, flat)), strict=True):
         torch.testing.assert_close(mine, slow)
     assert torch.autograd.gradcheck(function, (x, flat))
 

@@ -102,11 +102,11 @@ def prose() -> str:
 
 @pytest.mark.parametrize("pattern", CHECKS)
 def test_a_number_of_the_page_is_right_to_its_last_digit(pattern: str) -> None:
-    found = re.search(pattern, PAGE, re.DOTALL)
-    assert found, f"no such sentence: {pattern}"
+    result = re.search(pattern, PAGE, re.DOTALL)
+    assert result, f"no such sentence: {pattern}"
     expected = CHECKS[pattern]()
-    assert len(found.groups()) == len(expected)
-    for printed, value in zip(found.groups(), expected, strict=True):
+    assert len(result.groups()) == len(expected)
+    for printed, value in zip(result.groups(), expected, strict=True):
         digits = len(printed.rstrip(".").partition(".")[2])
         assert f"{value:.{digits}f}" == printed.rstrip(".")
 
@@ -126,10 +126,10 @@ def test_the_tables_of_the_page_are_those_of_the_stored_numbers() -> None:
 
 
 def test_the_whole_numbers_of_the_page() -> None:
-    found = NUMBERS["estimators"]
-    assert f"number {found['network']:,} of a" in " ".join(PAGE.split())
-    assert found["network"] == estimators.CLOSEST < 9_000_000
-    assert f"random tanh network $f$, {found['draws']:,} draws" in PAGE
+    result = NUMBERS["estimators"]
+    assert f"number {result['network']:,} of a" in " ".join(PAGE.split())
+    assert result["network"] == estimators.CLOSEST < 9_000_000
+    assert f"random tanh network $f$, {result['draws']:,} draws" in PAGE
     assert f"the figure are {NUMBERS['seven_classes']['draws']:,} draws" in PAGE
     assert f"biases of sampled rows from {NUMBERS['spread']['draws']:,} draws" in PAGE
     assert f"{NUMBERS['spread']['networks']} networks (median" in PAGE

@@ -81,8 +81,8 @@ def close(one: Any, two: Any, tolerance: float = 2e-4) -> list[str]:
         return mapped(tree, lambda x: torch.zeros(x.shape) if x.is_floating_point() else x)
 
     numbers: list[list[Tensor]] = [[], []]
-    for tree, found in zip((one, two), numbers, strict=True):
-        mapped(tree, found.append)
+    for tree, result in zip((one, two), numbers, strict=True):
+        mapped(tree, result.append)
     far = [
         f"tensor {i}: {(a - b).abs().max().item():.2g} of {list(a.shape)}"
         for i, (a, b) in enumerate(zip(*numbers, strict=True))
@@ -239,11 +239,11 @@ def test_exchanges(done: Done) -> None:
     zero, one = done[1]
     assert zero["first"] == one["first"] == {"from": 0} and (zero["only"], one["only"]) == ("kept", None)
     assert (zero["error"], one["error"]) == ("said on rank 0", 2)
-    for found in (zero, one):
-        assert found["any"] == [True, False] and found["agreed"] == [False, True]
-        assert found["collected"] == ["0a", "1a", "1b"]
-        assert found["mean"].tolist() == [2.0, 4.0]
-        assert found["rows"].tolist() == [[0.0] * 3] * 2 + [[1.0] * 3] * 2
+    for result in (zero, one):
+        assert result["any"] == [True, False] and result["agreed"] == [False, True]
+        assert result["collected"] == ["0a", "1a", "1b"]
+        assert result["mean"].tolist() == [2.0, 4.0]
+        assert result["rows"].tolist() == [[0.0] * 3] * 2 + [[1.0] * 3] * 2
     joined = zero["joined"]
     assert joined["a"].tolist() == [[0, 0, 0]] * 2 + [[1, 1, 1]] * 4  # the narrower part is padded
     assert joined["list"][0].tolist() == [False, True, True] and joined["list"][1] == 7 and joined["n"] == 1.5
@@ -297,8 +297,8 @@ def test_division_refuses_in_python_too() -> None:
 
 # ------------------------------------------------------------------ lost ranks
 def test_a_rank_that_fails_ends_all_with_its_words(done: Done) -> None:
-    out, _, (told, own) = done
-    assert "rank 1 failed: the gradient is not finite (this is rank 0)" in told
+    out, _, (output, own) = done
+    assert "rank 1 failed: the gradient is not finite (this is rank 0)" in output
     assert "RunFailed: the gradient is not finite" in own
     good = newest(out / "fails" / DIRECTORY)
     assert good is not None and len(load(good).parts["policy"]["actor"]) == 3

@@ -121,9 +121,9 @@ def test_runs_of_older_versions_take_rows(tmp_path, monkeypatch):
     load = checkpoint.load
 
     def without(*args, **kwargs):
-        found = load(*args, **kwargs)
-        assert found.manifest.pop("reader")["observations"]["left"]["kind"] == "Box"
-        return found
+        result = load(*args, **kwargs)
+        assert result.manifest.pop("reader")["observations"]["left"]["kind"] == "Box"
+        return result
 
     monkeypatch.setattr(checkpoint, "load", without)
     old = Policy.load(tmp_path / "run")

@@ -158,8 +158,8 @@ def test_one_run_on_the_command_line_and_bad_input(tmp_path, capsys):
     assert command.main([str(run)]) == 0
     assert (run / "report.html").exists()
     assert command.main([str(tmp_path / "nowhere")]) == 2
-    told = capsys.readouterr().err
-    assert "nowhere is no run directory: config.yaml cannot be read" in told
+    output = capsys.readouterr().err
+    assert "nowhere is no run directory: config.yaml cannot be read" in output
     assert command.main([str(run), "--out", str(tmp_path / "no" / "such" / "x.html")]) == 2
     assert "cannot be written" in capsys.readouterr().err
     (run / "config.yaml").write_text("env: [")

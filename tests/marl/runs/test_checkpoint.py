@@ -43,10 +43,10 @@ def test_saves_and_loads(tmp_path: Path) -> None:
     path = save(root, 20_000, some_parts(7), MANIFEST)
     assert path == root / "step_000020000"
     assert sorted(file.name for file in path.iterdir()) == ["learner.pt", "manifest.json", "policy.pt"]
-    found = load(path)
-    assert found.step == 20_000 and same(found.parts, some_parts(7))
-    assert found.manifest["spec"] == MANIFEST["spec"] and found.manifest["config"] == MANIFEST["config"]
-    assert found.manifest["versions"]["torch"] == torch.__version__
+    result = load(path)
+    assert result.step == 20_000 and same(result.parts, some_parts(7))
+    assert result.manifest["spec"] == MANIFEST["spec"] and result.manifest["config"] == MANIFEST["config"]
+    assert result.manifest["versions"]["torch"] == torch.__version__
     only = load(path, parts=["policy"])
     assert list(only.parts) == ["policy"] and same(only.parts["policy"], some_parts(7)["policy"])
 

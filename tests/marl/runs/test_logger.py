@@ -40,9 +40,9 @@ def test_names_means_and_replicas(tmp_path: Path) -> None:
         {"step": 20, "score": pytest.approx(0.1), "bad": None, "inf": None, "inf/replica_0": 1.0,
          "inf/replica_1": None},
     ]  # fmt: skip
-    found = events(tmp_path)
-    assert set(found.Tags()["scalars"]) == set().union(*lines(tmp_path)) - {"step"}
-    assert [(e.step, e.value) for e in found.Scalars("score/replica_2")] == [(10, 6.0)]
+    result = events(tmp_path)
+    assert set(result.Tags()["scalars"]) == set().union(*lines(tmp_path)) - {"step"}
+    assert [(e.step, e.value) for e in result.Scalars("score/replica_2")] == [(10, 6.0)]
 
 
 def test_floats_are_written_to_the_last_bit(tmp_path: Path) -> None:
@@ -98,8 +98,8 @@ def test_hparams_and_records_share_one_file(tmp_path: Path) -> None:
         logger.hparams(flatten(Config()), ["score"])
         logger.log(5, {"score": 1.0})
     assert len([path for path in tmp_path.iterdir() if "tfevents" in path.name]) == 1
-    found = events(tmp_path)
-    data = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    result = events(tmp_path)
+    data = result.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     assert b"maddpg.gamma" in data and b"maddpg.hidden" in data
 
 
@@ -132,8 +132,8 @@ def test_a_full_disk_warns_once_and_loses_nothing(tmp_path: Path, capsys: pytest
         logger.log(step, {"x": 0.5})
     assert [line["step"] for line in lines(tmp_path)] == [0]
     logger.flush()
-    told = capsys.readouterr().err
-    assert told.count("warning") == 1 and "No space left on device" in told and "Training goes on" in told
+    output = capsys.readouterr().err
+    assert output.count("warning") == 1 and "No space left on device" in output and "Training goes on" in output
     for disk in disks:
         disk.room = 10**6
     logger.log(4, {"x": 0.5})

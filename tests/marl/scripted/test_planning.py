@@ -81,7 +81,7 @@ def test_a_wide_plan_is_the_optimum(make_cost):
     steps = 6
     position, velocity = RNG.uniform(-1, 1, (4, 2)), RNG.uniform(-1, 1, (4, 2))
     target = RNG.uniform(-0.3, 0.3, (4, 2))
-    moves, found = plan(position, velocity, make_cost(target), target, steps, width=5**steps)
+    moves, result = plan(position, velocity, make_cost(target), target, steps, width=5**steps)
     for r in range(4):
         cost = make_cost(target[r : r + 1])
 
@@ -93,7 +93,7 @@ def test_a_wide_plan_is_the_optimum(make_cost):
             cost_of(position[r], velocity[r], (*sequence, 0), single)
             for sequence in itertools.product(range(5), repeat=steps - 1)
         )
-        assert found[r] == pytest.approx(best, abs=1e-12)
+        assert result[r] == pytest.approx(best, abs=1e-12)
         assert cost_of(position[r], velocity[r], moves[r], single) == pytest.approx(best, abs=1e-12)
 
 

@@ -64,11 +64,11 @@ def whole_state(made: Trainer) -> dict[str, Any]:
 
 def outliving(made: Trainer) -> dict[str, Tensor]:
     """Every tensor that a round leaves for the next one, and those that it reads."""
-    found: dict[str, Tensor] = {}
+    result: dict[str, Tensor] = {}
 
     def look(name: str, value: Any, depth: int = 0) -> None:
         if isinstance(value, Tensor):
-            found[name] = value
+            result[name] = value
         elif isinstance(value, dict):
             for key, one in value.items():
                 look(f"{name}[{key}]", one, depth + 1)
@@ -84,7 +84,7 @@ def outliving(made: Trainer) -> dict[str, Tensor]:
     for name, moments in made.rounds.learner.moments.items():
         for key, one in moments.optimiser.state_dict()["state"].items():
             look(f"{name} optimiser[{key}]", one)
-    return found
+    return result
 
 
 # ------------------------------------------------------------------ the tape itself
@@ -161,9 +161,9 @@ def test_a_round_that_asks_the_host_cannot_be_recorded(fast: pytest.MonkeyPatch)
     plain = MADDPG.targets
 
     def asks(self: MADDPG, batch: Any) -> Tensor:
-        found = plain(self, batch)
-        assert found.sum().item() < 1e9
-        return found
+        result = plain(self, batch)
+        assert result.sum().item() < 1e9
+        return result
 
     fast.setattr(MADDPG, "targets", asks)
     with pytest.raises(RunFailed, match=r"update.*could not be recorded.*--no-graphs"):
@@ -226,28 +226,28 @@ def test_a_round_needs_no_number_and_no_other_device(name: str, monkeypatch: pyt
 
 # ------------------------------------------------------------------ what is recorded
 def test_graphs_warm_up_record_and_replay() -> None:
-    told: list[str] = []
+    output: list[str] = []
 
     class Spy:
         def warm(self, work: Callable[[], None]) -> None:
-            told.append("warm")
+            output.append("warm")
             work()
 
         def record(self, work: Callable[[], None]) -> Callable[[], None]:
-            told.append("record")
+            output.append("record")
             work()
-            return lambda: told.append("replay")
+            return lambda: output.append("replay")
 
     graphs, calls = Graphs(Spy()), []
     for _ in range(WARM_UP + 3):
         graphs.run("a", lambda: calls.append("work"), lambda: calls.append("repeated"))
-    assert told == ["warm"] * WARM_UP + ["record", "replay", "replay", "replay"]
+    assert output == ["warm"] * WARM_UP + ["record", "replay", "replay", "replay"]
     assert calls == ["work"] * (WARM_UP + 1) + ["repeated"] * 2
     graphs.run(None, lambda: calls.append("work"), lambda: calls.append("repeated"))
     assert calls[-1] == "work" and len(graphs) == 1
     graphs.forget()
     graphs.run("a", lambda: None, lambda: None)
-    assert told[-1] == "warm" and len(graphs) == 0
+    assert output[-1] == "warm" and len(graphs) == 0
 
 
 def test_nothing_is_recorded_on_a_cpu_or_where_it_is_not_wanted() -> None:
@@ -296,7 +296,7 @@ def test_a_late_fault_is_not_applied_and_told_as_at_once(
 
     monkeypatch.setattr(MADDPG, "_step", poisoned)
     settings = {"num_replicas": 2, "logging.every": 10_000}
-    told = []
+    output = []
     for recorder, late in ((None, False), (Tape.Recorder() if recorded else None, True)):
         poison.fill_(1.0)
         made = played(trainer(settings, recorder, late=late), 40)
@@ -307,12 +307,12 @@ def test_a_late_fault_is_not_applied_and_told_as_at_once(
             poison.fill_(1.0)
             played(made, 5)  # nothing is applied any more
             made.rounds.check()
-        told.append(str(failure.value).split(": ", 1)[-1])
+        output.append(str(failure.value).split(": ", 1)[-1])
         own = made.rounds.learner._modules()[which].mlp.flat
         assert torch.equal(own, networks[which]) and own.isfinite().all()
         assert made.rounds.learner._modules()[others].mlp.flat.isfinite().all()
-    assert told[0] == told[1]
-    assert f"the gradient of the {which} loss of agent 'listener_0' (replica 1) is not finite at update 3" in told[0]
+    assert output[0] == output[1]
+    assert f"the gradient of the {which} loss of agent 'listener_0' (replica 1) is not finite at update 3" in output[0]
 
 
 # ------------------------------------------------------------------ on a GPU

@@ -48,6 +48,6 @@ print(int(kept), faults())
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
 def test_freed_memory_is_used_again_without_faults() -> None:
-    told, faults = map(int, subprocess.check_output([sys.executable, "-c", FAULTS], text=True).split())
-    if told:  # not on another C library
+    output, faults = map(int, subprocess.check_output([sys.executable, "-c", FAULTS], text=True).split())
+    if output:  # not on another C library
         assert faults < 1000  # 20 x 2 x 1024 pages otherwise

@@ -95,16 +95,16 @@ def test_a_replica_without_a_finished_episode_has_no_return(tmp_path: Path) -> N
 
 
 def test_schedules_and_progress_end_where_the_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[float] = []
+    output: list[float] = []
     plain = MADDPG.update
 
     def update(self: MADDPG, batch: Any, progress: float, measure: bool) -> Any:
-        told.append(progress)
+        output.append(progress)
         return plain(self, batch, progress, measure)
 
     monkeypatch.setattr(MADDPG, "update", update)
     result = train(config(tmp_path / "run", {"total_steps": 239}))
-    assert result.step == 240 and max(told) == 1.0
+    assert result.step == 240 and max(output) == 1.0
 
 
 def test_warnings_of_the_source_are_told_once(
@@ -164,16 +164,16 @@ def test_the_language_beside_the_evaluation_changes_no_number(
     settings = {"logging.report": True, "num_replicas": 1}
     short = replace(options.QUICK, episodes=16, interventions=("mute",), figures=False, formation=False)
     monkeypatch.setattr(options, "QUICK", short)
-    told, numbers = [], []
+    output, numbers = [], []
     for name, both in (("after", False), ("beside", True)):
         monkeypatch.setattr(finish, "beside", lambda episodes, both=both: both)
         run = whole(tmp_path / name, settings)
         out = capsys.readouterr().out
         assert ("beside it" in out) == both
-        told.append([line for line in out.splitlines() if line.startswith(("mean ", "gain ", "  goal "))])
+        output.append([line for line in out.splitlines() if line.startswith(("mean ", "gain ", "  goal "))])
         numbers.append([json.loads((run / file).read_text()) for file in ("evaluation.json", "communication.json")])
         assert (run / "report.html").is_file()
-    assert told[0] == told[1] and told[0]
+    assert output[0] == output[1] and output[0]
     assert numbers[0][0] == numbers[1][0]
     assert numbers[0][1]["replicas"] == numbers[1][1]["replicas"]
 

@@ -50,32 +50,33 @@ def ended(tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Any) -> tupl
 @pytest.mark.parametrize("make", [Drawn, Silent, lambda render_mode=None: Silent(render_mode)])
 def test_a_film_of_a_function(tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Any) -> None:
     """Guard: seen failing with "no film: ... there is no module"."""
-    run, told = ended(tmp_path, capsys, make)
-    assert "--gif film.gif" in told or "make=..." in told
-    assert "warning: no film" not in told and "warning: no language" not in told, told
+    run, output = ended(tmp_path, capsys, make)
+    assert "--gif film.gif" in output or "make=..." in output
+    assert "warning: no film" not in output and "warning: no language" not in output, output
     assert (run / "episodes.gif").read_bytes().startswith(b"GIF")
 
 
 def test_a_function_that_takes_no_render_mode_is_told_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, told = ended(tmp_path, capsys, lambda: Silent())
-    assert "no film: test_make_env:" in told and "give its function a parameter render_mode=None" in told
+    run, output = ended(tmp_path, capsys, lambda: Silent())
+    assert "no film: test_make_env:" in output and "give its function a parameter render_mode=None" in output
     assert not (run / "episodes.gif").exists()
 
 
 def test_the_advice_can_be_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Guard: seen failing with commands that end in "there is no module"."""
     make = lambda render_mode=None: Drawn(render_mode)  # noqa: E731 - a function without a name
-    run, told = ended(tmp_path, capsys, make)
+    run, output = ended(tmp_path, capsys, make)
     env = "test_make_env:test_the_advice_can_be_followed.<locals>.<lambda>"
-    assert f"evaluate(Policy.load({str(run)!r}), {env!r}, make=...)" in told
-    assert f"analyse_run({str(run)!r}, make=...)" in told and "python -m" not in told
+    assert f"evaluate(Policy.load({str(run)!r}), {env!r}, make=...)" in output
+    assert f"analyse_run({str(run)!r}, make=...)" in output and "python -m" not in output
     assert evaluate(Policy.load(str(run)), env, make=make, episodes=2).replicas
     assert main(["--resume", str(run)]) == 2
-    told = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert (
-        "was a function in Python, which no other command can import" in told and "make_env=... of marl.train" in told
+        "was a function in Python, which no other command can import" in output
+        and "make_env=... of marl.train" in output
     )
 
 
@@ -86,9 +87,9 @@ def test_a_function_that_commands_find(
     assert not is_importable(lambda: Speaks()) and not is_importable(type("Speaks", (Speaks,), {}))
     monkeypatch.setattr(Drawn, "__module__", "__main__")
     assert not is_importable(Drawn)
-    run, told = ended(tmp_path, capsys, Speaks)
-    assert f"python -m marl.evaluate {run}" in told and f"python -m marl.communication {run}" in told
-    assert "--gif" not in told, "it gives no pictures"
+    run, output = ended(tmp_path, capsys, Speaks)
+    assert f"python -m marl.evaluate {run}" in output and f"python -m marl.communication {run}" in output
+    assert "--gif" not in output, "it gives no pictures"
 
 
 # ------------------------------------------------------------------ scripts
@@ -115,8 +116,8 @@ def test_a_script_that_would_run_again_in_every_worker(tmp_path: Path) -> None:
     """Guard: seen failing with multiprocessing's own words, once a worker, and "died with exit code 1"."""
     done = script(tmp_path, "work()\n")
     assert done.returncode == 1
-    told = f"UserError: every worker process runs {tmp_path / 'script.py'} again from its first line"
-    assert done.stderr.count(told) == 1 and 'if __name__ == "__main__":' in done.stderr, done.stderr
+    output = f"UserError: every worker process runs {tmp_path / 'script.py'} again from its first line"
+    assert done.stderr.count(output) == 1 and 'if __name__ == "__main__":' in done.stderr, done.stderr
     assert done.stderr.count("Traceback") == 1 and "bootstrapping" not in done.stderr
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
@@ -133,9 +134,9 @@ def test_an_aec_environment_trains_and_says_how(tmp_path: Path, capsys: pytest.C
     run = tmp_path / "run"
     flags = ["--env", "pettingzoo.classic.rps_v2:env", "--total-steps", "64", "--evaluation.final-episodes", "2"]
     assert main([*flags, "--run-dir", str(run), "--no-logging.report", "--device", "cpu"]) == 0
-    told = "".join(capsys.readouterr())
-    assert told.count("is an AECEnv: it is played by pettingzoo's aec_to_parallel, without loss") == 1
-    assert "no function of its seed" not in told
+    output = "".join(capsys.readouterr())
+    assert output.count("is an AECEnv: it is played by pettingzoo's aec_to_parallel, without loss") == 1
+    assert "no function of its seed" not in output
     assert main(["--env", "pettingzoo.classic.tictactoe_v3:env", "--run-dir", str(tmp_path / "other")]) == 2
     assert "turn_based_aec_to_parallel(env)" in capsys.readouterr().err
 

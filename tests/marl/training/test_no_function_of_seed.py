@@ -118,9 +118,9 @@ def test_a_run_is_warned_once_and_resumed_in_new_episodes(
 ) -> None:
     """Guard: seen failing in silence at the start, and with a refusal that named no way on."""
     run = begun(tmp_path / "run", UNSEEDED)
-    told = "".join(capsys.readouterr())
-    assert told.count("is no function of its seed: played again") == 1
-    assert "warning: environment 'toy_envs:Unseeded'" in told and "--resume-environment fresh" in told
+    output = "".join(capsys.readouterr())
+    assert output.count("is no function of its seed: played again") == 1
+    assert "warning: environment 'toy_envs:Unseeded'" in output and "--resume-environment fresh" in output
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match="--resume-environment fresh to begin new episodes"):
         resumed(run, "--total-steps", "400")
@@ -129,8 +129,8 @@ def test_a_run_is_warned_once_and_resumed_in_new_episodes(
     assert launch.resume_environment == "fresh"
     episodes = state(run)["collector"]["env"]["episode"]
     result = train(launch.config, resume=launch.resume, resume_environment="fresh")
-    told = "".join(capsys.readouterr())
-    assert "warning: new episodes begin" in told and "is no function of its seed" not in told
+    output = "".join(capsys.readouterr())
+    assert "warning: new episodes begin" in output and "is no function of its seed" not in output
     assert result.step == 240 and result.evaluation is not None
     assert (state(run)["collector"]["env"]["episode"] > episodes).all()
 

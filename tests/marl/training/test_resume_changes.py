@@ -101,15 +101,15 @@ def test_a_length_that_is_trained_already_changes_nothing(tmp_path: Path, capsys
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     capsys.readouterr()
     assert main(["--resume", str(run), "--total-steps", "100"]) == 2
-    told = capsys.readouterr().err
-    assert told == (
+    output = capsys.readouterr().err
+    assert output == (
         "error: --total-steps: this run has trained 240 steps already, 100 are wanted. Nothing was changed; give more "
         "steps to go on.\n"
     )
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert main(["--resume", str(run)]) == 0
-    told = "".join(capsys.readouterr())
-    assert "All 240 steps were trained before. Playing" in told and "Training took" not in told
+    output = "".join(capsys.readouterr())
+    assert "All 240 steps were trained before. Playing" in output and "Training took" not in output
 
 
 def test_a_replay_of_another_capacity_takes_the_newest_rows_over() -> None:

@@ -47,8 +47,8 @@ def test_everything(old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert record == {
         "run": str(old), "checkpoint": "step_000000092", "step": 92, "parts": "all", "env": "simple_speaker_listener",
     }  # fmt: skip
-    told = "".join(capsys.readouterr())
-    assert f"The actors and critics of {old}/checkpoints/step_000000092 are the start." in told
+    output = "".join(capsys.readouterr())
+    assert f"The actors and critics of {old}/checkpoints/step_000000092 are the start." in output
 
 
 def test_actors_alone(old: Path, tmp_path: Path) -> None:

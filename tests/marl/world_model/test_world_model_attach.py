@@ -101,14 +101,14 @@ def test_command_writes_numbers_figures_and_a_film(
     assert command.main([str(run), "--episodes", "6", "--own-policy"]) == 0
     text = capsys.readouterr().out
     assert "copy last" in text and "100.0 %" in text and f"World model ({kind})" in text and "own policy" in text
-    found = json.loads((run / "world_model.json").read_text())
-    assert found["step"] == 300 and len(found["rmse"]["model"]["all"]) == 2
-    assert found["rmse"]["linear"]["all"][0] < found["rmse"]["mean"]["all"][0]
+    result = json.loads((run / "world_model.json").read_text())
+    assert result["step"] == 300 and len(result["rmse"]["model"]["all"]) == 2
+    assert result["rmse"]["linear"]["all"][0] < result["rmse"]["mean"]["all"][0]
     names = {path.name for path in run.iterdir() if path.is_file()}
     assert {"world_model.gif", "world_model_errors.png", "world_model.json"} <= names
     assert ("world_model_latents.png" in names) == (kind == "rssm")
     if kind == "linear":
-        assert found["rmse"]["model"]["all"][0] < 1e-3
+        assert result["rmse"]["model"]["all"][0] < 1e-3
 
 
 def test_the_saved_model_predicts_as_the_one_in_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

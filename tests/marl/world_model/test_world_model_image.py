@@ -85,8 +85,8 @@ def test_learns_the_rendered_frames_of_mpe2(monkeypatch: pytest.MonkeyPatch) -> 
     perfect = -0.5 * ENTRIES * math.log(2 * math.pi)
     assert perfect - values[-1] < 0.3 * (perfect - values[0])
     state = model.observe(seq, stream)
-    told = model.step(state, seq.action.flatten(1, 2), stream.uniform(15, 6))[1]
-    assert told.obs.shape == (1, 15, ENTRIES) and picture(told.obs[0, 0]).shape == (64, 64, 3)
+    output = model.step(state, seq.action.flatten(1, 2), stream.uniform(15, 6))[1]
+    assert output.obs.shape == (1, 15, ENTRIES) and picture(output.obs[0, 0]).shape == (64, 64, 3)
 
 
 def test_actions_of_the_rendered_episodes_are_those_of_every_head() -> None:

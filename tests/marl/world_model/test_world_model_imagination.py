@@ -247,10 +247,10 @@ def test_an_imagined_end_is_terminal_and_ends_the_rollout() -> None:
             return getattr(self.model, name)
 
         def step(self, *args: object) -> object:
-            state, told = self.model.step(*args)  # type: ignore[arg-type]
+            state, output = self.model.step(*args)  # type: ignore[arg-type]
             self.calls += 1
-            told.discount = torch.full_like(told.discount, 0.1 if self.calls == 2 else 0.88)
-            return state, told
+            output.discount = torch.full_like(output.discount, 0.1 if self.calls == 2 else 0.88)
+            return state, output
 
     built.rollouts.model = Ending(built.rollouts.model)  # type: ignore[arg-type, assignment]
     built.imagine()
@@ -266,7 +266,7 @@ def test_rollout_errors_of_an_exact_model_and_the_slow_way() -> None:
     for t in play(envs.make("simple_spread", num_envs=10), 50):
         built.add(t)
     model = built.training.model
-    told, rewards = rollout_errors(model, seq, 3, layout, Stream(0, "n", [0]))
+    output, rewards = rollout_errors(model, seq, 3, layout, Stream(0, "n", [0]))
     truth = model.obs_scale.apply(seq.obs[..., layout.dynamic_J].flatten(1, 2)).unflatten(1, (26, 12))
     squares: list[list[float]] = [[], [], []]
     for t in range(26):
@@ -276,8 +276,8 @@ def test_rollout_errors_of_an_exact_model_and_the_slow_way() -> None:
             off = model.obs_scale.apply(seen.obs) - truth[:, t + k]
             squares[k - 1] += off.square().mean(2).flatten().tolist()
     slow = torch.tensor([sum(x) / len(x) for x in squares]).sqrt()
-    torch.testing.assert_close(told[0], slow, rtol=1e-4, atol=1e-5)
-    assert told[0, 0] < told[0, 2] and rewards.shape == (1, 3)
+    torch.testing.assert_close(output[0], slow, rtol=1e-4, atol=1e-5)
+    assert output[0, 0] < output[0, 2] and rewards.shape == (1, 3)
 
 
 def test_held_out_episodes_are_never_trained_on() -> None:

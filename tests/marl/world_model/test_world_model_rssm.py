@@ -278,14 +278,14 @@ def test_actions_are_aligned_with_the_observations_they_cause(posterior: str) ->
 def test_open_loop_sees_the_context_only() -> None:
     layout, seq, _ = episodes("simple_speaker_listener", 4)
     model = DreamerModel(layout, SMALL, 0.9, Stream(0, "init", [0]))
-    told = open_loop(model, seq, 5, Stream(0, "noise", [0]))
-    assert told.obs.shape == (1, 20, 4, layout.obs_size) and told.reward.shape == (1, 20, 4, 2)
+    output = open_loop(model, seq, 5, Stream(0, "noise", [0]))
+    assert output.obs.shape == (1, 20, 4, layout.obs_size) and output.reward.shape == (1, 20, 4, 2)
     blind = replace(seq, obs=seq.obs.clone(), reward=seq.reward.clone())
     blind.obs[:, 6:] = 7.0
     blind.reward[:] = 7.0
-    torch.testing.assert_close(open_loop(model, blind, 5, Stream(0, "noise", [0])).obs, told.obs)
+    torch.testing.assert_close(open_loop(model, blind, 5, Stream(0, "noise", [0])).obs, output.obs)
     blind.obs[:, 5] = 7.0
-    assert (open_loop(model, blind, 5, Stream(0, "noise", [0])).obs - told.obs).abs().max() > 1e-4
+    assert (open_loop(model, blind, 5, Stream(0, "noise", [0])).obs - output.obs).abs().max() > 1e-4
 
 
 def test_training_predicts_better_than_the_mean() -> None:
@@ -300,9 +300,9 @@ def test_training_predicts_better_than_the_mean() -> None:
         part = [(16 * k + i) % 48 for i in range(16)]
         model.update(Sequences(**{name: x[:, :, part] for name, x in vars(seq).items()}), stream)
     held = Sequences(**{name: x[:, :, 48:] for name, x in vars(seq).items()})
-    told = open_loop(model, held, 5, stream).obs
+    output = open_loop(model, held, 5, stream).obs
     truth = held.obs[..., layout.dynamic_J]
-    error = (told - truth[:, 6:]).square().mean().sqrt()
+    error = (output - truth[:, 6:]).square().mean().sqrt()
     constant = (truth.mean((1, 2), keepdim=True) - truth[:, 6:]).square().mean().sqrt()
     assert error < 0.8 * constant
     assert model.metrics()["observation_r2"].item() > 0.6

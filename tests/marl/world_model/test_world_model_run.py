@@ -57,9 +57,9 @@ def test_a_collapsed_posterior_is_told_while_the_run_goes_on(
 ) -> None:
     monkeypatch.setattr(dreamer, "LATE", 3)
     train(config(tmp_path, num_replicas=1))
-    told = capsys.readouterr().err
-    assert "warning: The world model reconstructs its observations with R^2" in told
-    assert "raise --wm.nx, or lower --wm.beta" in told
+    output = capsys.readouterr().err
+    assert "warning: The world model reconstructs its observations with R^2" in output
+    assert "raise --wm.nx, or lower --wm.beta" in output
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,26 +111,26 @@ def test_contacts_by_hand() -> None:
     features = Features(Layout(two_agents()), 1)
     obs = torch.zeros(1, 1, 4)
     obs[0, 0] = torch.tensor([9.0, 9.0, 0.06, 0.08])
-    told = features.contacts(obs)[0, 0].unflatten(0, (2, -1, len(features.RADII)))
+    output = features.contacts(obs)[0, 0].unflatten(0, (2, -1, len(features.RADII)))
     depth = torch.tensor([0.0, 0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4])
-    torch.testing.assert_close(told[0, -1], 0.6 * depth)
-    torch.testing.assert_close(told[1, -1], 0.8 * depth)
-    assert not told[:, 0].any()  # the speaker's pair is 12.7 long: nobody touches
+    torch.testing.assert_close(output[0, -1], 0.6 * depth)
+    torch.testing.assert_close(output[1, -1], 0.8 * depth)
+    assert not output[:, 0].any()  # the speaker's pair is 12.7 long: nobody touches
 
 
 @pytest.mark.parametrize("env_id, bound", [("simple_speaker_listener", 1e-6), ("simple_reference", 1e-6)])
 def test_linear_dynamics_predicts_twenty_steps_exactly(env_id: str, bound: float) -> None:
     model, test = trained(env_id, 1)
-    told = open_loop(model, test, 5, Stream(0, "noise", [0]))
+    output = open_loop(model, test, 5, Stream(0, "noise", [0]))
     truth = test.obs[:, 6:, :, model.layout.dynamic_J]
-    assert (told.obs - truth).square().mean().sqrt() < bound
+    assert (output.obs - truth).square().mean().sqrt() < bound
 
 
 def test_spread_is_linear_but_for_collisions() -> None:
     model, test = trained("simple_spread", 1, count=100)
-    told = open_loop(model, test, 5, Stream(0, "noise", [0]))
+    output = open_loop(model, test, 5, Stream(0, "noise", [0]))
     truth = test.obs[:, 6:, :, model.layout.dynamic_J]
-    error = (told.obs - truth).square().mean().sqrt().item()
+    error = (output.obs - truth).square().mean().sqrt().item()
     assert 0.05 < error < 0.3  # copying the last frame: .45
 
 
@@ -139,20 +139,20 @@ def test_contacts_predict_collisions() -> None:
     errors = {}
     for kind in ("linear", "mlp"):
         model, test = trained("simple_spread", 1, kind, count=100)
-        told = open_loop(model, test, 5, Stream(0, "noise", [0]))
+        output = open_loop(model, test, 5, Stream(0, "noise", [0]))
         truth = test.obs[:, 6:, :, model.layout.dynamic_J]
-        errors[kind] = (told.obs - truth).square().mean().sqrt().item()
+        errors[kind] = (output.obs - truth).square().mean().sqrt().item()
     assert errors["mlp"] < 0.01 * errors["linear"]
 
 
 @pytest.mark.parametrize("env_id, count", [("simple_speaker_listener", 40), ("simple_reference", 100)])
 def test_rewards_of_distances_are_known_from_few_episodes(env_id: str, count: int) -> None:
     model, test = trained(env_id, 20, count=count)
-    told = open_loop(model, test, 5, Stream(0, "noise", [0]))
+    output = open_loop(model, test, 5, Stream(0, "noise", [0]))
     truth = test.reward[:, 6:]
-    r2 = 1 - (told.reward - truth).square().mean() / truth.var()
+    r2 = 1 - (output.reward - truth).square().mean() / truth.var()
     assert r2 > 0.99
-    assert (told.discount - 0.95).abs().max() < 0.35
+    assert (output.discount - 0.95).abs().max() < 0.35
 
 
 def test_nearest_and_touching_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,18 +160,18 @@ def test_nearest_and_touching_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     agents = tuple(AgentSpec(f"agent_{n}", 2, (Head("move", 5),)) for n in range(2))
     monkeypatch.setattr(Features, "MOST_PRODUCTS", 0)
     features = Features(Layout(EnvSpec("toy", agents, horizon=4)), 1)
-    told = features.rewards(torch.tensor([[[3.0, 4.0, 0.06, 0.08]]]))[0, 0]
-    assert len(told) == features.reward_size == 1 + 10 + 1 + 2 * 10
-    assert told[9:12].tolist() == pytest.approx([5.0, 0.1, 0.1], abs=1e-4)
-    assert told[12:22].tolist() == [0.0] * 10  # (3, 4) touches nothing
-    assert told[22:].tolist() == [0.0] * 2 + [1.0] * 8  # .1 long: below .15, .2, ..., .5
+    output = features.rewards(torch.tensor([[[3.0, 4.0, 0.06, 0.08]]]))[0, 0]
+    assert len(output) == features.reward_size == 1 + 10 + 1 + 2 * 10
+    assert output[9:12].tolist() == pytest.approx([5.0, 0.1, 0.1], abs=1e-4)
+    assert output[12:22].tolist() == [0.0] * 10  # (3, 4) touches nothing
+    assert output[22:].tolist() == [0.0] * 2 + [1.0] * 8  # .1 long: below .15, .2, ..., .5
 
 
 def test_rewards_of_the_nearest_agent_and_of_collisions_are_known() -> None:
     model, test = trained("simple_spread", 20, "mlp", count=100)
-    told = open_loop(model, test, 5, Stream(0, "noise", [0]))
+    output = open_loop(model, test, 5, Stream(0, "noise", [0]))
     truth = test.reward[:, 6:11]
-    assert 1 - (told.reward[:, :5] - truth).square().mean() / truth.var() > 0.99
+    assert 1 - (output.reward[:, :5] - truth).square().mean() / truth.var() > 0.99
 
 
 def test_networks_learn_what_the_closed_form_leaves_of_the_rewards() -> None:

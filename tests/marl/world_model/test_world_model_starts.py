@@ -22,19 +22,19 @@ def test_partners_agree_in_colours_and_kind() -> None:
     colour = (torch.arange(40) % 2) * 0.65 + 0.15
     kind = torch.zeros(1, 40, dtype=torch.int64)
     kind[0, 5] = 1
-    found = partners(torch.stack([colour, place], 1)[None], kind, order(40))[0]
-    assert torch.equal(colour[found], colour)
-    assert found[5] == 5 and 5 not in found[torch.arange(40) != 5]
+    result = partners(torch.stack([colour, place], 1)[None], kind, order(40))[0]
+    assert torch.equal(colour[result], colour)
+    assert result[5] == 5 and 5 not in result[torch.arange(40) != 5]
     # all others of a colour meet one another, but for the last one of each
-    assert int((found == torch.arange(40)).sum()) == 3
+    assert int((result == torch.arange(40)).sum()) == 3
 
 
 def test_entries_of_many_values_do_not_part() -> None:
     """FEW values part the rows, one more does not."""
     for values, alone in ((FEW, True), (FEW + 1, False)):
         rows = torch.arange(values, dtype=torch.float32)[None, :, None]
-        found = partners(rows, torch.zeros(1, values, dtype=torch.int64), order(values))[0]
-        assert bool((found == torch.arange(values)).all()) == alone
+        result = partners(rows, torch.zeros(1, values, dtype=torch.int64), order(values))[0]
+        assert bool((result == torch.arange(values)).all()) == alone
 
 
 def test_replicas_are_apart() -> None:
