@@ -97,6 +97,7 @@ def make(
     rows: Sequence[int] | Tensor | None = None,
     stagger: bool = False,
     env_args: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> MPE:
-    """`num_envs` environments of an MPE scenario; see `MPE` and `make_scenario`."""
-    return MPE(make_scenario(env_id, **(env_args or {})), num_envs, device, dtype, rows, stagger)
+    """`num_envs` environments of an MPE scenario with `env_args` and `more`; see `MPE` and `make_scenario`."""
+    return MPE(make_scenario(env_id, **{**(env_args or {}), **more}), num_envs, device, dtype, rows, stagger)

@@ -64,15 +64,17 @@ def test_an_agent_may_wait_where_it_is_not_its_turn():
     """Told by the environment, or at the reset; nobody may wait while nobody has a choice."""
 
     class Turns(MaskedInfo):
-        output = True
+        mover_named = True
 
         def infos(self, names):
             mover = self.possible_agents[self.t % 2]
             infos = {name: {"action_mask": np.full(4, name == mover, np.int8)} for name in names}
-            return {name: {**info, "active_agent": mover} for name, info in infos.items()} if self.told else infos
+            return (
+                {name: {**info, "active_agent": mover} for name, info in infos.items()} if self.mover_named else infos
+            )
 
     class Untold(Turns):
-        output = False
+        mover_named = False
 
     class Stuck(Turns):
         def infos(self, names):
