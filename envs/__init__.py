@@ -87,7 +87,8 @@ def make(
         raise UserError(f'workers={workers} needs backend="pettingzoo"; the torch backend has no worker processes.')
     from envs import mpe
 
-    return mpe.make(env_id, num_envs, device, dtype, rows, stagger, {**(env_args or {}), **more})
+    scenario = mpe.make_scenario(env_id, **{**(env_args or {}), **more})
+    return mpe.MPE(scenario, num_envs, device, dtype, rows, stagger)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """Computes what no policy exceeds on average, and how far the best script is from it.
 
     python -m benchmarks.bounds                        all bounds and gaps; about ten minutes on one core
-    python -m benchmarks.bounds --only simple_line --scale 0.1
+    python -m benchmarks.bounds --only simple_line --scale 0.1 --out FILE
     python -m benchmarks.bounds --page                 only writes page and module from the record
 
 A bound holds for the *expected* return per agent over the environment's own resets, default arguments, discrete
@@ -61,6 +61,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="the record to write")
     parser.add_argument("--page", action="store_true", help="compute nothing, write the page")
     options = parser.parse_args()
+    if options.scale != 1 and options.out == RESULT:
+        parser.error("--scale is for a trial: name another record with --out FILE, the published one is of all samples")
     chosen = None if options.only is None else {catalogue.require_id(env) for env in options.only}
     record: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
     if not options.page:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 _KINDS = {"oracle": "", "no_communication": ", without messages"}
 _START, _END = "<!-- table -->\n", "<!-- /table -->"
+
+
+def upward(bound: float) -> float:
+    """A bound of the record, which is rounded to four decimals, with three: never below the one that was computed."""
+    return math.ceil(round((bound + 5e-5) * 1e3, 6)) / 1e3
 
 
 def with_table(page: str, record: dict[str, Any]) -> str:
@@ -19,7 +25,7 @@ def with_table(page: str, record: dict[str, Any]) -> str:
     for env, kinds in record["bounds"].items():
         for kind, one in kinds.items():
             lines.append(
-                f"| `{env}`{_KINDS[kind]} | {one['bound']:.3f} | {one['margin']:.3f} | {one['method']} "
+                f"| `{env}`{_KINDS[kind]} | {upward(one['bound']):.3f} | {one['margin']:.3f} | {one['method']} "
                 f"| `{one['script']}` {one['return']:.2f} ± {one['se']:.2f} | {one['gap']:.3f} ± {one['gap_se']:.3f} |"
             )
     before, rest = page.split(_START)
@@ -38,6 +44,6 @@ def as_module(record: dict[str, Any]) -> str:
         "BOUNDS: dict[str, dict[str, float]] = {",
     ]
     for env, kinds in record["bounds"].items():
-        inside = ", ".join(f'"{kind}": {one["bound"]}' for kind, one in kinds.items())
+        inside = ", ".join(f'"{kind}": {upward(one["bound"])}' for kind, one in kinds.items())
         lines.append(f'    "{env}": {{{inside}}},')
     return "\n".join([*lines, "}", ""])

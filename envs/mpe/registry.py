@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -96,8 +96,7 @@ def make(
     dtype: torch.dtype = torch.float32,
     rows: Sequence[int] | Tensor | None = None,
     stagger: bool = False,
-    env_args: Mapping[str, Any] | None = None,
-    **more: Any,
+    **env_args: Any,
 ) -> MPE:
-    """`num_envs` environments of an MPE scenario with `env_args` and `more`; see `MPE` and `make_scenario`."""
-    return MPE(make_scenario(env_id, **{**(env_args or {}), **more}), num_envs, device, dtype, rows, stagger)
+    """`num_envs` environments of an MPE scenario; see `MPE` and `make_scenario`."""
+    return MPE(make_scenario(env_id, **env_args), num_envs, device, dtype, rows, stagger)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from benchmarks.bounds import goals, reach
-from benchmarks.bounds.__main__ import MODULE, PAGE, RESULT
+from benchmarks.bounds.__main__ import MODULE, PAGE, RESULT, main
 from benchmarks.bounds.entries import ENTRIES
 from benchmarks.bounds.mover import Stage, solve
-from benchmarks.bounds.page import as_module, with_table
+from benchmarks.bounds.page import as_module, upward, with_table
 from benchmarks.bounds.prices import library, offsets, planned
 from benchmarks.bounds.resets import resets
 from benchmarks.bounds.silent import common_path
@@ -265,3 +265,18 @@ def test_page_is_that_of_the_record_and_no_script_exceeds_its_bound() -> None:
         for one in kinds.values():
             assert one["gap"] > -3 * one["gap_se"]
             assert one["return"] < one["bound"] + 3.1 * one["se"]
+
+
+def test_a_printed_bound_is_never_below_the_computed_one() -> None:
+    assert upward(-7.4128) == -7.412 and upward(-16.5741) == -16.574
+    for bound in np.random.default_rng(0).uniform(-20, 0, 2000):
+        assert bound <= upward(round(bound, 4)) < bound + 0.0012
+
+
+def test_a_trial_does_not_replace_the_published_record(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bounds", "--scale", "0.1"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--out FILE" in capsys.readouterr().err
