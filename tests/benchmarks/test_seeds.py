@@ -27,7 +27,7 @@ def test_purposes_of_seeds():
     assert of == ["tuning", "tuning", "retired", "studies", None, "reporting"]
     assert seeds.purpose_of(seeds.EPISODES, 7_999_999) == "tuning"
     assert seeds.require(seeds.RUNS, "tuning", 7) == 7
-    with pytest.raises(UserError, match="seed 1000 serves retired.*For tuning take one of 0 to 999"):
+    with pytest.raises(UserError, match=r"seed 1000 serves retired.*For tuning take one of 0 to 999"):
         seeds.require(seeds.RUNS, "tuning", 1000)
 
 
