@@ -19,7 +19,7 @@ def test_recorder_notes_every_product_forward_and_backward():
     with Recorder() as recorder:
         (a @ b).sum().backward()
         a + 1  # no product
-    assert [tuple(shape for shape, _ in factors) for factors in recorder.products][0] == ((2, 3), (3, 5))
+    assert next(tuple(shape for shape, _ in factors) for factors in recorder.products) == ((2, 3), (3, 5))
     assert len(recorder.products) == 3 and operations(recorder.products) == 3 * 2 * 30
 
 
