@@ -13,7 +13,9 @@ taken off by a script that plays them too, and intervals are over replicas and e
 Steps and seconds to a threshold are those of the first evaluation during training (greedy, its own seeds) at or above
 it. Seconds are processor seconds of all replicas side by side on one core, divided by their number.
 
-Written: benchmarks/results/learning/<env>.json and .png, and README.md with the table.
+Written: benchmarks/results/learning/<env>.json and .png, README.md with the table, and the tables of the package's
+README.md and of docs/results/learning.md. A task marked † has not been reported since its seeds were retired: its
+settings were chosen after looking at them, its luck is in, and its intervals are over replicas only.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import seeds
-from benchmarks.learning.training_runs import first_reached, median, run_arm, split_at_dashes
+from benchmarks.learning.tables import table, write_pages
+from benchmarks.learning.training_runs import run_arm, split_at_dashes
 from benchmarks.machine import machine
 from marl.cli.parse import parse
 from marl.errors import UserError
@@ -35,23 +38,6 @@ from marl.evaluate.anchors import lines_of
 from marl.figures import plots
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "learning"
-_COLUMNS = (
-    "task",
-    "steps",
-    "replicas",
-    "return per agent, IQM [95 %]",
-    "worst",
-    "as played [95 %]",
-    "sampled",
-    "random / silent / oracle",
-    "score",
-    "gain [95 %]",
-    "gain >= .95",
-    "steps to median gain .90",
-    "seconds to it, a replica",
-    "seconds, a replica",
-)
-HEAD = f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}"
 
 
 def main() -> int:
@@ -65,7 +51,7 @@ def main() -> int:
             seeds.require(seeds.RUNS, "tuning", options.tune),
             seeds.seeds(seeds.EPISODES, "tuning").first,
         )
-        print(f"{HEAD}\n{row(record)}")
+        print(table([record]))
         return 0
     if options.env:
         config = parse(["--env", options.env, *flags]).config
@@ -76,12 +62,13 @@ def main() -> int:
         (folder / f"{options.env}.json").write_text(json.dumps(record) + "\n")
         plots.save(_figure(record), folder / f"{options.env}.png")
         if options.repeat is not None:
-            print(f"{HEAD}\n{row(record)}")
+            print(table([record]))
             return 0
         seeds.finish(slot)
-    table = "\n".join([HEAD, *map(row, records())])
-    (RESULTS / "README.md").write_text(f"{__doc__}\n{table}\n\n{_sources()}\n")
-    print(table)
+    everything = table(records())
+    (RESULTS / "README.md").write_text(f"{__doc__}\n{everything}\n\n{_sources()}\n")
+    write_pages(records())
+    print(everything)
     return 0
 
 
@@ -94,60 +81,9 @@ def _measure(options: argparse.Namespace, flags: list[str], run_seed: int, episo
 
 
 def records() -> list[dict[str, Any]]:
-    """Every published row, in order of the task's name."""
-    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-
-
-def row(record: dict[str, Any]) -> str:
-    """A record as a line of the table."""
-    greedy, sampled = record["judged"]["greedy"], record["judged"]["sampled"]
-    has_gain = greedy["gain"] is not None
-    cells = [
-        record["env"],
-        f"{record['steps'] / 1000:g}k",
-        str(record["replicas"]),
-        f"{greedy['iqm']:.2f} {_interval(greedy['interval'])}",
-        f"{min(greedy['returns']):.2f}",
-        f"{np.mean(greedy['played']):.2f} {_interval(greedy['played_interval'])}",
-        f"{sampled['iqm']:.2f}",
-        " / ".join("" if line is None else f"{line:.2f}" for line in _lines(record["env"])),
-        _number(greedy["score"]),
-        f"{greedy['gain']:.3f} {_interval(gain_interval(record), 3)}" if has_gain else "",
-        f"{sum(g >= 0.95 for g in greedy['gains'])} of {record['replicas']}" if has_gain else "",
-        _thousands(_arrival(record, "step")) if has_gain else "",
-        _number(_arrival(record, "seconds") / record["replicas"]) if has_gain else "",
-        f"{record['processor'] / record['replicas']:.0f}",
-    ]
-    return f"| {' | '.join(cells)} |"
-
-
-def gain_interval(record: dict[str, Any]) -> list[float]:
-    """The interval of the return on the scale of the gain, whose two ends are taken as exact."""
-    lines = lines_of(record["env"])
-    bottom, top = lines["no communication"], lines["oracle"]
-    assert bottom is not None and top is not None
-    return [(end - bottom) / (top - bottom) for end in record["judged"]["greedy"]["interval"]]
-
-
-def _interval(ends: list[float], digits: int = 2) -> str:
-    return f"[{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
-
-
-def _arrival(record: dict[str, Any], what: str) -> float:
-    return median(first_reached(record["curve"], "gain", 0.9, what))
-
-
-def _lines(env: str) -> list[float | None]:
-    lines = lines_of(env)
-    return [lines["random"], lines["no communication"], lines["oracle"]]
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:.0f}"
-
-
-def _thousands(steps: float) -> str:
-    return f"{steps / 1000:g}k" if np.isfinite(steps) else "never"
+    """Every published row, in order of the task's name: the newest report, else that of seeds retired since."""
+    paths = {path.name: path for folder in (RESULTS / "retired", RESULTS) for path in folder.glob("*.json")}
+    return [json.loads(paths[name].read_text()) for name in sorted(paths)]
 
 
 def _sources() -> str:
