@@ -10,7 +10,7 @@ import pytest
 import strange_envs
 from toy_envs import MaskedInfo, Toy
 
-from envs import UserError
+from envs import EnvFailure, UserError
 from envs.check.command import main
 from envs.check.verdict import check
 from envs.pettingzoo.env import PettingZooEnv
@@ -81,7 +81,10 @@ def test_an_agent_may_wait_where_it_is_not_its_turn():
             return {name: {"action_mask": np.zeros(4, np.int8)} for name in names}
 
     assert check(Turns) == check(Untold) == []
-    assert "action mask of 'a_0' at reset allows no action" in check(Stuck)[0]
+    words = "action_mask of agent 'a_0': allows no action"
+    assert f"at the reset: {words}" in check(Stuck)[0]
+    with pytest.raises(EnvFailure, match=words):
+        PettingZooEnv(make=Stuck).reset(0)
 
 
 def test_the_option_that_the_message_names(capsys):
