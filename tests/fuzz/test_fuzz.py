@@ -57,14 +57,14 @@ def agree(plan: Plan) -> None:
 
 
 @given(plans())
-@settings(common, max_examples=4)
+@settings(common, max_examples=2)
 def test_what_keeps_the_contract_plays_everywhere(plan):
     agree(plan)
 
 
 @pytest.mark.fuzz
 @given(plans())
-@settings(common, max_examples=400)
+@settings(common, max_examples=200)
 def test_many_more(plan):
     agree(plan)
 

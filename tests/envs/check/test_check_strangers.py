@@ -92,3 +92,29 @@ def test_the_option_that_the_message_names(capsys):
     assert "did not end within 30 steps" in (out := capsys.readouterr().out) and "--max-steps" in out
     assert main(["toy_envs:Toy", "length=60", "--max-steps", "30"]) == 2
     assert main(["toy_envs:Toy", "length=60", "--max-steps", "70"]) == 0
+
+
+def turns():
+    from pettingzoo.utils.conversions import parallel_to_aec
+
+    return parallel_to_aec(Toy())
+
+
+class NeedsRender(Toy):
+    def __init__(self, render_mode):
+        super().__init__()
+
+
+class BigRewards(Toy):
+    def reward(self, name):
+        return 1e6 * super().reward(name)
+
+
+def test_habits_in_words(capsys):
+    """A conversion is told, a missing argument named, large rewards are legal."""
+    main(["test_check_strangers:turns", "--episodes", "1"])
+    assert "'test_check_strangers:turns' is an AECEnv: it is played by pettingzoo's" in capsys.readouterr().out
+    assert main(["test_check_strangers:NeedsRender"]) == 2
+    assert "missing 1 required positional argument: 'render_mode'" in capsys.readouterr().err
+    assert main(["test_check_strangers:NeedsRender", "render_mode=human", "--episodes", "1"]) == 0
+    assert check(BigRewards) == []
