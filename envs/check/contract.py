@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,21 @@ from envs.errors import UserError
 from envs.pettingzoo.describe import describe_declared, horizon
 from envs.pettingzoo.reader import Reader, nothing_allowed
 from envs.pettingzoo.routes import check_routes, random_action
-from envs.pettingzoo.values import COMMON, FLAGS, BadValue, number, reset_result, step_result
+from envs.pettingzoo.values import (
+    RESET,
+    BadValue,
+    check_agents,
+    check_entries,
+    check_flag,
+    check_keys,
+    check_known,
+    check_reward,
+    check_stays,
+    number,
+    raised,
+    reset_result,
+    step_result,
+)
 from envs.spec import EnvSpec
 
 Record = dict[tuple[str, str], Any]  # (field, agent) to what one step returned, observations as digests
@@ -49,6 +63,16 @@ class Contract:
     def stop(self, kind: str, text: str) -> Stop:
         self.say(kind, text)
         return Stop()
+
+    @contextlib.contextmanager
+    def at(self, step: int, goes_on: str = "") -> Iterator[None]:
+        """Takes a `BadValue` as a breach, in the words of a run; the check ends with it, or `goes_on` as that kind."""
+        try:
+            yield
+        except BadValue as fault:
+            self.say(goes_on or "end", f"at {f'step {step}' if step else 'the reset'}: {fault}.")
+            if not goes_on:
+                raise Stop from None
 
     # ------------------------------------------------------------------ whole runs
     def run(self, env: ParallelEnv, make: Callable[[], ParallelEnv] | None, episodes: int, seed: int) -> None:
@@ -119,21 +143,23 @@ class Contract:
         # PettingZoo's own test compares env.agents as a set: its order may change from reset to reset.
         live = [name for name in self.names if name in env.agents]
         seen = set(live)
-        masks = self._observations(env, live, observations, infos, "reset")
+        masks = self._observations(env, live, observations, infos, 0)
         records = [self._record(live, observations)]
         for step in range(1, self.max_steps + 1):
             actions = {name: random_action(env.action_space(name), masks.get(name), rng) for name in live}
             sent = copy.deepcopy(actions)
-            result = self._step(env, actions, step)
-            self._unchanged(actions, sent)
-            observations, rewards, terminations, truncations, infos = result
-            late = [name for name in env.agents if name not in seen]
-            self._known(late, step)
-            self._keys(observations, set(live) | set(late), "observations", step)
-            for values, field in ((rewards, "rewards"), (terminations, "terminations"), (truncations, "truncations")):
-                self._keys(values, set(live), field, step, late)
-            masks = self._observations(env, [*live, *late], observations, infos, f"step {step}")
+            with self.at(step):
+                observations, rewards, terminations, truncations, infos = self._step(env, actions)
+                self._unchanged(actions, sent)
+                late = [name for name in env.agents if name not in seen]
+                check_known(late, self.names)
+                there = [name for name in self.names if name in live or name in late]
+                check_keys(observations, there, "observation")
+                for values, field in ((rewards, "reward"), (terminations, "terminated"), (truncations, "truncated")):
+                    check_keys(values, live, field, late)
+            masks = self._observations(env, there, observations, infos, step)
             self._numbers(live, rewards, terminations, truncations, step)
+            self._rewards([name for name in late if name in rewards], rewards, step)
             records.append(self._record(live, observations, rewards, terminations, truncations))
             done = [name for name in live if terminations[name] or truncations[name]]
             live = self._agents(env, live, late, done, step)
@@ -153,158 +179,81 @@ class Contract:
         try:
             result = env.reset(seed=seed)
         except Exception as error:
-            raise self.stop(
-                "reset",
-                f"reset(seed={seed}) raised {type(error).__name__}: {error}; expected (observations, infos). "
-                "reset takes the keywords seed and options, and works at any time, also after an episode's end.",
-            ) from error
-        try:
+            raise self.stop("reset", f"{raised('reset', error)}, with seed={seed}. {RESET}") from error
+        with self.at(0):
             observations, infos = reset_result(result)
-        except BadValue as fault:
-            raise self.stop("reset", f"{fault}.") from None
-        if list(env.possible_agents) != self.names:
-            raise self.stop(
-                "agent order",
-                f"possible_agents changed from {self.names} to {list(env.possible_agents)} at a reset, expected the "
-                "same agents in the same order always: assign it once, in __init__.",
-            )
-        agents = list(env.agents)
-        self._known(agents, 0)
-        if not agents:
-            raise self.stop("no agents", "env.agents is empty after reset, expected the agents of the new episode.")
-        self._keys(observations, set(agents), "observations", 0)
+            check_agents(env, self.names)
+            check_keys(observations, [name for name in self.names if name in env.agents], "observation")
         return observations, infos
 
-    def _step(self, env: ParallelEnv, actions: dict[str, Any], step: int) -> tuple[Any, ...]:
+    def _step(self, env: ParallelEnv, actions: dict[str, Any]) -> tuple[Any, ...]:
         try:
             result = env.step(actions)
         except Exception as error:
-            told = f"{type(error).__name__}: {error}"
-            raise self.stop("step", f"step {step} of an episode raised {told}, after the actions {actions}.") from error
-        try:
-            return step_result(result)
-        except BadValue as fault:
-            raise self.stop("step", f"{fault}.") from None
+            fault = raised("step", error)
+            raise BadValue(f"{fault.text}, after the actions {actions}") from error
+        return step_result(result)
 
     # -------------------------------------------------------------------- each value
-    def _known(self, names: Sequence[str], step: int) -> None:
-        for name in names:
-            if name not in self.names:
-                raise self.stop(
-                    "unknown agent",
-                    f"agent {name!r} appeared in env.agents at step {step}, expected only agents of possible_agents "
-                    f"{self.names}: name every agent that can appear there, and let absent ones out of env.agents.",
-                )
-
-    def _keys(self, values: Any, expected: set[str], field: str, step: int, optional: Sequence[str] = ()) -> None:
-        at = "reset" if step == 0 else f"step {step}"
-        if not isinstance(values, dict):
-            raise self.stop(field, f"{field} of {at} must be a dict over agents, got {type(values).__name__}.")
-        missing = sorted(expected - values.keys())
-        extra = sorted(str(name) for name in values.keys() - expected - set(optional) - COMMON)
-        if missing or extra:
-            fault = f"lacks {missing}" if missing else f"has the additional keys {extra}"
-            raise self.stop(
-                field,
-                f"{field} of {at} {fault}: expected exactly the agents that acted, {sorted(expected)}. Return an entry "
-                "for each of them, in the step in which it ends too, and none for agents that had left before.",
-            )
-
     def _observations(
-        self, env: ParallelEnv, agents: Sequence[str], observations: dict[str, Any], infos: Any, at: str
+        self, env: ParallelEnv, agents: Sequence[str], observations: dict[str, Any], infos: Any, step: int
     ) -> dict[str, Any]:
         """Check observations, infos and masks; the masks, by agent."""
-        if not isinstance(infos, dict) or any(not isinstance(infos.get(name, {}), dict) for name in agents):
-            self.say("infos", f"infos of {at} must be a dict of dicts over agents, got {infos!r:.80}.")
-            infos = {}
+        assert self.spec is not None
         masks: dict[str, Any] = {}
         nothing = []
+        rows_HK = np.zeros((self.spec.num_heads, self.spec.head_size), dtype=bool)
         for name in agents:
-            space, value, n = env.observation_space(name), observations[name], self.reader.index[name]
-            row = np.zeros(self.reader.readers[n].size)
-            try:
-                mask = self.reader.write(n, value, infos, row)
-            except BadValue as fault:
-                raise self.stop("observation", f"observation of {name!r} at {at}: {fault}.") from None
-            wrong = np.flatnonzero(~np.isfinite(row))
-            if len(wrong):
-                self.say(
-                    "finite",
-                    f"observation of {name!r} at {at} holds {row[wrong[0]]} in entry {wrong[0]}, expected finite "
-                    "numbers: look for a division by zero or an empty mean.",
-                )
-            elif not space.contains(value):
-                self.say(
-                    "bounds",
-                    f"observation of {name!r} at {at} is not an element of its space {space}: got "
-                    f"{_range(row)}. Widen the bounds of the space, or clip.",
-                )
+            n = self.reader.index[name]
+            row = np.zeros(self.reader.readers[n].size, np.float32)
+            with self.at(step):
+                mask = self.reader.write(n, observations[name], infos, row)
+            with self.at(step, "observations"):
+                self._of(name, "observation", check_entries, row, *self.reader.readers[n].bounds)
             if mask is not None:
                 masks[name] = mask
-                if not self._allows(n, mask, at) and name in env.agents:
+                with self.at(step):
+                    allows = self.reader.write_mask(n, mask, rows_HK)
+                if not allows and name in env.agents:
                     nothing.append(n)
-        self._waiting(nothing, len(nothing) < len(agents), infos, at)
-        return masks
-
-    def _allows(self, n: int, mask: Any, at: str) -> bool:
-        assert self.spec is not None
-        rows = np.zeros((self.spec.num_heads, self.spec.head_size), dtype=bool)
-        try:
-            return self.reader.write_mask(n, mask, rows)
-        except BadValue as fault:
-            raise self.stop("mask", f"action mask of {self.names[n]!r} at {at}: {fault}.") from None
-
-    def _waiting(self, nothing: Sequence[int], others_choose: bool, infos: Any, at: str) -> None:
-        """Agents without a choice must be out of turn; where a reset leaves some without, agents take turns."""
-        if nothing and others_choose and at == "reset":
-            self.reader.turns = True
+        others_choose = len(nothing) < len(agents)
+        if nothing and others_choose and step == 0:
+            self.reader.turns = True  # where a reset leaves some without a choice, agents take turns
         for n in nothing:
             if not self.reader.may_wait(n, infos, others_choose):
-                told = " (training reads such a mask as 'only action 0')"
-                self.say("mask", nothing_allowed(self.names[n], f" at {at}").removesuffix(".") + f"{told}.")
+                fault = nothing_allowed(self.names[n])
+                read = " (training reads such a mask as 'only action 0')" if others_choose else ""
+                with self.at(step, "masks"):
+                    raise BadValue(f"{fault.text}{read}", fault.agent, fault.field)
+        return masks
 
     def _numbers(self, live: Sequence[str], rewards: Any, terminations: Any, truncations: Any, step: int) -> None:
+        self._rewards(live, rewards, step)
         for name in live:
-            try:
-                reward = number(rewards[name])
-            except BadValue:
-                got = rewards[name]
-                raise self.stop(
-                    "reward type",
-                    f"reward of {name!r} at step {step} must be a float, got {type(got).__name__} {got!r:.60}: "
-                    "return float(reward).",
-                ) from None
-            if not np.isfinite(reward):
-                self.say("finite", f"reward of {name!r} at step {step} is {reward}, expected a finite number.")
-            for values, field in ((terminations, "termination"), (truncations, "truncation")):
-                if type(values[name]) not in FLAGS:
-                    raise self.stop(
-                        f"{field} type",
-                        f"{field} of {name!r} at step {step} must be a bool, got {type(values[name]).__name__} "
-                        f"{values[name]!r:.60}: return bool(...).",
-                    )
+            with self.at(step):
+                self._of(name, "terminated", check_flag, terminations[name])
+                self._of(name, "truncated", check_flag, truncations[name])
+
+    def _rewards(self, agents: Sequence[str], rewards: Any, step: int) -> None:
+        for name in agents:
+            with self.at(step):
+                reward = self._of(name, "reward", number, rewards[name])
+            with self.at(step, "rewards"), np.errstate(over="ignore"):
+                self._of(name, "reward", check_reward, np.float32(reward))
+
+    def _of(self, name: str, field: str, rule: Callable[..., Any], *values: Any) -> Any:
+        """What a rule for single values says, of an agent and field."""
+        try:
+            return rule(*values)
+        except BadValue as fault:
+            raise BadValue(fault.text, name, field) from None
 
     def _agents(self, env: ParallelEnv, live: list[str], late: list[str], done: list[str], step: int) -> list[str]:
         """The agents of the next step."""
-        after = list(env.agents)
         stay = [name for name in self.names if (name in live and name not in done) or name in late]
-        lingering = [name for name in done if name in after]
-        if lingering:
-            raise self.stop(
-                "done agents",
-                f"{lingering} ended at step {step} but are still in env.agents, expected {stay}: remove agents there "
-                "in the step in which their termination or truncation is True.",
-            )
-        vanished = [name for name in stay if name not in after]
-        if vanished:
-            raise self.stop(
-                "vanished agents",
-                f"{vanished} left env.agents at step {step} without an end, expected a termination or truncation that "
-                "is True in the same step.",
-            )
-        back = [name for name in after if name not in stay]
-        if back:
-            raise self.stop("revived agents", f"{back} came back at step {step}, expected ended agents to stay away.")
+        with self.at(step):
+            for name in self.names:
+                check_stays(name, name in stay, env.agents, name in live)
         return stay
 
     def _unchanged(self, actions: Any, sent: Any) -> None:
@@ -338,7 +287,3 @@ def _same(one: Any, two: Any) -> bool:
     if isinstance(one, np.ndarray):
         return np.array_equal(one, two, equal_nan=one.dtype.kind == "f")
     return bool(one == two) or (one != one and two != two)
-
-
-def _range(row: np.ndarray) -> str:
-    return f"values from {row.min():g} to {row.max():g}"

@@ -19,7 +19,7 @@ from pettingzoo import ParallelEnv
 from envs.check.contract import Contract
 from envs.commands import USER, Answer
 from envs.errors import UserError
-from envs.pettingzoo.describe import describe_known, from_callable, parallel_env
+from envs.pettingzoo.describe import conversion, describe_known, from_callable, is_converted, parallel_env
 
 if TYPE_CHECKING:
     from envs.check.command import CommandLine
@@ -80,7 +80,7 @@ def verdict(options: CommandLine) -> Answer:
     env_args = _env_args(options.env_args)
     env = parallel_env(options.env, **env_args)
     contract.run(env, lambda: parallel_env(options.env, **env_args), max(1, options.episodes), options.seed)
-    lines = []
+    lines = [conversion(options.env)] if is_converted(env) else []
     if contract.spec is not None:
         lines.append(f"{options.env}: {contract.spec.num_agents} agents")
         for agent in describe_known(options.env, env).agents:

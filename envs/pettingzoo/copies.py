@@ -11,9 +11,23 @@ from pettingzoo import ParallelEnv
 
 from envs.errors import EnvFailure
 from envs.pettingzoo.arrays import Arrays
-from envs.pettingzoo.reader import Reader
+from envs.pettingzoo.reader import Reader, nothing_allowed
 from envs.pettingzoo.seeded import differing
-from envs.pettingzoo.values import COMMON, FLAGS, BadValue, number, reset_result, step_result
+from envs.pettingzoo.values import (
+    FLAGS,
+    BadValue,
+    check_agents,
+    check_entries,
+    check_flag,
+    check_keys,
+    check_known,
+    check_reward,
+    check_stays,
+    number,
+    raised,
+    reset_result,
+    step_result,
+)
 from envs.spec import EnvSpec
 from envs.streams import name_key
 
@@ -57,11 +71,14 @@ class Copies:
         self._names = spec.agent_names
         self._reader = Reader.of(spec, self._envs[0])
         self._index = self._reader.index
+        bounds = self._reader.bounds()
+        self._bounds = None if bounds is None else (bounds[0][:, None], bounds[1][:, None])  # [N, 1, O] each
         self._head_mask = spec.head_mask.numpy()
         self._reward = np.zeros((spec.num_agents, len(self.rows)))  # float64, before rounding to the arrays' dtype
         self._live: list[list[int]] = [[] for _ in self.rows]  # agents there to act now
         self._live_names: list[list[str]] = [[] for _ in self.rows]  # the same, in the environment's own order
         self._live_sets: list[set[str]] = [set() for _ in self.rows]
+        self._nothing: list[int] = []  # agents of the present copy whose mask allows nothing
         self._seen: list[set[str]] = [set() for _ in self.rows]  # agents that appeared in the running episode
 
     # ---------------------------------------------------------------- the loop
@@ -71,7 +88,7 @@ class Copies:
         self.arrays.done[:] = False
         for e, episode in enumerate(episodes):
             self._reset(e, episode, None if seeds is None else seeds[e])
-        self._check_finite(range(len(self.rows)), self.arrays.obs, None)
+        self._check_numbers(range(len(self.rows)), self.arrays.obs, None)
 
     def step(self) -> None:
         """Play `arrays.actions` in every copy; restart those whose episode ends."""
@@ -85,7 +102,7 @@ class Copies:
         for e in ended:
             self._reset(e, int(arrays.episode[0, e]) + 1)
         if ended:
-            self._check_finite(ended, arrays.obs, None)
+            self._check_numbers(ended, arrays.obs, None)
 
     def replay(self, seed: int, episodes: Sequence[int], seeds: Sequence[int], actions: Sequence[np.ndarray]) -> bool:
         """Start the given episodes and play `actions[e]` [T, N, H] in each; whether none of them ended on the way."""
@@ -133,24 +150,23 @@ class Copies:
         except Exception as error:
             raise self._raised(e, "reset", error, None) from error
         arrays.busy[0, e] = 0
-        try:
-            observations, infos = reset_result(result)
-        except BadValue as fault:
-            raise self._fault(e, str(fault), None) from None
-        names = getattr(env, "agents", None)
-        if not isinstance(names, list | tuple):
-            raise self._fault(e, f"env.agents must be a list after the reset, got {names!r}", None)
-        self._seen[e] = set(names)
-        self._check_known(e, names, None)
-        if not names or (self.spec.fixed_agents and len(names) != len(self._names)):
-            expected = list(self._names) if self.spec.fixed_agents else "at least one agent"
-            raise self._fault(e, f"expected {expected} in env.agents after the reset, got {names}", None)
-        self._check_keys(e, observations, self._seen[e], "observation", None)
         arrays.obs[:, e] = 0
         arrays.alive[:, e] = False
-        self._set_live(e, [n for n, name in enumerate(self._names) if name in self._seen[e]])
-        for n in self._live[e]:
-            self._read(e, n, observations, infos, arrays.obs, arrays.mask, None)
+        self._nothing.clear()
+        try:
+            observations, infos = reset_result(result)
+            check_agents(env, self._names)
+            names = env.agents
+            self._seen[e] = set(names)
+            if self.spec.fixed_agents and len(names) != len(self._names):
+                raise BadValue(f"expected {list(self._names)} in env.agents after the reset, got {names}")
+            self._set_live(e, [n for n, name in enumerate(self._names) if name in self._seen[e]])
+            self._check_keys(e, observations, self._live[e], "observation")
+            for n in self._live[e]:
+                self._read(e, n, observations, infos, arrays.obs, arrays.mask)
+            self._check_waiting(infos, len(self._live[e]))
+        except BadValue as fault:
+            raise self._fault(e, fault, None) from None
         self._forbid_absent(e)
 
     def _step(self, e: int, actions: dict[str, Any]) -> None:
@@ -161,58 +177,64 @@ class Copies:
         except Exception as error:
             raise self._raised(e, "step", error, self._played(e)) from error
         arrays.busy[0, e] = 0
+        self._nothing.clear()
         try:
-            observations, rewards, terminations, truncations, infos = step_result(result)
+            self._take(e, env, live, result)
         except BadValue as fault:
-            raise self._fault(e, str(fault)) from None
+            raise self._fault(e, fault) from None
+
+    def _take(self, e: int, env: ParallelEnv, live: list[int], result: Any) -> None:
+        """What a step has returned, into the arrays."""
+        arrays = self.arrays
+        observations, rewards, terminations, truncations, infos = step_result(result)
         expected = self._live_sets[e]
         unchanged = env.agents == self._live_names[e]
         late = [] if unchanged else [name for name in env.agents if name not in self._seen[e]]
         if late:
-            self._check_known(e, late)
+            check_known(late, self._index)
             self._seen[e].update(late)
-        self._check_keys(e, observations, expected.union(late) if late else expected, "observation")
-        self._check_keys(e, rewards, expected, "reward", optional=late)
-        self._check_keys(e, terminations, expected, "terminated", optional=late)
-        self._check_keys(e, truncations, expected, "truncated", optional=late)
+        joins = [self._index[name] for name in late]
+        if type(observations) is not dict or observations.keys() != expected:
+            self._check_keys(e, observations, sorted(live + joins), "observation")
+        for values, field in ((rewards, "reward"), (terminations, "terminated"), (truncations, "truncated")):
+            if type(values) is not dict or values.keys() != expected:
+                self._check_keys(e, values, live, field, late)
         left = False
         for n in live:
             name = self._names[n]
             self._read(e, n, observations, infos, arrays.final_obs, arrays.final_mask)
             terminated, truncated = terminations[name], truncations[name]
             if type(terminated) not in FLAGS or type(truncated) not in FLAGS:
-                field, value = ("truncated", truncated) if type(terminated) in FLAGS else ("terminated", terminated)
-                raise self._fault(e, f"expected a bool, got {type(value).__name__} {value!r}", agent=name, field=field)
+                self._refuse_flag(name, terminated, truncated)
             if terminated or truncated:
                 arrays.terminated[n, e] = terminated
                 arrays.truncated[n, e] = truncated
                 left = True
             reward = rewards[name]
-            self._reward[n, e] = reward if type(reward) in _FLOATS else self._number(e, name, reward)
+            self._reward[n, e] = reward if type(reward) in _FLOATS else self._number(name, reward)
+        for n, name in zip(joins, late, strict=True):
+            self._read(e, n, observations, infos, arrays.final_obs, arrays.final_mask)
+            if name in rewards:  # it acts from the next step on, and may have been paid for coming
+                self._reward[n, e] = self._number(name, rewards[name])
         if left or not unchanged:
-            self._change_agents(e, late, observations, infos)
+            self._change_agents(e, joins)
+        if self._nothing and not arrays.done[0, e]:
+            self._check_waiting(infos, len(self._live[e]))
 
-    def _change_agents(self, e: int, late: list[str], observations: dict[str, Any], infos: Any) -> None:
+    def _change_agents(self, e: int, joins: list[int]) -> None:
         """Agents that ended leave, agents that appeared join; the episode ends when none remain."""
         arrays, env = self.arrays, self._envs[e]
         stays = [n for n in self._live[e] if not (arrays.terminated[n, e] or arrays.truncated[n, e])]
-        joins = [self._index[name] for name in late]
-        for n in joins:
-            self._read(e, n, observations, infos, arrays.final_obs, arrays.final_mask)
         live = sorted(stays + joins)
         if not live:  # whether env.agents was emptied makes no difference now
             arrays.done[0, e] = True
             return
         after, expected = set(env.agents), {self._names[n] for n in live}
         for name in self._names:
-            if name in expected and name not in after:
-                raise self._fault(e, "left env.agents without being terminated or truncated", agent=name)
-            if name in after and name not in expected:
-                ended = "was terminated or truncated but is still in env.agents; remove it there"
-                raise self._fault(e, ended if name in self._live_names[e] else "came back", agent=name)
+            check_stays(name, name in expected, after, name in self._live_sets[e])
         if self.spec.fixed_agents and len(live) != len(self._names):
             gone = [self._names[n] for n in self._live[e] if n not in live]
-            raise self._fault(e, f"{gone} left before the others, but the environment was declared with fixed_agents")
+            raise BadValue(f"{gone} left before the others, but the environment was declared with fixed_agents")
         self._set_live(e, live)
 
     def _set_live(self, e: int, live: list[int]) -> None:
@@ -242,7 +264,7 @@ class Copies:
         played = range(len(self.rows)) if copies is None else list(copies)
         with np.errstate(over="ignore"):
             arrays.reward[:] = self._reward
-        self._check_finite(played, arrays.final_obs, arrays.reward)
+        self._check_numbers(played, arrays.final_obs, arrays.reward)
         chosen = slice(None) if copies is None else played
         arrays.steps[0, chosen] += 1
         arrays.obs[:, chosen] = arrays.final_obs[:, chosen]
@@ -275,93 +297,90 @@ class Copies:
         return [{self._names[n]: chosen[n][e] for n in agents} for e, agents in enumerate(acting)]
 
     # ------------------------------------------------------------------ checks
-    def _read(
-        self, e: int, n: int, observations: Any, infos: Any, obs: np.ndarray, mask: np.ndarray, played: Any = ...
-    ) -> None:
+    def _read(self, e: int, n: int, observations: Any, infos: Any, obs: np.ndarray, mask: np.ndarray) -> None:
         """Write agent n's observation, and its mask where the environment has masks."""
         name = self._names[n]
-        try:
-            given = self._reader.write(n, observations[name], infos, obs[n, e, : self.spec.agents[n].obs_size])
-        except BadValue as fault:
-            raise self._fault(e, str(fault), played, name, "observation") from None
+        given = self._reader.write(n, observations[name], infos, obs[n, e, : self.spec.agents[n].obs_size])
         if given is None and not self.spec.has_masks:
             return
         if not self.spec.has_masks:
-            raise self._fault(e, "an action mask, but none after the first reset", played, name, "info")
+            raise BadValue("an action mask, but none after the first reset", name, "info")
         if given is None:
             mask[n, e] = self._head_mask[n]
-            return
-        try:
-            if not self._reader.write_mask(n, given, mask[n, e]) and name in self._envs[e].agents:
-                self.arrays.waited[0, e] = True
-        except BadValue as fault:
-            raise self._fault(e, str(fault), played, name, "action_mask") from None
+        elif not self._reader.write_mask(n, given, mask[n, e]) and name in self._envs[e].agents:
+            self.arrays.waited[0, e] = True
+            self._nothing.append(n)
 
-    def _number(self, e: int, name: str, reward: Any) -> float:
+    def _check_waiting(self, infos: Any, present: int) -> None:
+        """Agents may wait for others that have a choice, or where the environment says whose turn it is."""
+        for n in self._nothing:
+            if len(self._nothing) == present and not self._reader.may_wait(n, infos, False):
+                raise nothing_allowed(self._names[n])
+
+    def _number(self, name: str, reward: Any) -> float:
         try:
             return number(reward)
         except BadValue as fault:
-            raise self._fault(e, str(fault), agent=name, field="reward") from None
+            raise BadValue(fault.text, name, "reward") from None
 
-    def _check_keys(
-        self, e: int, values: Any, expected: set[str], field: str, played: Any = ..., optional: Iterable[str] = ()
-    ) -> None:
-        """Membership only: indexing a defaultdict would invent the key that is missing."""
-        if not isinstance(values, dict):
-            raise self._fault(e, f"expected a dict over agents, got {type(values).__name__}", played, field=field)
-        if values.keys() == expected:
-            return
-        for name in expected:
-            if name not in values:
-                raise self._fault(e, f"is missing; got the keys {list(values)}", played, name, field)
-        for name in values:
-            if name not in expected and name not in optional and name not in COMMON:
-                raise self._fault(e, f"was not expected; expected the keys {sorted(expected)}", played, name, field)
+    def _refuse_flag(self, name: str, terminated: Any, truncated: Any) -> None:
+        for value, field in ((terminated, "terminated"), (truncated, "truncated")):
+            try:
+                check_flag(value)
+            except BadValue as fault:
+                raise BadValue(fault.text, name, field) from None
 
-    def _check_known(self, e: int, names: Iterable[str], played: Any = ...) -> None:
-        for name in names:
-            if name not in self._index:
-                raise self._fault(
-                    e,
-                    "is not in possible_agents; environments that generate agents are not supported: name every agent "
-                    "that can appear in possible_agents",
-                    played,
-                    name,
-                )
+    def _check_keys(self, e: int, values: Any, expected: list[int], field: str, optional: Sequence[str] = ()) -> None:
+        check_keys(values, [self._names[n] for n in expected], field, optional)
 
-    def _check_finite(self, copies: Iterable[int], obs: np.ndarray, reward: np.ndarray | None) -> None:
-        if np.isfinite(obs).all() and (reward is None or np.isfinite(reward).all()):
+    def _check_numbers(self, copies: Iterable[int], obs: np.ndarray, reward: np.ndarray | None) -> None:
+        """Numbers are finite, observations within their spaces; all rows at once, since each alone would cost time."""
+        fine = bool(np.isfinite(obs).all()) and (reward is None or bool(np.isfinite(reward).all()))
+        if fine and (self._bounds is None or not self._outside(obs, reward is not None).any()):
             return
         for e in copies:
-            played = None if reward is None else ...
-            for n, name in enumerate(self._names):
-                bad = np.flatnonzero(~np.isfinite(obs[n, e]))
-                if len(bad):
-                    value = obs[n, e, bad[0]]
-                    raise self._fault(int(e), f"entry {bad[0]} is {value}, in {obs.dtype}", played, name, "observation")
-                if reward is not None and not np.isfinite(reward[n, e]):
-                    value = reward[n, e]
-                    raise self._fault(int(e), f"is {value}, in {reward.dtype}", played, name, "reward")
+            there = self.arrays.alive[:, e] if reward is None else self.arrays.alive[:, e] | self.arrays.active[:, e]
+            for n in np.flatnonzero(there):
+                self._check_row(int(e), int(n), obs, reward)
+
+    def _outside(self, obs: np.ndarray, stepped: bool) -> np.ndarray:
+        """Bool [N, E, O]: entries of observations outside of their spaces, as float32."""
+        assert self._bounds is not None
+        low, high = self._bounds
+        rounded = obs.astype(np.float32, copy=False)
+        outside: np.ndarray = (rounded < low) | (rounded > high)
+        if not self.spec.fixed_agents and outside.any():  # the zeros of absent agents belong to no space
+            there = self.arrays.alive | self.arrays.active if stepped else self.arrays.alive
+            outside &= there[:, :, None]
+        return outside
+
+    def _check_row(self, e: int, n: int, obs: np.ndarray, reward: np.ndarray | None) -> None:
+        name, size, field = self._names[n], self.spec.agents[n].obs_size, "observation"
+        low, high = self._reader.readers[n].bounds
+        try:
+            check_entries(obs[n, e, :size], low, high)
+            field = "reward"
+            if reward is not None:
+                check_reward(reward[n, e])
+        except BadValue as fault:
+            raise self._fault(e, BadValue(fault.text, name, field), None if reward is None else ...) from None
 
     def _played(self, e: int) -> dict[str, Any]:
         chosen = self._decoded(self.arrays.active)[e]
         return {name: action.tolist() if isinstance(action, np.ndarray) else action for name, action in chosen.items()}
 
-    def _fault(
-        self, e: int, text: str, played: Any = ..., agent: str | None = None, field: str | None = None, trace: str = ""
-    ) -> EnvFailure:
+    def _fault(self, e: int, fault: BadValue, played: Any = ..., place: str = "", trace: str = "") -> EnvFailure:
         """A failure of copy e; `played` is ... for the actions in `arrays`, None for a fault at the reset."""
-        where = " of ".join(part for part in (field, f"agent {agent!r}" if agent else None) if part)
         return EnvFailure(
-            f"{where}: {text}" if where else text,
+            f"{fault}{place}",
             env_id=self.spec.id,
             row=self.rows[e],
             seed=int(self.arrays.seed[0, e]),
             episode=int(self.arrays.episode[0, e]),
             step=int(self.arrays.steps[0, e]),
             actions=self._played(e) if played is ... else played,
-            agent=agent,
-            field=field,
+            agent=fault.agent,
+            field=fault.field,
             trace=trace,
         )
 
@@ -369,5 +388,4 @@ class Copies:
         frames = traceback.extract_tb(error.__traceback__)
         at = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
         trace = "".join(traceback.format_exception(error))
-        text = f"{method} raised {type(error).__name__}: {str(error).strip().rstrip('.')}{at}"
-        return self._fault(e, text, played, trace=trace)
+        return self._fault(e, raised(method, error), played, at, trace)

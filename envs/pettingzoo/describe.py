@@ -149,6 +149,14 @@ def is_converted(env: ParallelEnv) -> bool:
     return env in _CONVERTED
 
 
+def conversion(env_id: str) -> str:
+    """What to say of an environment that is converted."""
+    return (
+        f"Environment {env_id!r} is an AECEnv: it is played by pettingzoo's aec_to_parallel, without loss, as its "
+        "metadata says is_parallelizable."
+    )
+
+
 def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().rstrip('.') or 'no message'}"
 

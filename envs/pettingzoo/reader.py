@@ -18,7 +18,7 @@ from pettingzoo import ParallelEnv
 from envs.errors import UserError, did_you_mean
 from envs.pettingzoo.flatten import ObservationReader, RowReader, read_mask
 from envs.pettingzoo.plain_spaces import from_plain, to_plain
-from envs.pettingzoo.values import COMMON, BadValue, reset_result
+from envs.pettingzoo.values import COMMON, RESET, BadValue, raised, reset_result
 from envs.spec import EnvSpec
 
 
@@ -98,13 +98,40 @@ class Reader:
         """Flatten agent n's observation into `row` [its width]; its action mask as given there or in `infos`, or None.
 
         Raises:
-            BadValue: the observation does not belong to its space.
+            BadValue: the observation does not belong to its space, or an info is no dict.
         """
-        mask = self.readers[n].write(observation, row)
-        if mask is None and type(infos) is dict:
-            info = infos.get(self.spec.agents[n].name)
-            mask = info.get("action_mask") if info and isinstance(info, dict) else None
-        return mask
+        try:
+            mask = self.readers[n].write(observation, row)
+        except BadValue as fault:
+            raise BadValue(fault.text, self.spec.agents[n].name, "observation") from None
+        return self.info_mask(n, infos) if mask is None and infos else mask
+
+    def info_mask(self, n: int, infos: Any) -> Any:
+        """Agent n's action mask in `infos`, or None.
+
+        Raises:
+            BadValue: infos, or that of the agent, are no dict.
+        """
+        if type(infos) is not dict and not isinstance(infos, Mapping):
+            raise BadValue(
+                f"expected a dict over agents as the environment gives it, got {_kind(infos)}", field="infos"
+            )
+        name = self.spec.agents[n].name
+        info = infos.get(name)
+        if info is None:
+            return None
+        if type(info) is not dict and not isinstance(info, Mapping):
+            told = f"expected a dict with the mask, if any, under 'action_mask', got {_kind(info)}"
+            raise BadValue(told, name, "info")
+        return info.get("action_mask")
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Float32 (low, high), each [N, O], of all observation spaces; None where no value is outside of them."""
+        low = np.full((self.spec.num_agents, self.spec.obs_size), -np.inf, np.float32)
+        high = -low
+        for n, reader in enumerate(self.readers):
+            low[n, : reader.size], high[n, : reader.size] = reader.bounds
+        return None if np.isinf(low).all() and np.isinf(high).all() else (low, high)
 
     def write_mask(self, n: int, mask: Any, rows_HK: np.ndarray) -> bool:
         """Write agent n's action mask as one row of allowed choices a head (`read_mask`); whether it allows anything.
@@ -115,7 +142,10 @@ class Reader:
         Raises:
             BadValue: the mask is not one of this agent's.
         """
-        return read_mask(mask, self.sizes[n], self.spec.agents[n].multi_discrete, rows_HK)
+        try:
+            return read_mask(mask, self.sizes[n], self.spec.agents[n].multi_discrete, rows_HK)
+        except BadValue as fault:
+            raise BadValue(fault.text, self.spec.agents[n].name, "action_mask") from None
 
     def may_wait(self, n: int, infos: Any, others_choose: bool) -> bool:
         """Whether agent n may have nothing to choose from now: it is not its turn.
@@ -156,8 +186,6 @@ class Reader:
         """
         if type(observations) is not dict:
             self._refuse_shape(observations)
-        if infos is not None and not isinstance(infos, Mapping):
-            raise UserError(f"infos must be a dict over agents as the environment gives it, got {_kind(infos)}.")
         rows_NO = np.zeros((self.spec.num_agents, self.spec.obs_size), np.float32)
         masks: dict[str, Any] = {}
         there: dict[str, int] = {}
@@ -169,11 +197,9 @@ class Reader:
                 continue
             there[name] = n
             try:
-                mask = self.readers[n].write(observation, rows_NO[n, : self.readers[n].size])
+                mask = self.write(n, observation, infos, rows_NO[n, : self.readers[n].size])
             except BadValue as fault:
-                raise UserError(f"observation of {name!r}: {fault}.") from None
-            if infos:
-                mask = self._info_mask(name, infos) if mask is None else mask
+                raise UserError(f"{fault}.") from None
             if mask is not None:
                 masks[name] = mask
         if not there:
@@ -181,7 +207,7 @@ class Reader:
         if not np.isfinite(rows_NO).all():
             n, k = np.argwhere(~np.isfinite(rows_NO))[0]
             name, value = self.spec.agent_names[n], rows_NO[n, k]
-            raise UserError(f"observation of {name!r}: entry {k} is {value}, expected finite numbers.")
+            raise UserError(f"observation of agent {name!r}: entry {k} is {value}, expected finite numbers.")
         allowed_NHK = self.masks(masks, infos, list(there)) if masks else None
         return rows_NO, allowed_NHK, sorted(there.values())
 
@@ -209,23 +235,12 @@ class Reader:
                 if not self.write_mask(n, mask, allowed_NHK[n]):
                     nothing.append(n)
             except BadValue as fault:
-                raise UserError(f"action mask of {name!r}: {fault}.") from None
+                raise UserError(f"{fault}.") from None
         others_choose = len(nothing) < len(given if there is None else there)
         for n in nothing:
             if not self.may_wait(n, infos, others_choose):
-                raise UserError(nothing_allowed(self.spec.agent_names[n]))
+                raise UserError(f"{nothing_allowed(self.spec.agent_names[n])}.")
         return allowed_NHK
-
-    def _info_mask(self, name: str, infos: Mapping[str, Any]) -> Any:
-        info = infos.get(name)
-        if info is None:
-            return None
-        if not isinstance(info, Mapping):
-            raise UserError(
-                f"info of {name!r} must be a dict as the environment gives it, with its mask under 'action_mask', got "
-                f"{_kind(info)}."
-            )
-        return info.get("action_mask")
 
     def _refuse_shape(self, observations: Any) -> None:
         if isinstance(observations, Mapping):
@@ -262,7 +277,7 @@ def find_masks(spec: EnvSpec, env: ParallelEnv) -> Masks:
     try:
         result = env.reset(seed=0)
     except Exception as error:
-        raise UserError(f"environment {spec.id!r}: reset(seed=0) raised {type(error).__name__}: {error}") from error
+        raise UserError(f"environment {spec.id!r}: {raised('reset', error)}. {RESET}") from error
     try:
         observations, infos = reset_result(result)
     except BadValue as fault:
@@ -280,11 +295,12 @@ def find_masks(spec: EnvSpec, env: ParallelEnv) -> Masks:
     return Masks(any=True, turns=any(chooses) and not all(chooses))
 
 
-def nothing_allowed(name: str, at: str = "") -> str:
+def nothing_allowed(name: str) -> BadValue:
     """The refusal of a mask of zeros."""
-    return (
-        f"action mask of {name!r}{at} allows no action, expected at least one: allow one that does nothing while it is "
-        "not the agent's turn."
+    return BadValue(
+        "allows no action, expected at least one: allow one that does nothing while it is not the agent's turn",
+        name,
+        "action_mask",
     )
 
 

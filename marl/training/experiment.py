@@ -13,7 +13,7 @@ import torch
 import envs
 from envs.batched import BatchedEnv
 from envs.history import History
-from envs.pettingzoo.describe import callable_id
+from envs.pettingzoo.describe import callable_id, conversion
 from envs.pettingzoo.workers import end_if_importing
 from envs.streams import Stream
 from marl.config.fields import flatten
@@ -157,10 +157,7 @@ def _remarks(env: BatchedEnv, name: str) -> list[str]:
     """How an environment is played, and a warning where it does not keep what an exact resume needs."""
     remarks = []
     if getattr(env, "converted", False):
-        remarks.append(
-            f"Environment {name!r} is an AECEnv: it is played by pettingzoo's aec_to_parallel, without loss, as its "
-            f"metadata says is_parallelizable."
-        )
+        remarks.append(conversion(name))
     result = env.unrepeatable()
     if not result:
         return remarks

@@ -67,7 +67,7 @@ BREACHES = {
 def test_numbers_that_are_none(
     kind: str, uninterrupted: Path, tmp_path: Path, run_py: Callable, monkeypatch: pytest.MonkeyPatch, seen: Callable
 ) -> None:
-    """Guard: seen failing without `Copies._check_finite` (the run went on until a gradient was NaN)."""
+    """Guard: seen failing without `Copies._check_numbers` (the run went on until a gradient was NaN)."""
     run, err = broken(tmp_path, run_py, monkeypatch, kind)
     assert NUMBERS[kind] in err
     assert run_py(None, "--resume", str(run))[0] == 0

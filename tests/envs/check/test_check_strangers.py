@@ -10,7 +10,7 @@ import pytest
 import strange_envs
 from toy_envs import MaskedInfo, Toy
 
-from envs import UserError
+from envs import EnvFailure, UserError
 from envs.check.command import main
 from envs.check.verdict import check
 from envs.pettingzoo.env import PettingZooEnv
@@ -81,7 +81,10 @@ def test_an_agent_may_wait_where_it_is_not_its_turn():
             return {name: {"action_mask": np.zeros(4, np.int8)} for name in names}
 
     assert check(Turns) == check(Untold) == []
-    assert "action mask of 'a_0' at reset allows no action" in check(Stuck)[0]
+    words = "action_mask of agent 'a_0': allows no action"
+    assert f"at the reset: {words}" in check(Stuck)[0]
+    with pytest.raises(EnvFailure, match=words):
+        PettingZooEnv(make=Stuck).reset(0)
 
 
 def test_the_option_that_the_message_names(capsys):
@@ -89,3 +92,29 @@ def test_the_option_that_the_message_names(capsys):
     assert "did not end within 30 steps" in (out := capsys.readouterr().out) and "--max-steps" in out
     assert main(["toy_envs:Toy", "length=60", "--max-steps", "30"]) == 2
     assert main(["toy_envs:Toy", "length=60", "--max-steps", "70"]) == 0
+
+
+def turns():
+    from pettingzoo.utils.conversions import parallel_to_aec
+
+    return parallel_to_aec(Toy())
+
+
+class NeedsRender(Toy):
+    def __init__(self, render_mode):
+        super().__init__()
+
+
+class BigRewards(Toy):
+    def reward(self, name):
+        return 1e6 * super().reward(name)
+
+
+def test_habits_in_words(capsys):
+    """A conversion is told, a missing argument named, large rewards are legal."""
+    main(["test_check_strangers:turns", "--episodes", "1"])
+    assert "'test_check_strangers:turns' is an AECEnv: it is played by pettingzoo's" in capsys.readouterr().out
+    assert main(["test_check_strangers:NeedsRender"]) == 2
+    assert "missing 1 required positional argument: 'render_mode'" in capsys.readouterr().err
+    assert main(["test_check_strangers:NeedsRender", "render_mode=human", "--episodes", "1"]) == 0
+    assert check(BigRewards) == []

@@ -131,7 +131,7 @@ def test_runs_of_older_versions_take_rows(tmp_path, monkeypatch):
     for form in (np.ravel, lambda x: x.reshape(1, -1), lambda x: x.ravel().tolist(), lambda x: x.astype(float)):
         played = old({name: form(x) for name, x in observations.items()})
         assert {name: action.tolist() for name, action in played.items()} == expected
-    with pytest.raises(UserError, match=r"observation of 'right': must have shape \[18\], got \[17\]"):
+    with pytest.raises(UserError, match=r"observation of agent 'right': must have shape \[18\], got \[17\]"):
         old({**observations, "right": np.zeros(17)})
 
 
@@ -149,7 +149,7 @@ def test_a_mask_over_joint_actions_is_read_jointly():
 def test_a_mask_that_is_no_product_is_refused_in_training_and_play():
     mask = {"left": {"action_mask": strange_envs.NoProduct.masks[0]}}
     words = "over 6 joint choices is not a product of one mask for each of the heads"
-    with pytest.raises(UserError, match=rf"action mask of 'left': .*{words}"):
+    with pytest.raises(UserError, match=rf"action_mask of agent 'left': .*{words}"):
         of(strange_envs.Joint)({"left": 0}, mask)
     with pytest.raises(envs.EnvFailure, match=words):
         PettingZooEnv(make=strange_envs.NoProduct).reset(0)
@@ -163,18 +163,18 @@ def test_a_mask_that_is_no_product_is_refused_in_training_and_play():
         ({}, None, "got no observations"),
         (({"left": 0}, {}), None, r"must be a dict over agents, got a tuple of 2.*policy\(\*env.reset\(\)\)"),
         ({"left": 0, "rihgt": 0}, None, r"unknown agent 'rihgt'.*Did you mean 'right'"),
-        ({"left": 3}, None, r"observation of 'left': expected an element of Discrete\(3\), got int 3"),
-        ({"left": None}, None, "observation of 'left'"),
-        ({"left": np.array([0, np.nan, 1])}, None, "observation of 'left': entry 1 is nan"),
-        ({"left": np.array([0, 0, np.inf])}, None, "observation of 'left': entry 2 is inf"),
-        ({"left": 0}, {"left": {"action_mask": np.ones(5, np.int8)}}, r"action mask of 'left'.*\(6,\).*\(5,\)"),
-        ({"left": 0}, {"left": {"action_mask": np.zeros(6, np.int8)}}, "action mask of 'left' allows no action"),
-        ({"left": 0}, {"left": np.ones(6, np.int8)}, "info of 'left' must be a dict.*got a ndarray"),
-        ({"left": 0}, [{}], "infos must be a dict over agents.*got a list"),
+        ({"left": 3}, None, r"observation of agent 'left': expected an element of Discrete\(3\), got int 3"),
+        ({"left": None}, None, "observation of agent 'left'"),
+        ({"left": np.array([0, np.nan, 1])}, None, "observation of agent 'left': entry 1 is nan"),
+        ({"left": np.array([0, 0, np.inf])}, None, "observation of agent 'left': entry 2 is inf"),
+        ({"left": 0}, {"left": {"action_mask": np.ones(5, np.int8)}}, r"action_mask of agent 'left'.*\(6,\).*\(5,\)"),
+        ({"left": 0}, {"left": {"action_mask": np.zeros(6, np.int8)}}, "action_mask of agent 'left': allows no action"),
+        ({"left": 0}, {"left": np.ones(6, np.int8)}, "info of agent 'left': expected a dict.*got a ndarray"),
+        ({"left": 0}, [{}], "infos: expected a dict over agents.*got a list"),
         (
             {"left": 0, "right": 1},
             {"left": {"action_mask": np.zeros(6, np.int8)}, "right": {"action_mask": np.ones(3, np.int8)}},
-            "action mask of 'left' allows no action",
+            "action_mask of agent 'left': allows no action",
         ),
     ],
 )
@@ -192,9 +192,9 @@ def test_batches_are_refused_by_agent_and_field():
     with pytest.raises(UserError, match="got no observations"):
         policy.act({})
     rows = {"left": np.zeros((2, 3), np.float32)}
-    with pytest.raises(UserError, match=r"action mask of 'left'.*shape \(6,\), got shape \(5,\)"):
+    with pytest.raises(UserError, match=r"action_mask of agent 'left'.*shape \(6,\), got shape \(5,\)"):
         policy.act(rows, {"left": np.ones((2, 5))})
-    with pytest.raises(UserError, match="action mask of 'left' allows no action"):
+    with pytest.raises(UserError, match="action_mask of agent 'left': allows no action"):
         policy.act(rows, {"left": np.zeros((2, 6), np.int8)})
 
 
