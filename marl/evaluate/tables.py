@@ -21,7 +21,9 @@ def table(name: str, result: Evaluation) -> str:
             f"interquartile mean of the replicas' returns {result.iqm:.2f}, 95 % interval [{low:.2f}, {high:.2f}] "
             f"(bootstrap)"
         )
-    return "\n".join(lines + _scales(result) + [f"warning: {text}" for text in unfinished(result)])
+    lines += _scales(result) + [f"warning: {text}" for text in unfinished(result)]
+    shortened = fewer(result, "--seconds (in training --evaluation.final-seconds)")
+    return "\n".join([*lines, shortened] if shortened else lines)
 
 
 def match_table(result: Matches) -> str:
@@ -54,6 +56,15 @@ def unfinished(result: Evaluation) -> list[str]:
         f"{result.setting.max_steps} steps and were stopped there: their returns are of these steps. Give the "
         f"environment a time limit, or let it play longer: --max-steps (in training --evaluation.max-steps)."
     ]
+
+
+def fewer(result: Evaluation, flag: str) -> str:
+    """A sentence where the budget that `flag` sets ended before the episodes that were asked for; else ""."""
+    asked, played = result.setting.asked, [one.episodes for one in result.replicas if one.episodes is not None]
+    if asked is None or any(one.unfinished == one.episodes for one in result.replicas):
+        return ""
+    counts = str(min(played)) if min(played) == max(played) else f"{min(played)} to {max(played)}"
+    return f"{counts} of {asked} episodes were played, as many as {flag} has room for; 0 plays all."
 
 
 # ------------------------------------------------------------------ parts
