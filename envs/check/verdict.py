@@ -33,6 +33,7 @@ def check(
     episodes: int = 3,
     seed: int = 0,
     max_steps: int = 2000,
+    rebuild: bool = False,
     raise_error: bool = False,
 ) -> list[str]:
     """Play random episodes and compare everything that comes back with the contract.
@@ -43,6 +44,8 @@ def check(
         episodes: episodes to play with different seeds, at least 1; some are played again to compare.
         seed: of the first episode; the following ones count up.
         max_steps: steps within which an episode must end.
+        rebuild: play every episode in a new environment, as a run with this setting does; `env` must be a function or
+            an id.
         raise_error: raise `UserError` with every breach instead of returning them.
 
     Returns:
@@ -51,8 +54,10 @@ def check(
     Raises:
         UserError: `env` is no environment at all, or `raise_error` and a breach was found.
     """
-    contract = Contract(max_steps)
+    contract = Contract(max_steps, rebuild)
     if isinstance(env, ParallelEnv):
+        if rebuild:
+            raise UserError("rebuild=True needs a function that returns a new environment, got an environment.")
         contract.run(env, None, max(1, episodes), seed)
     else:
         make = _maker(env)
@@ -76,7 +81,7 @@ def verdict(options: CommandLine) -> Answer:
     Raises:
         UserError: no environment at all, or arguments that are none.
     """
-    contract = Contract(options.max_steps)
+    contract = Contract(options.max_steps, options.rebuild)
     env_args = _env_args(options.env_args)
     env = parallel_env(options.env, **env_args)
     contract.run(env, lambda: parallel_env(options.env, **env_args), max(1, options.episodes), options.seed)

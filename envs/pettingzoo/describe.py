@@ -22,7 +22,10 @@ from envs.spec import AgentSpec, EnvSpec, Head, Route
 
 _OURS = ("envs", "marl", "configs")
 Heads = Mapping[str, Sequence[Sequence[Any]]]  # {agent: (("move", 5), ("message", 10))}
-DECLARED: dict[str, Any] = {"heads": Mapping, "routes": list | tuple, "teams": list | tuple, "fixed_agents": bool}
+DECLARED: dict[str, Any] = {
+    "heads": Mapping, "routes": list | tuple, "teams": list | tuple, "fixed_agents": bool, "rebuild": bool,
+}  # fmt: skip
+_FLAGS = ("fixed_agents", "rebuild")
 """What metadata may declare, and the types of it."""
 
 
@@ -162,6 +165,7 @@ def describe(
     routes: Sequence[Mapping[str, Any]] | None = None,
     teams: Sequence[Sequence[str]] | None = None,
     fixed_agents: bool = False,
+    rebuild: bool = False,
 ) -> EnvSpec:
     """Describe any ParallelEnv; see `envs.pettingzoo.PettingZooEnv` for the arguments.
 
@@ -178,6 +182,7 @@ def describe(
         routes=tuple(_route(env_id, k, route, described) for k, route in enumerate(routes or ())),
         teams=_teams(env_id, teams, agents),
         fixed_agents=fixed_agents,
+        rebuild=rebuild,
     )
 
 
@@ -195,7 +200,7 @@ def describe_declared(env_id: str, env: ParallelEnv, declared: Mapping[str, Any]
     metadata = getattr(env, "metadata", None) or {}
     given = declared or {}
     chosen: dict[str, Any] = {name: metadata.get(name) if given.get(name) is None else given[name] for name in DECLARED}
-    chosen["fixed_agents"] = bool(chosen["fixed_agents"])
+    chosen |= {name: bool(chosen[name]) for name in _FLAGS}
     for name, kind in DECLARED.items():
         if chosen[name] is not None and not isinstance(chosen[name], kind):
             raise UserError(

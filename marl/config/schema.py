@@ -302,6 +302,9 @@ class Config:
     """What steps the training environments: our batched MPE or the real PettingZoo environment."""
     workers: Count = 0
     """Worker processes of the pettingzoo backend; 0: in this process."""
+    rebuild: bool = False
+    """Make the environment anew for every episode, in evaluations too: for those that carry something from one episode
+    into the next (a run warns of it; `envs.check` looks closer). It costs what making one costs."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:i."""
     distributed: Literal["replicas", "data"] = "replicas"

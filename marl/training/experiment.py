@@ -136,12 +136,15 @@ def _environment(
             device=config.device,
             rows=rows,
             workers=workers,
+            rebuild=config.rebuild,
             env_args=config.env_args,
         )
     else:
+        anew: dict[str, Any] = {"rebuild": True} if config.rebuild else {}  # no argument of MPE's tasks
         env = envs.make(
-            config.env, len(rows), config.device, config.backend, rows=rows, workers=workers, env_args=config.env_args
-        )
+            config.env, len(rows), config.device, config.backend, rows=rows, workers=workers, env_args=config.env_args,
+            **anew,
+        )  # fmt: skip
     notes += _remarks(env, config.env) if tried else []
     if config.maddpg.frames > 1:
         env = History(env, config.maddpg.frames)
@@ -164,6 +167,15 @@ def _remarks(env: BatchedEnv, name: str) -> list[str]:
     result = env.unrepeatable()
     if not result:
         return remarks
+    if not env.spec.rebuild and not env.unrepeatable(rebuild=True):
+        return [
+            *remarks,
+            f"warning: environment {name!r} carries something from one episode into the next, although it is reset "
+            f"with a seed: an episode that was played again behind another one gave another {result}; in a new "
+            f"instance it did not. Training goes on, but the run cannot be repeated exactly, and a resume has to begin "
+            f"new episodes (--resume-environment fresh). --rebuild makes the environment anew for every episode, in "
+            f"evaluations too; python -m envs.check looks closer.",
+        ]
     return [
         *remarks,
         f"warning: environment {name!r} is no function of its seed: played again from the same seed with the same "
