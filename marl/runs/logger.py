@@ -43,6 +43,9 @@ class RunLog(Protocol):
     def advance(self, step: int, score: float | None = None, loss: float | None = None) -> None:
         """Progress; a value that is None stays what it was."""
 
+    def trained(self) -> None:
+        """Training is over: the progress ends before what follows."""
+
     def leave_out(self, seconds: float) -> None:
         """These seconds were no training: the rate that is shown does not count them."""
 
@@ -65,6 +68,7 @@ class Silent:
     def log(self, step: int, values: Mapping[str, float | Tensor]) -> None: ...
     def hparams(self, settings: dict[str, Any], metrics: Sequence[str]) -> None: ...
     def advance(self, step: int, score: float | None = None, loss: float | None = None) -> None: ...
+    def trained(self) -> None: ...
     def leave_out(self, seconds: float) -> None: ...
     def say(self, text: str) -> None: ...
     def warn(self, text: str) -> None: ...
@@ -123,6 +127,12 @@ class Logger:
         if self._progress is not None:
             self._progress.advance(step, score, loss)
 
+    def trained(self) -> None:
+        """End the bar, or show the last line of progress: what follows is no training."""
+        if self._progress is not None:
+            self._progress.close()
+            self._progress = None
+
     def leave_out(self, seconds: float) -> None:
         """Seconds that are not counted in the rate and in the time left."""
         if self._progress is not None:
@@ -145,9 +155,7 @@ class Logger:
 
     def close(self) -> None:
         """Flush, close the files and end the bar; calling it twice is harmless."""
-        if self._progress is not None:
-            self._progress.close()
-            self._progress = None
+        self.trained()
         self._lines.close()
         if self._events is not None:
             self._events.close()

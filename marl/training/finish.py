@@ -38,6 +38,7 @@ def finish(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> Eval
     """
     trained, spec = trainer.journal.clock.seconds, trainer.rounds.env.spec
     language: Callable[[], None] | None = None
+    logger.trained()
     began = time.perf_counter()
     if _language_first(config, path, trainer):
         own, wanted = trainer.division.evaluated, config.evaluation
