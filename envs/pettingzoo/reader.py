@@ -8,6 +8,7 @@ Shape suffixes: N agents, O padded observation width, H heads, K choices.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -17,7 +18,7 @@ from pettingzoo import ParallelEnv
 
 from envs.errors import UserError, did_you_mean
 from envs.pettingzoo.flatten import ObservationReader, RowReader, read_mask
-from envs.pettingzoo.plain_spaces import from_plain, to_plain
+from envs.pettingzoo.plain_spaces import boxes, from_plain, to_plain
 from envs.pettingzoo.values import COMMON, BadValue, reset_result
 from envs.spec import EnvSpec
 
@@ -59,6 +60,16 @@ class Reader:
     def of_rows(cls, spec: EnvSpec) -> Reader:
         """The reader of an environment whose observations are rows already, as those of MPE are."""
         return cls(spec, [RowReader(agent.obs_size) for agent in spec.agents], [np.int64] * spec.num_agents)
+
+    def pictures(self) -> dict[str, tuple[int, int, int]]:
+        """{agent: (height, width, channels)} of its largest part that is a Box of three axes, where it has one."""
+        found = {}
+        for name, space in zip(self.spec.agent_names, self._spaces or (), strict=bool(self._spaces)):
+            shapes = [shape for shape in boxes(space) if len(shape) == 3]
+            if shapes:
+                height, width, channels = max(shapes, key=math.prod)
+                found[name] = (height, width, channels)
+        return found
 
     def to_dict(self) -> dict[str, Any] | None:
         """Plain data from which `from_dict` makes the reader anew; None where observations are rows already."""

@@ -305,6 +305,8 @@ class Config:
     rebuild: bool = False
     """Make the environment anew for every episode, in evaluations too: for those that carry something from one episode
     into the next (a run warns of it; `envs.check` looks closer). It costs what making one costs."""
+    flatten_pictures: bool = False
+    """Train on pictures of more than 16,384 numbers too, as rows of numbers: there are no convolutions here."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:i."""
     distributed: Literal["replicas", "data"] = "replicas"

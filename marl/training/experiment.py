@@ -34,6 +34,8 @@ from marl.training.devices import choose_device, choose_threads, keep_freed_memo
 from marl.training.evaluator import Evaluator
 from marl.training.finish import finish
 from marl.training.journal import Journal
+from marl.training.memory import named as memory_named
+from marl.training.memory import refuse_pictures
 from marl.training.rounds import Rounds
 from marl.training.saver import Saver
 from marl.training.stop import StopRequest
@@ -117,7 +119,8 @@ def train(
         networks, width = len(division.trained) * env.spec.num_agents, max(config.maddpg.hidden)
         rows = config.maddpg.batch_size // (ranks.size if division.shared else 1)
         torch.set_num_threads(choose_threads(config.threads, networks, rows, width, ranks.local_size))
-        return _run(config, path, env, resume, stop or StopRequest(), make_env, notes, division, fresh, describe)
+        with memory_named(config, env.spec, len(division.trained), device.type == "cpu"):
+            return _run(config, path, env, resume, stop or StopRequest(), make_env, notes, division, fresh, describe)
 
 
 def _environment(
@@ -145,7 +148,9 @@ def _environment(
             config.env, len(rows), config.device, config.backend, rows=rows, workers=workers, env_args=config.env_args,
             **anew,
         )  # fmt: skip
-    notes += _remarks(env, config.env) if tried else []
+    if tried:
+        refuse_pictures(env, config)
+        notes += _remarks(env, config.env)
     if config.maddpg.frames > 1:
         env = History(env, config.maddpg.frames)
     if division.shared and division.ranks.size > 1:
