@@ -58,7 +58,7 @@ class Route:
     receiver: int  # index of the agent that hears
     start: int  # first entry of the slot in the receiver's observation
     size: int  # number of symbols
-    exact: bool = True  # False where noise, erasure or delay stand between the choice and the slot
+    exact: bool = True  # False where noise, erasure, delay or a held message stand between the choice and the slot
     meaning: tuple[int, int] | None = None  # (start, size) in the *sender's* observation of what there is to tell
 
     @property

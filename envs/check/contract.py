@@ -25,6 +25,7 @@ Record = dict[tuple[str, str], Any]  # (field, agent) to what one step returned,
 
 _USED = "in the same environment, after other episodes"
 _STARTS, _SECONDS = 24, 10.0  # episodes of which the start is tried behind others, and the time to begin them in
+_QUIET_SECONDS = 10.0  # between two lines on how far the check is
 
 
 class Stop(Exception):
@@ -37,6 +38,7 @@ class Contract:
     Args:
         max_steps: steps within which an episode must end; an environment's own longer time limit goes before it.
         rebuild: play every episode in a new environment, where there is a function that makes them.
+        tell: is given a line on how far the check is, every ten seconds.
 
     Attributes:
         breaches: kind to text: what, expected, got, how to mend it.
@@ -44,8 +46,8 @@ class Contract:
         spec: sizes and heads; None until the spaces were read.
     """
 
-    def __init__(self, max_steps: int, rebuild: bool = False) -> None:
-        self.rebuild = rebuild
+    def __init__(self, max_steps: int, rebuild: bool = False, tell: Callable[[str], None] | None = None) -> None:
+        self.rebuild, self._tell, self._told = rebuild, tell, time.monotonic()
         self.breaches: dict[str, str] = {}
         self.max_steps = max_steps
         self.steps: list[int] = []
@@ -155,6 +157,7 @@ class Contract:
         for step in range(1, self.max_steps + 1):
             actions = {name: random_action(env.action_space(name), masks.get(name), rng) for name in live}
             sent = copy.deepcopy(actions)
+            self._progress(seed, step)
             result = self._step(env, actions, step)
             self._unchanged(actions, sent)
             observations, rewards, terminations, truncations, infos = result
@@ -179,6 +182,11 @@ class Contract:
             f"an episode with random actions did not end within {self.max_steps} steps, expected an end: set a time "
             "limit that makes every truncation True, or let it play longer (max_steps=..., --max-steps).",
         )
+
+    def _progress(self, seed: int, step: int) -> None:
+        if self._tell is not None and time.monotonic() - self._told > _QUIET_SECONDS:
+            self._told = time.monotonic()
+            self._tell(f"checking: {len(self.steps)} episodes played, step {step} of the one with seed {seed} ...")
 
     def _reset(self, env: ParallelEnv, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
         try:

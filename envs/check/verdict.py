@@ -12,19 +12,23 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pettingzoo import ParallelEnv
 
 from envs.check.contract import Contract
-from envs.commands import USER, Answer
+from envs.commands import USER, Answer, say
 from envs.errors import UserError
 from envs.pettingzoo.describe import describe_known, from_callable, parallel_env
+from envs.pettingzoo.named import named
+from envs.spec import AgentSpec
 
 if TYPE_CHECKING:
     from envs.check.command import CommandLine
 
 __all__ = ["check", "verdict"]
+_LISTED = 12  # agents that are listed one by one
 
 
 def check(
@@ -58,7 +62,7 @@ def check(
     if isinstance(env, ParallelEnv):
         if rebuild:
             raise UserError("rebuild=True needs a function that returns a new environment, got an environment.")
-        contract.run(env, None, max(1, episodes), seed)
+        contract.run(named(env), None, max(1, episodes), seed)
     else:
         make = _maker(env)
         contract.run(make(), make, max(1, episodes), seed)
@@ -81,16 +85,14 @@ def verdict(options: CommandLine) -> Answer:
     Raises:
         UserError: no environment at all, or arguments that are none.
     """
-    contract = Contract(options.max_steps, options.rebuild)
+    contract = Contract(options.max_steps, options.rebuild, say)
     env_args = _env_args(options.env_args)
     env = parallel_env(options.env, **env_args)
     contract.run(env, lambda: parallel_env(options.env, **env_args), max(1, options.episodes), options.seed)
     lines = []
     if contract.spec is not None:
         lines.append(f"{options.env}: {contract.spec.num_agents} agents")
-        for agent in describe_known(options.env, env).agents:
-            heads = " x ".join(f"{head.name} {head.size}" for head in agent.heads)
-            lines.append(f"  {agent.name:<20} {agent.obs_size:>6} numbers observed   chooses {heads}")
+        lines += _agent_lines(describe_known(options.env, env).agents)
     if contract.breaches:
         lines.append(f"{len(contract.breaches)} breach(es) of the contract:")
         lines += [f"- {text}" for text in contract.breaches.values()]
@@ -98,6 +100,23 @@ def verdict(options: CommandLine) -> Answer:
     lengths = f"{min(contract.steps)} to {max(contract.steps)}"
     lines.append(f"keeps the contract: {len(contract.steps)} episodes of {lengths} steps, some of them played twice.")
     return Answer("\n".join(lines))
+
+
+def _agent_lines(agents: Sequence[AgentSpec]) -> list[str]:
+    """A line an agent; of many, one for those that follow each other with the same sizes."""
+    lines: list[tuple[AgentSpec, list[str]]] = []
+    for agent in agents:
+        same = lines and replace(agent, name="") == replace(lines[-1][0], name="")
+        if len(agents) > _LISTED and same:
+            lines[-1][1].append(agent.name)
+        else:
+            lines.append((agent, [agent.name]))
+    result = []
+    for agent, names in lines:
+        heads = " x ".join(f"{head.name} {head.size}" for head in agent.heads)
+        who = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]} ({len(names)})"
+        result.append(f"  {who:<20} {agent.obs_size:>6} numbers observed   chooses {heads}")
+    return result
 
 
 def _env_args(pairs: Sequence[str]) -> dict[str, Any]:

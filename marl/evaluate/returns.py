@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from envs.mpe.catalogue import canonical_id
-from envs.pettingzoo.describe import describe_known, parallel_env
+from envs.pettingzoo.describe import describe_known, from_callable, parallel_env
 from envs.spec import EnvSpec
 from marl import scripted, stats
 from marl.errors import UserError
@@ -138,7 +138,7 @@ def _shown(progress: Callable[[int, int], None], before: int, count: int, ended:
 
 def _spec_of(env_id: str, env_args: dict[str, Any], make: Callable[..., Any] | None = None) -> EnvSpec:
     """The spec, read from an environment that is made for it."""
-    env = parallel_env(env_id, **env_args) if make is None else make(**env_args)
+    env = parallel_env(env_id, **env_args) if make is None else from_callable(make, **env_args)
     spec = describe_known(env_id, env)
     if canonical_id(env_id) is None:  # closing one mpe2 environment ends rendering in all others
         env.close()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from marl.evaluate.results import Evaluation, Matches, ReplicaReturns, Setting
 from marl.stats import Estimate
+
+_LISTED = 20  # agents of one team that are listed one by one
 
 
 def table(name: str, result: Evaluation) -> str:
@@ -82,8 +84,19 @@ def _agent_rows(result: Evaluation) -> list[str]:
     rows = [[agent, _plus_minus(value), _interval(value)] for agent, value in one.returns.items()]
     if len(rows) > 1 and not result.competitive:  # the mean over opponents says nothing
         whole = Estimate(one.mean_return, one.mean_return_se)
+        rows = rows if len(rows) <= _LISTED else _extremes(one.returns, rows)
         rows.append(["mean", _plus_minus(whole), _interval(whole)])
     return _aligned(["agent", "return", "95 % interval"], rows)
+
+
+def _extremes(returns: Mapping[str, Estimate], rows: list[list[str]]) -> list[list[str]]:
+    """Of many agents those that earn least and most, as the file has them all."""
+    order = sorted(range(len(rows)), key=lambda n: list(returns.values())[n].mean)
+    return [
+        *(rows[n] for n in order[:3]),
+        [f"... {len(order) - 6} agents between", "", ""],
+        *(rows[n] for n in order[-3:]),
+    ]
 
 
 def _replica_rows(result: Evaluation) -> list[str]:
