@@ -11,10 +11,11 @@ that environment, which is ended after --timeout seconds, so that nothing waits 
 check     python -m envs.check ENV
 train     run.py for `steps` steps, 8 environments at a time, an update every 16 steps
 resume    the same run for half as many steps more, from its checkpoint
-evaluate  python -m marl.evaluate RUN --episodes 20 --seconds 10
+evaluate  python -m marl.evaluate RUN --episodes 20 --seconds 5
 play      the loop of the README with the environment's own dictionaries, on two seeds; "yes" where the agents'
           returns are those of marl.evaluate on the same seeds
-alone     steps a second with random allowed actions and nothing else; training: with updates, without evaluations
+alone     steps a second with random allowed actions and nothing else; training: with updates, without evaluations;
+          both by the processor's time of one thread, so that the machine may do other things
 
 Written: benchmarks/results/third_party.json, and from it the page's table.
 """
@@ -41,8 +42,8 @@ from benchmarks.reliability.third_party_page import with_table
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "third_party.json"
 PAGE = ROOT / "docs" / "results" / "third_party.md"
-MAKERS = "benchmarks.reliability.third_party_envs"
-TIMEOUT, STEPS = 150.0, 3000
+MAKERS, HELPER = "benchmarks.reliability.third_party_envs", "benchmarks.reliability.third_party_play"
+TIMEOUT, STEPS = 150.0, 2000
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,13 @@ ENTRIES = {
     "connect_four": Entry("classic connect_four_v3, in turns", ("pettingzoo",)),
     "hanabi": Entry("classic hanabi_v5, in turns", ("pettingzoo", "shimmy", "open_spiel")),
     "texas_holdem": Entry("classic texas_holdem_v4, in turns", ("pettingzoo", "rlcard")),
-    "pistonball": Entry(
-        "butterfly pistonball_v6, 6 pistons, 20 x 20 grey", ("pettingzoo", "supersuit", "pymunk"), 1500
-    ),
-    "pistonball_pictures": Entry("butterfly pistonball_v6 as it is", ("pettingzoo", "pymunk"), 1500),
-    "cooperative_pong": Entry("butterfly cooperative_pong_v6, 24 x 24 grey", ("pettingzoo", "supersuit"), 1500),
-    "knights_archers_zombies": Entry("butterfly knights_archers_zombies_v11", ("pettingzoo",), 1500, **REBUILT),
-    "pursuit": Entry("sisl pursuit_v5", ("pettingzoo",), 2000),
+    "pistonball": Entry("butterfly pistonball_v6, 6 pistons, 20 x 20 grey", ("pettingzoo", "supersuit", "pymunk")),
+    "pistonball_pictures": Entry("butterfly pistonball_v6 as it is", ("pettingzoo", "pymunk")),
+    "cooperative_pong": Entry("butterfly cooperative_pong_v6, 24 x 24 grey", ("pettingzoo", "supersuit")),
+    "knights_archers_zombies": Entry("butterfly knights_archers_zombies_v11", ("pettingzoo",), **REBUILT),
+    "pursuit": Entry("sisl pursuit_v5", ("pettingzoo",)),
     "multiwalker": Entry("sisl multiwalker_v9", ("pettingzoo",)),
-    "adversarial_pursuit": Entry("MAgent2 adversarial_pursuit_v4", ("magent2",), 1500),
+    "adversarial_pursuit": Entry("MAgent2 adversarial_pursuit_v4", ("magent2",)),
     "foraging": Entry("lbforaging Foraging-8x8-2p-2f-v3, wrapped", ("lbforaging",), **REBUILT),
     "kitchen": Entry("frondori-kitchen", ("frondori-kitchen",)),
     "speaker_listener": Entry("cooperative-marl-labs SpeakerListener", ("cooperative-marl-labs",)),
@@ -126,16 +125,16 @@ def measure(entry: Entry, env_id: str, python: Path, timeout: float) -> dict[str
     """Every cell of a row; those that need a trained run are left out where there is none."""
     cells, row = Cells(python, env_id, timeout), {"name": entry.name}
     row["check"] = cells.run("-m", "envs.check", env_id, "--episodes", "2", *entry.check)
-    row["alone"] = _answer(cells.run("-m", "benchmarks.reliability.third_party_play", "alone", env_id))
+    row["alone"] = _answer(cells.run("-m", HELPER, "alone", env_id))
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        row["train"] = cells.run("run.py", "--env", env_id, "--run-dir", str(run), *_settings(entry))
+        row["train"] = cells.run("-m", HELPER, "run", "--env", env_id, "--run-dir", str(run), *_settings(entry))
         row["training_steps_per_second"] = _rate(run)
         if row["train"]["code"] != 0 and not list((run / "checkpoints").glob("step_*")):
             return row
         row["resume"] = cells.run("run.py", "--resume", str(run), "--total-steps", str(entry.steps * 3 // 2))
-        row["evaluate"] = cells.run("-m", "marl.evaluate", str(run), "--episodes", "20", "--seconds", "10")
-        row["play"] = _answer(cells.run("-m", "benchmarks.reliability.third_party_play", "policy", str(run), env_id))
+        row["evaluate"] = cells.run("-m", "marl.evaluate", str(run), "--episodes", "20", "--seconds", "5")
+        row["play"] = _answer(cells.run("-m", HELPER, "policy", str(run), env_id))
     return row
 
 
@@ -143,7 +142,7 @@ def _settings(entry: Entry) -> list[str]:
     chosen = {
         "total-steps": entry.steps, "num-envs": 8, "maddpg.warmup-steps": entry.steps // 4, "maddpg.batch-size": 128,
         "logging.every": max(entry.steps // 10, 8), "logging.tensorboard": False, "logging.report": False,
-        "evaluation.every": entry.steps // 2, "evaluation.final-seconds": 5, "checkpoint.every": entry.steps // 2,
+        "evaluation.every": entry.steps // 2, "evaluation.final-seconds": 3, "checkpoint.every": entry.steps // 2,
         "device": "cpu", "threads": 1,
     }  # fmt: skip
     words = ["--backend", "pettingzoo", *entry.flags]
@@ -193,9 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def tried(entry: Entry, env_id: str, python: Path, timeout: float) -> dict[str, Any]:
     """A row of the record: the cells, and the versions of the packages."""
     print(f"{entry.name} ...", flush=True)
-    found = Cells(python, env_id, timeout).run(
-        "-m", "benchmarks.reliability.third_party_play", "versions", *entry.packages
-    )
+    found = Cells(python, env_id, timeout).run("-m", HELPER, "versions", *entry.packages)
     row = {**measure(entry, env_id, python, timeout), "steps": entry.steps, "flags": list(entry.flags)}
     row["versions"] = json.loads(found["out"].splitlines()[-1])
     return without_paths(row)

@@ -1,10 +1,12 @@
 """What `third_party.py` does in the environments' own Python: plays a policy by hand, and steps an environment alone.
 
+    python -m benchmarks.reliability.third_party_play run FLAG ...      run.py, its rates per second of the processor
     python -m benchmarks.reliability.third_party_play policy RUN ENV    the loop of the README, on seeds 0 and 1
     python -m benchmarks.reliability.third_party_play alone ENV         random allowed actions: steps a second
     python -m benchmarks.reliability.third_party_play versions NAME ...
 
-Prints one JSON object as its last line.
+All but the first print one JSON object as their last line. Seconds are the processor's, of one thread: what else a
+machine does makes no difference.
 """
 
 from __future__ import annotations
@@ -13,12 +15,22 @@ import json
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 SEEDS = (0, 1)
 _SECONDS = 1.5
+
+
+def trained(*flags: str) -> int:
+    """What run.py does; `time/steps_per_second` of its records is per second of the processor."""
+    from marl.cli.launch import main
+    from marl.training import journal
+
+    journal.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
+    return main(flags)
 
 
 def policy(run: str, env_id: str) -> dict[str, Any]:
@@ -58,9 +70,9 @@ def alone(env_id: str) -> dict[str, Any]:
                 name: random_action(env.action_space(name), _mask(observations[name], infos.get(name)), rng)
                 for name in env.agents
             }
-            began = time.perf_counter()
+            began = time.process_time()
             observations, _, _, _, infos = env.step(actions)
-            spent += time.perf_counter() - began
+            spent += time.process_time() - began
             steps += 1
         seed += 1
     return {"steps_per_second": steps / spent, "agents": len(env.possible_agents)}
@@ -86,4 +98,6 @@ def versions(*names: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "run":
+        sys.exit(trained(*sys.argv[2:]))
     print(json.dumps({"policy": policy, "alone": alone, "versions": versions}[sys.argv[1]](*sys.argv[2:])))
