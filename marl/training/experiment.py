@@ -12,6 +12,7 @@ import torch
 
 import envs
 from envs.batched import BatchedEnv
+from envs.errors import EnvFailure
 from envs.history import History
 from envs.pettingzoo.describe import callable_id
 from envs.pettingzoo.workers import end_if_importing
@@ -21,6 +22,7 @@ from marl.config.resolve import from_dict, to_dict, to_yaml, validated
 from marl.config.schema import Config
 from marl.data.batch import BatchSource
 from marl.data.replay import Replay
+from marl.errors import UserError
 from marl.evaluate.results import Evaluation
 from marl.learner.maddpg import MADDPG
 from marl.parallel.division import Division
@@ -157,7 +159,12 @@ def _environment(
         from marl.parallel.data_mode import SplitEnv
 
         env = SplitEnv(env, division.ranks)
-    env.reset(seed=config.seed)
+    try:
+        env.reset(seed=config.seed)
+    except EnvFailure as failure:
+        if failure.field is None and failure.agent is None:
+            raise
+        raise UserError(f"{failure} Nothing was trained. python -m envs.check looks closer.") from failure
     return env
 
 
