@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.bounds.entries import ENTRIES, SEED, Entry
 from benchmarks.bounds.page import as_module, with_table
 from benchmarks.bounds.resets import resets
-from benchmarks.learning.training_runs import machine
+from benchmarks.machine import machine
 from envs.mpe import catalogue
 from marl.play.rollout import play
 from marl.scripted.by_name import scripted

@@ -4,9 +4,10 @@
     python -m benchmarks.competition --env simple_tag --run RUN          the same for a run that there is
     python -m benchmarks.competition                                     only prints the tables of what was written
 
-Every replica trains for the `total_steps` of configs/<env>.yaml with a seed that no tuning has seen (tuning uses seeds
-below 1000). The final policies then play, greedily or sampled, in the batched port (equal to `mpe2` within rounding and
-far faster), all duels over the same episodes, which neither training nor tuning has seen:
+Every replica trains for the `total_steps` of configs/<env>.yaml. What is written among the published results has run
+seeds that nothing has seen before, once for each configuration (benchmarks/seeds.py); with another --out it is a trial
+on the tuning seed --seed. The final policies then play, greedily or sampled, in the batched port (equal to `mpe2`
+within rounding and far faster), all duels over the same episodes, which neither training nor tuning has seen:
 
 - the first side of every replica against the second side of every other replica;
 - every trained side against every scripted opponent, beside the best script of the same side against that opponent
@@ -33,17 +34,19 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import seeds
 from benchmarks.competition.duels import SCRIPTS, Arena, against_scripts, tournament
 from benchmarks.competition.fresh_eve import ENV as CRYPTO
 from benchmarks.competition.fresh_eve import fresh_eves, guaranteed
-from benchmarks.learning.training_runs import machine, split_at_dashes, train_arm
+from benchmarks.learning.training_runs import split_at_dashes, train_arm
+from benchmarks.machine import machine
 from marl import Policy
+from marl.cli.parse import parse
 from marl.figures import plots
 from marl.runs.records import read_run
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "competition"
-SEED = 1000  # of the reported runs
-EPISODES_SEED = 6_000_000  # of the duels
+EPISODES_SEED = seeds.seeds(seeds.EPISODES, "duels").first
 EVE_SEED = 1001  # of the fresh Eves
 
 
@@ -51,14 +54,20 @@ def main() -> int:
     own, flags = split_at_dashes(sys.argv[1:])
     parser = _parser()
     options = parser.parse_args(own)
-    if options.seed < SEED:
-        parser.error(f"--seed must be at least {SEED}: the seeds below are for tuning")
     if options.env:
+        slot = None
+        if options.out == RESULTS and options.run is None:
+            slot = seeds.reserve(parse(["--env", options.env, *flags]).config)
+            options.seed = slot.run_seed
+        elif options.run is None:
+            seeds.require(seeds.RUNS, "tuning", options.seed)
         command = " ".join(["python -m benchmarks.competition", *_placeless(own), *(["--", *flags] if flags else [])])
         record = measured(options, flags) | {"machine": machine(), "command": command}
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / f"{options.env}.json").write_text(json.dumps(record) + "\n")
         plots.save(figure(record), options.out / f"{options.env}.png")
+        if slot is not None:
+            seeds.finish(slot)
     records = [json.loads(path.read_text()) for path in sorted(options.out.glob("*.json"))]
     tables = "\n\n".join(map(table, records))
     if records:
@@ -91,6 +100,7 @@ def measured(options: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any
     played = tournament(arena, players)
     record = {
         "env": options.env,
+        "purpose": seeds.purpose_of(seeds.RUNS, config.seed),
         "seed": config.seed,
         "replicas": len(players),
         "steps": config.total_steps,
@@ -215,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--env", choices=list(SCRIPTS), help="task; none: only the tables")
-    parser.add_argument("--seed", type=int, default=SEED, help="root seed of the training (default 1000)")
+    parser.add_argument("--seed", type=int, default=0, help="of a trial with another --out: a tuning seed")
     parser.add_argument("--replicas", type=int, default=5, help="independent runs (default 5)")
     parser.add_argument("--episodes", type=int, default=1000, help="of every duel (default 1000)")
     parser.add_argument("--sampled", action="store_true", help="play sampled policies, not greedy ones")

@@ -1,13 +1,17 @@
-"""What the tuned configurations reach: final policies, unseen episodes of the real environment, intervals over seeds.
+"""What the tuned configurations reach: final policies, unseen episodes of the real environment, full intervals.
 
     python -m benchmarks.learning --env simple_speaker_listener            trains, judges, writes, prints the table
     python -m benchmarks.learning --env simple_reference --replicas 5 --episodes 1000
+    python -m benchmarks.learning --env simple --tune -- --maddpg.tau .02  a trial on tuning seeds: prints one row
+    python -m benchmarks.learning --env simple --repeat DIR                the published run again, written to DIR
     python -m benchmarks.learning                                          only prints the table of what was written
 
-Every replica trains for the `total_steps` of configs/<env>.yaml with a seed that no tuning has seen (tuning uses seeds
-below 1000). The final policy, never the best one, plays `--episodes` episodes of `mpe2` that neither training nor
-tuning has seen, greedy and sampled. Steps and seconds to a threshold are those of the first evaluation during training
-(greedy, its own seeds) at or above it; seconds are those of all replicas side by side, divided by their number.
+Every replica trains for the `total_steps` of configs/<env>.yaml. A configuration is reported once, on run seeds and
+episodes that nothing has seen before (benchmarks/seeds.py): a second report of it is refused. The final policy, never
+the best one, plays `--episodes` episodes of `mpe2`, greedy and sampled; the luck that these episodes have in common is
+taken off by a script that plays them too, and intervals are over replicas and episodes (benchmarks/judgement.py).
+Steps and seconds to a threshold are those of the first evaluation during training (greedy, its own seeds) at or above
+it. Seconds are processor seconds of all replicas side by side on one core, divided by their number.
 
 Written: benchmarks/results/learning/<env>.json and .png, and README.md with the table.
 """
@@ -22,23 +26,26 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.learning.training_runs import first_reached, machine, median, run_arm, split_at_dashes
-from marl import stats
-from marl.evaluate.anchors import lines_of, score
+from benchmarks import seeds
+from benchmarks.learning.training_runs import first_reached, median, run_arm, split_at_dashes
+from benchmarks.machine import machine
+from marl.cli.parse import parse
+from marl.errors import UserError
+from marl.evaluate.anchors import lines_of
 from marl.figures import plots
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "learning"
-SEED = 1000  # of the reported runs
 _COLUMNS = (
     "task",
     "steps",
     "replicas",
     "return per agent, IQM [95 %]",
     "worst",
+    "as played [95 %]",
     "sampled",
     "random / silent / oracle",
     "score",
-    "gain",
+    "gain [95 %]",
     "gain >= .95",
     "steps to median gain .90",
     "seconds to it, a replica",
@@ -49,48 +56,81 @@ HEAD = f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}"
 
 def main() -> int:
     own, flags = split_at_dashes(sys.argv[1:])
-    options = _parser().parse_args(own)
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    parser = _parser()
+    options = parser.parse_args(own)
+    if options.tune is not None:
+        record = _measure(
+            options,
+            flags,
+            seeds.require(seeds.RUNS, "tuning", options.tune),
+            seeds.seeds(seeds.EPISODES, "tuning").first,
+        )
+        print(f"{HEAD}\n{row(record)}")
+        return 0
     if options.env:
-        record = run_arm(
-            options.env, flags, options.seed, options.replicas, options.episodes, ("greedy", "sampled"),
-            keep=options.keep,
-        )  # fmt: skip
-        record |= {"machine": machine(), "command": " ".join(["python -m benchmarks.learning", *sys.argv[1:]])}
-        (RESULTS / f"{options.env}.json").write_text(json.dumps(record) + "\n")
-        plots.save(_figure(record), RESULTS / f"{options.env}.png")
-    table = "\n".join([HEAD, *map(_row, _records())])
+        config = parse(["--env", options.env, *flags]).config
+        slot = seeds.reserve(config) if options.repeat is None else seeds.find(config)
+        record = _measure(options, flags, slot.run_seed, slot.episodes_seed)
+        folder = RESULTS if options.repeat is None else options.repeat
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{options.env}.json").write_text(json.dumps(record) + "\n")
+        plots.save(_figure(record), folder / f"{options.env}.png")
+        if options.repeat is not None:
+            print(f"{HEAD}\n{row(record)}")
+            return 0
+        seeds.finish(slot)
+    table = "\n".join([HEAD, *map(row, records())])
     (RESULTS / "README.md").write_text(f"{__doc__}\n{table}\n\n{_sources()}\n")
     print(table)
     return 0
 
 
-def _records() -> list[dict[str, Any]]:
+def _measure(options: argparse.Namespace, flags: list[str], run_seed: int, episodes_seed: int) -> dict[str, Any]:
+    modes = ("greedy", "sampled")
+    record = run_arm(
+        options.env, flags, run_seed, options.replicas, options.episodes, episodes_seed, modes, keep=options.keep
+    )
+    return record | {"machine": machine(), "command": " ".join(["python -m benchmarks.learning", *sys.argv[1:]])}
+
+
+def records() -> list[dict[str, Any]]:
+    """Every published row, in order of the task's name."""
     return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
 
 
-def _row(record: dict[str, Any]) -> str:
-    greedy, sampled = record["final"]["greedy"], record["final"]["sampled"]
-    returns = [one["mean_return"] for one in greedy["replicas"]]
-    low, high = stats.bootstrap_interval(returns)
-    gains = [one["gain"] for one in greedy["replicas"]]
+def row(record: dict[str, Any]) -> str:
+    """A record as a line of the table."""
+    greedy, sampled = record["judged"]["greedy"], record["judged"]["sampled"]
     has_gain = greedy["gain"] is not None
     cells = [
         record["env"],
         f"{record['steps'] / 1000:g}k",
         str(record["replicas"]),
-        f"{stats.aggregate(returns):.2f} [{low:.2f}, {high:.2f}]",
-        f"{min(returns):.2f}",
-        f"{sampled['mean_return']:.2f}",
+        f"{greedy['iqm']:.2f} {_interval(greedy['interval'])}",
+        f"{min(greedy['returns']):.2f}",
+        f"{np.mean(greedy['played']):.2f} {_interval(greedy['played_interval'])}",
+        f"{sampled['iqm']:.2f}",
         " / ".join("" if line is None else f"{line:.2f}" for line in _lines(record["env"])),
-        _number(score(record["env"], greedy["mean_return"])),
-        _number(greedy["gain"]),
-        f"{sum(g >= 0.95 for g in gains)} of {len(gains)}" if has_gain else "",
+        _number(greedy["score"]),
+        f"{greedy['gain']:.3f} {_interval(gain_interval(record), 3)}" if has_gain else "",
+        f"{sum(g >= 0.95 for g in greedy['gains'])} of {record['replicas']}" if has_gain else "",
         _thousands(_arrival(record, "step")) if has_gain else "",
         _number(_arrival(record, "seconds") / record["replicas"]) if has_gain else "",
-        f"{record['seconds'] / record['replicas']:.0f}",
+        f"{record['processor'] / record['replicas']:.0f}",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def gain_interval(record: dict[str, Any]) -> list[float]:
+    """The interval of the return on the scale of the gain, whose two ends are taken as exact."""
+    lines = lines_of(record["env"])
+    bottom, top = lines["no communication"], lines["oracle"]
+    assert bottom is not None and top is not None
+    return [(end - bottom) / (top - bottom) for end in record["judged"]["greedy"]["interval"]]
+
+
+def _interval(ends: list[float], digits: int = 2) -> str:
+    return f"[{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
 
 
 def _arrival(record: dict[str, Any], what: str) -> float:
@@ -111,7 +151,7 @@ def _thousands(steps: float) -> str:
 
 
 def _sources() -> str:
-    return "\n".join(f"- `{r['command']}`, {r['machine']}" for r in _records())
+    return "\n".join(f"- `{r['command']}`, {r['machine']}" for r in records())
 
 
 def _figure(record: dict[str, Any]) -> Any:
@@ -126,13 +166,17 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.learning", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--env", help="task to train; none: only the table")
-    parser.add_argument("--seed", type=int, default=SEED, help="root seed (default 1000)")
     parser.add_argument("--replicas", type=int, default=10, help="independent runs (default 10)")
     parser.add_argument("--episodes", type=int, default=4000, help="of the judgement, per replica (default 4000)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the run directory there")
+    parser.add_argument("--tune", type=int, nargs="?", const=0, metavar="SEED", help="a trial on this tuning seed (0)")
+    parser.add_argument("--repeat", type=Path, metavar="DIR", help="a published configuration again, written to DIR")
     parser.epilog = "Everything behind -- are flags of run.py."
     return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")

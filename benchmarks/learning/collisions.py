@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.learning.training_runs import machine
+from benchmarks.machine import machine
+from benchmarks.seeds import EPISODES, seeds
 from marl import Policy
 from marl.play.rollout import Player, play
 from marl.runs.records import read_run
@@ -28,7 +29,7 @@ from marl.stats import mean_and_se
 RESULT = Path(__file__).resolve().parents[1] / "results" / "collisions.json"
 ENV = "simple_spread"
 SCRIPTS = ("coast", "fixed", "random")
-EPISODES_SEED = 8_000_000
+EPISODES_SEED = seeds(EPISODES, "studies").first
 LENGTH = 25  # steps of an episode
 TOUCH = 0.3  # between the centres of two agents, each of radius .15
 OTHERS = slice(10, 14)  # of an observation: where the two other agents are, relative to the own place

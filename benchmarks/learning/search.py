@@ -27,15 +27,17 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import seeds
 from benchmarks.competition.duels import BATCH, SCRIPTS, Arena, against_scripts, tournament
 from benchmarks.competition.fresh_eve import HEARD_STEPS, guaranteed
-from benchmarks.learning.training_runs import machine, split_at_dashes, train_arm
+from benchmarks.learning.training_runs import split_at_dashes, train_arm
+from benchmarks.machine import machine
 from marl import Policy
+from marl.errors import UserError
 from marl.evaluate.returns import evaluate
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "search"
-EPISODES_SEED = 7_000_000  # of the objective; neither training nor a published result plays these
-FIRST_PUBLISHED = 1000
+EPISODES_SEED = seeds.seeds(seeds.EPISODES, "tuning").first
 KEPT = (-1.0, 2.0)  # bounds of a score against one opponent
 SPACE: dict[str, Sequence[Any]] = {  # a pair of floats: log-uniform between them; anything else: one of these
     "lr": (1e-3, 1e-2),
@@ -57,8 +59,10 @@ def main() -> int:
     own, flags = split_at_dashes(sys.argv[1:])
     parser = _parser()
     options = parser.parse_args(own)
-    if not 0 <= options.seed < FIRST_PUBLISHED:
-        parser.error(f"--seed must lie in [0, {FIRST_PUBLISHED - 1}]: later seeds are for published results")
+    try:
+        seeds.require(seeds.RUNS, "tuning", options.seed)
+    except UserError as error:
+        parser.error(f"--seed: {error}")
     path: Path = options.log or RESULTS / f"{options.env}.jsonl"
     for trial in range(options.trials):
         settings = drawn(options.env, options.seed, trial)

@@ -8,7 +8,7 @@
 
 An arm is the task's configuration, and the flags after --, with a few settings changed. All arms share seeds, steps
 and episodes; every replica's final policy plays `--episodes` greedy episodes of the batched port (equal to `mpe2`
-within rounding, and far faster).
+within rounding, and far faster). The luck of these episodes is taken off (benchmarks/judgement.py).
 Written: benchmarks/results/studies/<study>_<env>/<arm>.json, table.md and figure.png.
 """
 
@@ -17,18 +17,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.learning.training_runs import first_reached, machine, median, run_arm, split_at_dashes
-from marl import stats
+from benchmarks import seeds
+from benchmarks.learning.training_runs import first_reached, median, run_arm, split_at_dashes
+from benchmarks.machine import machine
 from marl.evaluate import anchors
 from marl.figures import plots
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "studies"
-SEED = 2000
+SEED = seeds.seeds(seeds.RUNS, "studies").first
+EPISODES_SEED = seeds.seeds(seeds.EPISODES, "studies").first
 
 ABLATIONS: dict[str, str] = {
     "default": "",
@@ -78,6 +81,22 @@ HEADS: dict[str, str] = {
     "two_heads_alone": "--maddpg.communication-correction false --maddpg.signalling-bonus 0",
     FLAT: "--maddpg.signalling-bonus 0",
 }
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an arm reached."""
+
+    name: str
+    """"gain", or "score" where the task has no gain."""
+    values: list[float]
+    """Of each replica."""
+    middle: float
+    """Of their interquartile mean return."""
+    interval: tuple[float, float]
+    """95 % interval of it, over replicas and episodes."""
+
+
 STUDIES = {"ablations": ABLATIONS, "estimators": ESTIMATORS, "heads": HEADS}
 
 
@@ -100,19 +119,19 @@ def _measure(options: argparse.Namespace, name: str, flags: list[str]) -> None:
     if name == FLAT:
         env, backend = f"benchmarks.learning.flat_heads:{env}", "pettingzoo"
         flags = ["--config", f"configs/{options.env}.yaml", *flags]
-    record = run_arm(env, flags, options.seed, options.replicas, options.episodes, backend=backend)
+    record = run_arm(env, flags, options.seed, options.replicas, options.episodes, EPISODES_SEED, backend=backend)
     record |= {"env": options.env, "arm": name, "machine": machine()}
     if name == FLAT:
         _rate(record)
     (folder / f"{name}.json").write_text(json.dumps(record) + "\n")
-    print(f"{name}: {record['seconds']:.0f} s, {_measured(record)[1]:.3f}", flush=True)
+    print(f"{name}: {record['seconds']:.0f} s, {_measured(record).middle:.3f}", flush=True)
 
 
 def _rate(record: dict[str, Any]) -> None:
     """Fill in the gains that the flat task, which is not among those with anchors, came without."""
-    env, greedy, curve = record["env"], record["final"]["greedy"], record["curve"]
-    for one in (greedy, *greedy["replicas"]):
-        one["gain"] = anchors.gain(env, one["mean_return"])
+    env, greedy, curve = record["env"], record["judged"]["greedy"], record["curve"]
+    greedy["gain"] = anchors.gain(env, greedy["iqm"])
+    greedy["gains"] = [anchors.gain(env, value) for value in greedy["returns"]]
     curve["gain"] = [[anchors.gain(env, value) for value in row] for row in curve["return"]]
 
 
@@ -129,35 +148,37 @@ def _flags(env: str, flags: list[str], words: list[str]) -> list[str]:
     return words
 
 
-def _measured(record: dict[str, Any]) -> tuple[list[float], float, str]:
-    """Each replica's gain (score where the task has none), their interquartile mean, and which it is."""
-    greedy = record["final"]["greedy"]
-    measure = "gain" if greedy["gain"] is not None else "score"
-    values = [one[measure] for one in greedy["replicas"]]
-    return values, stats.aggregate(values), measure
+def _measured(record: dict[str, Any]) -> Measured:
+    greedy = record["judged"]["greedy"]
+    name = "gain" if greedy["gain"] is not None else "score"
+    scale = anchors.gain if name == "gain" else anchors.score
+    low, high = (scale(record["env"], end) for end in greedy["interval"])
+    assert low is not None and high is not None
+    return Measured(name, greedy[f"{name}s"], greedy[name], (low, high))
 
 
 def _tabulate(folder: Path) -> str:
     records = [json.loads(path.read_text()) for path in folder.glob("*.json")]
-    records.sort(key=lambda record: -_measured(record)[1])
-    measure = _measured(records[0])[2]
+    records.sort(key=lambda record: -_measured(record).middle)
+    measure = _measured(records[0]).name
     first = records[0]
+    over = first["judged"]["greedy"].get("interval_over", "replicas and episodes")  # until November 2026: replicas
     lines = [
         f"{first['env']}, {first['replicas']} replicas, {first['steps']} steps, seed {first['seed']}, "
-        f"{first['machine']}; final policies, {first['final']['greedy']['episodes']} greedy episodes a replica",
+        f"{first['machine']}; final policies, {first['judged']['greedy']['episodes']} greedy episodes a replica "
+        f"whose luck is taken off; intervals over {over}",
         "",
         f"| arm | {measure}, IQM [95 %] | worst | replicas above .10 | above .50 | above .90 "
         "| median steps to .80 | to .90 | seconds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for record in records:
-        values, middle, _ = _measured(record)
-        low, high = stats.bootstrap_interval(values)
+        values, middle, (low, high) = (one := _measured(record)).values, one.middle, one.interval
         steps = [median(first_reached(record["curve"], measure, threshold)) for threshold in (0.8, 0.9)]
-        told = " | ".join(f"{n / 1000:g}k" if np.isfinite(n) else "never" for n in steps)
-        over = " | ".join(f"{sum(v >= bar for v in values)} of {len(values)}" for bar in (0.1, 0.5, 0.9))
+        reached = " | ".join(f"{n / 1000:g}k" if np.isfinite(n) else "never" for n in steps)
+        above = " | ".join(f"{sum(v >= bar for v in values)} of {len(values)}" for bar in (0.1, 0.5, 0.9))
         lines.append(
-            f"| {record['arm']} | {middle:.3f} [{low:.3f}, {high:.3f}] | {min(values):.3f} | {over} | {told} "
+            f"| {record['arm']} | {middle:.3f} [{low:.3f}, {high:.3f}] | {min(values):.3f} | {above} | {reached} "
             f"| {record['seconds']:.0f} |"
         )
     text = "\n".join(lines) + "\n"
@@ -170,8 +191,7 @@ def _figure(records: list[dict[str, Any]], measure: str) -> Any:
     """Every replica a dot, the interquartile mean a bar with its interval, one row an arm."""
     figure, ax = plots.canvas(1.0 + 0.26 * len(records))
     for row, record in enumerate(reversed(records)):
-        values, middle, _ = _measured(record)
-        low, high = stats.bootstrap_interval(values)
+        values, middle, (low, high) = (one := _measured(record)).values, one.middle, one.interval
         ax.plot(np.clip(values, -1.0, None), [row] * len(values), ".", color=plots.COLOURS[4], alpha=0.7)
         ax.plot(np.clip([low, high], -1.0, None), [row, row], color=plots.COLOURS[0], linewidth=3, alpha=0.6)
         ax.plot(max(middle, -1.0), row, "D", color=plots.COLOURS[0], markersize=4)

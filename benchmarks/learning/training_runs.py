@@ -6,24 +6,22 @@ plain data: settings, the learning curve of every replica, the final policies' r
 
 from __future__ import annotations
 
-import platform
 import tempfile
+import time
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from benchmarks import seeds
+from benchmarks.judgement import judge
 from marl import Policy, train
 from marl.cli.parse import parse
 from marl.config.schema import Config
-from marl.evaluate.returns import evaluate
 from marl.runs.records import RunRecords, read_run
 from marl.training.experiment import RunResult
 
-EPISODES_SEED = 5_000_000  # of the episodes that judge; far from those of training-time evaluations
 _COLUMNS = {"step": "step", "seconds": "time/seconds"}
 
 
@@ -33,6 +31,7 @@ def run_arm(
     seed: int,
     replicas: int,
     episodes: int,
+    episodes_seed: int,
     modes: Sequence[str] = ("greedy",),
     backend: str = "pettingzoo",
     keep: Path | None = None,
@@ -45,40 +44,40 @@ def run_arm(
         seed: of the run.
         replicas: trained side by side.
         episodes: per replica, in the judgement of the final policies.
+        episodes_seed: of the judgement; its purpose goes into the record (benchmarks/seeds.py).
         modes: "greedy", "sampled" or both.
         backend: what the judgement plays in: the real environment or our port (equal to it within rounding).
         keep: the run directory; None: a temporary one.
 
     Returns:
-        {env, flags, seed, replicas, steps, seconds, updates, curve: {step: [n], return, score, gain: [n][S]},
-        final: {mode: the JSON of `marl.evaluate.evaluate`'s result}}.
+        {env, flags, purpose, configuration, seed, replicas, steps, seconds, processor, curve: {step: [n], return,
+        score, gain: [n][R]}, judged: {mode: the JSON of `benchmarks.judgement.Judged`}}. Both times are of the
+        training of all replicas: on the wall, and of the processor.
     """
     with tempfile.TemporaryDirectory() as scratch:
         directory = keep or Path(scratch) / "run"
+        began = time.process_time()
         config, result = train_arm(env, flags, seed, replicas, directory)
+        processor = time.process_time() - began
         run = read_run(directory)
-        final = {}
+        judged = {}
         for mode in modes:
             players = [Policy.load(directory, replica, greedy=mode == "greedy") for replica in range(replicas)]
-            final[mode] = evaluate(
-                players,
-                env,
-                episodes=episodes,
-                seed=EPISODES_SEED,
-                mode=mode,
-                env_args=config.env_args,
-                backend=backend,
-                batch=min(episodes, 1000) if backend == "torch" else 32,
+            judged[mode] = judge(
+                players, env, episodes, episodes_seed, mode=mode, backend=backend, env_args=config.env_args
             ).to_json()
     return {
         "env": env,
         "flags": list(flags),
+        "purpose": seeds.purpose_of(seeds.EPISODES, episodes_seed),
+        "configuration": seeds.fingerprint(config),
         "seed": seed,
         "replicas": replicas,
         "steps": result.step,
         "seconds": round(result.seconds, 1),
+        "processor": round(processor, 1),
         "curve": curve(run),
-        "final": final,
+        "judged": judged,
     }
 
 
@@ -115,14 +114,6 @@ def first_reached(curve: dict[str, Any], measure: str, threshold: float, what: s
 def median(values: Sequence[float]) -> float:
     """The median, infinite where half or more never arrived."""
     return float(np.median(values)) if np.isfinite(values).sum() * 2 > len(values) else float("inf")
-
-
-def machine() -> str:
-    """Processor, cores in use, torch and date, for the record of a measurement."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    processor = names[0] if names else platform.processor()
-    return f"{processor}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, {date.today()}"
 
 
 def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.learning.training_runs import machine
+from benchmarks.machine import machine
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINED = re.compile(r"Training took (\d+) s")  # whole seconds

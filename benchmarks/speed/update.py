@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.learning.training_runs import machine
+from benchmarks.machine import machine
 from benchmarks.speed.update_cases import UPDATES, Case, Contender, Worker
 from marl.training.devices import keep_freed_memory
 

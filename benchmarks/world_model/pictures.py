@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.learning.training_runs import machine
+from benchmarks.machine import machine
 from envs.pettingzoo.describe import describe_known, parallel_env
 from envs.spec import EnvSpec
 from envs.streams import Stream

@@ -61,7 +61,8 @@ class Setting(Record):
 class Evaluation(Record):
     """What `evaluate` finds, and evaluation.json holds.
 
-    Errors and intervals are over replicas where there are several, else over the episodes of the only one.
+    Errors are over replicas where there are several, else over the episodes of the only one; intervals of several
+    replicas are over both, since the luck of the common episodes moves all replicas together.
     """
 
     setting: Setting = field(metadata=INLINE)
@@ -77,7 +78,8 @@ class Evaluation(Record):
     mean_return: float
     """Mean over agents and replicas."""
     interval: tuple[float, float] | None
-    """95 % interval of it: Student's over replicas, or normal over episodes; None of one episode of one replica."""
+    """95 % interval of it: Student's over replicas with the episodes' luck, or normal over the episodes of the only
+    replica; None of one episode of one replica."""
     score: float | None
     """As of a replica."""
     gain: float | None
@@ -85,7 +87,7 @@ class Evaluation(Record):
     iqm: float | None
     """Interquartile mean of the replicas' `mean_return`; None of one replica."""
     iqm_interval: tuple[float, float] | None
-    """95 % bootstrap interval of it; None of one replica."""
+    """95 % interval of it, a bootstrap over replicas with the episodes' luck; None of one replica."""
     anchors: AnchorReturns
     """The floors and ceilings that score and gain are measured by."""
 

@@ -107,6 +107,7 @@ def evaluate(
     several_played = len(results) > 1
     means = [one.mean_return for one in results]
     mean_return = float(np.mean(means))
+    iqm = stats.aggregate(means) if several_played else None
     return Evaluation(
         setting=Setting(
             spec.id,
@@ -126,8 +127,8 @@ def evaluate(
         interval=_interval(results, means),
         score=reference.score(mean_return),
         gain=reference.gain(mean_return),
-        iqm=stats.aggregate(means) if several_played else None,
-        iqm_interval=stats.bootstrap_interval(means) if several_played else None,
+        iqm=iqm,
+        iqm_interval=None if iqm is None else _with_luck(iqm, stats.bootstrap_interval(means), results),
         anchors=reference.returns(),
     )
 
@@ -171,11 +172,24 @@ def _together(replicas: Sequence[Mapping[str, stats.Estimate]]) -> Mapping[str, 
 
 
 def _interval(result: list[ReplicaReturns], means: list[float]) -> stats.Interval | None:
-    """95 % interval of the mean return: Student's over replicas, or normal over the episodes of the only one."""
+    """95 % interval of the mean return: Student's over replicas with the episodes' luck, or normal over the episodes
+    of the only one."""
     if len(result) > 1:
-        return stats.mean_interval(means)
+        return _with_luck(float(np.mean(means)), stats.mean_interval(means), result)
     error = result[0].mean_return_se
     return None if error is None else (means[0] - 1.96 * error, means[0] + 1.96 * error)
+
+
+def _with_luck(middle: float, interval: stats.Interval, replicas: list[ReplicaReturns]) -> stats.Interval:
+    """An interval over replicas, widened by the luck of the episodes, which all replicas play and none averages out.
+
+    The two half-widths are added as the root of their squares. Errs to the wide side: what an episode means to one
+    replica and not to the others is in both.
+    """
+    variances = [one.mean_return_se**2 for one in replicas if one.mean_return_se is not None]
+    luck = 1.96 * float(np.sqrt(np.mean(variances))) if variances else 0.0
+    low, high = (float(np.hypot(end - middle, luck)) for end in interval)
+    return middle - low, middle + high
 
 
 # ------------------------------------------------------------------ the command

@@ -21,7 +21,7 @@ def table(name: str, result: Evaluation) -> str:
         low, high = result.iqm_interval
         lines.append(
             f"interquartile mean of the replicas' returns {result.iqm:.2f}, 95 % interval [{low:.2f}, {high:.2f}] "
-            f"(bootstrap)"
+            f"(over replicas and episodes)"
         )
     lines += _scales(result) + [f"warning: {text}" for text in unfinished(result)]
     shortened = fewer(result, "--seconds (in training --evaluation.final-seconds)")

@@ -114,3 +114,45 @@ def test_median_interval_agrees_with_scipys_quantile_test():
 def test_bad_input_is_named(call):
     with pytest.raises(UserError, match="statistics got"):
         call()
+
+
+# ------------------------------------------------------------------ runs that play the same episodes
+def test_crossed_interval_of_independent_noise_agrees_with_the_normal_one():
+    """Means of runs alike, with noise of their own: what is left is the runs' spread (a normal interval)."""
+    runs = RNG.normal(size=(40, 1))
+    values = runs + np.zeros((40, 300))
+    low, high = stats.crossed_interval(values, statistic=stats.mean)
+    reach = 1.96 * runs.std() / np.sqrt(40)
+    np.testing.assert_allclose([low, high], [runs.mean() - reach, runs.mean() + reach], atol=0.06 * 2 * reach)
+
+
+def test_crossed_interval_holds_the_luck_that_the_episodes_have_in_common():
+    """Runs that are all alike: only the episodes move, by their standard error; resampling runs alone finds nothing."""
+    episodes = RNG.normal(size=400)
+    values = np.tile(episodes, (5, 1))
+    low, high = stats.crossed_interval(values)
+    error = episodes.std() / np.sqrt(400)
+    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.1)
+    assert stats.bootstrap_interval(values.mean(1)) == pytest.approx((episodes.mean(), episodes.mean()))
+
+
+def test_crossed_interval_covers_as_often_as_it_says():
+    """Of 200 experiments with runs and episodes drawn anew, the interval of the mean holds the truth (0) in >= 93 %."""
+    held = 0
+    for _ in range(200):
+        values = 0.5 * RNG.normal(size=(12, 1)) + RNG.normal(size=60) + RNG.normal(size=(12, 60))
+        low, high = stats.crossed_interval(values, statistic=stats.mean, resamples=300)
+        held += low <= 0 <= high
+    assert held >= 180  # 95 % of 200 less four standard errors is 178
+
+
+def test_crossed_interval_grows_by_the_error_of_what_was_added():
+    values = np.tile(RNG.normal(size=400), (4, 1))
+    low, high = stats.crossed_interval(values, offset_se=1.0)
+    error = np.sqrt(values[0].var() / 400 + 1.0)
+    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.1)
+
+
+def test_crossed_interval_is_of_a_table():
+    with pytest.raises(UserError, match="statistics got values of shape"):
+        stats.crossed_interval([1.0, 2.0])

@@ -253,7 +253,8 @@ def test_competition_of_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     record = json.loads((out / "simple_crypto.json").read_text())
     output = "python -m benchmarks.competition --env simple_crypto --replicas 2 --episodes 20 -- --total-steps 240"
     assert record["command"].startswith(output) and str(tmp_path) not in json.dumps(record)
-    assert (record["replicas"], record["steps"], record["seed"], record["backend"]) == (2, 240, 1000, "torch")
+    assert (record["replicas"], record["steps"], record["seed"], record["backend"]) == (2, 240, 0, "torch")
+    assert record["purpose"] == "tuning"
     assert np.shape(record["returns"]["eve"]) == (4, 5) and len(record["against"]) == 5
     assert len(record["fresh_eves"]["with a fresh eve"]) == 2 and record["mode"] == "greedy"
     assert record["fresh_eves"]["guaranteed"] == record["fresh_eves"]["guaranteed, greedy"]
@@ -272,11 +273,13 @@ def test_competition_of_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert sampled["fresh_eves"]["guaranteed, greedy"] == record["fresh_eves"]["guaranteed"]
 
 
-def test_published_and_tuning_seeds_are_kept_apart(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    for module, seed in ((matches, "999"), (search, "1000")):
+def test_published_and_tuning_seeds_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    for seed in ("1000", "10000"):
         with pytest.raises(SystemExit) as refused:
-            command(monkeypatch, module, "--env", "simple_tag", "--seed", seed)
-        assert refused.value.code == 2 and "--seed must" in capsys.readouterr().err
+            command(monkeypatch, search, "--env", "simple_tag", "--seed", seed)
+        assert refused.value.code == 2 and "For tuning take one of 0 to 999" in capsys.readouterr().err
+    with pytest.raises(UserError, match="seed 10000 serves reporting"):
+        command(monkeypatch, matches, "--env", "simple_tag", "--seed", "10000", "--out", str(tmp_path))
 
 
 def test_search_logs_each_trial_once_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

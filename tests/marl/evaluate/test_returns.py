@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from envs.mpe import catalogue
+from marl import stats
 from marl.errors import RunFailed, UserError
 from marl.evaluate import returns as evaluation
 from marl.evaluate.anchors import anchors
@@ -116,9 +117,13 @@ def test_several_replicas_play_the_same_episodes_and_are_summed_up_over_replicas
     assert result.mean_return == pytest.approx(np.mean(means))
     assert result.returns["agent_0"].se == pytest.approx(np.std(means, ddof=1) / np.sqrt(3))
     assert result.iqm == pytest.approx(np.mean(means))  # of three none is cut off
-    low, high = result.iqm_interval
-    assert min(means) - 1e-9 <= low <= result.iqm <= high <= max(means) + 1e-9
-    assert result.interval[0] < result.mean_return < result.interval[1]
+    luck = 1.96 * np.sqrt(np.mean([one.mean_return_se**2 for one in result.replicas]))  # of the four common episodes
+    reach = stats.mean_interval(means)[1] - np.mean(means)
+    assert result.interval == pytest.approx(np.mean(means) + np.array([-1, 1]) * np.hypot(reach, luck))
+    over_replicas = np.array(stats.bootstrap_interval(means)) - result.iqm
+    assert np.array(result.iqm_interval) - result.iqm == pytest.approx(
+        np.sign(over_replicas) * np.hypot(over_replicas, luck)
+    )
     assert Evaluation.from_json(json.loads(json.dumps(result.to_json()))) == result
 
 
