@@ -117,6 +117,8 @@ def train(
         path = ranks.broadcast(open_directory)
         env = _environment(config, make_env, division, notes, resume is None and ranks.is_first)
         stack.callback(env.close)
+        if resume is None:
+            refuse_pictures(env, config)  # in every process
         fresh = resume_environment == "fresh"
         networks, width = len(division.trained) * env.spec.num_agents, max(config.maddpg.hidden)
         rows = config.maddpg.batch_size // (ranks.size if division.shared else 1)
@@ -150,9 +152,7 @@ def _environment(
             config.env, len(rows), config.device, config.backend, rows=rows, workers=workers, env_args=config.env_args,
             **anew,
         )  # fmt: skip
-    if tried:
-        refuse_pictures(env, config)
-        notes += _remarks(env, config.env)
+    notes += _remarks(env, config.env) if tried else []
     if config.maddpg.frames > 1:
         env = History(env, config.maddpg.frames)
     if division.shared and division.ranks.size > 1:
