@@ -214,7 +214,7 @@ def ease_of_teaching(
                 final_episodes=episodes,
                 share=0.0,
                 final_seconds=0.0,  # these episodes are what is measured
-            ),  # fmt: skip
+            ),
             logging=replace(config.logging, progress=progress, report=False),
         )
     )
