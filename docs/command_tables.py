@@ -84,4 +84,4 @@ def _metavar(kind: Any) -> str:
         return "{" + ",".join(map(str, typing.get_args(kind))) + "}"
     if typing.get_origin(kind) is tuple:
         return _metavar(typing.get_args(kind)[0]) + " ..."
-    return {bool: "", int: "INT", str: "TEXT"}[kind]
+    return {bool: "", int: "INT", float: "FLOAT", str: "TEXT"}[kind]

@@ -82,8 +82,12 @@ class BatchedEnv(ABC):
             f"episodes at a resume; leave out --resume-environment fresh."
         )
 
-    def unrepeatable(self) -> str:
-        """What is not the same when an episode is played again from its seed; "" where all is, or is known to be."""
+    def unrepeatable(self, rebuild: bool = False) -> str:
+        """What is not the same when an episode is played again from its seed; "" where all is, or is known to be.
+
+        Args:
+            rebuild: with a new environment for every episode.
+        """
         return ""
 
     # -------------------------------------------------------- recorded steps

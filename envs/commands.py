@@ -235,6 +235,8 @@ def _memory_words(error: BaseException) -> str:
     on_cpu = isinstance(error, MemoryError) or "DefaultCPUAllocator" in text or "can't allocate memory" in text
     if not on_gpu and not on_cpu:
         return ""
-    sizes = re.findall(r"[Tt]ried to allocate [\d.]+ \w+|total capacity of [\d.]+ \w+|[\d.]+ \w+ is free", text)
+    tried = r"[Tt]ried to allocate [\d.]+ \w+(?:, of which [\d.]+ \w+ exist)?"
+    sizes = re.findall(tried + r"|total capacity of [\d.]+ \w+|[\d.]+ \w+ is free", text)
     needed = f" ({'; '.join(sizes)})" if sizes else ""
-    return f"out of {'GPU memory' if on_gpu else 'memory'}{needed}."
+    parts = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
+    return f"out of {'GPU memory' if on_gpu else 'memory'}{needed}.{parts}"

@@ -58,7 +58,7 @@ class Route:
     receiver: int  # index of the agent that hears
     start: int  # first entry of the slot in the receiver's observation
     size: int  # number of symbols
-    exact: bool = True  # False where noise, erasure or delay stand between the choice and the slot
+    exact: bool = True  # False where noise, erasure, delay or a held message stand between the choice and the slot
     meaning: tuple[int, int] | None = None  # (start, size) in the *sender's* observation of what there is to tell
 
     @property
@@ -77,6 +77,7 @@ class EnvSpec:
     teams: tuple[tuple[int, ...], ...] = ()  # agents with a common interest; empty: all agents are one team
     has_masks: bool = False  # some agent's choices may be forbidden by an action mask
     fixed_agents: bool = True  # False where agents may leave before the episode ends
+    rebuild: bool = False  # the environment is made anew for every episode, since it carries something over
     frames: int = 1  # observations in what an agent sees; more than one: `stacked`
 
     def __post_init__(self) -> None:
@@ -216,7 +217,7 @@ class EnvSpec:
     def differences(self, other: EnvSpec) -> list[str]:
         """Lines 'field: expected ..., got ...' for every way in which `other` differs; empty where equal."""
         lines = []
-        for field in ("id", "horizon", "routes", "teams", "has_masks", "fixed_agents", "frames"):
+        for field in ("id", "horizon", "routes", "teams", "has_masks", "fixed_agents", "rebuild", "frames"):
             mine, theirs = getattr(self, field), getattr(other, field)
             if mine != theirs:
                 lines.append(f"{field}: expected {mine!r}, got {theirs!r}")

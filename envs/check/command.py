@@ -31,6 +31,8 @@ class CommandLine:
     """Seed of the first episode; the following ones count up."""
     max_steps: int = 2000
     """Steps within which an episode must end."""
+    rebuild: bool = False
+    """Play every episode in a new environment, as a run with --rebuild does."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

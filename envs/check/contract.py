@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,11 @@ from envs.spec import EnvSpec
 Record = dict[tuple[str, str], Any]  # (field, agent) to what one step returned, observations as digests
 
 
+_USED = "in the same environment, after other episodes"
+_STARTS, _SECONDS = 24, 10.0  # episodes of which the start is tried behind others, and the time to begin them in
+_QUIET_SECONDS = 10.0  # between two lines on how far the check is
+
+
 class Stop(Exception):
     """A breach after which nothing more can be asked."""
 
@@ -44,6 +51,8 @@ class Contract:
 
     Args:
         max_steps: steps within which an episode must end; an environment's own longer time limit goes before it.
+        rebuild: play every episode in a new environment, where there is a function that makes them.
+        tell: is given a line on how far the check is, every ten seconds.
 
     Attributes:
         breaches: kind to text: what, expected, got, how to mend it.
@@ -51,7 +60,8 @@ class Contract:
         spec: sizes and heads; None until the spaces were read.
     """
 
-    def __init__(self, max_steps: int) -> None:
+    def __init__(self, max_steps: int, rebuild: bool = False, tell: Callable[[str], None] | None = None) -> None:
+        self.rebuild, self._tell, self._told = rebuild, tell, time.monotonic()
         self.breaches: dict[str, str] = {}
         self.max_steps = max_steps
         self.steps: list[int] = []
@@ -82,21 +92,44 @@ class Contract:
 
     def _run(self, env: ParallelEnv, make: Callable[[], ParallelEnv] | None, episodes: int, seed: int) -> None:
         self._describe(env)
+        assert self.spec is not None
         self.max_steps = max(self.max_steps, horizon(env) or 0)
-        played = [self.play(env, seed + k) for k in range(episodes)]
+
+        def used() -> ParallelEnv:
+            return make() if self.spec is not None and self.spec.rebuild and make is not None else env
+
+        played = [self.play(used(), seed + k) for k in range(episodes)]
         if make is not None:
             self.compare(played[0], self.play(make(), seed), seed, "in another new environment")
-        self.play(env, seed, abandon=3)  # a reset must work in the middle of an episode too
-        self.compare(played[0], self.play(env, seed), seed, "in the same environment, after other episodes")
-        assert self.spec is not None
+        self.play(used(), seed, abandon=3)  # a reset must work in the middle of an episode too
+        new = not self.breaches
+        for k in (0, *range(episodes - 1, 0, -1)):  # behind others than before
+            self.compare(played[k], self.play(used(), seed + k), seed + k, _USED)
+        self._try_starts(used, seed + episodes)
+        if new and make is not None and _USED in self.breaches.get("determinism", ""):
+            self.breaches["determinism"] += (
+                " Another new environment played the same episode: something is carried from one episode into the "
+                "next. Where that cannot be mended, rebuild (--rebuild here and in training) makes it anew for each."
+            )
         try:
             check_routes(self.spec, env)
         except UserError as error:
             self.say("routes", str(error))
 
+    def _try_starts(self, used: Callable[[], ParallelEnv], first: int) -> None:
+        """Starts of many episodes, then the same in another order: what is carried over may show in a few only."""
+        until, starts = time.monotonic() + _SECONDS, []
+        for seed in range(first, first + _STARTS):
+            starts.append((seed, self.play(used(), seed, abandon=3)))
+            if time.monotonic() > until:
+                break
+        for seed, before in reversed(starts[:-1]):
+            self.compare(before, self.play(used(), seed, abandon=3), seed, _USED)
+
     def _describe(self, env: ParallelEnv) -> None:
         try:
-            self.spec = describe_declared(type(env.unwrapped).__name__, env)
+            spec = describe_declared(type(env.unwrapped).__name__, env)
+            self.spec = replace(spec, rebuild=spec.rebuild or self.rebuild)
         except UserError as error:
             raise self.stop("spaces", str(error)) from None
         self.names = list(env.possible_agents)
@@ -148,6 +181,7 @@ class Contract:
         for step in range(1, self.max_steps + 1):
             actions = {name: random_action(env.action_space(name), masks.get(name), rng) for name in live}
             sent = copy.deepcopy(actions)
+            self._progress(seed, step)
             with self.at(step):
                 observations, rewards, terminations, truncations, infos = self._step(env, actions)
                 self._unchanged(actions, sent)
@@ -174,6 +208,11 @@ class Contract:
             f"an episode with random actions did not end within {self.max_steps} steps, expected an end: set a time "
             "limit that makes every truncation True, or let it play longer (max_steps=..., --max-steps).",
         )
+
+    def _progress(self, seed: int, step: int) -> None:
+        if self._tell is not None and time.monotonic() - self._told > _QUIET_SECONDS:
+            self._told = time.monotonic()
+            self._tell(f"checking: {len(self.steps)} episodes played, step {step} of the one with seed {seed} ...")
 
     def _reset(self, env: ParallelEnv, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
         try:

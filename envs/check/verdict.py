@@ -12,19 +12,23 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pettingzoo import ParallelEnv
 
 from envs.check.contract import Contract
-from envs.commands import USER, Answer
+from envs.commands import USER, Answer, say
 from envs.errors import UserError
 from envs.pettingzoo.describe import conversion, describe_known, from_callable, is_converted, parallel_env
+from envs.pettingzoo.named import named
+from envs.spec import AgentSpec
 
 if TYPE_CHECKING:
     from envs.check.command import CommandLine
 
 __all__ = ["check", "verdict"]
+_LISTED = 12  # agents that are listed one by one
 
 
 def check(
@@ -33,6 +37,7 @@ def check(
     episodes: int = 3,
     seed: int = 0,
     max_steps: int = 2000,
+    rebuild: bool = False,
     raise_error: bool = False,
 ) -> list[str]:
     """Play random episodes and compare everything that comes back with the contract.
@@ -43,6 +48,8 @@ def check(
         episodes: episodes to play with different seeds, at least 1; some are played again to compare.
         seed: of the first episode; the following ones count up.
         max_steps: steps within which an episode must end.
+        rebuild: play every episode in a new environment, as a run with this setting does; `env` must be a function or
+            an id.
         raise_error: raise `UserError` with every breach instead of returning them.
 
     Returns:
@@ -51,9 +58,11 @@ def check(
     Raises:
         UserError: `env` is no environment at all, or `raise_error` and a breach was found.
     """
-    contract = Contract(max_steps)
+    contract = Contract(max_steps, rebuild)
     if isinstance(env, ParallelEnv):
-        contract.run(env, None, max(1, episodes), seed)
+        if rebuild:
+            raise UserError("rebuild=True needs a function that returns a new environment, got an environment.")
+        contract.run(named(env), None, max(1, episodes), seed)
     else:
         make = _maker(env)
         contract.run(make(), make, max(1, episodes), seed)
@@ -76,16 +85,14 @@ def verdict(options: CommandLine) -> Answer:
     Raises:
         UserError: no environment at all, or arguments that are none.
     """
-    contract = Contract(options.max_steps)
+    contract = Contract(options.max_steps, options.rebuild, say)
     env_args = _env_args(options.env_args)
     env = parallel_env(options.env, **env_args)
     contract.run(env, lambda: parallel_env(options.env, **env_args), max(1, options.episodes), options.seed)
     lines = [conversion(options.env)] if is_converted(env) else []
     if contract.spec is not None:
         lines.append(f"{options.env}: {contract.spec.num_agents} agents")
-        for agent in describe_known(options.env, env).agents:
-            heads = " x ".join(f"{head.name} {head.size}" for head in agent.heads)
-            lines.append(f"  {agent.name:<20} {agent.obs_size:>6} numbers observed   chooses {heads}")
+        lines += _agent_lines(describe_known(options.env, env).agents)
     if contract.breaches:
         lines.append(f"{len(contract.breaches)} breach(es) of the contract:")
         lines += [f"- {text}" for text in contract.breaches.values()]
@@ -93,6 +100,23 @@ def verdict(options: CommandLine) -> Answer:
     lengths = f"{min(contract.steps)} to {max(contract.steps)}"
     lines.append(f"keeps the contract: {len(contract.steps)} episodes of {lengths} steps, some of them played twice.")
     return Answer("\n".join(lines))
+
+
+def _agent_lines(agents: Sequence[AgentSpec]) -> list[str]:
+    """A line an agent; of many, one for those that follow each other with the same sizes."""
+    lines: list[tuple[AgentSpec, list[str]]] = []
+    for agent in agents:
+        same = lines and replace(agent, name="") == replace(lines[-1][0], name="")
+        if len(agents) > _LISTED and same:
+            lines[-1][1].append(agent.name)
+        else:
+            lines.append((agent, [agent.name]))
+    result = []
+    for agent, names in lines:
+        heads = " x ".join(f"{head.name} {head.size}" for head in agent.heads)
+        who = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]} ({len(names)})"
+        result.append(f"  {who:<20} {agent.obs_size:>6} numbers observed   chooses {heads}")
+    return result
 
 
 def _env_args(pairs: Sequence[str]) -> dict[str, Any]:

@@ -120,11 +120,11 @@ class Copies:
             self._publish(going)
         return True
 
-    def unrepeatable(self, tried: bool = True) -> str:
+    def unrepeatable(self, tried: bool = True, rebuild: bool = False) -> str:
         """See `BatchedEnv.unrepeatable`; on an instance of its own, where it is `tried` at all."""
 
         def one(arrays: Arrays) -> Copies:
-            return Copies(self._make, self.spec, [0], arrays, None, self._close_envs, self._rebuild)
+            return Copies(self._make, self.spec, [0], arrays, None, self._close_envs, self._rebuild or rebuild)
 
         return differing(one, self.spec) if tried else ""
 

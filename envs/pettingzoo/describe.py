@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import pkgutil
+import re
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -18,12 +20,16 @@ from pettingzoo.utils.conversions import aec_to_parallel
 from envs.errors import UserError, did_you_mean
 from envs.ids import names_function, unfindable
 from envs.pettingzoo.flatten import ObservationReader
+from envs.pettingzoo.named import named
 from envs.spec import AgentSpec, EnvSpec, Head, Route
 
 _OURS = ("envs", "marl", "configs")
 Heads = Mapping[str, Sequence[Sequence[Any]]]  # {agent: (("move", 5), ("message", 10))}
-DECLARED: dict[str, Any] = {"heads": Mapping, "routes": list | tuple, "teams": list | tuple, "fixed_agents": bool}
+DECLARED: dict[str, Any] = {
+    "heads": Mapping, "routes": list | tuple, "teams": list | tuple, "fixed_agents": bool, "rebuild": bool,
+}  # fmt: skip
 """What metadata may declare, and the types of it."""
+_FLAGS = ("fixed_agents", "rebuild")
 
 
 # ----------------------------------------------------------------- construction
@@ -81,7 +87,7 @@ def _function(env_id: str) -> Callable[..., ParallelEnv]:
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
             raise UserError(
                 f"environment {env_id!r}: there is no module {error.name!r} in {here} or among the installed "
-                "packages. Install it, or start from the directory that holds it."
+                f"packages. {_another(error.name) or 'Install it, or start from the directory that holds it.'}"
             ) from error
         raise UserError(f"environment {env_id!r}: its module needs {error.name!r}, which is not installed.") from error
     except Exception as error:
@@ -96,6 +102,18 @@ def _function(env_id: str) -> Callable[..., ParallelEnv]:
     if not callable(function):
         raise UserError(f"environment {env_id!r}: {name!r} is a {type(function).__name__}, expected a function.")
     return function
+
+
+def _another(module_name: str) -> str:
+    """A question for a module whose package has others of such a name, as of another version."""
+    package, _, name = module_name.rpartition(".")
+    places = getattr(sys.modules.get(package), "__path__", None)
+    known = [one.name for one in pkgutil.iter_modules(places)] if places else []
+    stem = re.sub(r"_v\d+$", "", name)
+    versions = [one for one in known if re.sub(r"_v\d+$", "", one) == stem and one != stem]
+    if versions:
+        return f"The installed version has {' and '.join(f'{package}.{one}' for one in versions)}."
+    return did_you_mean(name, known).strip()
 
 
 def _look_here_too(module_name: str, here: Path) -> None:
@@ -123,7 +141,7 @@ def _call(make: Callable[..., Any], env_id: str, env_args: dict[str, Any]) -> Pa
         return _in_parallel(env, env_id)
     if not isinstance(env, ParallelEnv):
         raise UserError(f"environment {env_id!r}: expected a pettingzoo.ParallelEnv, got {type(env).__name__}.")
-    return env
+    return named(env)
 
 
 def _in_parallel(env: AECEnv, env_id: str) -> ParallelEnv:
@@ -136,7 +154,7 @@ def _in_parallel(env: AECEnv, env_id: str) -> ParallelEnv:
             f"pettingzoo.utils.conversions.turn_based_aec_to_parallel(env) from the function; where all agents act on "
             f"what they saw before any of them acted, put is_parallelizable=True into the metadata."
         )
-    parallel = aec_to_parallel(env)
+    parallel = named(aec_to_parallel(env))
     _CONVERTED.add(parallel)
     return parallel
 
@@ -170,6 +188,7 @@ def describe(
     routes: Sequence[Mapping[str, Any]] | None = None,
     teams: Sequence[Sequence[str]] | None = None,
     fixed_agents: bool = False,
+    rebuild: bool = False,
 ) -> EnvSpec:
     """Describe any ParallelEnv; see `envs.pettingzoo.PettingZooEnv` for the arguments.
 
@@ -186,6 +205,7 @@ def describe(
         routes=tuple(_route(env_id, k, route, described) for k, route in enumerate(routes or ())),
         teams=_teams(env_id, teams, agents),
         fixed_agents=fixed_agents,
+        rebuild=rebuild,
     )
 
 
@@ -203,7 +223,7 @@ def describe_declared(env_id: str, env: ParallelEnv, declared: Mapping[str, Any]
     metadata = getattr(env, "metadata", None) or {}
     given = declared or {}
     chosen: dict[str, Any] = {name: metadata.get(name) if given.get(name) is None else given[name] for name in DECLARED}
-    chosen["fixed_agents"] = bool(chosen["fixed_agents"])
+    chosen |= {name: bool(chosen[name]) for name in _FLAGS}
     for name, kind in DECLARED.items():
         if chosen[name] is not None and not isinstance(chosen[name], kind):
             raise UserError(
@@ -240,7 +260,9 @@ def _agents(env_id: str, env: ParallelEnv) -> list[str]:
     names = list(names)
     wrong = [name for name in names if not isinstance(name, str)]
     if wrong or len(set(names)) != len(names):
-        raise UserError(f"environment {env_id!r}: possible_agents must be different strings, got {names}.")
+        raise UserError(
+            f"environment {env_id!r}: possible_agents must be different strings, or different integers, got {names}."
+        )
     return names
 
 

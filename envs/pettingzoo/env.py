@@ -65,7 +65,7 @@ class PettingZooEnv(BatchedEnv):
     PettingZoo tells beforehand whether agents can leave, so `spec.fixed_agents` is False (agents may leave) for every
     environment that is not of MPE, unless it is declared.
 
-    `heads`, `routes`, `teams` and `fixed_agents` may also stand in the environment's `metadata`, under these names.
+    `heads`, `routes`, `teams`, `fixed_agents` and `rebuild` may also stand in the environment's `metadata`.
 
     Attributes:
         converted: whether the environment is an AECEnv, played as a ParallelEnv.
@@ -88,12 +88,14 @@ class PettingZooEnv(BatchedEnv):
             "listener_0", "start": 8, "meaning": [0, 3]}: from entry 8 on, the listener's flattened observation holds
             the one-hot of what the speaker chose one step before (zeros after a reset); the first 3 entries of the
             speaker's observation are what there is to tell. `head` defaults to "message", `meaning` is optional. The
-            environment is tried at once whether it does so; "exact": False for noisy or delayed channels skips that.
+            environment is tried at once whether it does so; "exact": False for channels that are noisy or delayed, or
+            hold a message, skips that.
         teams: [[agent, ...], ...] agents with a common interest; None: all are one team.
         fixed_agents: declares that no agent leaves before the others; None: as described above.
         rebuild: make the environment anew for every episode. For environments that carry something over from one
             episode to the next although they are reset with a seed (knights_archers_zombies_v11 does): without it a
-            run with them cannot be resumed exactly.
+            run with them cannot be resumed exactly. The setting `rebuild` of a run. `spec.rebuild` records it, so that
+            evaluations play in the same way.
         worker_timeout: seconds that a worker may take for one step of all its copies before it counts as hung.
         env_args: the environment's own arguments, whatever their names.
         more: further ones, for those whose names are not taken here.
@@ -132,12 +134,14 @@ class PettingZooEnv(BatchedEnv):
             raise UserError(
                 f"workers must be at least 0 and worker_timeout above 0, got {workers} and {worker_timeout}."
             )
-        recipe = replace(_recipe(env_id, make, {**(env_args or {}), **more}), rebuild=rebuild)
+        recipe = _recipe(env_id, make, {**(env_args or {}), **more})
         declared = {"heads": heads, "routes": routes, "teams": teams, "fixed_agents": fixed_agents}
         self._is_mpe = recipe.is_mpe
         template = recipe()
         self.converted = is_converted(template)
-        self.spec, turns = _describe(recipe, template, spec, declared)
+        described, turns = _describe(recipe, template, spec, declared)
+        self.spec = replace(described, rebuild=described.rebuild or rebuild)
+        recipe = replace(recipe, rebuild=self.spec.rebuild)
         self._reader = Reader.of(self.spec, template, turns)
         if workers:
             if not recipe.is_mpe:
@@ -308,7 +312,7 @@ class PettingZooEnv(BatchedEnv):
                 "led to other observations than the stored ones, so the run cannot be resumed exactly. Resume with "
                 "--resume-environment fresh to begin new episodes instead; or draw every random number of the "
                 "environment from the seed given to reset(seed=...) (python -m envs.check finds out whether it does), "
-                "and start again."
+                "and start again; --rebuild mends one that carries something from one episode into the next."
             )
         longest = max(lengths)
         history = np.zeros((longest, N, self.num_envs, H), self._small)
@@ -329,8 +333,8 @@ class PettingZooEnv(BatchedEnv):
         if state["rows"].tolist() != self.rows:
             raise UserError(f"the state is of the copies {state['rows'].tolist()}, expected {self.rows}.")
 
-    def unrepeatable(self) -> str:
-        return "" if self._is_mpe else self._copies.unrepeatable()
+    def unrepeatable(self, rebuild: bool = False) -> str:
+        return "" if self._is_mpe else self._copies.unrepeatable(rebuild=rebuild)
 
 
 # ----------------------------------------------------------------- construction

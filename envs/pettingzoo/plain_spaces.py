@@ -39,6 +39,14 @@ def to_plain(space: spaces.Space[Any]) -> dict[str, Any]:
     raise TypeError(f"a {type(space).__name__} space has no plain form")
 
 
+def boxes(plain: Mapping[str, Any]) -> list[tuple[int, ...]]:
+    """The shapes of all boxes in a space of `to_plain`, however deep."""
+    if plain["kind"] == "Box":
+        return [tuple(plain["shape"])]
+    members = [member[1] if plain["kind"] == "Dict" else member for member in plain.get("spaces", ())]
+    return [shape for member in members for shape in boxes(member)]
+
+
 def from_plain(plain: Mapping[str, Any]) -> spaces.Space[Any]:
     """The space that `to_plain` described; a Box has the widest bounds of its type.
 

@@ -8,6 +8,7 @@ Shape suffixes: N agents, O padded observation width, H heads, K choices.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -17,7 +18,8 @@ from pettingzoo import ParallelEnv
 
 from envs.errors import UserError, did_you_mean
 from envs.pettingzoo.flatten import ObservationReader, RowReader, read_mask
-from envs.pettingzoo.plain_spaces import from_plain, to_plain
+from envs.pettingzoo.named import renamed
+from envs.pettingzoo.plain_spaces import boxes, from_plain, to_plain
 from envs.pettingzoo.values import COMMON, RESET, BadValue, raised, reset_result
 from envs.spec import EnvSpec
 
@@ -45,6 +47,7 @@ class Reader:
         self.readers, self.dtypes = list(readers), [np.dtype(dtype) for dtype in dtypes]
         self.sizes = [tuple(head.size for head in agent.heads) for agent in spec.agents]
         self.index = {name: n for n, name in enumerate(spec.agent_names)}
+        self.ids: dict[str, int] = {}  # {name: the environment's own id} where ids are no strings
         self.strides_NH = _strides(spec)
 
     @classmethod
@@ -53,12 +56,24 @@ class Reader:
         observed = [env.observation_space(name) for name in spec.agent_names]
         readers = [ObservationReader(space, name) for space, name in zip(observed, spec.agent_names, strict=True)]
         dtypes = [env.action_space(name).dtype or np.int64 for name in spec.agent_names]
-        return cls(spec, readers, dtypes, turns, [to_plain(space) for space in observed])
+        made = cls(spec, readers, dtypes, turns, [to_plain(space) for space in observed])
+        made.ids = {name: int(one) for name, one in getattr(env, "agent_ids", {}).items()}
+        return made
 
     @classmethod
     def of_rows(cls, spec: EnvSpec) -> Reader:
         """The reader of an environment whose observations are rows already, as those of MPE are."""
         return cls(spec, [RowReader(agent.obs_size) for agent in spec.agents], [np.int64] * spec.num_agents)
+
+    def pictures(self) -> dict[str, tuple[int, int, int]]:
+        """{agent: (height, width, channels)} of its largest part that is a Box of three axes, where it has one."""
+        found = {}
+        for name, space in zip(self.spec.agent_names, self._spaces or (), strict=bool(self._spaces)):
+            shapes = [shape for shape in boxes(space) if len(shape) == 3]
+            if shapes:
+                height, width, channels = max(shapes, key=math.prod)
+                found[name] = (height, width, channels)
+        return found
 
     def to_dict(self) -> dict[str, Any] | None:
         """Plain data from which `from_dict` makes the reader anew; None where observations are rows already."""
@@ -66,7 +81,7 @@ class Reader:
             return None
         named = dict(zip(self.spec.agent_names, self._spaces, strict=True))
         actions = {name: str(dtype) for name, dtype in zip(self.spec.agent_names, self.dtypes, strict=True)}
-        return {"observations": named, "actions": actions, "turns": self.turns}
+        return {"observations": named, "actions": actions, "turns": self.turns, "ids": self.ids}
 
     @classmethod
     def from_dict(cls, spec: EnvSpec, plain: Mapping[str, Any] | None) -> Reader:
@@ -86,12 +101,22 @@ class Reader:
                 for space, name in zip(given, spec.agent_names, strict=True)
             ]
             made = cls(spec, readers, dtypes, bool(plain["turns"]), given)
+            made.ids = dict(plain.get("ids", {}))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"the stored description of the spaces of {spec.id!r} cannot be read: {error}.") from error
         widths = [reader.size for reader in readers]
         if widths != [agent.obs_size for agent in spec.agents]:
             raise UserError(f"the stored spaces of {spec.id!r} have the widths {widths}, which are not its agents'.")
         return made
+
+    def inside(self, values: Any) -> Any:
+        """A dictionary over the environment's own ids, by name."""
+        return renamed(values, {one: name for name, one in self.ids.items()})
+
+    def outside(self, values: dict[str, Any]) -> dict[Any, Any]:
+        """A dictionary by name, over the environment's own ids."""
+        result: dict[Any, Any] = renamed(values, self.ids)
+        return result
 
     # ------------------------------------------------------------ one agent
     def write(self, n: int, observation: Any, infos: Any, row: np.ndarray) -> Any:

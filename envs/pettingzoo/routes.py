@@ -84,5 +84,6 @@ def _compare(spec: EnvSpec, route: Route, observations: dict[str, np.ndarray], a
         raise UserError(
             f"environment {spec.id!r}: the route from {agent.name!r} to {receiver!r} is declared at entries "
             f"{route.start} to {route.start + route.size - 1}, but {when} these hold {slot.tolist()}, expected "
-            f"{expected.tolist()}. Correct its start, or declare exact: false if the channel is noisy or delayed."
+            f"{expected.tolist()}. Correct its start, or declare exact: false where the channel is noisy or delayed, "
+            f"or holds a message in view while later ones are ignored."
         )

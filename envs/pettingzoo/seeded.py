@@ -17,16 +17,16 @@ from envs.spec import EnvSpec
 if TYPE_CHECKING:
     from envs.pettingzoo.copies import Copies
 
-_STEPS = 25  # of an episode that are tried
-_SECONDS = 1.0  # after which fewer are
-_SEEDS = (20, 21)  # of the episode that is repeated, and of the one played between
+_SEEDS = range(20, 44)  # of the episodes that are played and, behind others, repeated: what is carried over may be rare
+_STEPS = (25, 3)  # that are tried of the first of them, and of each other one
+_SECONDS = 1.0  # after which no more episodes are begun, and no more steps made of the first
 _RETURNED = ("final_obs", "reward", "terminated", "truncated", "done")
 
 Moment = dict[str, np.ndarray]  # what a reset or a step has left in the arrays
 
 
 def differing(copies: Callable[[Arrays], Copies], spec: EnvSpec) -> str:
-    """What is not the same when an episode is played again behind another one; "" where all is.
+    """What is not the same when episodes are played again, each behind another one than before; "" where all is.
 
     What the environment raises here is no matter of this test: training meets it too, and says where. Python's, numpy's
     and torch's global random state is afterwards as it was.
@@ -38,9 +38,17 @@ def differing(copies: Callable[[Arrays], Copies], spec: EnvSpec) -> str:
     arrays = Arrays.allocate(spec, 1, np.float64)
     with _global_state_kept(), contextlib.suppress(Exception), contextlib.closing(copies(arrays)) as tried:
         player = _Player(tried, arrays, spec)
-        before = player.episode(_SEEDS[0])
-        player.episode(_SEEDS[1])
-        return player.difference(_SEEDS[0], before)
+        until = time.monotonic() + _SECONDS
+        played: list[tuple[int, list[tuple[np.ndarray | None, Moment]]]] = []
+        for seed in _SEEDS:
+            played.append((seed, player.episode(seed, _STEPS[0] if not played else _STEPS[1])))
+            if len(played) > 1 and time.monotonic() > until:
+                break
+        played.insert(0, played.pop())  # else it would be repeated at once, behind itself
+        for seed, before in reversed(played):
+            different = player.difference(seed, before)
+            if different:
+                return different
     return ""
 
 
@@ -51,11 +59,11 @@ class _Player:
         self.copies, self.arrays, self.spec = copies, arrays, spec
         self.head_mask = spec.head_mask.numpy()
 
-    def episode(self, seed: int) -> list[tuple[np.ndarray | None, Moment]]:
+    def episode(self, seed: int, steps: int) -> list[tuple[np.ndarray | None, Moment]]:
         """(actions, what they led to) of the first steps; no actions led to the reset."""
         rng, until = np.random.default_rng(0), time.monotonic() + _SECONDS
         played: list[tuple[np.ndarray | None, Moment]] = [(None, self._reset(seed))]
-        while len(played) <= _STEPS and time.monotonic() < until and not self.arrays.done[0, 0]:
+        while len(played) <= steps and time.monotonic() < until and not self.arrays.done[0, 0]:
             actions = self._random(rng)
             played.append((actions, self._step(actions)))
         return played

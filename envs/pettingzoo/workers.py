@@ -119,9 +119,9 @@ class Workers:
         arguments = [(seed, list(episodes)[own], list(seeds)[own], list(actions)[own]) for own in parts]
         return all(self._call("replay", arguments, self._timeout * (1 + longest)))
 
-    def unrepeatable(self, tried: bool = True) -> str:
+    def unrepeatable(self, tried: bool = True, rebuild: bool = False) -> str:
         """See `Copies.unrepeatable`; the first worker tries."""
-        return "".join(self._call("unrepeatable", [(tried and w == 0,) for w in range(len(self._spans))]))
+        return "".join(self._call("unrepeatable", [(tried and w == 0, rebuild) for w in range(len(self._spans))]))
 
     def _call(self, method: str, arguments: list[Any], timeout: float | None = None) -> list[Any]:
         if not self._processes:

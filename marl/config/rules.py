@@ -59,6 +59,11 @@ RULES: tuple[Rule, ...] = (
         lambda c: f"workers {c.workers} needs backend pettingzoo; expected workers 0 with backend torch",
     ),
     Rule(
+        ("rebuild", "env"),
+        lambda c: c.rebuild and not names_function(c.env),
+        lambda c: f"rebuild has no use for {c.env!r}, since MPE's tasks carry nothing over; expected rebuild false",
+    ),
+    Rule(
         ("env", "backend"),
         lambda c: names_function(c.env) and c.backend == "torch",
         lambda c: f"backend torch has MPE's tasks only; expected backend pettingzoo for {c.env!r}",

@@ -118,8 +118,15 @@ class EvaluationConfig:
     """Environment steps of a replica between evaluations; 0: only at the end."""
     episodes: Positive = 500
     """Episodes per replica in an evaluation during training."""
+    share: Weight = 0.25
+    """Environments other than MPE's, whose cost is not known: fewer `episodes` are played where their steps would be
+    more than this share of those trained since the evaluation before. Steps and not seconds, so that what is recorded
+    does not depend on the clock. 0: no limit."""
     final_episodes: Positive = 1000
     """Episodes per replica in the evaluation that ends the run, in the real environment."""
+    final_seconds: Weight = 60.0
+    """Environments other than MPE's: seconds of the final evaluation of all replicas, after which the rest of the
+    episodes is not played. 0: no limit."""
     seed: Count = 1_000_000
     """Episode i of the final evaluation is reset with this seed plus i."""
     max_steps: Positive = 10_000
@@ -295,6 +302,11 @@ class Config:
     """What steps the training environments: our batched MPE or the real PettingZoo environment."""
     workers: Count = 0
     """Worker processes of the pettingzoo backend; 0: in this process."""
+    rebuild: bool = False
+    """Make the environment anew for every episode, in evaluations too: for those that carry something from one episode
+    into the next (a run warns of it; `envs.check` looks closer). It costs what making one costs."""
+    flatten_pictures: bool = False
+    """Train on pictures of more than 16,384 numbers too, as rows of numbers: there are no convolutions here."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:i."""
     distributed: Literal["replicas", "data"] = "replicas"

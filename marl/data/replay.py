@@ -17,6 +17,18 @@ from envs.streams import Stream
 from marl.data.batch import Batch, Transitions
 
 
+def row_widths(spec: EnvSpec) -> dict[str, int]:
+    """{field: numbers} of one stored transition, in their order."""
+    n, o, a = spec.num_agents, spec.obs_size, spec.action_size
+    widths = {"joint": n * (o + a), "prev_obs": len(spec.senders) * o, "first": 1, "reward": n, "discount": n}
+    widths["next_obs"] = n * o
+    if not spec.fixed_agents:
+        widths["active"] = n
+    if spec.has_masks:
+        widths |= {"mask": n * a, "next_mask": n * a}
+    return widths
+
+
 class Replay:
     """Uniform replay with n-step returns.
 
@@ -38,14 +50,7 @@ class Replay:
         self.spec, self.num_envs, self.stream = spec, num_envs, stream
         self.gamma, self.n_step = gamma, n_step
         self.capacity = max(capacity // num_envs, 1) * num_envs
-        n, o, a = spec.num_agents, spec.obs_size, spec.action_size
-        widths = {"joint": n * (o + a), "prev_obs": len(spec.senders) * o, "first": 1, "reward": n, "discount": n}
-        widths["next_obs"] = n * o
-        if not spec.fixed_agents:
-            widths["active"] = n
-        if spec.has_masks:
-            widths |= {"mask": n * a, "next_mask": n * a}
-        self._widths = widths
+        widths = self._widths = row_widths(spec)
         self._senders = torch.tensor(spec.senders, dtype=torch.int64, device=stream.key_R.device)
         replicas = len(stream.key_R)
         device = stream.key_R.device

@@ -41,15 +41,24 @@ class Helpers:
         run: the run directory.
         parts: the replicas of every process.
         episodes, seed, max_steps: as for `evaluate`.
+        seconds: that the episodes of each process may take; 0: no limit.
     """
 
-    def __init__(self, run: Path, parts: Sequence[Sequence[int]], episodes: int, seed: int, max_steps: int) -> None:
+    def __init__(
+        self,
+        run: Path,
+        parts: Sequence[Sequence[int]],
+        episodes: int,
+        seed: int,
+        max_steps: int,
+        seconds: float = 0.0,
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._files = [Path(self._folder.name) / f"{i}.json" for i in range(len(parts))]
         importable = os.pathsep.join(place or os.getcwd() for place in sys.path)
         environment = {**os.environ, "PYTHONPATH": importable, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         command = [sys.executable, "-m", "marl.evaluate", str(run), "--episodes", str(episodes), "--seed", str(seed)]
-        command += ["--max-steps", str(max_steps)]
+        command += ["--max-steps", str(max_steps), "--seconds", str(seconds)]
         self._processes = []
         for file, part in zip(self._files, parts, strict=True):
             words = [*command, "--json", str(file), "--replica", *map(str, part)]

@@ -31,6 +31,8 @@ class ReplicaReturns(Record):
     """(return - no communication) / (oracle - no communication); None where the task has no such anchors."""
     unfinished: int | None = field(default=None, metadata=LEFT_OUT)
     """Episodes that were stopped at the limit of steps; None where all ended."""
+    episodes: int | None = field(default=None, metadata=LEFT_OUT)
+    """Episodes that it played, where these are fewer than were asked for; else None."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Setting(Record):
     env_args: Mapping[str, Any]
     """Keyword arguments of the environment, as they were given."""
     episodes: int
-    """Of each player, or of each pair of players."""
+    """That each player, or each pair of players, has played; the most that one has."""
     seed: int
     """Episode i is reset with `seed + i`."""
     mode: str
@@ -51,6 +53,8 @@ class Setting(Record):
     """"pettingzoo" (the real environment) or "torch" (the batched port)."""
     max_steps: int | None = field(default=None, metadata=LEFT_OUT)
     """Steps after which an episode was stopped; None where all ended."""
+    asked: int | None = field(default=None, metadata=LEFT_OUT)
+    """Episodes that were asked for, where fewer were played; else None."""
 
 
 @dataclass(frozen=True)

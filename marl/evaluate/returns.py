@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from envs.mpe.catalogue import canonical_id
-from envs.pettingzoo.describe import describe_known, parallel_env
+from envs.pettingzoo.describe import describe_known, from_callable, parallel_env
 from envs.spec import EnvSpec
 from marl import scripted, stats
 from marl.errors import UserError
@@ -23,7 +24,9 @@ from marl.evaluate.matches import Party, one_pair, play_matches, team_names
 from marl.evaluate.results import Evaluation, Matches, ReplicaReturns, Setting
 from marl.evaluate.tables import match_table, table
 from marl.figures.film import film, write_gif
-from marl.play.rollout import MAX_STEPS, Player, play
+from marl.play.budget import Budget
+from marl.play.rollout import MAX_STEPS, NO_LIMIT, Player, play
+from marl.runs.counter import Counter
 from marl.runs.durable import replace_text
 
 if TYPE_CHECKING:
@@ -44,6 +47,8 @@ def evaluate(
     replicas: Sequence[int] | None = None,
     batch: int = 32,
     max_steps: int = MAX_STEPS,
+    budget: Budget = NO_LIMIT,
+    progress: Callable[[int, int], None] | None = None,
     collect: Callable[[list[ReplicaReturns]], list[ReplicaReturns]] = lambda replicas: replicas,
 ) -> Evaluation:
     """Play every player for `episodes` episodes and sum up.
@@ -62,6 +67,9 @@ def evaluate(
         batch: environments in lockstep.
         max_steps: steps after which an episode is stopped (`play`); where that stops all of the first ones, as in an
             environment without end, `episodes` of what is returned tells how many were played.
+        budget: what the episodes of all players together may cost; where not all episodes fit, the first player's
+            part of it decides how many all play.
+        progress: called after every step with the episodes that have ended, and how many all players shall play.
         collect: adds the entries of the replicas that other processes play, in their order.
 
     Returns:
@@ -77,14 +85,21 @@ def evaluate(
     reference = anchors(env_id, env_args)
     groups = team_names(spec) if is_competitive(spec) else sides(spec)
     results: list[ReplicaReturns] = []
+    asked, part = episodes, Budget(budget.steps // max(len(several), 1), budget.seconds / max(len(several), 1))
     for number, player in zip(numbers, several, strict=True):
+        before, count = len(results) * episodes, len(several) * episodes
         played = play(
             env_id, player, episodes, seed, env_args=env_args, backend=backend, make=make, spec=spec, batch=batch,
-            max_steps=max_steps,
+            max_steps=max_steps, budget=NO_LIMIT if results else part,
+            progress=None if progress is None else partial(_shown, progress, before, count),
         )  # fmt: skip
         episodes = len(played.returns)
         results.append(
-            replace(_replica(number, played.returns, spec, groups, reference), unfinished=played.unfinished or None)
+            replace(
+                _replica(number, played.returns, spec, groups, reference),
+                unfinished=played.unfinished or None,
+                episodes=episodes if episodes < asked else None,
+            )
         )
     results = collect(results)
     if not results:
@@ -97,11 +112,12 @@ def evaluate(
         setting=Setting(
             spec.id,
             dict(env_args or {}),
-            episodes,
+            max(one.episodes or asked for one in results),
             seed,
             mode,
             backend,
             max_steps if any(one.unfinished for one in results) else None,
+            asked if any(one.episodes for one in results) else None,
         ),
         competitive=is_competitive(spec),
         replicas=tuple(results),
@@ -117,9 +133,13 @@ def evaluate(
     )
 
 
+def _shown(progress: Callable[[int, int], None], before: int, count: int, ended: int) -> None:
+    progress(before + ended, count)
+
+
 def _spec_of(env_id: str, env_args: dict[str, Any], make: Callable[..., Any] | None = None) -> EnvSpec:
     """The spec, read from an environment that is made for it."""
-    env = parallel_env(env_id, **env_args) if make is None else make(**env_args)
+    env = parallel_env(env_id, **env_args) if make is None else from_callable(make, **env_args)
     spec = describe_known(env_id, env)
     if canonical_id(env_id) is None:  # closing one mpe2 environment ends rendering in all others
         env.close()
@@ -182,6 +202,10 @@ def written(options: CommandLine) -> str:
     """
     for path in (options.json, options.gif):
         _require_place(path)
+    if options.seconds < 0:
+        raise UserError(f"--seconds must be at least 0, got {options.seconds}.")
+    if options.seconds and options.against is not None:
+        raise UserError("--seconds goes with one run alone, not with --against, whose pairs all play --episodes.")
     result, text = _run(options)
     if options.json is not None:
         try:
@@ -218,7 +242,11 @@ def _run(options: CommandLine) -> tuple[Evaluation | Matches, str]:
                 f"side: --scripted {party.name}+{_other_scripts(env_id, missing)[0]}."
             )
         numbers = options.replica or range(len(party.players))
-        evaluation = evaluate(party.players, env_id, mode=mode, spec=spec, replicas=numbers, **common)
+        with Counter(options.seconds) as counter:
+            budget = Budget(seconds=options.seconds)
+            evaluation = evaluate(
+                party.players, env_id, mode=mode, spec=spec, replicas=numbers, budget=budget, progress=counter, **common
+            )
         result: Evaluation | Matches = evaluation
         text = table(party.name, evaluation)
     else:

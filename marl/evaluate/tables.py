@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from marl.evaluate.results import Evaluation, Matches, ReplicaReturns, Setting
 from marl.stats import Estimate
+
+_LISTED = 20  # agents of one team that are listed one by one
 
 
 def table(name: str, result: Evaluation) -> str:
@@ -21,7 +23,9 @@ def table(name: str, result: Evaluation) -> str:
             f"interquartile mean of the replicas' returns {result.iqm:.2f}, 95 % interval [{low:.2f}, {high:.2f}] "
             f"(over replicas and episodes)"
         )
-    return "\n".join(lines + _scales(result) + [f"warning: {text}" for text in unfinished(result)])
+    lines += _scales(result) + [f"warning: {text}" for text in unfinished(result)]
+    shortened = fewer(result, "--seconds (in training --evaluation.final-seconds)")
+    return "\n".join([*lines, shortened] if shortened else lines)
 
 
 def match_table(result: Matches) -> str:
@@ -56,6 +60,15 @@ def unfinished(result: Evaluation) -> list[str]:
     ]
 
 
+def fewer(result: Evaluation, flag: str) -> str:
+    """A sentence where the budget that `flag` sets ended before the episodes that were asked for; else ""."""
+    asked, played = result.setting.asked, [one.episodes for one in result.replicas if one.episodes is not None]
+    if asked is None or any(one.unfinished == one.episodes for one in result.replicas):
+        return ""
+    counts = str(min(played)) if min(played) == max(played) else f"{min(played)} to {max(played)}"
+    return f"{counts} of {asked} episodes were played, as many as {flag} has room for; 0 plays all."
+
+
 # ------------------------------------------------------------------ parts
 def _heading(played: Setting, name: str) -> str:
     where = "real environment" if played.backend == "pettingzoo" else "torch port"
@@ -71,8 +84,19 @@ def _agent_rows(result: Evaluation) -> list[str]:
     rows = [[agent, _plus_minus(value), _interval(value)] for agent, value in one.returns.items()]
     if len(rows) > 1 and not result.competitive:  # the mean over opponents says nothing
         whole = Estimate(one.mean_return, one.mean_return_se)
+        rows = rows if len(rows) <= _LISTED else _extremes(one.returns, rows)
         rows.append(["mean", _plus_minus(whole), _interval(whole)])
     return _aligned(["agent", "return", "95 % interval"], rows)
+
+
+def _extremes(returns: Mapping[str, Estimate], rows: list[list[str]]) -> list[list[str]]:
+    """Of many agents those that earn least and most, as the file has them all."""
+    order = sorted(range(len(rows)), key=lambda n: list(returns.values())[n].mean)
+    return [
+        *(rows[n] for n in order[:3]),
+        [f"... {len(order) - 6} agents between", "", ""],
+        *(rows[n] for n in order[-3:]),
+    ]
 
 
 def _replica_rows(result: Evaluation) -> list[str]:

@@ -116,7 +116,7 @@ class Policy:
             UserError: an agent that is not known, an observation that does not belong to its space or is not finite, a
                 mask of the wrong length, a mask that allows nothing to an agent whose turn it is, or no observation.
         """
-        rows_NO, allowed_NHK, there = self._reader.rows(observations, infos)
+        rows_NO, allowed_NHK, there = self._reader.rows(self._reader.inside(observations), self._reader.inside(infos))
         remembers = self._frames.frames > 1
         if remembers:
             kept_FNEX = self._kept(torch.from_numpy(rows_NO)[:, None])
@@ -132,7 +132,7 @@ class Policy:
         if remembers:
             self._last = kept_FNEX, torch.from_numpy(choices_NH)[:, None]
         choices, action, names = choices_NH.tolist(), self._reader.action, self.spec.agent_names
-        return {names[n]: action(n, choices[n]) for n in there}
+        return self._reader.outside({names[n]: action(n, choices[n]) for n in there})
 
     def act(self, observations: dict[str, Any], masks: dict[str, Any] | None = None) -> dict[str, np.ndarray]:
         """What every agent does in E environments at once, from flattened observations (a `Player`).

@@ -21,6 +21,7 @@ from envs.pettingzoo.env import PettingZooEnv
 from envs.spec import EnvSpec
 from marl.config.schema import EvaluationConfig
 from marl.errors import RunFailed, UserError
+from marl.play.budget import Budget, Pace
 
 Observations = dict[str, np.ndarray]  # {agent: float32 [E, that agent's own width]}
 Actions = dict[str, np.ndarray]  # {agent: int64 [E] PettingZoo ids} (MultiDiscrete: [E, heads])
@@ -28,6 +29,7 @@ Masks = dict[str, np.ndarray]  # {agent: bool [E, heads, largest head]} allowed 
 Intervention = Callable[[int, Observations], Observations]
 MAX_STEPS = EvaluationConfig.max_steps
 """Steps after which an episode is stopped where nothing else is said."""
+NO_LIMIT = Budget()
 
 
 class Player(Protocol):
@@ -100,8 +102,10 @@ def play(
     batch: int = 32,
     spec: EnvSpec | None = None,
     max_steps: int = MAX_STEPS,
+    budget: Budget = NO_LIMIT,
+    progress: Callable[[int], None] | None = None,
 ) -> Episodes:
-    """Play `episodes` whole episodes; fewer where none of those that start together ends.
+    """Play `episodes` whole episodes; fewer where none of those that start together ends, or the budget is used up.
 
     Args:
         env_id: MPE id with or without version, or package.module:function of a ParallelEnv.
@@ -119,6 +123,8 @@ def play(
         spec: the environment's spec where it is already known.
         max_steps: steps after which an episode is stopped, at least 1; an environment's own longer time limit goes
             before it.
+        budget: what all episodes together may cost.
+        progress: called after every step with the number of episodes that have ended.
 
     Raises:
         UserError: unknown environment, arguments or backend, or nothing to play.
@@ -128,17 +134,24 @@ def play(
         raise UserError(f"episodes and batch must be at least 1, got {episodes} and {batch}.")
     if max_steps < 1:
         raise UserError(f"max_steps must be at least 1, got {max_steps}.")
-    lockstep = _open(env_id, backend, dict(env_args or {}), make, min(batch, episodes), spec)
-    limit = max(max_steps, lockstep.spec.horizon or 0)
+    pace = Pace(episodes, min(batch, episodes), budget)
+    lockstep: _Lockstep | None = None
     parts: list[Episodes] = []
     try:
-        for start in range(0, episodes, lockstep.size):
-            indices = range(start, min(start + lockstep.size, episodes))
-            parts.append(_play_batch(lockstep, player, indices, seed, record, intervene, limit))
-            if parts[-1].unfinished == len(indices):
+        while indices := pace.next():
+            if lockstep is None or (budget and lockstep.size != len(indices)):
+                if lockstep is not None:
+                    lockstep.close()
+                lockstep = _open(env_id, backend, dict(env_args or {}), make, len(indices), spec)
+            limit = max(max_steps, lockstep.spec.horizon or 0)
+            parts.append(_play_batch(lockstep, player, indices, seed, record, intervene, limit, progress))
+            pace.add(len(indices), int(parts[-1].lengths.sum()))
+            if pace.played >= pace.batch and parts[-1].unfinished == len(indices):
                 break  # an environment without end
     finally:
-        lockstep.close()
+        if lockstep is not None:
+            lockstep.close()
+    assert lockstep is not None
     return _join(parts, lockstep.spec, record)
 
 
@@ -151,6 +164,7 @@ def _play_batch(
     record: bool,
     intervene: Intervention | None,
     limit: int,
+    progress: Callable[[int], None] | None,
 ) -> Episodes:
     """Episodes `indices`, all started together, until the last one ends or `limit` steps are played."""
     spec, count = lockstep.spec, len(indices)
@@ -175,6 +189,8 @@ def _play_batch(
             done.append(actions)
             paid.append(rewards)
         running = running & ~ended
+        if progress is not None:
+            progress(indices.start + count - int(running.sum()))
         if not running.any():
             break
     if not np.isfinite(returns).all():

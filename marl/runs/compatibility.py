@@ -125,5 +125,6 @@ def _env_row(spec: EnvSpec) -> dict[str, str]:
         "teams": str([list(team) for team in spec.teams]),
         "action masks": str(spec.has_masks),
         "agents stay": str(spec.fixed_agents),
+        "made anew for every episode": str(spec.rebuild),
         "observations at a time": str(spec.frames),
     }

@@ -43,6 +43,12 @@ class RunLog(Protocol):
     def advance(self, step: int, score: float | None = None, loss: float | None = None) -> None:
         """Progress; a value that is None stays what it was."""
 
+    def trained(self) -> None:
+        """Training is over: the progress ends before what follows."""
+
+    def leave_out(self, seconds: float) -> None:
+        """These seconds were no training: the rate that is shown does not count them."""
+
     def say(self, text: str) -> None:
         """A message."""
 
@@ -62,6 +68,8 @@ class Silent:
     def log(self, step: int, values: Mapping[str, float | Tensor]) -> None: ...
     def hparams(self, settings: dict[str, Any], metrics: Sequence[str]) -> None: ...
     def advance(self, step: int, score: float | None = None, loss: float | None = None) -> None: ...
+    def trained(self) -> None: ...
+    def leave_out(self, seconds: float) -> None: ...
     def say(self, text: str) -> None: ...
     def warn(self, text: str) -> None: ...
     def flush(self) -> None: ...
@@ -119,13 +127,24 @@ class Logger:
         if self._progress is not None:
             self._progress.advance(step, score, loss)
 
+    def trained(self) -> None:
+        """End the bar, or show the last line of progress: what follows is no training."""
+        if self._progress is not None:
+            self._progress.close()
+            self._progress = None
+
+    def leave_out(self, seconds: float) -> None:
+        """Seconds that are not counted in the rate and in the time left."""
+        if self._progress is not None:
+            self._progress.leave_out(seconds)
+
     def say(self, text: str) -> None:
         """Print a message or a table to standard output, above the bar."""
-        _print(text, sys.stdout)
+        print_above(text, sys.stdout)
 
     def warn(self, text: str) -> None:
         """Print a warning to standard error, above the bar."""
-        _print(f"warning: {text}", sys.stderr)
+        print_above(f"warning: {text}", sys.stderr)
 
     # ------------------------------------------------------------ the end
     def flush(self) -> None:
@@ -136,9 +155,7 @@ class Logger:
 
     def close(self) -> None:
         """Flush, close the files and end the bar; calling it twice is harmless."""
-        if self._progress is not None:
-            self._progress.close()
-            self._progress = None
+        self.trained()
         self._lines.close()
         if self._events is not None:
             self._events.close()
@@ -238,13 +255,19 @@ class _Progress:
         if self._bar is None and time.monotonic() - self._reported >= _QUIET_SECONDS:
             self._report_progress()
 
+    def leave_out(self, seconds: float) -> None:
+        self._began += seconds
+        if self._bar is not None:
+            self._bar.start_t += seconds
+            self._bar.last_print_t += seconds
+
     def _report_progress(self) -> None:
         self._reported = time.monotonic()
-        rate = (self._step - self._start) / max(self._reported - self._began, 1e-9)
+        rate = (self._step - self._start) / max(self._reported - self._began, 1e-9)  # of the training alone
         left = f"{(self._total - self._step) / rate:.0f} s left" if rate > 0 else ""
         done = f"step {self._step:,} of {self._total:,} ({self._step / self._total:.0%})"
         parts = (done, self._words("  "), f"{rate:,.0f} steps/s", left)
-        _print("  ".join(part for part in parts if part), sys.stderr)
+        print_above("  ".join(part for part in parts if part), sys.stderr)
 
     def _words(self, between: str) -> str:
         return between.join(f"{name} {value:.3g}" for name, value in self._shown.items())
@@ -256,7 +279,7 @@ class _Progress:
             self._report_progress()
 
 
-def _print(text: str, stream: TextIO) -> None:
+def print_above(text: str, stream: TextIO) -> None:
     """Print above the bar; a terminal that is gone ends no run."""
     try:
         tqdm.write(text, file=stream)

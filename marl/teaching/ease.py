@@ -208,7 +208,12 @@ def ease_of_teaching(
             total_steps=total_steps,
             run_dir=str(path),
             evaluation=replace(
-                config.evaluation, every=max(total_steps // 20, 1), episodes=episodes, final_episodes=episodes
+                config.evaluation,
+                every=max(total_steps // 20, 1),
+                episodes=episodes,
+                final_episodes=episodes,
+                share=0.0,
+                final_seconds=0.0,  # these episodes are what is measured
             ),
             logging=replace(config.logging, progress=progress, report=False),
         )

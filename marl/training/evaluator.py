@@ -13,7 +13,9 @@ from marl.evaluate.results import Evaluation, ReplicaReturns
 from marl.evaluate.returns import evaluate
 from marl.learner.maddpg import MADDPG
 from marl.parallel.division import Division
+from marl.play.budget import Budget
 from marl.play.policy import Policy
+from marl.play.rollout import NO_LIMIT
 
 _OFFSET = 10_000_000  # seeds of evaluations during training lie this far above those of the final one
 
@@ -55,6 +57,8 @@ class Evaluator:
         batch: int,
         helpers: Helpers | None = None,
         own: int | None = None,
+        budget: Budget = NO_LIMIT,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Evaluation:
         """What `evaluate` returns for every replica's current policy.
 
@@ -62,6 +66,7 @@ class Evaluator:
             episodes, seed, backend, batch: as for `evaluate`.
             helpers: processes that evaluate all but the first `own` of this process's replicas.
             own: None: this process evaluates all of its replicas itself.
+            budget, progress: of this process, as for `evaluate`.
         """
         config = self._config
 
@@ -80,11 +85,25 @@ class Evaluator:
             replicas=self._division.evaluated[:own],
             batch=batch,
             max_steps=config.evaluation.max_steps,
+            budget=budget,
+            progress=progress,
             collect=collect,
         )
 
     def during_training(self) -> Evaluation:
-        """A greedy evaluation on seeds of its own; nothing of the training is touched."""
+        """A greedy evaluation on seeds of its own; nothing of the training is touched.
+
+        An environment of unknown cost is played for a share of the steps trained since the last evaluation, at least
+        for one episode: a number that is the same whenever the run is repeated or resumed.
+        """
         chosen, backend = self._config.evaluation, self._config.backend
         batch = chosen.episodes if backend == "torch" else 32
-        return self.evaluated(chosen.episodes, chosen.seed + _OFFSET, backend, batch)
+        trained = max(chosen.every, self._config.num_envs)
+        steps = int(trained * chosen.share) * len(self._division.evaluated) if self.cost_unknown else 0
+        budget = Budget(steps=steps)
+        return self.evaluated(chosen.episodes, chosen.seed + _OFFSET, backend, batch, budget=budget)
+
+    @property
+    def cost_unknown(self) -> bool:
+        """Whether an episode may take any time: in all environments but MPE's."""
+        return self.make is not None or names_function(self._config.env)

@@ -12,6 +12,7 @@ import torch
 
 import envs
 from envs.batched import BatchedEnv
+from envs.errors import EnvFailure
 from envs.history import History
 from envs.pettingzoo.describe import callable_id, conversion
 from envs.pettingzoo.workers import end_if_importing
@@ -21,6 +22,7 @@ from marl.config.resolve import from_dict, to_dict, to_yaml, validated
 from marl.config.schema import Config
 from marl.data.batch import BatchSource
 from marl.data.replay import Replay
+from marl.errors import UserError
 from marl.evaluate.results import Evaluation
 from marl.learner.maddpg import MADDPG
 from marl.parallel.division import Division
@@ -34,6 +36,8 @@ from marl.training.devices import choose_device, choose_threads, keep_freed_memo
 from marl.training.evaluator import Evaluator
 from marl.training.finish import finish
 from marl.training.journal import Journal
+from marl.training.memory import named as memory_named
+from marl.training.memory import refuse_pictures
 from marl.training.rounds import Rounds
 from marl.training.saver import Saver
 from marl.training.stop import StopRequest
@@ -113,11 +117,14 @@ def train(
         path = ranks.broadcast(open_directory)
         env = _environment(config, make_env, division, notes, resume is None and ranks.is_first)
         stack.callback(env.close)
+        if resume is None:
+            refuse_pictures(env, config)  # in every process
         fresh = resume_environment == "fresh"
         networks, width = len(division.trained) * env.spec.num_agents, max(config.maddpg.hidden)
         rows = config.maddpg.batch_size // (ranks.size if division.shared else 1)
         torch.set_num_threads(choose_threads(config.threads, networks, rows, width, ranks.local_size))
-        return _run(config, path, env, resume, stop or StopRequest(), make_env, notes, division, fresh, describe)
+        with memory_named(config, env.spec, len(division.trained), device.type == "cpu"):
+            return _run(config, path, env, resume, stop or StopRequest(), make_env, notes, division, fresh, describe)
 
 
 def _environment(
@@ -136,12 +143,15 @@ def _environment(
             device=config.device,
             rows=rows,
             workers=workers,
+            rebuild=config.rebuild,
             env_args=config.env_args,
         )
     else:
+        anew: dict[str, Any] = {"rebuild": True} if config.rebuild else {}  # no argument of MPE's tasks
         env = envs.make(
-            config.env, len(rows), config.device, config.backend, rows=rows, workers=workers, env_args=config.env_args
-        )
+            config.env, len(rows), config.device, config.backend, rows=rows, workers=workers, env_args=config.env_args,
+            **anew,
+        )  # fmt: skip
     notes += _remarks(env, config.env) if tried else []
     if config.maddpg.frames > 1:
         env = History(env, config.maddpg.frames)
@@ -149,7 +159,12 @@ def _environment(
         from marl.parallel.data_mode import SplitEnv
 
         env = SplitEnv(env, division.ranks)
-    env.reset(seed=config.seed)
+    try:
+        env.reset(seed=config.seed)
+    except EnvFailure as failure:
+        if failure.field is None and failure.agent is None:
+            raise
+        raise UserError(f"{failure} Nothing was trained. python -m envs.check looks closer.") from failure
     return env
 
 
@@ -161,6 +176,15 @@ def _remarks(env: BatchedEnv, name: str) -> list[str]:
     result = env.unrepeatable()
     if not result:
         return remarks
+    if not env.spec.rebuild and not env.unrepeatable(rebuild=True):
+        return [
+            *remarks,
+            f"warning: environment {name!r} carries something from one episode into the next, although it is reset "
+            f"with a seed: an episode that was played again behind another one gave another {result}; in a new "
+            f"instance it did not. Training goes on, but the run cannot be repeated exactly, and a resume has to begin "
+            f"new episodes (--resume-environment fresh). --rebuild makes the environment anew for every episode, in "
+            f"evaluations too; python -m envs.check looks closer.",
+        ]
     return [
         *remarks,
         f"warning: environment {name!r} is no function of its seed: played again from the same seed with the same "

@@ -16,7 +16,9 @@ from marl.evaluate.helpers import Helpers, beside, processes_for
 from marl.evaluate.results import Evaluation
 from marl.evaluate.tables import table
 from marl.parallel.ranks import Ranks
+from marl.play.budget import Budget
 from marl.runs import checkpoint
+from marl.runs.counter import Counter
 from marl.runs.durable import replace_text
 from marl.runs.logger import RunLog
 from marl.training.trainer import Trainer
@@ -36,6 +38,7 @@ def finish(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> Eval
     """
     trained, spec = trainer.journal.clock.seconds, trainer.rounds.env.spec
     language: Callable[[], None] | None = None
+    logger.trained()
     began = time.perf_counter()
     if _language_first(config, path, trainer):
         own, wanted = trainer.division.evaluated, config.evaluation
@@ -95,7 +98,8 @@ def _language_first(config: Config, path: Path, trainer: Trainer) -> bool:
     """Whether the only replica is worth evaluating in a process of its own while this one analyses its language."""
     alone = trainer.division.ranks.size == 1 and config.num_replicas == 1
     wanted = config.logging.report and bool(trainer.rounds.env.spec.routes)
-    return alone and wanted and beside(config.evaluation.final_episodes) and _loadable(path, trainer)
+    worth = beside(config.evaluation.final_episodes) and not trainer.evaluator.cost_unknown  # else a counter is due
+    return alone and wanted and worth and _loadable(path, trainer)
 
 
 def _announce(config: Config, trainer: Trainer, logger: RunLog, end: str) -> None:
@@ -118,12 +122,16 @@ def _final_evaluation(config: Config, path: Path, trainer: Trainer, logger: RunL
     ranks, own = trainer.division.ranks, trainer.division.evaluated
     episodes, seed = config.evaluation.final_episodes, config.evaluation.seed
     count = processes_for(len(own), episodes, ranks.local_size) if _loadable(path, trainer) else 1
-    _announce(config, trainer, logger, f", in {count} processes ..." if count > 1 else " ...")
-    if count == 1:
-        return trainer.evaluator.evaluated(episodes, seed, "pettingzoo", 32)
-    parts = [[own[i] for i in part] for part in Ranks(size=count).shares(len(own))]
-    with Helpers(path, parts[1:], episodes, seed, config.evaluation.max_steps) as helpers:
-        return trainer.evaluator.evaluated(episodes, seed, "pettingzoo", 32, helpers, len(parts[0]))
+    seconds = config.evaluation.final_seconds if trainer.evaluator.cost_unknown else 0.0
+    limit = f" or for {seconds:g} s (--evaluation.final-seconds)" if seconds else ""
+    _announce(config, trainer, logger, f"{limit}, in {count} processes ..." if count > 1 else f"{limit} ...")
+    with Counter(seconds, config.logging.progress and ranks.is_first) as counter:
+        played: dict[str, Any] = {"budget": Budget(seconds=seconds), "progress": counter}
+        if count == 1:
+            return trainer.evaluator.evaluated(episodes, seed, "pettingzoo", 32, **played)
+        parts = [[own[i] for i in part] for part in Ranks(size=count).shares(len(own))]
+        with Helpers(path, parts[1:], episodes, seed, config.evaluation.max_steps, seconds) as helpers:
+            return trainer.evaluator.evaluated(episodes, seed, "pettingzoo", 32, helpers, len(parts[0]), **played)
 
 
 # ------------------------------------------------------------------ pictures and words

@@ -6,7 +6,8 @@ Shape suffixes: S replicas, N agents.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,10 +31,14 @@ class Clock:
         return self._before + time.perf_counter() - self._started
 
     def speed(self, step: int) -> float:
-        """Environment steps of a replica a second since this was last asked for."""
+        """Environment steps of a replica a second since this was last asked for, in the time of the training alone."""
         now = time.perf_counter()
         (then, steps), self._last = self._last, (now, step)
         return (step - steps) / max(now - then, 1e-9)
+
+    def leave_out(self, seconds: float) -> None:
+        """These seconds, just now, were no training: the speed does not count them."""
+        self._last = (self._last[0] + seconds, self._last[1])
 
     def resume(self, seconds: float, step: int) -> None:
         """The run had taken so many seconds, and is at `step`."""
@@ -111,6 +116,17 @@ class Journal:
     def advance(self, step: int) -> None:
         """Show the progress."""
         self.logger.advance(step, self._score, self._loss)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is done within is no training: no rate counts its time."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - began
+            self.clock.leave_out(spent)
+            self.logger.leave_out(spent)
 
     # ------------------------------------------------------------------ state
     def state_dict(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from marl.config.schema import Config
-from marl.evaluate.tables import unfinished
+from marl.evaluate.tables import fewer, unfinished
 from marl.parallel.division import Division
 from marl.training.evaluator import Evaluator
 from marl.training.journal import Journal
@@ -41,6 +41,7 @@ class Trainer:
     ) -> None:
         self.config, self.rounds, self.journal, self.evaluator = config, rounds, journal, evaluator
         self.saver, self.stop, self.division = saver, stop, division
+        self._told = False  # that evaluations play fewer episodes than was asked for
         self.began = 0  # the step at which this process took the run over
 
     @property
@@ -75,10 +76,15 @@ class Trainer:
             self._log(measured.metrics)
 
     def _evaluate(self) -> None:
-        result = self.evaluator.during_training()
+        with self.journal.aside():
+            result = self.evaluator.during_training()
         self.journal.evaluation(self.step, result)
         for text in unfinished(result):
             self.journal.logger.warn(text)
+        shortened = fewer(result, "--evaluation.share")
+        if shortened and not self._told:
+            self._told = True
+            self.journal.logger.say(f"Evaluations during training: {shortened}")
 
     def _passes(self, before: int, every: int) -> bool:
         """Whether the round from step `before` passes a multiple of `every` (0: never)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,14 @@ class Strange(ParallelEnv):
         self.agents = [] if over else acting
         seen, infos = {name: self.see(name) for name in acting}, {name: self.info(name) for name in acting}
         return seen, paid, dict.fromkeys(acting, False), dict.fromkeys(acting, over), infos
+
+
+class Slow(Strange):
+    """Takes a fiftieth of a second to begin an episode."""
+
+    def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        time.sleep(0.02)
+        return super().reset(seed)
 
 
 class Cells(Strange):

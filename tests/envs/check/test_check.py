@@ -328,7 +328,7 @@ def test_what_is_no_environment_is_an_error():
 def test_the_command_line(capsys):
     assert main(["toy_envs:Toy", "length=3", "--episodes", "2"]) == 0
     out = capsys.readouterr().out
-    assert "toy_envs:Toy: 2 agents" in out and "keeps the contract: 4 episodes of 3 to 3 steps" in out
+    assert "toy_envs:Toy: 2 agents" in out and "keeps the contract: 5 episodes of 3 to 3 steps" in out
     assert main(["simple_crypto", "--episodes", "1"]) == 0
     assert "chooses message 4" in capsys.readouterr().out
     assert main(["test_check:NoMask"]) == 2

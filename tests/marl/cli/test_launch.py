@@ -186,3 +186,21 @@ def test_devices_of_a_machine_with_two_gpus(monkeypatch: pytest.MonkeyPatch) -> 
         devices.choose_device("cuda:2")
     with pytest.raises(UserError, match="got 'tpu'; expected auto, cpu, cuda or cuda:i"):
         devices.choose_device("tpu")
+
+
+def test_a_breach_at_the_first_reset_is_the_inputs_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Guard: seen with exit code 1 and "the run failed". Later ones are failures of a run that has begun."""
+    (tmp_path / "whole_numbers.py").write_text(
+        "from toy_envs import Toy\n"
+        "class Whole(Toy):\n"
+        "    def observe(self, name):\n"
+        "        return super().observe(name).astype(int)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ["--env", "whole_numbers:Whole", "--backend", "pettingzoo", "--run-dir", str(tmp_path / "run")]
+    assert cli.main(words) == 2
+    err = capsys.readouterr().err
+    assert "error: environment 'whole_numbers:Whole' failed: observation of agent 'a_0': expected dtype" in err
+    assert "Nothing was trained. python -m envs.check looks closer." in err

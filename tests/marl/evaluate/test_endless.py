@@ -60,6 +60,7 @@ def test_a_run_and_its_evaluation_end_and_say_so(tmp_path, monkeypatch, capsys):
         "evaluation.final_episodes": 40,
         "evaluation.episodes": 40,
         "evaluation.every": 200,
+        "evaluation.share": 0,
     }
     result = train(config(tmp_path / "run", settings))
     output = capsys.readouterr()

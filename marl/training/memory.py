@@ -1,0 +1,92 @@
+"""What a run keeps in memory, by part; pictures that are too large to be flattened.
+
+Sizes are those of the large tensors: rounded, and without what torch and the environments need for themselves.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+
+from envs.batched import BatchedEnv
+from envs.spec import EnvSpec
+from marl.config.schema import Config
+from marl.data.replay import row_widths
+from marl.errors import UserError
+
+PICTURE = 16_384
+"""Numbers of a picture (128 x 128 grey values) above which a run refuses to flatten it: an actor learns a weight of its
+first layer for each number and hidden unit, a critic one for each number of every agent, and the replay keeps each
+picture twice as float32."""
+
+
+def refuse_pictures(env: BatchedEnv, config: Config) -> None:
+    """Refuse observations that are pictures of more than `PICTURE` numbers, unless `config` says to flatten them.
+
+    Raises:
+        UserError: with the call that shrinks them.
+    """
+    if config.flatten_pictures:
+        return
+    for name, shape in (env.reader.pictures() if env.reader is not None else {}).items():
+        if shape[0] * shape[1] * shape[2] > PICTURE:
+            small = 'supersuit.resize_v1(supersuit.color_reduction_v0(env, mode="full"), x_size=32, y_size=32)'
+            raise UserError(
+                f"agent {name!r} observes an image of {' x '.join(map(str, shape))} (height x width x channels), "
+                f"{shape[0] * shape[1] * shape[2]:,} numbers; the networks here are perceptrons without convolutions, "
+                f"for at most {PICTURE:,} numbers of an image. Shrink it with supersuit where the "
+                f"environment is made: return {small}. Or go on all the same with --flatten-pictures "
+                f"({_words(parts(config, env.spec, config.num_replicas))})."
+            )
+
+
+def parts(config: Config, spec: EnvSpec, replicas: int) -> dict[str, int]:
+    """{part: bytes on the training device}, the largest first."""
+    n, o, a, learner = spec.num_agents, spec.obs_size, spec.action_size, config.maddpg
+    row = sum(row_widths(spec).values())
+    kept = min(config.replay.capacity, config.total_steps + config.num_envs)
+    critics = n * (2 if learner.twin_critics else 1)
+    weights = n * _weights((o, *learner.hidden, a)) + critics * _weights((n * (o + a), *learner.hidden, 1))
+    sizes = {
+        f"replay ({kept:,} transitions of {row:,} numbers)": kept * row,
+        "networks (with targets, gradients and Adam's moments)": 5 * weights,
+        f"batches ({learner.batch_size} transitions)": 2 * learner.batch_size * row,
+        f"environments ({config.num_envs})": 4 * config.num_envs * n * (o + a),
+    }
+    if config.world_model:
+        frames = min(config.wm.capacity, config.total_steps)
+        sizes[f"world model's frames ({frames:,})"] = frames * n * (o + a + 2)
+    return {name: 4 * replicas * size for name, size in sorted(sizes.items(), key=lambda item: -item[1])}
+
+
+def _weights(widths: tuple[int, ...]) -> int:
+    return sum((i + 1) * o for i, o in pairwise(widths))
+
+
+def _words(sizes: dict[str, int]) -> str:
+    return "about " + ", ".join(f"{size / 1e9:,.2g} GB {name}" for name, size in sizes.items() if size >= 1e7)
+
+
+@contextmanager
+def named(config: Config, spec: EnvSpec, replicas: int, on_cpu: bool) -> Iterator[None]:
+    """Adds to an error of memory what the memory is for.
+
+    On a CPU memory is granted before it is there, and a process that then fills it is killed without a word: what
+    exceeds all memory of the machine is refused before.
+
+    Raises:
+        MemoryError: the parts together are larger than the machine's memory.
+    """
+    sizes = parts(config, spec, replicas)
+    try:
+        have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+        if on_cpu and have and sum(sizes.values()) > have:
+            raise MemoryError(
+                f"tried to allocate {sum(sizes.values()) / 1e9:.0f} GB, of which {have / 1e9:.0f} GB exist"
+            )
+        yield
+    except (MemoryError, RuntimeError) as error:
+        error.add_note(f"The run needs {_words(sizes)}.")  # shown where memory is what was lacking
+        raise
