@@ -1,7 +1,7 @@
 """Rules of the update that a wrong line could break without a shape or a size changing, in both of its forms.
 
-Guard: every test has been seen failing on the line that it names, changed: another tau, the online actor in the targets,
-the target critic in the actor loss, the target actor or its greedy choice in the relabelling, the oldest or newest row
+Guard: every test has been seen failing on the line that it names, changed: another tau, the online actor in the
+targets, the target critic in the actor loss, the target actor or a greedy choice in the relabelling, the newest row
 never drawn, no clipping, absent choices in the logit penalty.
 """
 
