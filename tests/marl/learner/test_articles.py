@@ -25,7 +25,7 @@ def test_kl_is_cross_entropy_minus_entropy() -> None:
 
 
 def test_squared_error_is_the_gaussian_assumption() -> None:
-    """Half the squared error differs from the Gaussian's negative log-likelihood by a constant; a Laplace's does not."""
+    """Half the squared error is the Gaussian's negative log-likelihood but for a constant; a Laplace's is not."""
     x, means = 1.3, np.array([-1.0, 0.0, 2.0])
     rest = -stats.norm.logpdf(x, means) - 0.5 * (x - means) ** 2
     assert rest == pytest.approx([0.5 * math.log(2 * math.pi)] * 3)
