@@ -80,7 +80,7 @@ class Arm:
 def _task_flags(gamma: str, bonus: str = "0", k: str = "1") -> tuple[str, ...]:
     return (
         *("--maddpg.actor-lr", "5e-3", "--maddpg.critic-lr", "5e-3", "--maddpg.gamma", gamma),
-        *("--maddpg.batch-size", "256", "--maddpg.hidden", "64", "64", "--num-envs", "16"),
+        *("--maddpg.batch-size", "256", "--maddpg.tau", "0.01", "--maddpg.hidden", "64", "64", "--num-envs", "16"),
         *("--maddpg.team-reward", "true", "--maddpg.warmup-steps", "400", "--maddpg.diagnostics-every", "0"),
         *("--maddpg.signalling-bonus", bonus, "--maddpg.signalling-k", k, "--maddpg.signalling-final", "1"),
     )

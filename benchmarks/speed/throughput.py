@@ -120,15 +120,15 @@ def rates_of(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, int, str], float
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: steps per second of each contender, and how many times JaxMARL's and VMAS's rate ours is."""
+    """Markdown: steps per second of each contender, and how many times the rate of JaxMARL and both of VMAS ours is."""
     rates = rates_of(rows)
     names = [name for name in NAMES if any(key[2] == name for key in rates)]
-    head = ["task", "environments", *(NAMES[name] for name in names), "x JaxMARL", "x VMAS"]
+    head = ["task", "environments", *(NAMES[name] for name in names), "x JaxMARL", "x VMAS", "x VMAS, continuous"]
     lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 2)]
     for task, count in dict.fromkeys((row["task"], row["envs"]) for row in rows):
         results = [rates.get((task, count, name)) for name in names]
         ours = rates.get((task, count, "project"))
-        times = [_times(ours, rates.get((task, count, other))) for other in ("jaxmarl", "vmas")]
+        times = [_times(ours, rates.get((task, count, other))) for other in ("jaxmarl", "vmas", "vmas_continuous")]
         lines.append([f"`{task}`", f"{count:,}", *(_millions(rate) for rate in results), *times])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

@@ -30,11 +30,18 @@ def test_workers_play_in_turns_and_tell_their_faults(tmp_path: Path, capsys: pyt
 def test_table() -> None:
     rows = [
         {"task": "simple_spread", "envs": 1000, "contender": name, "rate": rate}
-        for name, rate in (("project", 3e6), ("jaxmarl", 1e6), ("vmas", 1.5e6), ("mpe2", 5000.0))
+        for name, rate in (
+            ("project", 3e6),
+            ("jaxmarl", 1e6),
+            ("vmas", 1.5e6),
+            ("vmas_continuous", 2e6),
+            ("mpe2", 5000.0),
+        )
     ]
     head, _, line = throughput.table(rows).splitlines()
-    assert head == "| task | environments | this package | mpe2 | JaxMARL | VMAS | x JaxMARL | x VMAS |"
-    assert line == "| `simple_spread` | 1,000 | 3 M | 5,000 | 1 M | 1.5 M | 3.0 | 2.0 |"
+    contenders = "this package | mpe2 | JaxMARL | VMAS | VMAS, continuous actions"
+    assert head == f"| task | environments | {contenders} | x JaxMARL | x VMAS | x VMAS, continuous |"
+    assert line == "| `simple_spread` | 1,000 | 3 M | 5,000 | 1 M | 1.5 M | 2 M | 3.0 | 2.0 | 1.5 |"
 
 
 def test_summary_is_the_median_of_processor_time() -> None:
@@ -65,3 +72,9 @@ def test_rate_counts_steps() -> None:
 def test_a_device_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert throughput.main(["--device", "cuda:99", "--out", str(tmp_path)]) == 2
     assert "device 'cuda:99' is not usable here" in capsys.readouterr().err
+
+
+def test_page_shows_every_row_that_was_measured() -> None:
+    root = Path(__file__).resolve().parents[2]
+    rows = json.loads((root / "benchmarks/results/throughput/throughput.json").read_text())["rows"]
+    assert throughput.table(rows) in (root / "docs/speed.md").read_text(encoding="utf-8")

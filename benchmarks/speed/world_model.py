@@ -1,0 +1,156 @@
+"""What does an update of DreamerV2's model cost, beside its own matrix products?
+
+    python -m benchmarks.speed.world_model [--env simple_speaker_listener simple_spread] [--rounds 15]
+
+The settings that ship (`--wm.kind rssm`, preset cpu), one replica, one pinned core, processor time. The products are
+every matrix product that one update makes, forward and backward, in its order, with operands of the same sizes and
+strides in buffers that are there already, and nothing else. Both run in turn, round after round; the table shows the
+medians, and the median of each round's own ratio. The floating point operations are counted from the same products.
+
+Written: benchmarks/results/update/world_model.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import envs
+from benchmarks.machine import machine
+from benchmarks.world_model.prediction import STEPS, configuration, steps_of
+from envs.streams import Stream
+from marl.training.devices import keep_freed_memory
+from marl.world_model.assess import collect
+from marl.world_model.imagination.source import make_model
+from marl.world_model.layout import Layout
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "update"
+SEQUENCES = 16  # of 25 random steps, in an update
+PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
+Product = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]  # (sizes, strides) of its two factors
+
+
+class Recorder(TorchDispatchMode):
+    """Notes the factors of every matrix product that runs inside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products: list[Product] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__.rstrip("_") in PRODUCTS:
+            factors = [x for x in args if isinstance(x, Tensor)][-2:]
+            self.products.append(tuple((tuple(x.shape), tuple(x.stride())) for x in factors))
+        return func(*args, **(kwargs or {}))
+
+
+def operations(products: list[Product]) -> int:
+    """Floating point operations: two for each multiplication of the products."""
+    total = 0
+    for (left, _), (right, _) in products:
+        count = left[0] if len(left) == 3 else 1
+        total += 2 * count * left[-2] * left[-1] * right[-1]
+    return total
+
+
+def replay(products: list[Product]) -> Callable[[], None]:
+    """Runs the products again, each into a buffer of its own."""
+    work = []
+    for (left, left_strides), (right, right_strides) in products:
+        a, b = _filled(left, left_strides), _filled(right, right_strides)
+        work.append((a, b, torch.matmul(a, b)))
+
+    def run() -> None:
+        for a, b, out in work:
+            torch.matmul(a, b, out=out)
+
+    return run
+
+
+def _filled(shape: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
+    reach = 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    return torch.randn(reach).as_strided(shape, strides)
+
+
+def update(env_id: str) -> Callable[[], None]:
+    """One update of a task's model, on `SEQUENCES` episodes of random play."""
+    config = configuration(env_id, "rssm")
+    layout, episodes = Layout(envs.make(env_id).spec), collect(env_id, None, 1, SEQUENCES, STEPS, 0)
+    model = make_model(layout, config.wm, config.maddpg.gamma, Stream(0, "model", [0]))
+    model.absorb(steps_of(episodes, slice(None))[0], torch.ones(1, SEQUENCES, dtype=torch.bool))
+    stream = Stream(0, "training", [0])
+    return lambda: model.update(episodes, stream)
+
+
+def measure(env_id: str, rounds: int) -> dict[str, Any]:
+    """{update, products: milliseconds of every round, ratio: median of the rounds' own, operations, count}."""
+    step = update(env_id)
+    step()
+    with Recorder() as recorder:
+        step()
+    contenders = {"update": step, "products": replay(recorder.products)}
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for k in range(rounds + 1):
+        for name, call in contenders.items():
+            fastest = min(_milliseconds(call) for _ in range(3))
+            if k:  # the first round warms up
+                times[name].append(fastest)
+    ratios = [a / b for a, b in zip(times["update"], times["products"], strict=True)]
+    return {
+        **times,
+        "ratio": statistics.median(ratios),
+        "operations": operations(recorder.products),
+        "count": len(recorder.products),
+    }
+
+
+def _milliseconds(call: Callable[[], None]) -> float:
+    start = time.process_time()
+    call()
+    return 1e3 * (time.process_time() - start)
+
+
+def table(record: dict[str, Any]) -> str:
+    """Markdown: a row a task."""
+    lines = [
+        "| task | products of an update | operations | products alone, ms | update, ms | update / products |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for env_id, one in record["tasks"].items():
+        update_, products = (statistics.median(one[name]) for name in ("update", "products"))
+        lines.append(
+            f"| {env_id} | {one['count']} | {one['operations'] / 1e9:.2f} G | {products:.1f} | {update_:.1f} "
+            f"| {one['ratio']:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--env", nargs="+", default=["simple_speaker_listener", "simple_spread"], help="tasks")
+    parser.add_argument("--rounds", type=int, default=15, help="of both contenders (default 15)")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where the results are written")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    keep_freed_memory()
+    record: dict[str, Any] = {"command": "python -m benchmarks.speed.world_model", "machine": machine()}
+    record["tasks"] = {env_id: measure(env_id, options.rounds) for env_id in options.env}
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "world_model.json").write_text(json.dumps(record) + "\n")
+    (options.out / "world_model.md").write_text(table(record))
+    print(table(record))
+
+
+if __name__ == "__main__":
+    main()

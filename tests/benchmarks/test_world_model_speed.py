@@ -1,0 +1,51 @@
+"""The matrix products of an update, as the floor of its time counts them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.speed import world_model
+from benchmarks.speed.world_model import Recorder, operations, replay
+
+
+def test_recorder_notes_every_product_forward_and_backward():
+    """[2, 3] by [3, 5]: the product, and of its backward one for each factor; each has 30 multiplications."""
+    a, b = torch.randn(2, 3, requires_grad=True), torch.randn(3, 5, requires_grad=True)
+    with Recorder() as recorder:
+        (a @ b).sum().backward()
+        a + 1  # no product
+    assert next(tuple(shape for shape, _ in factors) for factors in recorder.products) == ((2, 3), (3, 5))
+    assert len(recorder.products) == 3 and operations(recorder.products) == 3 * 2 * 30
+
+
+def test_batched_and_biased_products_count_their_factors_alone():
+    with Recorder() as recorder:
+        torch.baddbmm(torch.zeros(4, 2, 5), torch.randn(4, 2, 3), torch.randn(4, 3, 5))
+    assert operations(recorder.products) == 2 * 4 * 2 * 3 * 5
+    assert [shape for shape, _ in recorder.products[0]] == [(4, 2, 3), (4, 3, 5)]
+
+
+def test_replay_runs_products_with_the_same_sizes_and_strides():
+    with Recorder() as recorder:
+        torch.randn(3, 2).T @ torch.randn(3, 5)
+    with Recorder() as again:
+        run = replay(recorder.products)
+        run()
+    assert recorder.products[0][0] == ((2, 3), (1, 2))
+    assert again.products == 2 * recorder.products  # once to make the buffer, once into it
+
+
+def test_command_writes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    monkeypatch.setattr("os.sched_setaffinity", lambda pid, cores: None)
+    words = ["--env", "simple_speaker_listener", "--rounds", "1", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["world_model", *words])
+    world_model.main()
+    record = json.loads((tmp_path / "world_model.json").read_text())["tasks"]["simple_speaker_listener"]
+    assert record["ratio"] > 1 and 2e9 < record["operations"] < 4e9
+    assert f"| {record['count']} |" in capsys.readouterr().out
