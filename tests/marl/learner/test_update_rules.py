@@ -1,8 +1,6 @@
 """Rules of the update that a wrong line could break without a shape or a size changing, in both of its forms.
 
-Guard: every test has been seen failing on the line that it names, changed: another tau, the online actor in the
-targets, the target critic in the actor loss, the target actor or a greedy choice in the relabelling, the newest row
-never drawn, no clipping, absent choices in the logit penalty.
+Guard: seen failing with another tau and with a target actor that never follows.
 """
 
 from __future__ import annotations

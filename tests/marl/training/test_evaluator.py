@@ -1,6 +1,6 @@
 """Evaluation during training: greedy, on seeds of its own.
 
-Guard: seen failing with policies that sample, and with the seeds of the final evaluation.
+Guard: seen failing with policies that sample.
 """
 
 from __future__ import annotations
