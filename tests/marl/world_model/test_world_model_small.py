@@ -15,9 +15,10 @@ from marl.config.schema import WorldModelConfig
 from marl.world_model.imagination.rollouts import rows_of
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import open_loop
-from marl.world_model.sequences import Sequences
+from marl.world_model.sequences import Episodes, Sequences
 from marl.world_model.small.model import SmallModel
 from marl.world_model.small.regression import Features, LeastSquares, Ridge
+from marl.world_model.training import ModelTraining
 
 CONFIG = WorldModelConfig(kind="linear", lr=1e-3, lr_warmup=0, ensemble=2)
 
@@ -238,3 +239,63 @@ def test_state_continues_bit_for_bit(kind: str) -> None:
         model.update(test, Stream(5, "noise", [0]))
     assert torch.equal(one.optimiser.flat_P, two.optimiser.flat_P)
     assert torch.equal(one.linear.weight_SPJ, two.linear.weight_SPJ)
+
+
+def sums_of(model: SmallModel) -> list[torch.Tensor]:
+    """All that `absorb` writes."""
+    fits = [x for fit in (model.linear, model.rewards) for x in (fit.gram_SPP, fit.cross_SPJ, fit.squares_SJ)]
+    scales = [scale.sums_S3X for scale in (model.obs_scale, model.reward_scale, model.features.scale)]
+    return [*fits, model.linear.count_S, model.rewards.count_S, *scales]
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_held_out_episodes_never_enter_the_least_squares(kind: str) -> None:
+    """Other observations and rewards in the held-out episodes change no sum; in one of the others they change each."""
+    config = replace(CONFIG, kind=kind, warmup_steps=10**9, validation_share=0.25)  # type: ignore[arg-type]
+    env = envs.make("simple_spread", num_envs=8)
+    layout = Layout(env.spec)
+    widths = (layout.full_size, layout.action_size, env.spec.num_agents)
+    steps = [rows_of(layout, t) for t in play(env, 60)]
+
+    def taught(where: str) -> tuple[list[torch.Tensor], int]:
+        model = SmallModel(layout, config, 0.95, Stream(0, "init", [0]))
+        mask = Episodes(widths, 1, 8, 10**4, config.validation_share, "cpu")
+        training = ModelTraining(
+            model, Episodes(widths, 1, 8, 10**4, config.validation_share, "cpu"), 26, config, Stream(0, "t", [0])
+        )
+        held_out = 0
+        for step in steps:
+            kept_SE1 = mask.add(step)[..., None]
+            held_out += int((~kept_SE1).sum())
+            spoilt_SE1 = {"nowhere": kept_SE1 & ~kept_SE1, "held out": ~kept_SE1, "for training": kept_SE1}[where]
+            training.add(
+                replace(
+                    step,
+                    obs=torch.where(spoilt_SE1, 7.0 * step.obs + 3.0, step.obs),
+                    next_obs=torch.where(spoilt_SE1, 3.0 - 5.0 * step.next_obs, step.next_obs),
+                    reward=torch.where(spoilt_SE1, 99.0, step.reward),
+                )
+            )
+        return sums_of(model), held_out
+
+    (sums, held_out), (same, _), (others, _) = taught("nowhere"), taught("held out"), taught("for training")
+    assert held_out == 60 * 2  # a quarter of eight
+    assert all(map(torch.equal, sums, same))
+    apart = [bool(torch.equal(one, other)) for one, other in zip(sums, others, strict=True)]
+    assert sum(apart) == 2  # the two counts
+    assert sums[6].tolist() == sums[7].tolist() == [60 * 8 - held_out]
+
+
+@pytest.mark.parametrize("gamma", [0.5, 0.95])
+def test_the_discount_is_learned_with_gamma_in_it(gamma: float) -> None:
+    """Nothing terminates in this task: the label is gamma, and a network that learns 1 is .5 away."""
+    layout, seq, _ = episodes("simple_speaker_listener", 30)
+    model = SmallModel(layout, replace(CONFIG, lr=3e-3), gamma, Stream(0, "init", [0]))
+    env = envs.make("simple_speaker_listener", num_envs=30)
+    for t in play(env, 25):
+        model.absorb(rows_of(layout, t), torch.ones(1, 30, dtype=torch.bool))
+    for _ in range(120):
+        model.update(seq, Stream(0, "noise", [0]))
+    state, action = model.observe(seq, Stream(0, "n", [0])), seq.action.flatten(1, 2)
+    discount = model.step(state, action, torch.full((1, action.shape[1], 1), 0.3))[1].discount
+    assert abs(discount.mean().item() - gamma) < 0.02

@@ -1,0 +1,45 @@
+"""Evaluation during training: greedy, on seeds of its own.
+
+Guard: seen failing with policies that sample.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from whole_runs import config
+
+import envs
+from marl.evaluate.returns import evaluate
+from marl.learner.maddpg import MADDPG
+from marl.parallel.division import Division
+from marl.parallel.ranks import Ranks
+from marl.play.policy import Policy
+from marl.training.evaluator import Evaluator
+
+
+@pytest.mark.parametrize("backend", ["torch", "pettingzoo"])
+def test_evaluation_during_training_is_greedy_on_seeds_of_its_own(tmp_path: Path, backend: str) -> None:
+    """A policy that hardly prefers a move is played as one that insists on it; a sampled one would wander about."""
+    settings = {"env": "simple", "backend": backend, "evaluation.episodes": 4, "evaluation.seed": 70}
+    chosen = config(tmp_path, settings)
+    env = envs.make("simple", num_envs=1)
+    learner = MADDPG(env.spec, chosen.maddpg, 0)
+    evaluator = Evaluator(chosen, env, learner, Division(Ranks(), 1))
+    weight, bias = learner.actor.mlp.layers()[-1]
+
+    def returns(move: int, preference: float) -> list[float]:
+        with torch.no_grad():
+            weight.zero_(), bias.zero_()
+            bias[..., move] = preference
+        (replica,) = evaluator.during_training().replicas
+        return [replica.mean_return]
+
+    hardly, surely, elsewhere = returns(0, 1e-3), returns(0, 1e3), returns(1, 1e-3)
+    assert hardly == surely and hardly != elsewhere
+    bias.detach()[..., 1], bias.detach()[..., 0] = 0.0, 1e3
+    insistent = Policy(env.spec, chosen, learner.actor.mlp.flat[0], greedy=False)
+    expected = evaluate([insistent], "simple", episodes=4, seed=10_000_070, mode="sampled", backend=backend)
+    assert expected.replicas[0].mean_return == pytest.approx(hardly[0], abs=1e-5)
