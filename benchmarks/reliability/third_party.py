@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.learning.training_runs import machine
+from benchmarks.machine import machine
 from benchmarks.reliability.third_party_page import with_table
 
 ROOT = Path(__file__).resolve().parents[2]

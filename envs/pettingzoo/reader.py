@@ -155,7 +155,8 @@ class Reader:
         low = np.full((self.spec.num_agents, self.spec.obs_size), -np.inf, np.float32)
         high = -low
         for n, reader in enumerate(self.readers):
-            low[n, : reader.size], high[n, : reader.size] = reader.bounds
+            if reader.size == self.spec.agents[n].obs_size:  # else a space has changed, which the first reset refuses
+                low[n, : reader.size], high[n, : reader.size] = reader.bounds
         return None if np.isinf(low).all() and np.isinf(high).all() else (low, high)
 
     def write_mask(self, n: int, mask: Any, rows_HK: np.ndarray) -> bool:

@@ -74,10 +74,6 @@ class Unlisted(Strange):
         del self.possible_agents
 
 
-class NumbersAsNames(Strange):
-    names = (0, 1)
-
-
 class NoTruncations(Strange):
     def step(self, actions):
         seen, paid, ended, _, infos = super().step(actions)
@@ -113,7 +109,6 @@ REFUSED = {
     SpeaksTuples: r"'left' has an action space of another kind: Tuple\(Discrete\(3\), Discrete\(2\)\)",
     SpeaksDicts: r"'left' has an action space of another kind: Dict\('move': Discrete\(3\)",
     Unlisted: "has no list `possible_agents`",
-    NumbersAsNames: r"possible_agents must be different strings, got \[0, 1\]",
     NoTruncations: r"truncated of agent 'left': is missing; got the keys \[\]",
     ArrayEnds: r"truncated of agent 'left': expected a bool, got ndarray array\(False\)",
     StillSeen: r"observation of agent 'left': was not expected; expected the keys \['right'\]",

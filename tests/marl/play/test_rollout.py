@@ -163,7 +163,7 @@ class Leavers(ParallelEnv):
         self.ragged = ragged
         self.possible_agents = ["a", "b", "c"]
         self.length = length
-        box = spaces.Box(-100.0, 100.0, (2,), np.float32)
+        box = spaces.Box(0.0, 2.0**32, (2,), np.float32)
         mask = spaces.Dict({"observation": box, "action_mask": spaces.MultiBinary(4)})
         self.obs_spaces = {"a": mask, "b": mask, "c": spaces.Discrete(5)}
         self.act_spaces = {"a": spaces.Discrete(4), "b": spaces.Discrete(4), "c": spaces.MultiDiscrete([2, 3])}
