@@ -226,12 +226,13 @@ class Copies:
         arrays, env = self.arrays, self._envs[e]
         stays = [n for n in self._live[e] if not (arrays.terminated[n, e] or arrays.truncated[n, e])]
         live = sorted(stays + joins)
-        if not live:  # whether env.agents was emptied makes no difference now
+        if live or env.agents:
+            after, expected = set(env.agents), {self._names[n] for n in live}
+            for name in self._names:
+                check_stays(name, name in expected, after, name in self._live_sets[e])
+        if not live:
             arrays.done[0, e] = True
             return
-        after, expected = set(env.agents), {self._names[n] for n in live}
-        for name in self._names:
-            check_stays(name, name in expected, after, name in self._live_sets[e])
         if self.spec.fixed_agents and len(live) != len(self._names):
             gone = [self._names[n] for n in self._live[e] if n not in live]
             raise BadValue(f"{gone} left before the others, but the environment was declared with fixed_agents")

@@ -77,8 +77,8 @@ def test_fixed_agents_is_a_promise_that_is_kept_an_eye_on():
         PettingZooEnv(make=Toy, fixed_agents=True, births={"a_1": 1}).reset(0)
 
 
-def test_one_reset_of_env_agents_is_enough_at_the_end():
-    """Environments that never empty env.agents are common and do no harm: every agent has ended."""
+def test_agents_that_linger_after_the_end_are_refused():
+    """PettingZoo's loop, `while env.agents`, would never end; the check says the same."""
 
     class Full(Toy):
         def step(self, actions):
@@ -88,7 +88,9 @@ def test_one_reset_of_env_agents_is_enough_at_the_end():
 
     env = PettingZooEnv(make=Full, length=2)
     env.reset(0)
-    assert [env.step(zeros(env)).done.item() for _ in range(4)] == [False, True] * 2
+    env.step(zeros(env))
+    with pytest.raises(EnvFailure, match="agent 'a_0': was terminated or truncated but is still in env.agents"):
+        env.step(zeros(env))
 
 
 # -------------------------------------------------------------------------- masks
