@@ -89,8 +89,33 @@ def test_agents_that_linger_after_the_end_are_refused():
     env = PettingZooEnv(make=Full, length=2)
     env.reset(0)
     env.step(zeros(env))
-    with pytest.raises(EnvFailure, match="agent 'a_0': was terminated or truncated but is still in env.agents"):
+    with pytest.raises(EnvFailure, match=r"agent 'a_0': was terminated or truncated but is still in env.agents"):
         env.step(zeros(env))
+
+
+def test_spaces_bind_in_the_first_episode():
+    """A value that leaves its Box later does not end a long run."""
+
+    class Overshoots(Toy):
+        episodes = 0
+
+        def reset(self, seed=None, options=None):
+            type(self).episodes += 1
+            return super().reset(seed, options)
+
+        def observe(self, agent):
+            return super().observe(agent) + (1e9 if type(self).episodes == self.late else 0)
+
+    for late in (1, 3):
+        Overshoots.episodes, Overshoots.late = 0, late
+        env = PettingZooEnv(make=Overshoots, length=2)
+        Overshoots.episodes = 0
+        if late == 1:
+            with pytest.raises(EnvFailure, match="outside of its space"):
+                env.reset(0)
+        else:
+            env.reset(0)
+            assert max(env.step(zeros(env)).obs.max().item() for _ in range(6)) > 1e8
 
 
 # -------------------------------------------------------------------------- masks

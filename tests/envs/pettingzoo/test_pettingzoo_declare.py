@@ -260,5 +260,8 @@ def test_an_inexact_route_is_believed():
 
 def test_masks_are_found_before_the_first_step():
     assert not PettingZooEnv(make=Toy).spec.has_masks
-    with pytest.raises(UserError, match=r"reset raised TypeError.*unexpected keyword argument 'seed'.*reset takes the keywords seed and options"):
+    with pytest.raises(
+        UserError,
+        match=r"reset raised TypeError.*unexpected keyword argument 'seed'.*reset takes the keywords seed and options",
+    ):
         PettingZooEnv(make=type("NoSeed", (Toy,), {"reset": lambda self: ({}, {})}))
