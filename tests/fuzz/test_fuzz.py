@@ -57,7 +57,7 @@ def agree(plan: Plan) -> None:
 
 
 @given(plans())
-@settings(common, max_examples=2)
+@settings(common, max_examples=6)
 def test_what_keeps_the_contract_plays_everywhere(plan):
     agree(plan)
 
