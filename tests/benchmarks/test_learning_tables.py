@@ -78,9 +78,12 @@ def test_pages_show_the_records(page: str) -> None:
 
 def test_each_record_was_reported_on_the_slot_that_it_had() -> None:
     from benchmarks import seeds
+    from marl.cli.parse import parse
 
     slots = {(one.task, one.configuration): one for one in seeds.read()}
     for record in (one for one in records() if one["purpose"] != "retired"):
         slot = slots[record["env"], record["configuration"]]
         assert (record["seed"], record["judged"]["greedy"]["seed"]) == (slot.run_seed, slot.episodes_seed)
         assert slot.finished and record["purpose"] == "reporting"
+        shipped = parse(["--env", record["env"], *record["flags"]]).config
+        assert seeds.fingerprint(shipped) == record["configuration"], "the row is of settings that no longer ship"
