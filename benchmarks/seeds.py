@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from marl.config.fields import flatten
 from marl.config.schema import Config
@@ -123,27 +122,25 @@ def reserve(config: Config, ledger: Path = LEDGER) -> Reported:
     Raises:
         UserError: the configuration has been reported.
     """
-    entries, task, print_ = read(ledger), config.env, fingerprint(config)
-    mine = [one for one in entries if one.task == task]
-    for one in mine:
-        if one.configuration == print_:
-            if one.finished:
-                raise UserError(
-                    f"{task} with these settings was reported on {one.reserved} (configuration {print_}, slot "
-                    f"{one.slot}). A configuration is reported once. To repeat it on the same seeds without touching "
-                    f"the record: --repeat DIR. To try settings: --tune."
-                )
-            return one
-    slot = len(mine)
-    entry = Reported(
-        task,
-        print_,
-        slot,
-        seeds(RUNS, "reporting").first + slot * RUNS_IN_A_SLOT,
-        seeds(EPISODES, "reporting").first + slot * EPISODES_IN_A_SLOT,
-        str(date.today()),
-    )
-    _write(ledger, [*entries, entry])
+    entries = read(ledger)
+    entry = _slot_of(config, entries)
+    if entry is None:
+        slot = sum(one.task == config.env for one in entries)
+        entry = Reported(
+            config.env,
+            fingerprint(config),
+            slot,
+            seeds(RUNS, "reporting").first + slot * RUNS_IN_A_SLOT,
+            seeds(EPISODES, "reporting").first + slot * EPISODES_IN_A_SLOT,
+            str(date.today()),
+        )
+        _write(ledger, [*entries, entry])
+    elif entry.finished:
+        raise UserError(
+            f"{entry.task} with these settings was reported on {entry.reserved} (configuration {entry.configuration}, "
+            f"slot {entry.slot}). A configuration is reported once. To repeat it on the same seeds without touching "
+            f"the record: --repeat DIR. To try settings: --tune."
+        )
     return entry
 
 
@@ -153,15 +150,15 @@ def find(config: Config, ledger: Path = LEDGER) -> Reported:
     Raises:
         UserError: it has none.
     """
-    for one in read(ledger):
-        if (one.task, one.configuration) == (config.env, fingerprint(config)):
-            return one
-    raise UserError(f"{config.env} with these settings has not been reported, so that there is nothing to repeat.")
+    entry = _slot_of(config, read(ledger))
+    if entry is None:
+        raise UserError(f"{config.env} with these settings has not been reported, so that there is nothing to repeat.")
+    return entry
 
 
 def finish(entry: Reported, ledger: Path = LEDGER) -> None:
     """Note that the record of a slot has been written."""
-    _write(ledger, [_finished(one) if one == entry else one for one in read(ledger)])
+    _write(ledger, [replace(one, finished=True) if one == entry else one for one in read(ledger)])
 
 
 def read(ledger: Path = LEDGER) -> list[Reported]:
@@ -169,11 +166,11 @@ def read(ledger: Path = LEDGER) -> list[Reported]:
     return [Reported(**one) for one in json.loads(ledger.read_text())] if ledger.exists() else []
 
 
-def _finished(one: Reported) -> Reported:
-    return Reported(**{**asdict(one), "finished": True})
+def _slot_of(config: Config, entries: list[Reported]) -> Reported | None:
+    print_of = fingerprint(config)
+    return next((one for one in entries if (one.task, one.configuration) == (config.env, print_of)), None)
 
 
 def _write(ledger: Path, entries: list[Reported]) -> None:
     ledger.parent.mkdir(parents=True, exist_ok=True)
-    rows: list[Mapping[str, Any]] = [asdict(one) for one in entries]
-    ledger.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+    ledger.write_text("[\n" + ",\n".join(json.dumps(asdict(one)) for one in entries) + "\n]\n")

@@ -341,7 +341,8 @@ class Copies:
         overshoots by a rounding) does not end a long run.
         """
         fine = bool(np.isfinite(obs).all()) and (reward is None or bool(np.isfinite(reward).all()))
-        if fine and (self._bounds is None or not self._outside(obs, reward is not None).any()):
+        watched = self._bounds is not None and bool((self.arrays.episode[0] == 0).any())
+        if fine and not (watched and self._outside(obs, reward is not None).any()):
             return
         for e in copies:
             there = self.arrays.alive[:, e] if reward is None else self.arrays.alive[:, e] | self.arrays.active[:, e]

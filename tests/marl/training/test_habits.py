@@ -38,11 +38,7 @@ class TwoSteps(Speaks):
 class ManySymbols(Speaks):
     """Twelve symbols for three doors."""
 
-    metadata = {  # noqa: RUF012
-        "name": "many_v0",
-        "heads": {"left": [["message", 12]]},
-        "routes": [{"sender": "left", "head": "message", "receiver": "right", "start": 3, "meaning": [0, 3]}],
-    }
+    metadata = {**Speaks.metadata, "heads": {"left": [["message", 12]]}}  # noqa: RUF012
 
     def see_space(self, name: str) -> spaces.Space:
         return spaces.Box(0, 1, (3 if name == "left" else 15,), np.float32)
