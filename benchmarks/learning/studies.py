@@ -82,7 +82,8 @@ HEADS: dict[str, str] = {
 }
 SECONDS: dict[str, str] = {  # what reaches a gain soonest on the clock: the only study that settings are chosen by
     "batch_128_15k": "--maddpg.batch-size 128 --maddpg.tau 0.01 --total-steps 15000",
-    "batch_128_15k_lr_.01_tau_.03": "--maddpg.batch-size 128 --maddpg.actor-lr 0.01 --maddpg.critic-lr 0.01 --maddpg.tau 0.03 --total-steps 15000",
+    "batch_128_15k_lr_.01_tau_.03": "--maddpg.batch-size 128 --maddpg.actor-lr 0.01 --maddpg.critic-lr 0.01 "
+    "--maddpg.tau 0.03 --total-steps 15000",
     "batch_128_15k_width_32": "--maddpg.batch-size 128 --maddpg.tau 0.01 --maddpg.hidden 32 32 --total-steps 15000",
     "batch_64_20k": "--maddpg.batch-size 64 --maddpg.tau 0.01 --total-steps 20000",
     "batch_64_25k": "--maddpg.batch-size 64 --maddpg.tau 0.01 --total-steps 25000",

@@ -36,7 +36,7 @@ def trained(*flags: str) -> int:
 def policy(run: str, env_id: str) -> dict[str, Any]:
     """Mean return of every agent under the greedy policy, with the environment's own dictionaries, and what
     `marl.evaluate` plays on the same seeds."""
-    from envs.pettingzoo.describe import parallel_env
+    from envs.pettingzoo.construct import parallel_env
     from marl import Policy
     from marl.evaluate.returns import evaluate
 
@@ -58,7 +58,7 @@ def policy(run: str, env_id: str) -> dict[str, Any]:
 
 def alone(env_id: str) -> dict[str, Any]:
     """Joint steps a second with random allowed actions and nothing else, resets not counted."""
-    from envs.pettingzoo.describe import parallel_env
+    from envs.pettingzoo.construct import parallel_env
     from envs.pettingzoo.routes import random_action
 
     env, rng = parallel_env(env_id), np.random.default_rng(0)

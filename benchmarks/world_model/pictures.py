@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import machine
-from envs.pettingzoo.describe import describe_known, parallel_env
+from envs.pettingzoo.construct import parallel_env
+from envs.pettingzoo.describe import describe_known
 from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.config.schema import WorldModelConfig

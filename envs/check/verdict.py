@@ -20,7 +20,8 @@ from pettingzoo import ParallelEnv
 from envs.check.contract import Contract
 from envs.commands import USER, Answer, say
 from envs.errors import UserError
-from envs.pettingzoo.describe import conversion, describe_known, from_callable, is_converted, parallel_env
+from envs.pettingzoo.construct import conversion, from_callable, is_converted, parallel_env
+from envs.pettingzoo.describe import describe_known
 from envs.pettingzoo.named import named
 from envs.spec import AgentSpec
 

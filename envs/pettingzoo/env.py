@@ -16,16 +16,9 @@ from envs.batched import BatchedEnv, Step
 from envs.errors import UserError
 from envs.ids import names_function
 from envs.pettingzoo.arrays import Arrays
+from envs.pettingzoo.construct import callable_id, from_callable, is_converted, parallel_env
 from envs.pettingzoo.copies import Copies
-from envs.pettingzoo.describe import (
-    Heads,
-    callable_id,
-    describe,
-    describe_declared,
-    from_callable,
-    is_converted,
-    parallel_env,
-)
+from envs.pettingzoo.describe import Heads, describe, describe_declared
 from envs.pettingzoo.reader import Reader, find_masks
 from envs.pettingzoo.routes import check_routes
 from envs.pettingzoo.workers import Workers

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from envs.mpe.catalogue import canonical_id
-from envs.pettingzoo.describe import describe_known, from_callable, parallel_env
+from envs.pettingzoo.construct import from_callable, parallel_env
+from envs.pettingzoo.describe import describe_known
 from envs.spec import EnvSpec
 from marl import scripted, stats
 from marl.errors import UserError

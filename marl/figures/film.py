@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pettingzoo.utils import BaseParallelWrapper
 
-from envs.pettingzoo.describe import describe_known, from_callable, parallel_env
+from envs.pettingzoo.construct import from_callable, parallel_env
+from envs.pettingzoo.describe import describe_known
 from envs.spec import EnvSpec
 from marl.errors import UserError
 from marl.play.rollout import Observations, Player, play

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from pettingzoo import ParallelEnv
 
-from envs.pettingzoo.describe import parallel_env
+from envs.pettingzoo.construct import parallel_env
 from envs.spec import EnvSpec
 from marl.config.schema import MADDPGConfig
 from marl.errors import UserError, did_you_mean

@@ -14,7 +14,7 @@ import envs
 from envs.batched import BatchedEnv
 from envs.errors import EnvFailure
 from envs.history import History
-from envs.pettingzoo.describe import callable_id, conversion
+from envs.pettingzoo.construct import callable_id, conversion
 from envs.pettingzoo.workers import end_if_importing
 from envs.streams import Stream
 from marl.config.fields import flatten

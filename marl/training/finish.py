@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from envs.pettingzoo.describe import is_importable
+from envs.pettingzoo.construct import is_importable
 from marl.config.schema import Config
 from marl.evaluate.helpers import Helpers, beside, processes_for
 from marl.evaluate.results import Evaluation

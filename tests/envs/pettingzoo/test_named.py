@@ -15,7 +15,7 @@ from whole_runs import config
 import envs
 from envs.check.command import main
 from envs.errors import UserError
-from envs.pettingzoo.describe import from_callable, parallel_env
+from envs.pettingzoo.construct import from_callable, parallel_env
 from envs.pettingzoo.env import PettingZooEnv
 from envs.pettingzoo.named import Named
 from marl import Policy, train

@@ -13,7 +13,7 @@ from toy_envs import Talkers, Toy, Vectors, same_step
 
 import envs
 from envs import Route, UserError
-from envs.pettingzoo.describe import parallel_env
+from envs.pettingzoo.construct import parallel_env
 from envs.pettingzoo.env import PettingZooEnv
 
 HEADS = {"a_0": [["move", 2], ["message", 3]]}

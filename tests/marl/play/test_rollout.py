@@ -7,7 +7,8 @@ from pettingzoo import ParallelEnv
 
 from envs.batched import encode_actions
 from envs.mpe import catalogue
-from envs.pettingzoo.describe import describe, parallel_env
+from envs.pettingzoo.construct import parallel_env
+from envs.pettingzoo.describe import describe
 from marl.errors import RunFailed, UserError
 from marl.play.rollout import Mixed, play
 from marl.scripted.base import NoOp, Random

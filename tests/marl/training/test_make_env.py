@@ -14,7 +14,7 @@ from strange_envs import Speaks
 from whole_runs import ENVS, config
 
 import envs
-from envs.pettingzoo.describe import is_importable
+from envs.pettingzoo.construct import is_importable
 from marl import Policy, train
 from marl.cli import main
 from marl.errors import UserError
