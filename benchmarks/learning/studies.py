@@ -216,7 +216,8 @@ def _figure(records: list[dict[str, Any]], measure: str) -> Any:
         ax.plot(max(middle, -1.0), row, "D", color=plots.COLOURS[0], markersize=4)
     ax.set_yticks(range(len(records)), [record["arm"] for record in reversed(records)])
     title = f"{records[0]['env']}, {len(values)} replicas"
-    plots.label(ax, title, f"{measure}: replicas, IQM, 95 % interval (below -1: at -1)")
+    clipped = any(value < -1.0 for record in records for value in _measured(record).values)
+    plots.label(ax, title, f"{measure}: replicas, IQM, 95 % interval" + (" (below -1: at -1)" if clipped else ""))
     return figure
 
 
