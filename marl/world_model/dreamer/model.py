@@ -177,6 +177,9 @@ class DreamerModel:
 
     # -------------------------------------------------------------- imagining
     @torch.no_grad()
+    def calibrate(self, seq: Sequences, stream: Stream) -> None:
+        """Nothing to choose: all of the model imagines."""
+
     def observe(self, seq: Sequences, stream: Stream) -> State:
         """Posterior states after every frame, rows [S, T * B, ·]."""
         return self.read(self.averaged, seq, stream)[1].state.flatten()
