@@ -35,8 +35,8 @@ class Pushes:
     MOST = 24  # pushes
     SHARE = 0.02  # of the squares left, which a push must explain
     EXACT = 1e-4  # deviations: where the root mean square left is less, there is nothing to look for
-    QUANTILES = (0.005, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)  # of a pair's lengths: first radii
-    FINER = 4  # searches along the line, each a tenth as wide
+    QUANTILES = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.5)  # of a pair's lengths: the first radii tried
+    FINER = 5  # searches along the line, each a fifth as wide
     NEWTON = 4  # steps of Gauss and Newton after every push
 
     def __init__(self, pairs_L: Tensor, inputs: int, outputs: int, replicas: int, device: torch.device | str) -> None:
@@ -68,6 +68,8 @@ class Pushes:
         radii = torch.zeros_like(self.radius_SK)
         for s in range(len(weight_Sn)):
             kept = weight_Sn[s] > 0
+            if not bool(kept.any()):
+                continue
             search = _Search(self, inputs[s, kept], obs[s, kept], after[s, kept])
             for k, (pair, radius) in enumerate(search.run()):
                 self.pair_SK[s, k], radii[s, k] = pair, radius
@@ -124,18 +126,17 @@ class _Search:
     def run(self) -> list[tuple[int, float]]:
         """Pairs and radii."""
         pushes, rest = self._p, self._target_nJ
-        if len(rest) == 0 or self._done(rest):
+        if self._done(rest):
             return []
         quantiles = torch.tensor(pushes.QUANTILES, dtype=torch.float64, device=rest.device)
         order_nL = self._length.sort(dim=0).values
         grid_RL = order_nL[(quantiles * (len(rest) - 1)).long()]
         grid_RL = torch.cat([grid_RL, grid_RL[-1:]])  # the last one bounds the search of the one before it
         columns_nC = torch.cat(_hinges(self._x[:, None], self._y[:, None], grid_RL[:-1]), dim=1).flatten(1).float()
-        size_C = columns_nC.square().sum(0)
-        columns_nC = _without(columns_nC, self._free_nQ.float())
-        basis_nQ = self._free_nQ
+        basis_nQ, free_C = self._free_nQ, _squares_of(self._free_nQ.float(), columns_nC)
+        taken_C = free_C
         for _ in range(pushes.MOST):
-            gain = _gain(columns_nC, size_C, rest.float()).view(2, -1).sum(0)  # both entries of a push
+            gain = _gain(columns_nC, taken_C, rest.float(), 1e-4).view(2, -1).sum(0)  # both entries of a push
             best = int(gain.argmax())
             r, pair = divmod(best, grid_RL.shape[1])
             low = float(grid_RL[r - 1, pair]) if r else 0.0
@@ -150,7 +151,7 @@ class _Search:
             rest = _without(self._target_nJ, fresh)
             if self._done(rest):
                 break
-            columns_nC = _without(columns_nC, fresh.float())
+            taken_C = free_C + _squares_of(fresh.float(), columns_nC)
         return list(zip(self._pair, self._radius, strict=True))
 
     def _done(self, rest_nJ: Tensor) -> bool:
@@ -170,13 +171,12 @@ class _Search:
         x, y = self._x[:, pair : pair + 1], self._y[:, pair : pair + 1]
         best = (0.5 * (low + high), 0.0)
         for _ in range(self._p.FINER):
-            radii_R = torch.linspace(low, high, 21, dtype=torch.float64, device=x.device)
+            radii_R = torch.linspace(low, high, 11, dtype=torch.float64, device=x.device)
             columns = torch.cat(_hinges(x, y, radii_R), dim=1)
-            size = columns.square().sum(0)
-            gain_R = _gain(_without(columns, basis_nQ), size, rest_nJ).view(2, -1).sum(0)
+            gain_R = _gain(columns, _squares_of(basis_nQ, columns), rest_nJ, 1e-6).view(2, -1).sum(0)
             at = int(gain_R.argmax())
             best = (float(radii_R[at]), float(gain_R[at]))
-            step = (high - low) / 20
+            step = (high - low) / 10
             low, high = max(best[0] - step, 0.0), best[0] + step
         return best
 
@@ -187,15 +187,11 @@ class _Search:
         left = float(rest.square().sum())
         for _ in range(self._p.NEWTON):
             inside = (self._length[:, self._pair] < radius).double() / self._length[:, self._pair]
-            count = len(self._pair)
-            move = [
-                (inside * v[:, self._pair])[:, :, None] * weight[part]
-                for v, part in ((self._x, slice(0, count)), (self._y, slice(count, None)))
-            ]
-            slope_nKJ = move[0] + move[1]  # of the prediction, by every radius
-            slope = _without(slope_nKJ.flatten(1), self._basis()).view_as(slope_nKJ)
-            gram = torch.einsum("nkj,nlj->kl", slope, slope)
-            pull = torch.einsum("nkj,nj->k", slope, rest)
+            # a prediction's slope by a radius is that of its columns times their weights: products of both suffice
+            slope = torch.cat([inside * v[:, self._pair] for v in (self._x, self._y)], dim=1)
+            slope = _without(slope, self._basis())
+            gram = ((slope.T @ slope) * (weight @ weight.T)).unflatten(0, (2, -1)).unflatten(2, (2, -1)).sum((0, 2))
+            pull = ((slope.T @ rest) * weight).sum(1).view(2, -1).sum(0)
             gram.diagonal().mul_(1.0 + 1e-9).add_(1e-12)
             step = torch.linalg.lstsq(gram, pull[:, None]).solution[:, 0]
             for _ in range(3):
@@ -230,8 +226,17 @@ def _without(columns_nX: Tensor, basis_nQ: Tensor) -> Tensor:
     return columns_nX - basis_nQ @ (basis_nQ.T @ columns_nX)
 
 
-def _gain(columns_nC: Tensor, size_C: Tensor, rest_nJ: Tensor) -> Tensor:
-    """Squares of `rest_nJ` that each column would explain; none where the basis has explained the column."""
-    left_C = columns_nC.square().sum(0)
+def _squares_of(basis_nQ: Tensor, columns_nC: Tensor) -> Tensor:
+    """Squared length of the part of each column that the basis explains."""
+    return (basis_nQ.T @ columns_nC).square().sum(0)
+
+
+def _gain(columns_nC: Tensor, explained_C: Tensor, rest_nJ: Tensor, least: float) -> Tensor:
+    """Squares of `rest_nJ`, which a basis has left, that each column would explain.
+
+    None where the basis explains all but the share `least` of the column itself.
+    """
+    size_C = columns_nC.square().sum(0)
+    left_C = size_C - explained_C
     gain_C = (columns_nC.T @ rest_nJ).square().sum(1) / left_C.clamp(min=1e-30)
-    return torch.where(left_C > 1e-6 * size_C.clamp(min=1e-12), gain_C, 0.0)
+    return torch.where(left_C > least * size_C.clamp(min=1e-9), gain_C, 0.0)
