@@ -199,7 +199,8 @@ class SmallModel:
         rows = self.sample.rows()
         pushes.fit(rows, self.linear)
         if self._paid:
-            self.rewards = Ridge(*self.rewards.cross_SPJ.shape[1:], len(rows.weight), rows.weight.device)
+            inputs, agents = self.rewards.cross_SPJ.shape[1:]
+            self.rewards = Ridge(inputs, agents, len(rows.weight), rows.weight.device)
             self.rewards.add(self._paying(rows.after), rows.reward, rows.weight)
 
     def loss(self, seq: Sequences) -> tuple[Tensor, dict[str, Tensor]]:

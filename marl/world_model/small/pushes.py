@@ -74,7 +74,7 @@ class Pushes:
             for k, (pair, radius) in enumerate(search.run()):
                 self.pair_SK[s, k], radii[s, k] = pair, radius
         self.radius_SK = radii
-        fit = LeastSquares(*self.fitted.cross_SPJ.shape[1:], len(weight_Sn), weight_Sn.device)
+        fit = LeastSquares(self._inputs + 2 * self.MOST, self._outputs, len(weight_Sn), weight_Sn.device)
         fit.add(torch.cat([inputs, self.features(obs)], dim=2), after, weight_Sn)
         fit.solve()
         none_S = (radii == 0).all(1)[:, None, None]

@@ -72,8 +72,8 @@ def _alike(layout: Layout, owner_of_pair: list[int]) -> list[list[list[int]]]:
 
 
 def eigen_inverse(gram_SPP: Tensor, cut: float) -> Tensor:
-    """Pseudo-inverse of symmetric matrices [..., P, P]: nought in directions that were never seen, whose eigenvalues are
-    below `cut` times the largest."""
+    """Pseudo-inverse of symmetric matrices [..., P, P]: nought in directions that were never seen, whose eigenvalues
+    are below `cut` times the largest."""
     values, vectors = torch.linalg.eigh(gram_SPP)
     usable = values > cut * values[..., -1:]
     inverse = torch.where(usable, 1.0 / values.where(usable, 1.0), 0.0)

@@ -44,9 +44,7 @@ class Sample:
         self._place_C = torch.zeros(0, dtype=torch.float64)  # on the host, where it is decided
         self._share, self._seen = 1.0, 0
 
-    def add(
-        self, obs_SEJ: Tensor, action_SEU: Tensor, after_SEJ: Tensor, reward_SEN: Tensor, mask_SE: Tensor
-    ) -> None:
+    def add(self, obs_SEJ: Tensor, action_SEU: Tensor, after_SEJ: Tensor, reward_SEN: Tensor, mask_SE: Tensor) -> None:
         """Take rows into account; of those that are not in `mask_SE` nothing is kept."""
         count = obs_SEJ.shape[1]
         place_E = (torch.arange(self._seen, self._seen + count, dtype=torch.float64) * _GOLDEN) % 1.0
