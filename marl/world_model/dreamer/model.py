@@ -176,10 +176,10 @@ class DreamerModel:
         return -losses.categorical_log_prob(q_SnCL[:, None], torch.log_softmax(logits_SMnCL, dim=losses.CLASSES)).sum(1)
 
     # -------------------------------------------------------------- imagining
-    @torch.no_grad()
     def calibrate(self, seq: Sequences, stream: Stream) -> None:
         """Nothing to choose: all of the model imagines."""
 
+    @torch.no_grad()
     def observe(self, seq: Sequences, stream: Stream) -> State:
         """Posterior states after every frame, rows [S, T * B, ·]."""
         return self.read(self.averaged, seq, stream)[1].state.flatten()
