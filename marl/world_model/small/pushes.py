@@ -4,10 +4,16 @@ A push is a force along a vector d between two bodies, of size max(r - |d|, 0). 
 are no linear unknowns. They are searched for, one push after another: the one that explains most of what is left
 (orthogonal matching pursuit), its radius by a search along the line, then all radii together by Gauss and Newton.
 
+A push must hold where it was not fitted: every row is predicted by a fit of all others (closed form: residual /
+(1 - leverage)). The squared error of these predictions must fall by the share `SHARE`, and for clearly more than half
+of the rows that touch, of which there must be `LEAST`: few rows with large errors would otherwise buy pushes that go
+wrong in other episodes.
+
 Shape suffixes: S replicas, n rows, J observation entries and outputs, P free inputs, L pairs of neighbouring entries,
 K pushes, R radii, Q columns of an orthonormal basis.
 
-Source: Mallat & Zhang 1993, Pati et al. 1993 (matching pursuit); Golub & Pereyra 1973 (linear unknowns projected out).
+Source: Mallat & Zhang 1993, Pati et al. 1993 (matching pursuit); Golub & Pereyra 1973 (linear unknowns projected
+out); Allen 1974 (PRESS: errors of rows left out).
 """
 
 from __future__ import annotations
@@ -33,7 +39,9 @@ class Pushes:
     """
 
     MOST = 24  # pushes
-    SHARE = 0.02  # of the squares left, which a push must explain
+    LEAST = 8  # rows that touch, for two weights an output and a radius
+    MARGIN = 1.0  # standard errors, by which more than half of them must be predicted better with it
+    SHARE = 0.02  # of the squared error of rows left out, which a push must take away
     EXACT = 1e-4  # deviations: where the root mean square left is less, there is nothing to look for
     QUANTILES = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.5)  # of a pair's lengths: the first radii tried
     FINER = 5  # searches along the line, each a fifth as wide
@@ -120,39 +128,55 @@ class _Search:
         deviation_J = after.std(0, correction=0)
         self._target_nJ = after / torch.where(deviation_J > 1e-6, deviation_J, 1.0)
         self._target_nJ = _without(self._target_nJ, self._free_nQ)
+        self._order_nL = self._length.sort(dim=0).values
         self._pair: list[int] = []
         self._radius: list[float] = []
 
     def run(self) -> list[tuple[int, float]]:
         """Pairs and radii."""
         pushes, rest = self._p, self._target_nJ
-        if self._done(rest):
+        if len(rest) <= pushes.LEAST or self._done(rest):
             return []
         quantiles = torch.tensor(pushes.QUANTILES, dtype=torch.float64, device=rest.device)
-        order_nL = self._length.sort(dim=0).values
-        grid_RL = order_nL[(quantiles * (len(rest) - 1)).long()]
+        grid_RL = self._order_nL[(quantiles * (len(rest) - 1)).long().clamp(min=pushes.LEAST)]
         grid_RL = torch.cat([grid_RL, grid_RL[-1:]])  # the last one bounds the search of the one before it
         columns_nC = torch.cat(_hinges(self._x[:, None], self._y[:, None], grid_RL[:-1]), dim=1).flatten(1).float()
         basis_nQ, free_C = self._free_nQ, _squares_of(self._free_nQ.float(), columns_nC)
-        taken_C = free_C
+        taken_C, wrong_n = free_C, _left_out(basis_nQ, rest)
+        open_C = torch.ones(len(columns_nC.T) // 2, device=rest.device)
         for _ in range(pushes.MOST):
-            gain = _gain(columns_nC, taken_C, rest.float(), 1e-4).view(2, -1).sum(0)  # both entries of a push
+            gain = _gain(columns_nC, taken_C, rest.float(), 1e-4).view(2, -1).sum(0) * open_C  # both entries of a push
             best = int(gain.argmax())
             r, pair = divmod(best, grid_RL.shape[1])
-            low = float(grid_RL[r - 1, pair]) if r else 0.0
+            low = float(grid_RL[r - 1, pair]) if r else float(self._order_nL[pushes.LEAST, pair])
             radius, gained = self._along(pair, low, float(grid_RL[r + 1, pair]), basis_nQ, rest)
             if gained < pushes.SHARE * float(rest.square().sum()):
                 break
-            self._pair.append(pair)
-            self._radius.append(radius)
+            before = self._pair, self._radius
+            self._pair, self._radius = [*self._pair, pair], [*self._radius, radius]
             self._newton()
-            basis_nQ = self._basis()
-            fresh = basis_nQ[:, self._free_nQ.shape[1] :]
-            rest = _without(self._target_nJ, fresh)
+            tried_nQ = self._basis()
+            fresh = tried_nQ[:, self._free_nQ.shape[1] :]
+            other = _without(self._target_nJ, fresh)
+            now_n = _left_out(tried_nQ, other)
+            if not self._holds(wrong_n, now_n):
+                (self._pair, self._radius), open_C[best] = before, 0.0
+                continue
+            basis_nQ, rest, wrong_n = tried_nQ, other, now_n
             if self._done(rest):
                 break
             taken_C = free_C + _squares_of(fresh.float(), columns_nC)
         return list(zip(self._pair, self._radius, strict=True))
+
+    def _holds(self, wrong_n: Tensor, now_n: Tensor) -> bool:
+        """Whether the last push helps rows that it was not fitted to, by their squared errors without and with it."""
+        touching_n = self._length[:, self._pair[-1]] < self._radius[-1]
+        count = int(touching_n.sum())
+        if count < self._p.LEAST:
+            return False
+        better = float((now_n < wrong_n)[touching_n].double().mean())
+        sure = 0.5 + 0.5 * self._p.MARGIN / count**0.5
+        return better >= sure and float(now_n.sum()) <= (1.0 - self._p.SHARE) * float(wrong_n.sum())
 
     def _done(self, rest_nJ: Tensor) -> bool:
         return float(rest_nJ.square().mean().sqrt()) < self._p.EXACT
@@ -177,12 +201,13 @@ class _Search:
             at = int(gain_R.argmax())
             best = (float(radii_R[at]), float(gain_R[at]))
             step = (high - low) / 10
-            low, high = max(best[0] - step, 0.0), best[0] + step
+            low, high = max(best[0] - step, low), best[0] + step
         return best
 
     def _newton(self) -> None:
         """All radii together; a step that explains less is halved, and at last not made."""
         radius = torch.tensor(self._radius, dtype=torch.float64, device=self._x.device)
+        least = self._order_nL[self._p.LEAST, self._pair]  # within it so many rows touch
         rest, weight = self._solved(radius)
         left = float(rest.square().sum())
         for _ in range(self._p.NEWTON):
@@ -193,9 +218,9 @@ class _Search:
             gram = ((slope.T @ slope) * (weight @ weight.T)).unflatten(0, (2, -1)).unflatten(2, (2, -1)).sum((0, 2))
             pull = ((slope.T @ rest) * weight).sum(1).view(2, -1).sum(0)
             gram.diagonal().mul_(1.0 + 1e-9).add_(1e-12)
-            step = torch.linalg.lstsq(gram, pull[:, None]).solution[:, 0]
+            step = eigen_inverse(gram, LeastSquares.CUT) @ pull  # linalg.lstsq differs from call to call
             for _ in range(3):
-                tried = (radius + step).clamp(min=1e-6)
+                tried = torch.maximum(radius + step, least)
                 other, heavier = self._solved(tried)
                 if (now := float(other.square().sum())) < left:
                     break
@@ -220,6 +245,12 @@ def _orthonormal(columns_nX: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(columns_nX.T @ columns_nX)
     usable = values > LeastSquares.CUT * values[-1:].clamp(min=1e-30)
     return columns_nX @ (vectors[:, usable] / values[usable].sqrt())
+
+
+def _left_out(basis_nQ: Tensor, rest_nJ: Tensor) -> Tensor:
+    """Squared error of every row, predicted by a fit of the others to the basis, [n]."""
+    kept_n = (1.0 - basis_nQ.square().sum(1)).clamp(min=1e-6)
+    return rest_nJ.square().sum(1) / kept_n.square()
 
 
 def _without(columns_nX: Tensor, basis_nQ: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from marl.world_model.imagination.rollouts import rows_of
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import open_loop
 from marl.world_model.small.model import SmallModel
-from marl.world_model.small.pushes import Pushes
+from marl.world_model.small.pushes import Pushes, _Search
 from marl.world_model.small.regression import LeastSquares
 from marl.world_model.small.sample import Rows, Sample
 
@@ -59,6 +59,45 @@ def test_what_is_linear_needs_no_push() -> None:
     assert not pushes.radius_SK.any()
     assert torch.equal(pushes.fitted.weight_SPJ[:, :9], linear.weight_SPJ)
     assert not pushes.fitted.weight_SPJ[:, 9:].any()
+
+
+def test_a_push_that_few_rows_show_is_not_used() -> None:
+    """Within .07 of the second vector lie 5 of 1500 rows, exactly pushed; with more rows the same push is learned."""
+    few, many = rows_with(0.07, 30.0), rows_with(0.07, 30.0, 6000)
+    touching = [int((rows.obs[0, :, 2:4].norm(dim=1) < 0.07).sum()) for rows in (few, many)]
+    assert 0 < touching[0] < Pushes.LEAST <= touching[1]
+    assert not found(few)[0].radius_SK.any()
+    assert found(many)[0].radius_SK[0, 0] == pytest.approx(0.07, abs=1e-3)
+
+
+def test_kicks_without_a_law_are_no_pushes() -> None:
+    """Where the second vector is short, the last entries are kicked anywhere: no push predicts rows left out."""
+    for seed in range(5):
+        rows = rows_with(0.3, 0.0)
+        g = torch.Generator().manual_seed(seed)
+        near = rows.obs[..., 2:4].norm(dim=2, keepdim=True) < 0.12
+        # few large kicks among small ones: least squares follows them
+        kick = torch.randn(1, 1500, 2, generator=g) * torch.rand(1, 1500, 1, generator=g) ** -1.0
+        rows.after[..., 4:] += near * kick
+        pushes, linear = found(rows)
+        assert not pushes.radius_SK.any()
+        assert torch.equal(pushes.fitted.weight_SPJ[:, :9], linear.weight_SPJ)
+
+
+def test_the_same_rows_give_the_same_bits() -> None:
+    """Exact resume depends on it: a fit of several pushes, which are not all that there is, again and again."""
+    rows = rows_with(0.3, 3.0)
+    for first, radius in ((0, 0.4), (2, 0.5), (4, 0.25)):
+        d = rows.obs[..., first : first + 2]
+        length = d.norm(dim=2, keepdim=True)
+        rows.after[..., :2] += 2.0 * (radius - length).clamp(min=0) * d / length + 0.3 * (length < radius)
+    radii = []
+    for turn in range(6):
+        _ = [torch.full((size,), turn) for size in range(1, 100)]  # other numbers where memory is free
+        pushes = Pushes(torch.tensor([0, 2, 4]), 9, 6, 1, "cpu")
+        radii.append(_Search(pushes, rows.inputs[0], rows.obs[0], rows.after[0]).run())  # in double precision
+    assert len(radii[0]) >= 3
+    assert all(other == radii[0] for other in radii)
 
 
 def test_pushes_by_hand() -> None:
