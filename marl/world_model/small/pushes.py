@@ -10,7 +10,7 @@ of the rows that touch, of which there must be `LEAST`: few rows with large erro
 wrong in other episodes.
 
 Shape suffixes: S replicas, n rows, J observation entries and outputs, P free inputs, L pairs of neighbouring entries,
-K pushes, R radii, Q columns of an orthonormal basis.
+K pushes, R radii, C columns that may be pushes, Q columns of an orthonormal basis, X columns of any kind.
 
 Source: Mallat & Zhang 1993, Pati et al. 1993 (matching pursuit); Golub & Pereyra 1973 (linear unknowns projected
 out); Allen 1974 (PRESS: errors of rows left out).
