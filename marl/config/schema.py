@@ -191,6 +191,9 @@ class WorldModelConfig:
     """Width of every hidden layer of the model; unset: the preset's 200 or 512."""
     layers: Positive = 2
     """Hidden layers of encoder, decoder, reward and discount heads."""
+    decoder: Literal["change", "state"] = "change"
+    """Observations are predicted as a change of the last one, rewards by products of them and the action; or both from
+    the model's state alone, as in the paper."""
     posterior: Literal["state", "observation"] = "state"
     """The posterior sees [h, observation] as in the paper, or the observation alone, which leaves only the recurrent
     cell sequential."""
@@ -214,6 +217,9 @@ class WorldModelConfig:
     """Weight of the observation's log-likelihood (standardised observations, summed over entries)."""
     nr: Weight = 100.0
     """Weight of the rewards' log-likelihood (standardised, summed over agents)."""
+    sparse: Weight = 0.3
+    """L1 penalty of the reward head's weights, apart from Adam's moments: steps towards zero in an update (decoder
+    change)."""
     ng: Weight = 1.0
     """Weight of the discount's log-likelihood (summed over agents)."""
 

@@ -57,11 +57,12 @@ class MLP(nn.Module):
         sizes: widths from input to output.
         stream: noise of the initial weights.
         groups: G.
+        gain: scale of the initial weights.
     """
 
-    def __init__(self, sizes: Sequence[int], stream: Stream, groups: int = 1) -> None:
+    def __init__(self, sizes: Sequence[int], stream: Stream, groups: int = 1, gain: float = 1.0) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Dense(i, o, stream, groups) for i, o in pairwise(sizes))
+        self.layers = nn.ModuleList(Dense(i, o, stream, groups, gain) for i, o in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         """[S * G, n, in] to [S * G, n, out]."""

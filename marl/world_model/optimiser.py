@@ -69,7 +69,18 @@ class ReplicaAdam(Generic[Net]):
             mean.data = self.average_P[part].view_as(p)
             p.data, p.grad = self.flat_P[part].view_as(p), self._grad_P[part].view_as(p)
             offset = part.stop
+        self._shrunk: list[nn.Parameter] = []
+        self._force = 0.0
         self._grads = self._rows(self._grad_P)  # every parameter's gradient as [S, ...]
+
+    def shrink(self, part: nn.Module, force: float) -> None:
+        """From now on draw the weights (not biases) of `part` of the module to zero, by `force` step sizes an update.
+
+        The proximal step of an L1 penalty, apart from Adam's moments, as decay is of an L2 penalty.
+        Source: soft thresholding, Daubechies, Defrise and De Mol 2004 (arXiv math/0307152).
+        """
+        self._shrunk = [p for name, p in part.named_parameters() if name.endswith("weight")] if force > 0 else []
+        self._force = force
 
     def zero_grad(self) -> None:
         self._grad_P.zero_()
@@ -92,6 +103,8 @@ class ReplicaAdam(Generic[Net]):
         if self._decay:
             self.flat_P.mul_(1 - rate * self._decay)
         self.flat_P.sub_(size * self.first_P / (self.second_P.sqrt() + self.EPS))
+        for weight in self._shrunk:
+            weight.copy_(weight.sign() * (weight.abs() - rate * self._force).clamp(min=0.0))
         self.average_P.lerp_(self.flat_P, (10.0 / (10.0 + t)).clamp(min=self._forget))
         return norm_S
 

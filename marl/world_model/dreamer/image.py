@@ -11,6 +11,8 @@ transposed ones of kernels 5, 5, 6, 6 and stride 2; widths 48, 96, 192, 384.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -81,7 +83,8 @@ class ImageDecoder(nn.Module):
             Convolution(channels[k], channels[k + 1], kernels[k], stream, transposed=True) for k in range(4)
         )
 
-    def forward(self, features_SnF: Tensor) -> Tensor:
+    def forward(self, features_SnF: Tensor, *_: Tensor) -> Tensor:
+        """Whatever else a decoder is given is not looked at."""
         replicas = len(features_SnF)
         x = self.first(features_SnF).transpose(0, 1).flatten(1)[..., None, None]
         for k, layer in enumerate(self.layers):
@@ -95,7 +98,7 @@ class ImageNetworks(Networks):
     def __init__(
         self, action_size: int, num_agents: int, config: WorldModelConfig, stream: Stream, depth: int = 48
     ) -> None:
-        super().__init__(1, action_size, num_agents, config, stream)
+        super().__init__(1, action_size, num_agents, replace(config, decoder="state"), stream)
         self.encoder = ImageEncoder(depth, self.rssm.sizes.encoded, stream)
         self.decoder = ImageDecoder(self.rssm.sizes.features, depth, stream)
 

@@ -5,7 +5,8 @@ U joint action, N agents, L latents, C classes, M prior heads.
 
 Source: Hafner et al. 2021 (DreamerV2, arXiv 2010.02193), equation 2 and algorithms 1 and 2.
 Differs from source: one reward and one discount per agent; observations and rewards are standardised; the reward of
-an episode's first frame, which no action led to, has no loss.
+an episode's first frame, which no action led to, has no loss; the decoder predicts the change of the observation and
+the reward head knows products (heads.py), unless `wm.decoder` is "state".
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.config.schema import WorldModelConfig
 from marl.world_model import losses
+from marl.world_model.dreamer.heads import ChangeDecoder, RewardHead, StateDecoder, StateReward
 from marl.world_model.dreamer.rssm import RSSM, Observed, Sizes, State
 from marl.world_model.layers import MLP
 from marl.world_model.optimiser import ReplicaAdam
@@ -50,8 +52,14 @@ class Networks(nn.Module):
         )
         self.encoder: nn.Module = MLP((obs_size, *hidden), stream)
         self.rssm = RSSM(sizes, stream, config.posterior)
-        self.decoder: nn.Module = MLP((sizes.features, *hidden, obs_size), stream)
-        self.reward = MLP((sizes.features, *hidden, num_agents), stream)
+        self.decoder: nn.Module
+        self.reward: nn.Module
+        if config.decoder == "change":
+            self.decoder = ChangeDecoder((sizes.features, *hidden, obs_size), action_size, stream)
+            self.reward = RewardHead(obs_size + action_size, sizes.features, num_agents, stream)
+        else:
+            self.decoder = StateDecoder((sizes.features, *hidden, obs_size), stream)
+            self.reward = StateReward((sizes.features, *hidden, num_agents), stream)
         self.discount = MLP((sizes.features, *hidden, num_agents), stream)
 
     def encode(self, obs_SnJ: Tensor) -> Tensor:
@@ -96,6 +104,8 @@ class DreamerModel:
         self.optimiser = ReplicaAdam(
             self.networks, replicas, config.lr, config.max_grad_norm, config.lr_warmup, config.average
         )
+        if isinstance(self.networks.reward, RewardHead):
+            self.optimiser.shrink(self.networks.reward, config.sparse)
         self.averaged = self.optimiser.averaged
         self.obs_scale = Normaliser(replicas, layout.obs_size, device)
         self.reward_scale = Normaliser(replicas, num_agents, device)
@@ -136,8 +146,13 @@ class DreamerModel:
         frames = seq.first.shape[1:]
         reward = self.reward_scale.apply(seq.reward.flatten(1, 2))
         valid, follows = seq.valid.float(), seq.follows.float()
-        log_x = losses.gaussian_log_prob(obs.flatten(1, 2), networks.decoder(features)).unflatten(1, frames)
-        log_r = losses.gaussian_log_prob(reward, networks.reward(features)).unflatten(1, frames)
+        rows, action = obs.flatten(1, 2), seq.action.flatten(1, 2)
+        # a sequence's first frame may be in mid-episode, but what was before it is not at hand
+        before = torch.cat([torch.zeros_like(obs[:, :1]), obs[:, :-1]], dim=1).flatten(1, 2)
+        known = torch.cat([torch.zeros_like(follows[:, :1]), follows[:, 1:]], dim=1).flatten(1, 2)[..., None]
+        mean = networks.decoder(features, before, action, known)
+        log_x = losses.gaussian_log_prob(rows, mean).unflatten(1, frames)
+        log_r = losses.gaussian_log_prob(reward, networks.reward(features, rows, action)).unflatten(1, frames)
         label = self.gamma * seq.alive.flatten(1, 2)
         log_g = losses.bernoulli_log_prob(label, networks.discount(features)).sum(-1).unflatten(1, frames)
         kl_loss, kl, log_q = self._kl(observed)
@@ -182,7 +197,9 @@ class DreamerModel:
     @torch.no_grad()
     def observe(self, seq: Sequences, stream: Stream) -> State:
         """Posterior states after every frame, rows [S, T * B, ·]."""
-        return self.read(self.averaged, seq, stream)[1].state.flatten()
+        obs, observed = self.read(self.averaged, seq, stream)
+        state = observed.state.flatten()
+        return State(state.h, state.z, obs.flatten(1, 2))
 
     @torch.no_grad()
     def diagnose(self, seq: Sequences, stream: Stream) -> dict[str, Tensor]:
@@ -213,10 +230,13 @@ class DreamerModel:
     def step(self, state: State, action_SnU: Tensor, uniform_SnR: Tensor) -> tuple[State, Prediction]:
         """One step of the prior, decoded; uncertainty is the disagreement of the ensemble."""
         networks = self.averaged
-        state = networks.rssm.imagine_step(state, action_SnU, uniform_SnR)
-        features = state.features
-        obs = self.obs_scale.invert(networks.decoder(features))
-        reward = self.reward_scale.invert(networks.reward(features))
+        assert state.obs is not None, "a state that was observed or imagined by the model"
+        after = networks.rssm.imagine_step(state, action_SnU, uniform_SnR)
+        features, follows = after.features, torch.ones_like(action_SnU[..., :1])
+        seen = networks.decoder(features, state.obs, action_SnU, follows)
+        state = State(after.h, after.z, seen)
+        obs = self.obs_scale.invert(seen)
+        reward = self.reward_scale.invert(networks.reward(features, seen, action_SnU))
         discount = torch.sigmoid(networks.discount(features))
         with torch.no_grad():
             uncertainty = disagreement(networks.rssm.ensemble_logits(state.h))

@@ -34,6 +34,7 @@ class State:
 
     h: Tensor  # [S, ..., D] recurrent, deterministic
     z: Tensor  # [S, ..., Z] one-hots of the latents side by side
+    obs: Tensor | None = None  # [S, n, J] standardised, as it was seen or decoded; None within the state space
 
     @property
     def features(self) -> Tensor:
@@ -46,7 +47,7 @@ class State:
     def pick(self, index_SR: Tensor) -> State:
         """Rows `index_SR` of each replica's [S, n, ·]."""
         s = torch.arange(len(index_SR), device=index_SR.device)[:, None]
-        return State(self.h[s, index_SR], self.z[s, index_SR])
+        return State(self.h[s, index_SR], self.z[s, index_SR], None if self.obs is None else self.obs[s, index_SR])
 
 
 @dataclass

@@ -158,13 +158,15 @@ def gradients(model: DreamerModel, seq: Sequences) -> dict[str, bool]:
     return reached
 
 
-def test_every_term_reaches_its_own_parameters_only() -> None:
-    nothing = {"nx": 0.0, "nr": 0.0, "ng": 0.0, "beta": 0.0}
+@pytest.mark.parametrize("decoder", ["change", "state"])
+def test_every_term_reaches_its_own_parameters_only(decoder: str) -> None:
+    nothing = {"nx": 0.0, "nr": 0.0, "ng": 0.0, "beta": 0.0, "decoder": decoder}
     heads = {"nx": "decoder", "nr": "reward", "ng": "discount"}
     for term, head in heads.items():
         reached = gradients(*toy(**nothing | {term: 1.0}))
         assert {name for name in heads.values() if reached[name]} == {head}
-        assert reached["encoder"] and reached["rssm.cell"] and not reached["rssm.prior"]
+        teaches = term != "nr" or decoder == "state"  # a reward head that sees the observation leaves the state alone
+        assert reached["encoder"] == reached["rssm.cell"] == teaches and not reached["rssm.prior"]
     # of a single frame: later frames' priors also depend on the posterior's samples before, through h
     kl = nothing | {"beta": 1.0, "free_posterior": 0.0}
     model, seq = toy(**kl | {"alpha": 1.0})
@@ -188,6 +190,7 @@ def test_the_ensemble_teaches_nothing_back() -> None:
     ("kl", "sampled"), ("alpha", 0.3), ("beta", 0.7), ("free_prior", 0.12), ("free_posterior", 50.0),
     ("free_form", "average"), ("unimix", 0.3), ("nx", 3.0), ("nr", 3.0), ("ng", 3.0), ("posterior", "observation"),
     ("latents", 5), ("classes", 4), ("deter", 7), ("hidden", 11), ("layers", 1), ("ensemble", 3), ("preset", "gpu"),
+    ("decoder", "state"), ("sparse", 0.0),
 ])  # fmt: skip
 def test_every_setting_changes_the_update(field: str, value: object) -> None:
     base = {"free_posterior": 0.12, "free_form": "step", "hidden": None if field == "preset" else 10}
@@ -237,9 +240,9 @@ def test_discount_label_is_soft_and_truncation_continues() -> None:
 
 def test_reconstruction_r2_by_hand() -> None:
     """A decoder that says nothing (zeros for standardised data) has R^2 = 1 - mean square."""
-    model, seq = toy()
+    model, seq = toy(decoder="state")
     with torch.no_grad():
-        for parameter in model.networks.decoder.layers[-1].parameters():
+        for parameter in model.networks.decoder.state.layers[-1].parameters():
             parameter.zero_()
     metrics = model.loss(seq, Stream(0, "noise", [0, 1]))[1]
     squares = seq.obs[..., model.layout.dynamic_J].square().mean((1, 2, 3))
