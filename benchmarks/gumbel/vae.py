@@ -19,6 +19,7 @@ Shape suffixes: S seeds or draws, B rows of data, L = 2 latent dimensions, X = 2
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -126,7 +127,7 @@ def surrogate(arm: str, parameters: Parameters, x: Tensor, noise: Tensor) -> Ten
 
 
 @torch.no_grad()
-def log_evidence(parameters: Parameters, x: Tensor, side: int = 161, end: float = 6.0) -> Tensor:
+def log_evidence(parameters: Parameters, x: Tensor, side: int = 81, end: float = 6.0) -> Tensor:
     """log p(x) of the model, [S, B]: the trapezoidal rule on a grid of side x side latents over +-end."""
     axis = torch.linspace(-end, end, side)
     z = torch.cartesian_prod(axis, axis)
@@ -161,7 +162,7 @@ def trained(arm: str, seeds: range, updates: int, every: int = 0) -> tuple[Param
     return {name: [x.detach() for x in part] for name, part in parameters.items()}, curve
 
 
-def held_out(rows: int = 1000) -> Tensor:
+def held_out(rows: int = 500) -> Tensor:
     """Points that no model has seen, the same for all, [rows, X]."""
     return points(Stream(0, "vae held-out data", [0]), rows)[0]
 
@@ -189,7 +190,7 @@ def variance(rows: Tensor) -> float:
     return rows.double().var(0).sum().item()
 
 
-def measure(updates: int = 2000, every: int = 50, seeds: int = 8, draws: int = 2000) -> dict[str, Any]:
+def measure(updates: int = 2000, every: int = 50, seeds: int = 5, draws: int = 500) -> dict[str, Any]:
     """Curves of every arm, what the models reach, and the variance of the gradient at the same parameters."""
     range_S, x = range(seeds), held_out()
     arms, models = {}, {}
@@ -213,3 +214,18 @@ def measure(updates: int = 2000, every: int = 50, seeds: int = 8, draws: int = 2
         "arms": arms,
         "gradient_variance": variances,
     }
+
+
+# -------------------------------------------------------------------- reading
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def updates_to(result: dict[str, Any], arm: str, level: float) -> int:
+    """The first recorded update at which the mean ELBO over seeds of an arm is at least `level`.
+
+    Raises:
+        StopIteration: it never is.
+    """
+    curve = result["arms"][arm]["elbo"]
+    return next(i * result["every"] for i, values in enumerate(curve) if mean(values) >= level)
