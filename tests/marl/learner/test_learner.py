@@ -17,7 +17,8 @@ from marl.data.batch import Transitions
 from marl.data.collector import Collector
 from marl.data.replay import Replay
 from marl.errors import RunFailed, UserError
-from marl.learner import losses, relaxation
+from marl.learner import losses, maddpg, relaxation
+from marl.learner.finite_gradients import FiniteGradients
 from marl.learner.maddpg import MADDPG, joint_rows
 from marl.learner.networks import Actor, Critic
 
@@ -127,6 +128,44 @@ def test_replay_returns_what_was_stored() -> None:
     assert torch.equal(batch.joint, joint_rows(given.obs, given.action))
 
 
+def test_the_window_of_n_steps_slides() -> None:
+    """Every row sums its own step and the two after it, not those that filled the window first."""
+    buffer, steps = replay(n_step=3, gamma=0.5), [transitions(seed) for seed in range(6)]
+    for one in steps:
+        buffer.add(one)
+    batch = buffer.gather(torch.arange(4 * E).repeat(S, 1) + buffer._offset_S1)
+    for k in range(4):
+        rows, (now, then, last) = slice(k * E, (k + 1) * E), (one.reward for one in steps[k : k + 3])
+        torch.testing.assert_close(batch.reward[..., rows], now + 0.5 * then + 0.25 * last)
+        assert torch.equal(batch.obs[:, :, rows], steps[k].obs)
+        assert torch.equal(batch.next_obs[:, :, rows], steps[k + 2].next_obs)
+
+
+def test_a_restored_window_is_its_own() -> None:
+    buffer = filled(n_step=3)
+    state = buffer.state_dict()
+    before = copy.deepcopy(state["window"])
+    again = replay(n_step=3)
+    again.load_state_dict(state)
+    again.add(transitions(20))
+    assert all(
+        torch.equal(x, now[name]) for x_s, now in zip(before, state["window"], strict=True) for name, x in x_s.items()
+    )
+    buffer.add(transitions(20))
+    assert torch.equal(again.data_SCD[:, : again.size], buffer.data_SCD[:, : buffer.size])
+
+
+def test_replay_returns_the_masks_that_were_stored() -> None:
+    spec = replace(SPEC, has_masks=True)
+    buffer = Replay(spec, 100, E, Stream(0, "replay", range(S)), 0.9)
+    g = torch.Generator().manual_seed(0)
+    mask, next_mask = (torch.rand(S, N, E, H, K, generator=g) < 0.5 for _ in range(2))
+    buffer.add(transitions(mask=mask, next_mask=next_mask))
+    batch = buffer.gather(torch.arange(E).repeat(S, 1) + buffer._offset_S1)
+    assert batch.mask is not None and torch.equal(batch.mask, mask)
+    assert batch.next_mask is not None and torch.equal(batch.next_mask, next_mask)
+
+
 def test_n_step_sums_stop_at_the_end_of_an_episode() -> None:
     buffer = replay(n_step=3, gamma=0.5)
     ended = torch.zeros(S, N, E, dtype=torch.bool)
@@ -221,6 +260,26 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step() -> None:
     with pytest.raises(RunFailed, match=r"critic loss of agent 'listener'.*replica 1"):
         agent.update(batch)
     assert torch.equal(agent.critic.mlp.flat, before)
+
+
+@pytest.mark.parametrize("loss", ["critic", "actor"])
+def test_told_later_it_names_the_same_loss_agent_and_replica(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where norms are kept on the device until `check`; a pair of critics and two agents."""
+
+    def later(sizes: dict[str, int], agents: object, replicas: object, device: object, _: bool) -> FiniteGradients:
+        return FiniteGradients(sizes, agents, replicas, device, False)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(maddpg, "FiniteGradients", later)
+    agent, batch = learner(communication_correction=False, twin_critics=True), filled().sample(32)
+    agent.use("autograd")
+    if loss == "critic":
+        batch.reward[1, 1, 0] = float("nan")
+    else:
+        with torch.no_grad():
+            agent.actor.mlp.layers()[0][0][1, 1, 0, 0] = float("nan")
+    agent.update(batch)
+    with pytest.raises(RunFailed, match=rf"{loss} loss of agent 'listener'.*replica 1.*update 1"):
+        agent.check()
 
 
 OPTIONS = [
