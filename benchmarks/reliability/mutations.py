@@ -25,7 +25,6 @@ import shlex
 import subprocess
 import sys
 import tempfile
-import time
 import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +41,7 @@ LEARNER, MODEL = "tests/marl/learner/test_", "tests/marl/world_model/test_world_
 QUICK = "-k 'not probes and not central_critic and not every_scenario'"
 RULES = f"{LEARNER}update_rules.py {LEARNER}learner.py {LEARNER}explicit_update.py {QUICK}"
 EXPLICIT = f"{LEARNER}update_rules.py {LEARNER}explicit_update.py -k 'not autograd and not every_scenario'"
-IMAGINATION = f"{MODEL}imagination.py {MODEL}starts.py {MODEL}attach.py"
+IMAGINATION = f"{MODEL}imagination.py {MODEL}starts.py -k 'not never_trained_on'"
 MODULES = {
     "marl/learner/maddpg.py": RULES,
     "marl/learner/losses.py": RULES,
@@ -74,7 +73,6 @@ class Run(NamedTuple):
     """What became of the tests."""
 
     code: int  # 0: all passed; 1: one failed; negative: ended by that signal, -24 at the limit of processor time
-    test: str  # the first that failed
     seconds: float  # of processor time
     output: str
 
@@ -97,8 +95,7 @@ def run_tests(root: Path, tests: str, limit: float, compiled: bool = False) -> R
         _, status, usage = os.wait4(pid, 0)
         output.seek(0)
         told = output.read()
-    failed = [line.split(" ")[1] for line in told.splitlines() if line.startswith(("FAILED ", "ERROR "))]
-    return Run(os.waitstatus_to_exitcode(status), (failed or [""])[0], usage.ru_utime + usage.ru_stime, told)
+    return Run(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, told)
 
 
 def _child(root: Path, tests: str, limit: float, output: int, compiled: bool) -> int:
@@ -125,17 +122,15 @@ def limit_of(seconds: float) -> float:
 
 
 def judge(root: Path, mutant: Mutant, limit: float) -> dict[str, Any]:
-    """A mutant's row: what it is, and "killed" with the test that did or "survived"."""
+    """A mutant's row: what it is, and whether it was "killed" or "survived"."""
     path = root / mutant.module
     source = path.read_text(encoding="utf-8")
     path.write_text(mutant.code(source), encoding="utf-8")
     try:
-        code, test, seconds, _ = run_tests(root, MODULES[mutant.module], limit)
+        code = run_tests(root, MODULES[mutant.module], limit).code
     finally:
         path.write_text(source, encoding="utf-8")
-    outcome = "survived" if code == 0 else "killed"
-    by = test or {1: "a test", -24: "the time limit"}.get(code, f"exit code {code}") if code else ""
-    return dataclasses.asdict(mutant) | {"outcome": outcome, "by": by, "seconds": round(seconds, 1)}
+    return dataclasses.asdict(mutant) | {"outcome": "killed" if code else "survived"}
 
 
 def test_all(mutants: list[Mutant]) -> list[dict[str, Any]]:
@@ -192,7 +187,8 @@ def survivors(rows: list[dict[str, Any]]) -> str:
 def page_text(page: str, result: dict[str, Any]) -> str:
     """`page` with the sample's command, table and survivors between their marks."""
     begin, end = "<!-- mutations: begin -->", "<!-- mutations: end -->"
-    head = f"`{result['command']}`, {result['date']}:"
+    command = f"python -m benchmarks.reliability.mutations --count {result['count']} --seed {result['seed']}"
+    head = f"`{command}`, {result['date']}:"
     body = f"{head}\n\n{table(result['mutants'])}\n\n{survivors(result['mutants'])}"
     return page.partition(begin)[0] + f"{begin}\n{body}\n{end}" + page.partition(end)[2]
 
@@ -201,34 +197,45 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=8, help="mutants of a module (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
-    parser.add_argument("--modules", nargs="+", default=list(MODULES), choices=MODULES, metavar="PATH")
+    parser.add_argument(
+        "--modules", nargs="+", default=list(MODULES), choices=MODULES, metavar="PATH", help="%(choices)s"
+    )
     parser.add_argument("--again", action="store_true", help="only what survived in the stored sample")
     parser.add_argument("--out", type=Path, default=RESULT, help="default: benchmarks/results/mutations.json")
     options = parser.parse_args(argv)
     for name in WARM:
         if importlib.util.find_spec(name):
             __import__(name)
-    start, fields = time.monotonic(), {field.name for field in dataclasses.fields(Mutant)}
+    result: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
     if options.again:
-        result = json.loads(options.out.read_text())
-        alive = [row for row in result["mutants"] if row["outcome"] == "survived" and not equivalent(row)]
-        rows = test_all([Mutant(**{key: row[key] for key in fields}) for row in alive])
-        for row, new in zip(alive, rows, strict=True):
-            row |= new
+        again([row for row in result["mutants"] if row["outcome"] == "survived" and not equivalent(row)])
     else:
-        mutants = [mutant for name in options.modules for mutant in sample(ROOT, name, options.count, options.seed)]
-        rows = [row | {"first": row["outcome"]} for row in test_all(mutants)]
-        words = shlex.join(sys.argv[1:] if argv is None else argv)
-        command = f"python -m benchmarks.reliability.mutations {words}".strip()
-        result = {"command": command, "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}", "mutants": rows}
-        result["minutes"] = round((time.monotonic() - start) / 60)
-    from marl.runs.durable import replace_text  # only now: a fork must import the copy's marl
-
-    replace_text(options.out, json.dumps(result, indent=1) + "\n")
-    if options.out == RESULT:
-        replace_text(PAGE, page_text(PAGE.read_text(), result))
+        if (result.get("count"), result.get("seed")) != (options.count, options.seed):
+            result = {"count": options.count, "seed": options.seed, "mutants": []}
+        for module in options.modules:
+            rows = [
+                row | {"first": row["outcome"]} for row in test_all(sample(ROOT, module, options.count, options.seed))
+            ]
+            result["mutants"] = [row for row in result["mutants"] if row["module"] != module] + rows
+            write(options.out, result)  # after every module: a night may be cut short
+    write(options.out, result)
     print(table(result["mutants"]))
     return int(any(row["outcome"] == "survived" and not equivalent(row) for row in result["mutants"]))
+
+
+def again(alive: list[dict[str, Any]]) -> None:
+    """Test these rows once more and write what became of them into them."""
+    fields = {field.name for field in dataclasses.fields(Mutant)}
+    for row, new in zip(alive, test_all([Mutant(**{key: row[key] for key in fields}) for row in alive]), strict=True):
+        row |= new
+
+
+def write(out: Path, result: dict[str, Any]) -> None:
+    """The record and, where it is the published one, its page."""
+    result["date"] = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    if out == RESULT:
+        PAGE.write_text(page_text(PAGE.read_text(), result))
 
 
 if __name__ == "__main__":
