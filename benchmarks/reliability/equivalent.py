@@ -25,5 +25,10 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "steps = int(trained * chosen.share) * len(self._division.evaluated) if self.cost_unknown else 0",
         "steps = int(trained * chosen.share) * len(self._division.evaluated) if self.cost_unknown else -1",
     ): "a budget below zero is none, as one of zero is",
+    (
+        "marl/evaluate/returns.py",
+        "batch: int = 32,",
+        "batch: int = 31,",
+    ): "how many episodes run side by side: same results",
 }
 """(module, the lines before, the lines after) -> why they do the same."""

@@ -197,7 +197,14 @@ def test_scripts_need_no_run(tmp_path, capsys):
         (["--scripted", "chase", "--env", "simple_tag"], "--scripted chase+flee"),
         (["--scripted", "chase", "--env", "simple_tag", "--against", "no_run"], "no such run directory, and the scr"),
         (["--scripted", "chase", "--env", "simple_tag", "--against", "surround"], "cannot play the rest"),
-        (["--scripted", "random", "--env", "simple", "--episodes", "1", "--json", "/no/such/x.json"], "cannot write"),
+        (
+            ["--scripted", "random", "--env", "simple", "--episodes", "1", "--json", "/no/such/x.json"],
+            "there is no such directory.",
+        ),
+        (
+            ["--scripted", "random", "--env", "simple", "--episodes", "1", "--json", "/"],
+            "cannot write /: it is a directory.",
+        ),
         (["--scripted", "random", "--env", "simple", "--episodes", "1", "--gif", "/no/such/x.gif"], "cannot write"),
     ],
 )
@@ -389,3 +396,20 @@ def test_damaged_and_empty_runs_exit_with_2(saved, tmp_path, capsys):
     policy.write_bytes(policy.read_bytes()[:-20])
     assert main([str(saved), "--episodes", "1"]) == 2
     assert "damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "closed"), [("simple", 0), ("toy_envs:Masked", 1)])
+def test_an_environment_that_is_made_for_its_spec_is_closed_unless_it_is_mpe_s(name, closed, monkeypatch):
+    """Closing one of mpe2's ends the drawing of all others."""
+    calls = []
+    made = evaluation.parallel_env
+
+    def watched(env_id, **args):
+        env = made(env_id, **args)
+        close = env.close
+        monkeypatch.setattr(env, "close", lambda: (calls.append(env_id), close()), raising=False)
+        return env
+
+    monkeypatch.setattr(evaluation, "parallel_env", watched)
+    assert evaluation._spec_of(name, {}).num_agents > 0
+    assert len(calls) == closed

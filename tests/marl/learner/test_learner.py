@@ -201,12 +201,19 @@ def test_replicas_are_independent_of_each_other() -> None:
 
 
 def test_independent_critic_sees_its_own_agent_alone() -> None:
-    critic = Critic(SPEC, (16,), True, Stream(1, "c", range(S)), independent=True)
+    """A linear one: moved by its weights times the change of its own agent's observation, by nothing of the other's."""
+    critic = Critic(SPEC, (), False, Stream(1, "c", range(S)), independent=True)
     t = transitions()
-    other = t.obs.clone()
-    other[:, 1] += 1.0
-    before, after = critic(joint_rows(t.obs, t.action)), critic(joint_rows(other, t.action))
-    assert torch.equal(before[:, :, 0], after[:, :, 0]) and not torch.equal(before[:, :, 1], after[:, :, 1])
+    other = t.obs.clone().requires_grad_()
+    before = critic(joint_rows(other, t.action))
+    (slope_SNEO,) = torch.autograd.grad(before[:, 0, 1].sum(), other)
+    assert not slope_SNEO[:, 0].any() and (slope_SNEO[:, 1].abs().sum(-1) > 0.1).all()
+    change = torch.rand(S, E, WIDTH, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        other[:, 1] += change
+        after = critic(joint_rows(other, t.action))
+    assert torch.equal(before[:, :, 0], after[:, :, 0])
+    torch.testing.assert_close((after - before)[:, 0, 1], (slope_SNEO[:, 1] * change).sum(-1), atol=1e-5, rtol=1e-4)
 
 
 # ------------------------------------------------------------- the learner
@@ -328,6 +335,39 @@ def test_every_option_updates_exactly_repeatably_and_changes_something(options: 
     again.update(batch)
     assert torch.equal(once.actor.mlp.flat, again.actor.mlp.flat)
     assert torch.equal(once.critic.mlp.flat, again.critic.mlp.flat)
+
+
+BONUSES = {
+    "signalling_bonus": ({"signalling_bonus": 1.0}, 0.15),
+    "listening_bonus": ({"listening_bonus": 1.0}, 0.05),
+    "logit_penalty": ({"logit_penalty": 1.0}, -0.05),
+}
+
+
+@pytest.mark.parametrize("name", BONUSES)
+def test_what_is_paid_for_grows_and_what_costs_shrinks(name: str) -> None:
+    """After 60 updates, against the same learner without it: bits of language, of listening, and mean square logits."""
+    options, least = BONUSES[name]
+
+    def amount(changes: dict[str, object]) -> float:
+        plain = {"signalling_bonus": 0.0, "listening_bonus": 0.0, "logit_penalty": 0.0}
+        agent, buffer = learner(**{**plain, "actor_lr": 1e-2, "lr_final": 1.0, **changes}), filled()
+        for _ in range(60):
+            agent.update(buffer.sample(32))
+        batch = buffer.sample(400)
+        with torch.no_grad():
+            logits = agent.actor(batch.obs)
+            muted = batch.obs.clone()
+            muted[:, 1, :, 2:5] = 0.0
+            found = {
+                "signalling_bonus": losses.signalling_bonus(logits[:, :1, :, 0], agent.head_mask[0, :, 0], 1.0),
+                "listening_bonus": losses.listening_bonus(logits, agent.actor(muted), agent.head_mask)[:, 1],
+                "logit_penalty": losses.logit_penalty(logits, agent.head_mask),
+            }
+        return float(found[name].mean())
+
+    change = amount(options) - amount({})
+    assert change * math.copysign(1, least) > abs(least)
 
 
 def test_a_share_of_the_step_size_is_that_share_of_the_step_of_that_agent_alone() -> None:

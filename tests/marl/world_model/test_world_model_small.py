@@ -209,12 +209,20 @@ def test_members_disagree_more_away_from_the_data() -> None:
 
 
 def test_member_is_chosen_by_the_noise() -> None:
+    """Member k of M for noise in [k / M, (k + 1) / M): what it adds to the linear prediction, and nobody else's."""
     model, test = trained("simple_spread", 5, kind="mlp", count=10)
     state, action = model.observe(test, Stream(0, "n", [0])), test.action.flatten(1, 2)
-    low, high, low_again = (
-        model.step(state, action, torch.full((1, action.shape[1], 1), u))[0].obs for u in (0.1, 0.9, 0.4)
-    )
-    assert torch.equal(low, low_again) and not torch.equal(low, high)
+    dynamic = state.obs[..., model.layout.dynamic_J]
+    linear = model.linear(model._inputs(dynamic, action))
+    rest = model._members(model.networks.residual, model.features(dynamic), action)  # type: ignore[arg-type]
+    members = rest.shape[1]
+    apart = ((rest[:, 1:] - rest[:, :-1]) * model._rest_scale()).abs().amax((0, 2, 3))
+    assert members > 1 and (apart > 3e-4).all()
+    for k in range(members):
+        for u in (k / members + 1e-3, (k + 1) / members - 1e-3):
+            obs = model.step(state, action, torch.full((1, action.shape[1], 1), u))[0].obs
+            expected = linear + rest[:, k] * model._rest_scale()
+            torch.testing.assert_close(obs[..., model.layout.dynamic_J], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_features_by_hand() -> None:
