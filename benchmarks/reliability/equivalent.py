@@ -30,5 +30,10 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "batch: int = 32,",
         "batch: int = 31,",
     ): "how many episodes run side by side: same results",
+    (
+        "marl/learner/maddpg.py",
+        "def update_many(self, source: BatchSource, rows: int, count: int, progress: float = 0.0) -> None:",
+        "def update_many(self, source: BatchSource, rows: int, count: int, progress: float = 1.0) -> None:",
+    ): "nobody used this default, which is gone since",
 }
 """(module, the lines before, the lines after) -> why they do the same."""

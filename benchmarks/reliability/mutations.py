@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.reliability.equivalent import EQUIVALENT
-from benchmarks.reliability.mutants import Mutant, sample
+from benchmarks.reliability.mutants import Mutant, describe, sample
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
@@ -38,6 +38,7 @@ RESULT = ROOT / "benchmarks" / "results" / "mutations.json"
 WARM = ("torch", "numba", "numpy", "scipy.stats", "pytest", "tyro", "gymnasium", "pettingzoo", "mpe2")
 
 LEARNER, MODEL = "tests/marl/learner/test_", "tests/marl/world_model/test_world_model_"
+EVALUATE = "tests/marl/evaluate/test_"
 QUICK = "-k 'not probes and not central_critic and not every_scenario'"
 RULES = f"{LEARNER}update_rules.py {LEARNER}learner.py {LEARNER}explicit_update.py {QUICK}"
 EXPLICIT = f"{LEARNER}update_rules.py {LEARNER}explicit_update.py -k 'not autograd and not every_scenario'"
@@ -48,14 +49,16 @@ MODULES = {
     "marl/learner/relaxation.py": f"{LEARNER}relaxation.py {LEARNER}relaxation_estimators.py",
     "marl/learner/explicit/update.py": EXPLICIT,
     "marl/learner/explicit/kernels.py": EXPLICIT,
-    "marl/data/replay.py": f"{LEARNER}update_rules.py {LEARNER}learner.py {LEARNER}frames.py {QUICK}",
+    "marl/data/replay.py": f"{LEARNER}replay.py {LEARNER}frames.py {RULES}",
     "marl/world_model/imagination/gate.py": IMAGINATION,
     "marl/world_model/imagination/rollouts.py": IMAGINATION,
     "marl/world_model/imagination/source.py": IMAGINATION,
     "marl/world_model/imagination/starts.py": f"{MODEL}starts.py",
     "marl/world_model/imagination/through.py": f"{MODEL}through.py",
-    "marl/evaluate/returns.py": "tests/marl/evaluate/test_returns.py tests/marl/evaluate/test_endless.py",
-    "marl/training/evaluator.py": "tests/marl/training/test_evaluator.py tests/marl/evaluate/test_budget.py",
+    "marl/evaluate/returns.py": " ".join(
+        f"tests/marl/evaluate/test_{name}.py" for name in ("spec_of", "returns", "endless")
+    ),
+    "marl/training/evaluator.py": f"tests/marl/training/test_evaluator.py {EVALUATE}budget.py",
 }
 """Module -> what pytest is given: the files that name its behaviour, quick ones first."""
 
@@ -102,7 +105,7 @@ def _child(root: Path, tests: str, limit: float, output: int, compiled: bool) ->
     os.dup2(output, 1), os.dup2(output, 2)
     seconds = int(limit) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
-    for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("benchmarks", "envs", "marl")]:
         del sys.modules[name]
     os.chdir(root)
     sys.path[:] = [str(root), *(path for path in sys.path if Path(path or ".").resolve() != ROOT)]
@@ -224,9 +227,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def again(alive: list[dict[str, Any]]) -> None:
-    """Test these rows once more and write what became of them into them."""
-    fields = {field.name for field in dataclasses.fields(Mutant)}
-    for row, new in zip(alive, test_all([Mutant(**{key: row[key] for key in fields}) for row in alive]), strict=True):
+    """Test these rows once more and write what became of them into them.
+
+    Raises:
+        RuntimeError: a module has changed, so that a row names no mutant of it.
+    """
+    mutants = [Mutant(**{field.name: row[field.name] for field in dataclasses.fields(Mutant)}) for row in alive]
+    for mutant in mutants:
+        source = (ROOT / mutant.module).read_text(encoding="utf-8")
+        now = describe(mutant.module, source, mutant.line, mutant.operator, mutant.occurrence)
+        if (now.before, now.after) != (mutant.before, mutant.after):
+            raise RuntimeError(f"{mutant.module} has changed at {mutant.before!r}: draw a new sample")
+    for row, new in zip(alive, test_all(mutants), strict=True):
         row |= new
 
 
