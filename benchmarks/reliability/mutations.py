@@ -42,7 +42,7 @@ EVALUATE = "tests/marl/evaluate/test_"
 QUICK = "-k 'not probes and not central_critic and not every_scenario'"
 RULES = f"{LEARNER}update_rules.py {LEARNER}learner.py {LEARNER}explicit_update.py {QUICK}"
 EXPLICIT = f"{LEARNER}update_rules.py {LEARNER}explicit_update.py -k 'not autograd and not every_scenario'"
-IMAGINATION = f"{MODEL}imagination.py {MODEL}starts.py -k 'not never_trained_on'"
+IMAGINATION = f"{MODEL}imagination.py {MODEL}starts.py {MODEL}attach.py -k 'not never_trained_on'"
 MODULES = {
     "marl/learner/maddpg.py": RULES,
     "marl/learner/losses.py": RULES,

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from test_world_model_imagination import CONFIG, source
+from world_model_data import play
 
 import envs
 from envs.streams import Stream
@@ -139,3 +141,24 @@ def test_bad_input_is_refused_in_words(
     monkeypatch.setattr(compose, "from_dict", lambda *_: replace(config, world_model=False))
     assert command.main([str(run)]) == 2
     assert "trained without a world model" in capsys.readouterr().err
+
+
+def test_imagination_is_renewed_at_its_step_and_before_that_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten environments a step and every 51 of them: the sixth step, not the fifth."""
+    env = envs.make("simple_speaker_listener", num_envs=20)
+    built = source(env.spec, replace(CONFIG, refresh_every=51))
+    due: list[int] = []
+    monkeypatch.setattr(built.training.model, "check", lambda: due.append(step))
+    expected, since = [], 0
+    for step, transitions in enumerate(play(env, 40, replicas=2)):
+        built.add(transitions)
+        if not due:
+            before = built.imagined._stream.state_dict()
+            built.sample(40)
+            assert built.imagined._stream.state_dict() == before and not built.imagined.filled
+        if built.training.begun:
+            since += 10
+            if since > 50:
+                expected.append(step)
+                since = 0
+    assert due == expected and len(due) > 2
