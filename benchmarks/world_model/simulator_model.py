@@ -51,6 +51,9 @@ class SimulatorModel:
     def update(self, seq: Sequences, stream: Stream) -> None:
         """Nothing to learn."""
 
+    def calibrate(self, seq: Sequences, stream: Stream) -> None:
+        """Nothing to choose."""
+
     def observe(self, seq: Sequences, stream: Stream) -> ObsState:
         return ObsState(seq.obs[..., self.layout.dynamic_J].flatten(1, 2))
 

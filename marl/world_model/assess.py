@@ -79,8 +79,12 @@ def collect(
         seed: of resets and choices.
         options: keyword arguments of `envs.make`.
     """
-    env = envs.make(env_id, num_envs=replicas * episodes, **options)
-    spec, layout = env.spec, Layout(env.spec)
+    return collect_in(envs.make(env_id, num_envs=replicas * episodes, **options), policy, replicas, steps, seed)
+
+
+def collect_in(env: envs.BatchedEnv, policy: Policy | None, replicas: int, steps: int, seed: int) -> Sequences:
+    """Fresh episodes as `collect` has them, in environments that are dealt out to the replicas; they are closed."""
+    spec, layout, episodes = env.spec, Layout(env.spec), env.num_envs // replicas
     stream = Stream(seed, "assess", range(replicas))
     mask = spec.head_mask[:, None]
 

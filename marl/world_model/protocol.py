@@ -50,6 +50,9 @@ class WorldModel(Protocol):
     def update(self, seq: Sequences, stream: Stream) -> None:
         """One update from sequences."""
 
+    def calibrate(self, seq: Sequences, stream: Stream) -> None:
+        """Choose by held-out episodes what of the model imagines; nothing is fitted to them."""
+
     def observe(self, seq: Sequences, stream: Stream) -> Any:
         """The state after every frame, given all frames up to it; rows [S, T * B, ·]."""
 

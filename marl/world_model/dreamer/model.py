@@ -176,6 +176,9 @@ class DreamerModel:
         return -losses.categorical_log_prob(q_SnCL[:, None], torch.log_softmax(logits_SMnCL, dim=losses.CLASSES)).sum(1)
 
     # -------------------------------------------------------------- imagining
+    def calibrate(self, seq: Sequences, stream: Stream) -> None:
+        """Nothing to choose: all of the model imagines."""
+
     @torch.no_grad()
     def observe(self, seq: Sequences, stream: Stream) -> State:
         """Posterior states after every frame, rows [S, T * B, ·]."""

@@ -44,9 +44,10 @@ class Gate:
 
     @torch.no_grad()
     def measure(self, model: WorldModel) -> None:
-        """Measure the errors of `model` and set how long rollouts may be."""
+        """Let `model` choose what of it imagines, measure its errors, and set how long rollouts may be."""
         config = self._config
         seq = self._held_out.windows(self._span, config.size("sequences"), self._stream)
+        model.calibrate(seq, self._stream)
         self.errors_SK, self.reward_errors_SK = rollout_errors(model, seq, config.rollout, self._layout, self._stream)
         good_SK = (self.errors_SK <= config.gate) & (self.reward_errors_SK <= config.reward_gate)
         self.length_S = good_SK.long().cumprod(1).sum(1)

@@ -1,13 +1,15 @@
 """The small model: linear dynamics in closed form, an ensemble of networks for what is not linear and for the reward.
 
 The joint-observation dynamics of most MPE tasks is exactly linear, so that least squares over all transitions seen
-predicts whole episodes; kind "linear" imagines with it alone. "mlp" adds the pushes of bodies that touch, in closed
-form too (marl/world_model/small/regression.py), and networks for what is left. Rewards are
-distances from what some entry names: least squares of products knows them from few episodes, and networks learn the
-rest.
+predicts whole episodes; kind "linear" imagines with it alone. "mlp" adds the pushes of bodies that touch, with radii
+that are learned (marl/world_model/small/pushes.py), and networks for what is left. Rewards are distances from what
+some entry names: least squares of products knows them from few episodes, and networks learn the rest.
+
+No open loop is worse than a simpler one: `calibrate` compares copying the last observation, the linear dynamics, that
+with pushes, and all of it with networks on held-out episodes, and imagination uses the simplest that is as good as any.
 
 Shape suffixes: S replicas, M members, E environments, n rows, J predicted observation entries, U joint action,
-N agents, P inputs of the linear part.
+N agents, P inputs of the linear part, Q those and the pushes, L levels of the dynamics.
 
 Source: ensembles with a random member per step: Chua et al. 2018 (PETS, arXiv 1805.12114), Janner et al. 2019 (MBPO,
 1906.08253).
@@ -25,18 +27,26 @@ from torch import Tensor, nn
 
 from envs.streams import Stream
 from marl.config.schema import WorldModelConfig
+from marl.errors import UserError
 from marl.world_model import losses
 from marl.world_model.layers import Dense
 from marl.world_model.layout import Layout
 from marl.world_model.optimiser import ReplicaAdam
 from marl.world_model.protocol import Prediction, raise_on_faults
 from marl.world_model.sequences import Normaliser, Sequences, StepRows
+from marl.world_model.small.pushes import Pushes, padded
 from marl.world_model.small.regression import Features, LeastSquares, Ridge
+from marl.world_model.small.sample import Sample
 
 WIDTH = 128  # of the networks' hidden layers
 DECAY = 0.3  # of the networks' weights, as a share of the step size: there are few transitions to learn from
 BEFORE = 0.1  # scale of the observation before the step among the rewards' inputs: seldom needed, and it costs data
 GROWTH = 1.02  # of the data, after which what is linear is solved anew
+SEARCH_GROWTH = 1.5  # of the data, after which pushes are looked for anew
+SAMPLE = 4096  # transitions in which they are looked for
+COPY, LINEAR, PUSHES, NETWORKS = range(4)  # levels of the dynamics, each with all below it
+GAIN = 0.95  # of the error of a simpler level, below which a level must be to be preferred
+STARTS = 5  # frames of a held-out window from which levels are compared
 FARTHEST = 10.0  # deviations from the mean, to which the rewards' closed form is cut
 
 
@@ -94,14 +104,14 @@ class SmallModel:
         replicas, device = len(stream.key_R), stream.key_R.device
         agents, j, u = layout.spec.num_agents, layout.obs_size, layout.action_size
         self.features = Features(layout, replicas)
-        inputs, pushes = j + u + 1, self.features.contacts_size
-        self._touching = config.kind == "mlp" and pushes > 0
-        self.linear: LeastSquares = (
-            Ridge(inputs + pushes, j, replicas, device, inputs)
-            if self._touching
-            else LeastSquares(inputs, j, replicas, device)
-        )
-        self.rewards = Ridge(self.features.reward_size, agents, replicas, device)
+        inputs, pairs = j + u + 1, self.features.pairs_L
+        self.linear = LeastSquares(inputs, j, replicas, device)
+        self._pushing = config.kind == "mlp" and len(pairs) > 0
+        self._paid = len(pairs) > 0 and not self.features.multiply  # rewards may depend on who touches whom
+        searched = self._pushing or self._paid
+        self.pushes = Pushes(pairs, inputs, j, replicas, device) if searched else None
+        self.sample = Sample(SAMPLE if searched else 0, (j, u, agents), replicas, device)
+        self.rewards = Ridge(self.features.reward_size + self._paid * Pushes.MOST, agents, replicas, device)
         self.obs_scale = Normaliser(replicas, j, device)
         self.reward_scale = Normaliser(replicas, agents, device)
         dynamics = config.kind == "mlp"
@@ -110,22 +120,51 @@ class SmallModel:
             self.networks, replicas, config.lr, config.max_grad_norm, config.lr_warmup, config.average, DECAY
         )
         self.averaged = self.optimiser.averaged
-        self._absorbed, self._solved = 0, 0  # joint steps
+        self._absorbed, self._solved, self._searched = 0, 0, 0  # joint steps
+        self._levels = [COPY, LINEAR, *([PUSHES] if self._pushing else []), *([NETWORKS] if dynamics else [])]
+        self.level_S = torch.full((replicas,), self._levels[-1], device=device)  # of the dynamics that imagine
+        self._highest = self._levels[-1]  # of these, on the host
         self._metrics: dict[str, Tensor] = {}
 
     def absorb(self, step: StepRows, mask_SE: Tensor) -> None:
         """Add one joint step to the least-squares problems and the statistics."""
         obs, after = step.obs[..., self.layout.dynamic_J], step.next_obs[..., self.layout.dynamic_J]
         self._absorbed += 1
-        self.linear.add(self._inputs(obs, step.action), after, mask_SE)
-        self.rewards.add(self.features.rewards(after), step.reward, mask_SE)
+        self.linear.add(_with_one(obs, step.action), after, mask_SE)
+        if self.pushes is not None:
+            self.sample.add(obs, step.action, after, step.reward, mask_SE)
+        self.rewards.add(self._paying(after), step.reward, mask_SE)
         self.obs_scale.add(after, mask_SE)
         self.features.scale.add(self.features.raw(after), mask_SE)
         self.reward_scale.add(step.reward, mask_SE)
 
     def _inputs(self, obs_SnJ: Tensor, action_SnU: Tensor) -> Tensor:
-        parts = [obs_SnJ, action_SnU, torch.ones_like(obs_SnJ[..., :1])]
-        return torch.cat([*parts, self.features.contacts(obs_SnJ)] if self._touching else parts, dim=2)
+        """Observation, action, one, and the pushes if there are any, [S, n, Q]."""
+        inputs = _with_one(obs_SnJ, action_SnU)
+        if not self._pushing:
+            return inputs
+        assert self.pushes is not None
+        return torch.cat([inputs, self.pushes.features(obs_SnJ)], dim=2)
+
+    def _paying(self, after_SnJ: Tensor) -> Tensor:
+        """Inputs of the rewards' closed form."""
+        if not self._paid:
+            return self.features.rewards(after_SnJ)
+        assert self.pushes is not None
+        return torch.cat([self.features.rewards(after_SnJ), self.pushes.touching(after_SnJ)], dim=2)
+
+    @property
+    def closed(self) -> LeastSquares:
+        """All of the dynamics in closed form, of `_inputs`."""
+        return self.pushes.fitted if self._pushing and self.pushes is not None else self.linear
+
+    def _weight(self, level_S: Tensor) -> Tensor:
+        """Of the closed form at every replica's level, [S, Q, J]."""
+        full = self.closed.weight_SPJ
+        linear = padded(self.linear.weight_SPJ, full.shape[1])
+        copy = torch.eye(*full.shape[1:], dtype=full.dtype, device=full.device)
+        level = level_S[:, None, None]
+        return torch.where(level == COPY, copy, torch.where(level == LINEAR, linear, full))
 
     def _members(self, network: SkipMLP, *inputs_SnX: Tensor) -> Tensor:
         """Every member's output [S, M, n, ·] of the same inputs."""
@@ -146,11 +185,23 @@ class SmallModel:
         if self._absorbed > GROWTH * self._solved:
             self._solved = self._absorbed
             self.linear.solve()
+            if self.pushes is not None and self._absorbed > SEARCH_GROWTH * self._searched:
+                self._searched = self._absorbed
+                self._search(self.pushes)
             self.rewards.solve()
         self.optimiser.zero_grad()
         loss_S, self._metrics = self.loss(seq)
         loss_S.sum().backward()
         self._metrics["grad_norm"] = self.optimiser.step()
+
+    def _search(self, pushes: Pushes) -> None:
+        """Look for pushes anew; rewards by whether they touch are then learned from the sample."""
+        rows = self.sample.rows()
+        pushes.fit(rows, self.linear)
+        if self._paid:
+            inputs, agents = self.rewards.cross_SPJ.shape[1:]
+            self.rewards = Ridge(inputs, agents, len(rows.weight), rows.weight.device)
+            self.rewards.add(self._paying(rows.after), rows.reward, rows.weight)
 
     def loss(self, seq: Sequences) -> tuple[Tensor, dict[str, Tensor]]:
         """Half the squared error of rewards and residuals, cross entropy of the discount, [S]; and each [S]."""
@@ -168,16 +219,16 @@ class SmallModel:
         metrics = {"reward_r2": 1.0 - squares_S}
         total_SMn = 0.5 * error_SMnN.square().sum(3) - log_g.sum(3)
         if self.networks.residual is not None:
-            rest = (after - self.linear(self._inputs(obs, action))) / self._rest_scale()
+            rest = (after - self.closed(self._inputs(obs, action))) / self._rest_scale()
             guess = self._members(self.networks.residual, self.features(obs), action)
             total_SMn = total_SMn + 0.5 * (rest[:, None] - guess).square().sum(3)
         loss_S = (total_SMn * share_S1n).sum((1, 2))
-        relative = (self.linear.residual_S1J / self.obs_scale.std_S1X).square().mean((1, 2)).sqrt()
+        relative = (self.closed.residual_S1J / self.obs_scale.std_S1X).square().mean((1, 2)).sqrt()
         return loss_S, {**metrics, "loss": loss_S.detach(), "linear_rmse": relative}
 
     def _rest_scale(self) -> Tensor:
-        """Deviation of the linear part's residual; at least a thousandth of the entry's own."""
-        return torch.maximum(self.linear.residual_S1J, 1e-3 * self.obs_scale.std_S1X)
+        """Deviation of the closed form's residual; at least a thousandth of the entry's own."""
+        return torch.maximum(self.closed.residual_S1J, 1e-3 * self.obs_scale.std_S1X)
 
     def _reward_rest_scale(self) -> Tensor:
         """Deviation of what the closed form leaves of the rewards, [S, 1, N]; at least a thousandth of their own."""
@@ -185,7 +236,7 @@ class SmallModel:
 
     def _solved_rewards(self, after_SnJ: Tensor) -> Tensor:
         """Rewards by the closed form, [S, n, N]."""
-        predicted = self.reward_scale.apply(self.rewards(self.features.rewards(after_SnJ)))
+        predicted = self.reward_scale.apply(self.rewards(self._paying(after_SnJ)))
         return self.reward_scale.invert(predicted.clamp(-FARTHEST, FARTHEST))
 
     # -------------------------------------------------------------- imagining
@@ -200,21 +251,69 @@ class SmallModel:
     def step(self, state: ObsState, action_SnU: Tensor, uniform_SnR: Tensor) -> tuple[ObsState, Prediction]:
         """One step of a member that `uniform_SnR` picks for every row; the mean of all members' rewards."""
         obs, networks = state.obs, self.averaged
-        after = self.linear(self._inputs(obs, action_SnU))
-        spread_Sn = torch.zeros_like(obs[..., 0])
-        if networks.residual is not None:
-            rest_SMnJ = self._members(networks.residual, self.features(obs), action_SnU)
-            rest_SMnJ = rest_SMnJ * self._rest_scale()[:, None]
-            member_Sn = (uniform_SnR[..., 0] * self.config.size("ensemble")).long()
-            index = member_Sn[:, None, :, None].expand(-1, 1, -1, rest_SMnJ.shape[3])
-            after = after + rest_SMnJ.gather(1, index)[:, 0]
-            spread_Sn = _variance(rest_SMnJ.detach() / self.obs_scale.std_S1X[:, None])
+        after, spread_Sn = self._after(obs, action_SnU, uniform_SnR, self.level_S, self._highest)
         predicted, logits = self._heads(networks, obs, action_SnU, after)
         predicted = predicted * self._reward_rest_scale()[:, None]
         reward = self._solved_rewards(after) + predicted.mean(1)
         discount = torch.sigmoid(logits).mean(1)
         doubt_Sn = _variance(predicted.detach() / self.reward_scale.std_S1X[:, None])
         return ObsState(after), Prediction(after, reward, discount, spread_Sn + doubt_Sn)
+
+    def _after(
+        self, obs_SnJ: Tensor, action_SnU: Tensor, uniform_SnR: Tensor, level_S: Tensor, highest: int
+    ) -> tuple[Tensor, Tensor]:
+        """The next observation at every replica's level, and the members' disagreement [S, n]."""
+        if highest == COPY:
+            return obs_SnJ, torch.zeros_like(obs_SnJ[..., 0])
+        inputs = self._inputs(obs_SnJ, action_SnU) if highest > LINEAR else _with_one(obs_SnJ, action_SnU)
+        after = torch.bmm(inputs, self._weight(level_S)[:, : inputs.shape[2]])
+        residual = self.averaged.residual
+        if residual is None or highest < NETWORKS:
+            return after, torch.zeros_like(obs_SnJ[..., 0])
+        rest_SMnJ = self._members(residual, self.features(obs_SnJ), action_SnU)
+        rest_SMnJ = rest_SMnJ * (self._rest_scale() * (level_S == NETWORKS)[:, None, None])[:, None]
+        member_Sn = (uniform_SnR[..., 0] * self.config.size("ensemble")).long()
+        index = member_Sn[:, None, :, None].expand(-1, 1, -1, rest_SMnJ.shape[3])
+        spread_Sn = _variance(rest_SMnJ.detach() / self.obs_scale.std_S1X[:, None])
+        return after + rest_SMnJ.gather(1, index)[:, 0], spread_Sn
+
+    # ------------------------------------------------------------ what to trust
+    @torch.no_grad()
+    def calibrate(self, seq: Sequences, stream: Stream) -> None:
+        """Imagine from now on by the simplest level of the dynamics than which none is better on `seq`.
+
+        Better is an open-loop error of less than `GAIN` of the other's, in deviations, over all steps from several
+        frames to the end of each window. So linear dynamics that are worse than copying the last observation are never
+        used, nor are pushes or networks that are worse than linear dynamics.
+        """
+        level_S, best_S = torch.zeros_like(self.level_S), None
+        for level in self._levels:
+            error_S = self._open_loop_error(seq, level, stream)
+            if best_S is None:
+                best_S = error_S
+                continue
+            better_S = error_S < GAIN * best_S
+            level_S, best_S = torch.where(better_S, level, level_S), torch.where(better_S, error_S, best_S)
+        self.level_S, self._highest = level_S, int(level_S.max())
+
+    def _open_loop_error(self, seq: Sequences, level: int, stream: Stream) -> Tensor:
+        """Of one level from `STARTS` frames of every window, in deviations, [S]; infinite where it is not finite."""
+        rows_STBJ, (length, count) = seq.obs[..., self.layout.dynamic_J], seq.first.shape[1:]
+        start_F = torch.arange(0, max(length - 1, 1), max((length - 1) // STARTS, 1), device=rows_STBJ.device)
+        obs, going_Sn = rows_STBJ[:, start_F].flatten(1, 2), seq.valid[:, start_F].flatten(1, 2)
+        level_S = torch.full_like(self.level_S, level)
+        total_S, weight_S = torch.zeros_like(going_Sn[:, 0], dtype=obs.dtype), torch.zeros_like(obs[:, 0, 0])
+        for k in range(1, length):
+            frame_F = start_F + k
+            inside_n = (frame_F < length).repeat_interleave(count)
+            frame_F = frame_F.clamp(max=length - 1)
+            going_Sn = going_Sn & inside_n & seq.follows[:, frame_F].flatten(1, 2)
+            noise = stream.uniform(going_Sn.shape[1], self.noise_size) if level == NETWORKS else obs[..., :1]
+            obs, _ = self._after(obs, seq.action[:, frame_F].flatten(1, 2), noise, level_S, level)
+            off = (obs - rows_STBJ[:, frame_F].flatten(1, 2)) / self.obs_scale.std_S1X
+            total_S = total_S + torch.where(going_Sn, off.square().mean(2), 0.0).sum(1)
+            weight_S = weight_S + going_Sn.sum(1)
+        return (total_S / weight_S).sqrt().nan_to_num(nan=float("inf"), posinf=float("inf"))
 
     # ------------------------------------------------------------------ state
     def check(self) -> None:
@@ -224,12 +323,14 @@ class SmallModel:
         return []
 
     def metrics(self) -> dict[str, Tensor]:
-        return self._metrics
+        return {**self._metrics, "level": self.level_S.float()}
 
     def _parts(self) -> dict[str, Any]:
         return {
             "optimiser": self.optimiser,
             "linear": self.linear,
+            "sample": self.sample,
+            **({} if self.pushes is None else {"pushes": self.pushes}),
             "rewards": self.rewards,
             "features": self.features.scale,
             "obs_scale": self.obs_scale,
@@ -238,15 +339,32 @@ class SmallModel:
 
     def state_dict(self) -> dict[str, Any]:
         parts = {name: part.state_dict() for name, part in self._parts().items()}
+        counts = {"absorbed": self._absorbed, "solved": self._solved, "searched": self._searched}
         # metrics of the last update: the next record may come before another
-        return {**parts, "absorbed": self._absorbed, "solved": self._solved, "metrics": self._metrics}
+        return {**parts, **counts, "level": self.level_S, "metrics": self._metrics}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue bit for bit.
+
+        Raises:
+            UserError: the state is of a version whose small model had fixed radii.
+        """
+        if "level" not in state:
+            raise UserError(
+                "the checkpoint's small world model is of an earlier version, whose pushes had fixed radii; expected "
+                "one with learned radii. Train anew, or resume with the version that wrote the checkpoint."
+            )
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
-        self._absorbed, self._solved = state["absorbed"], state["solved"]
+        self._absorbed, self._solved, self._searched = state["absorbed"], state["solved"], state["searched"]
         device = self.obs_scale.mean_S1X.device
+        self.level_S = state["level"].to(device)
+        self._highest = int(self.level_S.max())
         self._metrics = {name: value.to(device) for name, value in state["metrics"].items()}
+
+
+def _with_one(obs_SnJ: Tensor, action_SnU: Tensor) -> Tensor:
+    return torch.cat([obs_SnJ, action_SnU, torch.ones_like(obs_SnJ[..., :1])], dim=2)
 
 
 def _variance(predicted_SMnX: Tensor) -> Tensor:

@@ -70,53 +70,16 @@ def test_ridge_equals_the_augmented_least_squares_and_survives_inputs_never_seen
     torch.testing.assert_close(fit.residual_S1J[0, 0].double(), rest, rtol=1e-4, atol=1e-5)
 
 
-def test_ridge_leaves_free_inputs_unpenalised() -> None:
-    """Against least squares augmented by the penalty's rows, which have nothing below the free inputs."""
-    g = torch.Generator().manual_seed(1)
-    x, y = torch.randn(1, 40, 5, generator=g).double(), torch.randn(1, 40, 2, generator=g).double()
-    x[..., 3] += x[..., 0]  # the penalised inputs share something with the free ones
-    fit = Ridge(5, 2, 1, "cpu", free=2)
-    fit.PENALTY = 0.1
-    fit.add(x, y, torch.ones(1, 40))
-    fit.solve()
-    penalty = torch.cat([torch.zeros(3, 2).double(), (0.1 * x[0, :, 2:].square().sum(0)).sqrt().diag()], 1)
-    slow = torch.linalg.lstsq(torch.cat([x[0], penalty]), torch.cat([y[0], torch.zeros(3, 2).double()])).solution
-    torch.testing.assert_close(fit.weight_SPJ[0].double(), slow, rtol=1e-4, atol=1e-6)
-
-
-def test_what_free_inputs_explain_needs_no_other() -> None:
-    g = torch.Generator().manual_seed(2)
-    x = torch.randn(1, 40, 6, generator=g).double()
-    y = x[..., :3] @ torch.tensor([[1.0, 0.0], [2.0, -1.0], [0.5, 3.0]]).double()
-    fit = Ridge(6, 2, 1, "cpu", free=3)
-    fit.add(x, y, torch.ones(1, 40))
-    fit.solve()
-    assert fit.weight_SPJ[0, 3:].abs().max() < 1e-12
-    assert fit.residual_S1J.max() < 1e-6
-
-
 def test_inputs_hardly_ever_seen_get_no_great_weights() -> None:
     """One row has 1e-14 in an input that is zero elsewhere, and an output that nothing else explains."""
     g = torch.Generator().manual_seed(3)
     x, y = torch.randn(1, 40, 4, generator=g).double(), torch.randn(1, 40, 2, generator=g).double()
     x[..., 3] = 0.0
     x[0, 7, 3] = 1e-14
-    fit = Ridge(4, 2, 1, "cpu", free=2)
+    fit = Ridge(4, 2, 1, "cpu")
     fit.add(x, y, torch.ones(1, 40))
     fit.solve()
     assert fit.weight_SPJ.abs().max() < 10.0
-
-
-def test_contacts_by_hand() -> None:
-    """Listener of five entries, of which two are no message: one pair, at (.06, .08), is .1 long."""
-    features = Features(Layout(two_agents()), 1)
-    obs = torch.zeros(1, 1, 4)
-    obs[0, 0] = torch.tensor([9.0, 9.0, 0.06, 0.08])
-    output = features.contacts(obs)[0, 0].unflatten(0, (2, -1, len(features.RADII)))
-    depth = torch.tensor([0.0, 0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4])
-    torch.testing.assert_close(output[0, -1], 0.6 * depth)
-    torch.testing.assert_close(output[1, -1], 0.8 * depth)
-    assert not output[:, 0].any()  # the speaker's pair is 12.7 long: nobody touches
 
 
 @pytest.mark.parametrize("env_id, bound", [("simple_speaker_listener", 1e-6), ("simple_reference", 1e-6)])
@@ -135,17 +98,6 @@ def test_spread_is_linear_but_for_collisions() -> None:
     assert 0.05 < error < 0.3  # copying the last frame: .45
 
 
-def test_contacts_predict_collisions() -> None:
-    """With the pushes of bodies that touch, spread's twenty steps are known to a hundredth of what linear leaves."""
-    errors = {}
-    for kind in ("linear", "mlp"):
-        model, test = trained("simple_spread", 1, kind, count=100)
-        output = open_loop(model, test, 5, Stream(0, "noise", [0]))
-        truth = test.obs[:, 6:, :, model.layout.dynamic_J]
-        errors[kind] = (output.obs - truth).square().mean().sqrt().item()
-    assert errors["mlp"] < 0.01 * errors["linear"]
-
-
 @pytest.mark.parametrize("env_id, count", [("simple_speaker_listener", 40), ("simple_reference", 100)])
 def test_rewards_of_distances_are_known_from_few_episodes(env_id: str, count: int) -> None:
     model, test = trained(env_id, 20, count=count)
@@ -156,16 +108,14 @@ def test_rewards_of_distances_are_known_from_few_episodes(env_id: str, count: in
     assert (output.discount - 0.95).abs().max() < 0.35
 
 
-def test_nearest_and_touching_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nearest_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two agents of a kind see a landmark at (3, 4) and (.06, .08): lengths 5 and .1, of which .1 is the least."""
     agents = tuple(AgentSpec(f"agent_{n}", 2, (Head("move", 5),)) for n in range(2))
     monkeypatch.setattr(Features, "MOST_PRODUCTS", 0)
     features = Features(Layout(EnvSpec("toy", agents, horizon=4)), 1)
     output = features.rewards(torch.tensor([[[3.0, 4.0, 0.06, 0.08]]]))[0, 0]
-    assert len(output) == features.reward_size == 1 + 10 + 1 + 2 * 10
-    assert output[9:12].tolist() == pytest.approx([5.0, 0.1, 0.1], abs=1e-4)
-    assert output[12:22].tolist() == [0.0] * 10  # (3, 4) touches nothing
-    assert output[22:].tolist() == [0.0] * 2 + [1.0] * 8  # .1 long: below .15, .2, ..., .5
+    assert len(output) == features.reward_size == 1 + 10 + 1
+    assert output[9:].tolist() == pytest.approx([5.0, 0.1, 0.1], abs=1e-4)
 
 
 def test_rewards_of_the_nearest_agent_and_of_collisions_are_known() -> None:
@@ -191,7 +141,7 @@ def test_networks_learn_what_is_not_linear() -> None:
     obs = seq.obs[..., model.layout.dynamic_J]
     before, after = obs[:, :-1].flatten(1, 2), obs[:, 1:].flatten(1, 2)
     action = seq.action[:, 1:].flatten(1, 2)
-    linear = model.linear(model._inputs(before, action))
+    linear = model.closed(model._inputs(before, action))
     rest = model._members(model.networks.residual, model.features(before), action).mean(1)  # type: ignore[arg-type]
     both = linear + rest * model._rest_scale()
     assert (both - after).square().mean() < 0.8 * (linear - after).square().mean()
