@@ -88,6 +88,32 @@ def seven_classes(draws: int = 200_000) -> dict[str, Any]:
     return {"draws": draws, "probabilities": SEVEN.tolist(), "noises": out, "chi_square_p": p}
 
 
+def direct(draws: int = 200_000) -> dict[str, Any]:
+    """The seven classes drawn directly, two ways, beside Gumbel-max: frequencies, total variation, chi-square p.
+
+    `by_chance` is the expected total variation of so many draws from the probabilities themselves: half the sum of the
+    mean absolute deviations, sqrt(2 / pi) standard errors each, as the frequencies are all but normal.
+    """
+    p = torch.tensor(SEVEN)
+    generator = torch.Generator().manual_seed(0)
+    noise = relaxation.gumbel(uniform("direct gumbel", draws, 7))
+    ways = {
+        "Gumbel-max": relaxation.sample_onehot(p.log().expand(draws, 7), noise).argmax(-1),
+        "inverse distribution function": torch.searchsorted(p.cumsum(0)[:-1], uniform("direct", draws)),
+        "torch.multinomial": torch.multinomial(p, draws, replacement=True, generator=generator),
+    }
+    rows = {}
+    for name, index in ways.items():
+        count = index.bincount(minlength=7).numpy()
+        rows[name] = {
+            "sampled": (count / draws).tolist(),
+            "total_variation": total_variation(count / draws, SEVEN),
+            "chi_square_p": float(stats.chisquare(count, SEVEN * draws).pvalue),
+        }
+    by_chance = float(np.sqrt(SEVEN * (1 - SEVEN) / draws * 2 / math.pi).sum() / 2)
+    return {"draws": draws, "by_chance": by_chance, "ways": rows}
+
+
 def daily_maxima(parent: str, days: int = 10_000, per_day: int = 100) -> np.ndarray:
     """The largest of `per_day` draws of a parent distribution on each of many days, [days]."""
     parents = {"normal": stats.norm(5, 1), "pareto": stats.pareto(3), "beta": stats.beta(2, 2)}

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from benchmarks.gumbel import estimators, facts
+from benchmarks.gumbel import vae as models
 from marl.learner import relaxation
 
 # Okabe and Ito's palette: told apart by the colour-blind and in grey
@@ -85,12 +86,14 @@ def seven_classes(numbers: dict[str, Any]) -> Figure:
     labels = {"gumbel": "Gumbel", "normal": "normal N(0, 1)", "uniform": "uniform U(0, 1)"}
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), sharey=True)
     for axis, (title, noises) in zip(axes, panels.items(), strict=True):
+        drawn = numbers["direct"]["ways"]["inverse distribution function"]["sampled"]
+        axis.bar(classes - 0.3, drawn, 0.18, color=BLUE, label="no noise: drawn directly")
         for i, (noise, colour) in enumerate(zip(noises, (GREEN, ORANGE, SKY), strict=True)):
             row = result["noises"][noise]
             name = labels.get(noise, noise.replace(", matched", ", scaled"))
-            x = classes + 0.25 * (i - 1)
+            x = classes + 0.2 * i - 0.1
             label = f"{name}: total variation {abs(row['total_variation']):.3f}"
-            axis.bar(x, row["sampled"], 0.23, color=colour, label=label)
+            axis.bar(x, row["sampled"], 0.18, color=colour, label=label)
             axis.plot(x, row["exact"], "o", ms=2.6, color=BLACK, label="exact, by quadrature" if i == 2 else None)
         for k in classes:
             axis.plot([k - 0.4, k + 0.4], [target[k]] * 2, color=BLACK, lw=1.4, label="wanted" if k == 0 else None)
@@ -238,6 +241,33 @@ def reparameterisation(numbers: dict[str, Any]) -> Figure:
     return figure
 
 
+def vae(numbers: dict[str, Any]) -> Figure:
+    """Held-out ELBO against updates, and the variance of the encoder's gradient at the same parameters."""
+    result = numbers["vae"]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), width_ratios=(1.6, 1))
+    colours = dict(zip(models.ARMS, (GREEN, BLUE, ORANGE), strict=True))
+    for arm, colour in colours.items():
+        curve = np.array(result["arms"][arm]["elbo"])
+        updates = result["every"] * np.arange(len(curve))
+        left.plot(updates, curve, color=colour, lw=0.6, alpha=0.35)
+        left.plot(updates, curve.mean(1), color=colour, lw=1.8, label=arm)
+    best = models.mean(result["arms"]["reparameterised"]["log_evidence"])
+    left.axhline(result["truth"], color=BLACK, lw=1.2, label="log-density of the truth")
+    left.axhline(best, color=BLACK, lw=1.2, ls="--", label="log-likelihood, reparameterised")
+    left.set(title=f"held-out ELBO, {result['seeds']} seeds and their mean", xlabel="updates", ylabel="nats a point")
+    left.set(ylim=(-4.1, -2.6), xlim=(0, result["updates"]))
+    left.legend(loc="lower right", ncols=2)
+    for i, by_arm in enumerate(result["gradient_variance"].values()):
+        for j, (arm, colour) in enumerate(colours.items()):
+            x, values = i + 0.27 * (j - 1), by_arm[arm]
+            right.bar(x, models.mean(values), 0.25, color=colour)
+            right.plot([x] * len(values), values, "o", ms=2.5, color=BLACK)
+    right.set(title="variance of one minibatch's gradient, encoder", yscale="log", xticks=range(2))
+    right.set_xticklabels([f"at the {name}" for name in result["gradient_variance"]])
+    right.grid(axis="x", visible=False)
+    return figure
+
+
 FIGURES: dict[str, Callable[[dict[str, Any]], Figure]] = {
     "gumbel_max": gumbel_max,
     "maxima": maxima,
@@ -245,4 +275,5 @@ FIGURES: dict[str, Callable[[dict[str, Any]], Figure]] = {
     "temperature": temperature,
     "bias_and_deviation": bias_and_deviation,
     "reparameterisation": reparameterisation,
+    "vae": vae,
 }

@@ -3,11 +3,11 @@
     python -m benchmarks.gumbel                 everything: numbers.json and figures into benchmarks/results/gumbel/,
                                                 and the tables of docs/gumbel.md
     python -m benchmarks.gumbel --figures       the figures and tables again, from the numbers.json that is there
-    python -m benchmarks.gumbel --timing        the timings alone, into the numbers.json that is there
+    python -m benchmarks.gumbel --only vae      this part alone, into the numbers.json that is there
     python -m benchmarks.gumbel --device cuda   also times on a GPU
     python -m benchmarks.gumbel --search 9000000   finds the network whose table is nearest to the reference (minutes)
 
-Every number but the timings is a function of fixed seeds. About 40 seconds of CPU time.
+Every number but the timings is a function of fixed seeds. About 70 seconds of CPU time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import numpy
 import scipy
 import torch
 
-from benchmarks.gumbel import estimators, facts
+from benchmarks.gumbel import estimators, facts, vae
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "gumbel"
@@ -55,26 +55,29 @@ def meta(command: str) -> dict[str, Any]:
     return {"command": command, "date": date, "machine": machine()}
 
 
-def measure() -> dict[str, Any]:
-    """Every number that follows from fixed seeds."""
-    return {
-        "seven_classes": facts.seven_classes(),
-        "maxima": facts.maxima(),
-        "gumbel_moments": facts.gumbel_moments(),
-        "proof": facts.proof(),
-        "gaussian": facts.gaussian(),
-        "temperature": facts.temperature(),
-        "dead_rows": facts.dead_rows(),
-        "estimators": estimators.table(),
-        "spread": estimators.spread(),
-        "against_temperature": estimators.against_temperature(),
-    }
+PARTS: dict[str, Callable[[], Any]] = {
+    "seven_classes": facts.seven_classes,
+    "direct": facts.direct,
+    "maxima": facts.maxima,
+    "gumbel_moments": facts.gumbel_moments,
+    "proof": facts.proof,
+    "gaussian": facts.gaussian,
+    "vae": vae.measure,
+    "temperature": facts.temperature,
+    "dead_rows": facts.dead_rows,
+    "estimators": estimators.table,
+    "spread": estimators.spread,
+    "against_temperature": estimators.against_temperature,
+}
+"""What follows from fixed seeds; "timing" comes on top."""
 
 
 def tables(numbers: dict[str, Any]) -> dict[str, str]:
     """The generated tables of docs/gumbel.md, by name, as Markdown."""
     results = {
         "seven_classes": _seven_classes_table(numbers["seven_classes"]),
+        "direct": _direct_table(numbers["direct"]),
+        "vae": _vae_table(numbers["vae"]),
         "estimators": _estimator_table(numbers),
         "timing": _timing_table(numbers["timing"]),
     }
@@ -93,6 +96,25 @@ def _seven_classes_table(result: dict[str, Any]) -> list[str]:
     lines += ["|---" * 10 + "|", _row("(wanted)", "", *shares(result["probabilities"]), "")]
     for name, row in result["noises"].items():
         lines.append(_row(name, f"{row['variance']:.3f}", *shares(row["exact"]), f"{abs(row['total_variation']):.3f}"))
+    return lines
+
+
+def _direct_table(result: dict[str, Any]) -> list[str]:
+    lines = [_row("way", *(str(k) for k in range(1, 8)), "total variation", "chi-square p"), "|---" * 10 + "|"]
+    for name, row in result["ways"].items():
+        shares = (f"{p:.4f}" for p in row["sampled"])
+        lines.append(_row(name, *shares, f"{row['total_variation']:.4f}", f"{row['chi_square_p']:.2f}"))
+    return lines
+
+
+def _vae_table(result: dict[str, Any]) -> list[str]:
+    heads = ("gradient", "ELBO", "log-likelihood", "updates to the ELBO of the last row")
+    lines = [_row(*heads, "variance, first update", "variance, last update"), "|---" * 6 + "|"]
+    for arm, row in result["arms"].items():
+        reached = vae.updates_to(result, arm, vae.mean(result["arms"][vae.ARMS[-1]]["elbo"][-1]))
+        shown = (f"{vae.mean(row['elbo'][-1]):.3f}", f"{vae.mean(row['log_evidence']):.3f}", f"{reached:,}")
+        variances = (f"{vae.mean(by_arm[arm]):.2f}" for by_arm in result["gradient_variance"].values())
+        lines.append(_row(arm, *shown, *variances))
     return lines
 
 
@@ -144,7 +166,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         prog="python -m benchmarks.gumbel", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--figures", action="store_true", help="draw again from the stored numbers")
-    parser.add_argument("--timing", action="store_true", help="time again, keep the stored numbers")
+    parser.add_argument("--only", nargs="+", choices=[*PARTS, "timing"], default=[], metavar="PART", help="%(choices)s")
     parser.add_argument("--device", default="cpu", help="a second device to time on, such as cuda")
     parser.add_argument("--search", type=int, default=0, metavar="COUNT", help="look for the reference's network")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go (default: %(default)s)")
@@ -161,10 +183,14 @@ def main(arguments: Sequence[str]) -> None:
         return
     options.out.mkdir(parents=True, exist_ok=True)
     path, command = options.out / "numbers.json", " ".join(["python -m benchmarks.gumbel", *arguments])
-    stored = options.figures or options.timing
-    numbers = json.loads(path.read_text()) if stored else {"meta": meta(command)} | measure()
-    if not options.figures:
-        numbers["timing"] = {d: estimators.timing(d) | meta(command) for d in dict.fromkeys(["cpu", options.device])}
+    stored = options.figures or options.only
+    numbers = json.loads(path.read_text()) if stored else {"meta": meta(command)}
+    parts = options.only or ([] if options.figures else [*PARTS, "timing"])
+    for part in parts:
+        if part == "timing":
+            numbers[part] = {d: estimators.timing(d) | meta(command) for d in dict.fromkeys(["cpu", options.device])}
+        else:
+            numbers[part] = PARTS[part]()
     path.write_text(json.dumps(numbers, indent=1) + "\n")
     draw(numbers, options.out)
     if options.out == RESULTS and DOCUMENT.exists():

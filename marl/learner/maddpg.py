@@ -149,7 +149,7 @@ class MADDPG:
             self._explicit = explicit = ExplicitUpdate(self, rows, self._kernels)
         return explicit
 
-    def update_many(self, source: BatchSource, rows: int, count: int, progress: float = 0.0) -> None:
+    def update_many(self, source: BatchSource, rows: int, count: int, progress: float) -> None:
         """`count` times `update` from a fresh sample of `rows` transitions, to the bit, with less around it."""
         if self._autograd is None:
             self.schedules.follow(progress)

@@ -35,7 +35,6 @@ def team_matrix(spec: EnvSpec, device: torch.device) -> Tensor:
     matrix = torch.eye(spec.num_agents, device=device)
     for team in spec.teams:
         for agent in team:
-            matrix[agent] = 0.0
             matrix[agent, list(team)] = 1.0 / len(team)
     return matrix
 

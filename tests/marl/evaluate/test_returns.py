@@ -197,7 +197,14 @@ def test_scripts_need_no_run(tmp_path, capsys):
         (["--scripted", "chase", "--env", "simple_tag"], "--scripted chase+flee"),
         (["--scripted", "chase", "--env", "simple_tag", "--against", "no_run"], "no such run directory, and the scr"),
         (["--scripted", "chase", "--env", "simple_tag", "--against", "surround"], "cannot play the rest"),
-        (["--scripted", "random", "--env", "simple", "--episodes", "1", "--json", "/no/such/x.json"], "cannot write"),
+        (
+            ["--scripted", "random", "--env", "simple", "--episodes", "1", "--json", "/no/such/x.json"],
+            "there is no such directory.",
+        ),
+        (
+            ["--scripted", "random", "--env", "simple", "--episodes", "1", "--json", "/"],
+            "cannot write /: it is a directory.",
+        ),
         (["--scripted", "random", "--env", "simple", "--episodes", "1", "--gif", "/no/such/x.gif"], "cannot write"),
     ],
 )

@@ -50,7 +50,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "no layer norm": {"layer_norm": False},
     "soft": {"estimator": "gumbel_soft", "temperature": 0.7},
     "straight through": {"estimator": "straight_through", "temperature": 1.5, "temperature_final": 0.5},
-    "exact": {"estimator": "exact"},
+    "exact, whatever the temperature": {"estimator": "exact", "temperature": 0.4},
     "exact messages": {"message_estimator": "exact"},
     "exact moves": {"estimator": "exact", "message_estimator": "gumbel_st"},
     "soft moves, exact messages": {"estimator": "gumbel_soft", "message_estimator": "exact"},
@@ -316,6 +316,7 @@ def test_what_is_not_covered_is_told() -> None:
     for options, word in (
         ({"estimator": "reinmax"}, "reinmax"),
         ({"message_estimator": "reinforce"}, "reinforce"),
+        ({"estimator": "reinmax", "message_estimator": "gapped"}, "the estimator gapped"),
         ({"other_actions": "current"}, "other_actions"),
         ({"listening_bonus": 1.0}, "listening"),
     ):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy import stats
 
-from benchmarks.gumbel import estimators, facts, page
+from benchmarks.gumbel import estimators, facts, page, vae
 from marl.learner import relaxation as rx
 
 PAGE = page.DOCUMENT.read_text()
@@ -34,6 +34,11 @@ def theory() -> dict[str, float]:
 
 def noises(name: str) -> float:
     return abs(NUMBERS["seven_classes"]["noises"][name]["total_variation"])
+
+
+def variance_ratio(when: str, arm: str) -> float:
+    by_arm = NUMBERS["vae"]["gradient_variance"][when]
+    return vae.mean(by_arm[arm]) / vae.mean(by_arm["reparameterised"])
 
 
 def softmax_example() -> list[float]:
@@ -74,6 +79,12 @@ CHECKS = {
     r"off by ([\d.]+) and ([\d.]+), the right limits by ([\d.]+)\s+and ([\d.]+)": lambda: [
         NUMBERS["maxima"][parent][key] for key in ("gumbel_ks", "limit_ks") for parent in ("pareto", "beta")
     ],
+    r"the held-out points, which is (-[\d.]+) on average": lambda: [NUMBERS["vae"]["truth"]],
+    r"at the trained ones ([\d.]+) and ([\d.]+) times": lambda: [
+        variance_ratio("last update", "score function"),
+        variance_ratio("last update", "score function, baseline"),
+    ],
+    r"total variation of so many draws is ([\d.]+) on average": lambda: [NUMBERS["direct"]["by_chance"]],
     r"variances differ: ([\d.]+), 1 and 1/12": lambda: [math.pi**2 / 6],
     r"normal noise falls from ([\d.]+) to ([\d.]+) and that\s+of uniform noise from ([\d.]+) to ([\d.]+)": lambda: [
         noises(name) for name in ("normal", "normal, matched", "uniform", "uniform, matched")
@@ -133,6 +144,14 @@ def test_the_whole_numbers_of_the_page() -> None:
     assert f"the figure are {NUMBERS['seven_classes']['draws']:,} draws" in PAGE
     assert f"biases of sampled rows from {NUMBERS['spread']['draws']:,} draws" in PAGE
     assert f"{NUMBERS['spread']['networks']} networks (median" in PAGE
+    assert f"Of {NUMBERS['direct']['draws']:,} draws each" in PAGE
+    result = NUMBERS["vae"]
+    assert f"means over {result['seeds']} seeds after {result['updates']:,} updates" in PAGE
+    last = vae.mean(result["arms"]["score function"]["elbo"][-1])
+    passes = f"after {vae.updates_to(result, 'reparameterised', last)} updates where the score function is after 2,000"
+    assert passes in " ".join(PAGE.split())
+    plain, helped = (variance_ratio("first update", f"score function{name}") for name in ("", ", baseline"))
+    assert f"variance is {plain:.0f} times as large, {helped:.0f} times with a baseline" in PAGE
     assert f"Over {NUMBERS['maxima']['days']:,} days" in PAGE
     assert "Take the largest of 100 draws" in PAGE and NUMBERS["maxima"]["per_day"] == 100
     assert torch.finfo(torch.float16).max == 65504 and "65504" in PAGE
@@ -184,6 +203,17 @@ def test_seven_classes_by_quadrature(name: str, expected: list[float], distance:
     # the stored draws are draws of that: 200,000, so 5 standard errors
     error = 5 * np.sqrt(exact * (1 - exact) / NUMBERS["seven_classes"]["draws"]) + 1e-9
     assert (np.abs(np.array(stored["sampled"]) - exact) < error).all()
+
+
+def test_drawing_directly_is_the_distribution_of_gumbel_max() -> None:
+    few = facts.direct(20_000)
+    for result in (few, NUMBERS["direct"]):
+        for row in result["ways"].values():
+            assert row["chi_square_p"] > 1e-3 and row["total_variation"] < 3 * result["by_chance"]
+    # by chance, from draws of the counts themselves
+    counts = stats.multinomial(20_000, facts.SEVEN).rvs(2000, random_state=0) / 20_000
+    distances = np.abs(counts - facts.SEVEN).sum(1) / 2
+    assert few["by_chance"] == pytest.approx(distances.mean(), rel=0.02)
 
 
 def test_noises_matched_in_variance_come_closer() -> None:

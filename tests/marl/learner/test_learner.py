@@ -17,7 +17,8 @@ from marl.data.batch import Transitions
 from marl.data.collector import Collector
 from marl.data.replay import Replay
 from marl.errors import RunFailed, UserError
-from marl.learner import losses, relaxation
+from marl.learner import losses, maddpg, relaxation
+from marl.learner.finite_gradients import FiniteGradients
 from marl.learner.maddpg import MADDPG, joint_rows
 from marl.learner.networks import Actor, Critic
 
@@ -107,42 +108,6 @@ def test_a_small_k_pays_for_synonyms_and_mutual_information_does_not() -> None:
     assert bonus(synonyms, 1.0) == pytest.approx(bonus(shared, 1.0), abs=1e-6)
 
 
-def test_truncation_is_bootstrapped_and_termination_is_not() -> None:
-    buffer = replay()
-    flags = torch.zeros(S, N, E, dtype=torch.bool)
-    term, trunc = flags.clone(), flags.clone()
-    term[..., 0], trunc[..., 1] = True, True
-    buffer.add(transitions(terminated=term, truncated=trunc))
-    batch = buffer.gather(torch.arange(E).repeat(S, 1) + buffer._offset_S1)
-    torch.testing.assert_close(batch.discount[0, 0], torch.tensor([0.0, 0.9, 0.9, 0.9]))
-
-
-def test_replay_returns_what_was_stored() -> None:
-    buffer, given = replay(), transitions()
-    buffer.add(given)
-    batch = buffer.gather(torch.arange(E).repeat(S, 1) + buffer._offset_S1)
-    for name in ("obs", "action", "reward", "next_obs"):
-        assert torch.equal(getattr(batch, name), getattr(given, name)), name
-    assert torch.equal(batch.prev_obs[:, 0], given.prev_obs[:, 0])
-    assert torch.equal(batch.joint, joint_rows(given.obs, given.action))
-
-
-def test_n_step_sums_stop_at_the_end_of_an_episode() -> None:
-    buffer = replay(n_step=3, gamma=0.5)
-    ended = torch.zeros(S, N, E, dtype=torch.bool)
-    ended[..., 0] = True
-    steps = [transitions(0), transitions(1, terminated=ended), transitions(2)]
-    for one in steps:
-        buffer.add(one)
-    batch = buffer.gather(torch.arange(E).repeat(S, 1) + buffer._offset_S1)
-    r = [one.reward for one in steps]
-    torch.testing.assert_close(batch.reward[..., 0], r[0][..., 0] + 0.5 * r[1][..., 0])
-    torch.testing.assert_close(batch.reward[..., 1], (r[0] + 0.5 * r[1] + 0.25 * r[2])[..., 1])
-    assert float(batch.discount[0, 0, 0]) == 0.0 and float(batch.discount[0, 0, 1]) == 0.125
-    assert torch.equal(batch.next_obs[..., 0, :], steps[1].next_obs[..., 0, :])
-    assert torch.equal(batch.next_obs[..., 1, :], steps[2].next_obs[..., 1, :])
-
-
 def test_own_action_value_equals_the_full_critic() -> None:
     critic = Critic(SPEC, (16, 16), True, Stream(1, "c", range(S)), num_critics=2)
     t = transitions()
@@ -162,12 +127,19 @@ def test_replicas_are_independent_of_each_other() -> None:
 
 
 def test_independent_critic_sees_its_own_agent_alone() -> None:
-    critic = Critic(SPEC, (16,), True, Stream(1, "c", range(S)), independent=True)
+    """A linear one: moved by its weights times the change of its own agent's observation, by nothing of the other's."""
+    critic = Critic(SPEC, (), False, Stream(1, "c", range(S)), independent=True)
     t = transitions()
-    other = t.obs.clone()
-    other[:, 1] += 1.0
-    before, after = critic(joint_rows(t.obs, t.action)), critic(joint_rows(other, t.action))
-    assert torch.equal(before[:, :, 0], after[:, :, 0]) and not torch.equal(before[:, :, 1], after[:, :, 1])
+    other = t.obs.clone().requires_grad_()
+    before = critic(joint_rows(other, t.action))
+    (slope_SNEO,) = torch.autograd.grad(before[:, 0, 1].sum(), other)
+    assert not slope_SNEO[:, 0].any() and (slope_SNEO[:, 1].abs().sum(-1) > 0.1).all()
+    change = torch.rand(S, E, WIDTH, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        other[:, 1] += change
+        after = critic(joint_rows(other, t.action))
+    assert torch.equal(before[:, :, 0], after[:, :, 0])
+    torch.testing.assert_close((after - before)[:, 0, 1], (slope_SNEO[:, 1] * change).sum(-1), atol=1e-5, rtol=1e-4)
 
 
 # ------------------------------------------------------------- the learner
@@ -223,6 +195,26 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step() -> None:
     assert torch.equal(agent.critic.mlp.flat, before)
 
 
+@pytest.mark.parametrize("loss", ["critic", "actor"])
+def test_told_later_it_names_the_same_loss_agent_and_replica(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where norms are kept on the device until `check`; a pair of critics and two agents."""
+
+    def later(sizes: dict[str, int], agents: object, replicas: object, device: object, _: bool) -> FiniteGradients:
+        return FiniteGradients(sizes, agents, replicas, device, False)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(maddpg, "FiniteGradients", later)
+    agent, batch = learner(communication_correction=False, twin_critics=True), filled().sample(32)
+    agent.use("autograd")
+    if loss == "critic":
+        batch.reward[1, 1, 0] = float("nan")
+    else:
+        with torch.no_grad():
+            agent.actor.mlp.layers()[0][0][1, 1, 0, 0] = float("nan")
+    agent.update(batch)
+    with pytest.raises(RunFailed, match=rf"{loss} loss of agent 'listener'.*replica 1.*update 1"):
+        agent.check()
+
+
 OPTIONS = [
     {},
     {"twin_critics": True, "actor_delay": 2},
@@ -269,6 +261,39 @@ def test_every_option_updates_exactly_repeatably_and_changes_something(options: 
     again.update(batch)
     assert torch.equal(once.actor.mlp.flat, again.actor.mlp.flat)
     assert torch.equal(once.critic.mlp.flat, again.critic.mlp.flat)
+
+
+BONUSES = {
+    "signalling_bonus": ({"signalling_bonus": 1.0}, 0.15),
+    "listening_bonus": ({"listening_bonus": 1.0}, 0.05),
+    "logit_penalty": ({"logit_penalty": 1.0}, -0.05),
+}
+
+
+@pytest.mark.parametrize("name", BONUSES)
+def test_what_is_paid_for_grows_and_what_costs_shrinks(name: str) -> None:
+    """After 60 updates, against the same learner without it: bits of language, of listening, and mean square logits."""
+    options, least = BONUSES[name]
+
+    def amount(changes: dict[str, object]) -> float:
+        plain = {"signalling_bonus": 0.0, "listening_bonus": 0.0, "logit_penalty": 0.0}
+        agent, buffer = learner(**{**plain, "actor_lr": 1e-2, "lr_final": 1.0, **changes}), filled()
+        for _ in range(60):
+            agent.update(buffer.sample(32))
+        batch = buffer.sample(400)
+        with torch.no_grad():
+            logits = agent.actor(batch.obs)
+            muted = batch.obs.clone()
+            muted[:, 1, :, 2:5] = 0.0
+            found = {
+                "signalling_bonus": losses.signalling_bonus(logits[:, :1, :, 0], agent.head_mask[0, :, 0], 1.0),
+                "listening_bonus": losses.listening_bonus(logits, agent.actor(muted), agent.head_mask)[:, 1],
+                "logit_penalty": losses.logit_penalty(logits, agent.head_mask),
+            }
+        return float(found[name].mean())
+
+    change = amount(options) - amount({})
+    assert change * math.copysign(1, least) > abs(least)
 
 
 def test_a_share_of_the_step_size_is_that_share_of_the_step_of_that_agent_alone() -> None:

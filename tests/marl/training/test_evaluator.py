@@ -6,6 +6,7 @@ Guard: seen failing with policies that sample.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from marl.learner.maddpg import MADDPG
 from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks
 from marl.play.policy import Policy
+from marl.training import evaluator as evaluator_module
 from marl.training.evaluator import Evaluator
 
 
@@ -43,3 +45,22 @@ def test_evaluation_during_training_is_greedy_on_seeds_of_its_own(tmp_path: Path
     insistent = Policy(env.spec, chosen, learner.actor.mlp.flat[0], greedy=False)
     expected = evaluate([insistent], "simple", episodes=4, seed=10_000_070, mode="sampled", backend=backend)
     assert expected.replicas[0].mean_return == pytest.approx(hardly[0], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["simple", "toy_envs:MaskedInfo"])
+def test_only_a_function_s_environment_passes_on_how_it_was_read(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MPE's are known by name; what was found out about another (masks, heads) must not be found out again."""
+    chosen = config(tmp_path, {"env": name, "num_envs": 4})
+    env = envs.make(name, num_envs=4, backend="pettingzoo")
+    seen: dict[str, Any] = {}
+
+    def watched(policies: list[Policy], env_id: str, **given: Any) -> None:
+        seen.update(given, env_id=env_id)
+
+    monkeypatch.setattr(evaluator_module, "evaluate", watched)
+    learner = MADDPG(env.spec, chosen.maddpg, 0)
+    Evaluator(chosen, env, learner, Division(Ranks(), 1)).evaluated(3, 11, "pettingzoo", 32)
+    assert seen["spec"] == (None if name == "simple" else env.spec.single())
+    assert (seen["env_id"], seen["episodes"], seen["seed"], seen["backend"]) == (name, 3, 11, "pettingzoo")

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from test_world_model_imagination import CONFIG, source
+from world_model_data import play
 
 import envs
 from envs.streams import Stream
@@ -37,7 +39,7 @@ def config_of(wm: WorldModelConfig, **changes: Any) -> Config:
     return replace(base, wm=wm, **changes)  # type: ignore[arg-type]
 
 
-def trained(config: Config, steps: int = 30) -> tuple[ImaginationSource, MADDPG]:
+def trained(config: Config, steps: int = 30, first_update: int = 6) -> tuple[ImaginationSource, MADDPG]:
     """A few rounds of what the trainer does."""
     replicas = range(config.num_replicas)
     env = envs.make(config.env, config.num_replicas * config.num_envs)
@@ -47,7 +49,7 @@ def trained(config: Config, steps: int = 30) -> tuple[ImaginationSource, MADDPG]
     source, collector = compose.imagining(replay, learner, config), Collector(env, learner.act, config.num_replicas)
     for k in range(steps):
         source.add(collector.collect()[0])
-        if k > 5:
+        if k >= first_update:
             learner.update(source.sample(config.maddpg.batch_size))
     return source, learner
 
@@ -60,12 +62,19 @@ def test_maddpg_learns_from_every_kind(kind: Any) -> None:
     assert ("adds its loss" not in learner.path) == (kind == "rssm"), "unset, the small models' loss goes through them"
 
 
-def test_the_loss_through_the_model_moves_the_actors() -> None:
-    plain, through, heavier = (
-        trained(config_of(replace(SMALL, kind="linear", **changes)))[1].actor.mlp.flat
-        for changes in ({"through_horizon": 0}, {"through_horizon": 2}, {"through_horizon": 2, "through_weight": 5.0})
-    )
-    assert not torch.equal(plain, through) and not torch.equal(through, heavier)
+def test_the_loss_through_the_model_moves_the_actors_by_its_weight() -> None:
+    """Of one update, from Adam's first moment, a tenth of the gradient: weight 5 adds five times what weight 1 adds."""
+    unclipped = replace(LEARNER, max_grad_norm=1e9)
+
+    def gradient(**changes: Any) -> torch.Tensor:
+        wm = replace(SMALL, kind="linear", **changes)
+        learner = trained(config_of(wm, maddpg=unclipped), 30, first_update=29)[1]
+        return 10 * learner.moments["actor"].mean_SGP
+
+    plain = gradient(through_horizon=0)
+    once, five = (gradient(through_horizon=2, through_weight=weight) - plain for weight in (1.0, 5.0))
+    assert once.norm() > 0.01 * plain.norm()
+    torch.testing.assert_close(five, 5 * once, rtol=1e-3, atol=1e-5 * float(five.abs().max()))
 
 
 def test_groups_follow_the_reward(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,3 +141,24 @@ def test_bad_input_is_refused_in_words(
     monkeypatch.setattr(compose, "from_dict", lambda *_: replace(config, world_model=False))
     assert command.main([str(run)]) == 2
     assert "trained without a world model" in capsys.readouterr().err
+
+
+def test_imagination_is_renewed_at_its_step_and_before_that_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten environments a step and every 51 of them: the sixth step, not the fifth."""
+    env = envs.make("simple_speaker_listener", num_envs=20)
+    built = source(env.spec, replace(CONFIG, refresh_every=51))
+    due: list[int] = []
+    monkeypatch.setattr(built.training.model, "check", lambda: due.append(step))
+    expected, since = [], 0
+    for step, transitions in enumerate(play(env, 40, replicas=2)):
+        built.add(transitions)
+        if not due:
+            before = built.imagined._stream.state_dict()
+            built.sample(40)
+            assert built.imagined._stream.state_dict() == before and not built.imagined.filled
+        if built.training.begun:
+            since += 10
+            if since > 50:
+                expected.append(step)
+                since = 0
+    assert due == expected and len(due) > 2

@@ -16,7 +16,7 @@ from marl.world_model.imagination.rollouts import rows_of
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import open_loop
 from marl.world_model.sequences import Episodes, Sequences
-from marl.world_model.small.model import SmallModel
+from marl.world_model.small.model import NETWORKS, SmallModel
 from marl.world_model.small.regression import Features, LeastSquares, Ridge
 from marl.world_model.training import ModelTraining
 
@@ -159,12 +159,21 @@ def test_members_disagree_more_away_from_the_data() -> None:
 
 
 def test_member_is_chosen_by_the_noise() -> None:
+    """Member k of M for noise in [k / M, (k + 1) / M): what it adds to the linear prediction, and nobody else's."""
     model, test = trained("simple_spread", 5, kind="mlp", count=10)
     state, action = model.observe(test, Stream(0, "n", [0])), test.action.flatten(1, 2)
-    low, high, low_again = (
-        model.step(state, action, torch.full((1, action.shape[1], 1), u))[0].obs for u in (0.1, 0.9, 0.4)
-    )
-    assert torch.equal(low, low_again) and not torch.equal(low, high)
+    model.level_S.fill_(NETWORKS)
+    model._highest = NETWORKS
+    solved = torch.bmm(model._inputs(state.obs, action), model._weight(model.level_S))
+    rest = model._members(model.averaged.residual, model.features(state.obs), action)  # type: ignore[arg-type]
+    rest = rest * model._rest_scale()[:, None]
+    members = rest.shape[1]
+    apart = (rest[:, 1:] - rest[:, :-1]).abs().amax((0, 2, 3))
+    assert members > 1 and (apart > 3e-4).all()
+    for k in range(members):
+        for u in (k / members + 1e-3, (k + 1) / members - 1e-3):
+            obs = model.step(state, action, torch.full((1, action.shape[1], 1), u))[0].obs
+            torch.testing.assert_close(obs, solved + rest[:, k], atol=1e-4, rtol=1e-4)
 
 
 def test_features_by_hand() -> None:

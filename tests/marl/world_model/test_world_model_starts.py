@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import pytest
 import torch
 from test_world_model_imagination import filled
 from world_model_data import play
 
 import envs
 from envs.streams import Stream
+from marl.world_model.imagination import starts
 from marl.world_model.imagination.starts import FEW, partners
 from marl.world_model.small.model import ObsState
 
@@ -27,6 +32,33 @@ def test_partners_agree_in_colours_and_kind() -> None:
     assert result[5] == 5 and 5 not in result[torch.arange(40) != 5]
     # all others of a colour meet one another, but for the last one of each
     assert int((result == torch.arange(40)).sum()) == 3
+
+
+def test_rows_are_of_a_kind_where_both_flags_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """First steps of an episode meet first steps, and rows that no rollout may start from meet no others."""
+    kinds: list[torch.Tensor] = []
+
+    def watched(rows: torch.Tensor, kind_SR: torch.Tensor, order_SR: torch.Tensor) -> torch.Tensor:
+        kinds.append(kind_SR)
+        return partners(rows, kind_SR, order_SR)
+
+    monkeypatch.setattr(starts, "partners", watched)
+    source = filled("simple_reference", starts=200, blend=True)
+    kinds.clear()
+    windows = source.rollouts.starts._store.windows
+
+    def mostly_closed(*arguments: Any) -> Any:
+        seq = windows(*arguments)
+        closed = torch.rand(seq.last.shape, generator=torch.Generator().manual_seed(0)) < 0.8
+        return replace(seq, last=seq.last | closed)
+
+    monkeypatch.setattr(source.rollouts.starts._store, "windows", mostly_closed)
+    _, _, _, first_SR, valid_SR = source.rollouts.starts.draw()
+    (kind_SR,) = kinds
+    agree = (first_SR[:, :, None] == first_SR[:, None]) & (valid_SR[:, :, None] == valid_SR[:, None])
+    assert torch.equal(kind_SR[:, :, None] == kind_SR[:, None], agree)
+    by_flags = {(bool(f), bool(v)) for f, v in zip(first_SR.flatten(), valid_SR.flatten(), strict=True)}
+    assert len(by_flags) == 4
 
 
 def test_entries_of_many_values_do_not_part() -> None:

@@ -147,9 +147,25 @@ def test_groups_share_their_mean_reward() -> None:
     assert team.loss(1.0).abs().max() <= 0.5
 
 
+@pytest.mark.parametrize("alive", [0.9, 0.0])
+def test_nothing_counts_after_an_imagined_end(alive: float) -> None:
+    """A hit in each of three steps, by a listener that always hits: 1 + .9 + .81 of it, or the first alone."""
+    made, _ = through(3)
+    model = made._rollouts.model
+
+    def step(state: Goal, action_SnU: Tensor, uniform: Tensor) -> tuple[Goal, Prediction]:
+        ones = torch.ones(*action_SnU.shape[:2], 2)
+        return state, Prediction(state.goal, ones, alive * ones, 0 * ones[..., 0])
+
+    model.step = step  # type: ignore[method-assign]
+    gamma = made._rollouts.gamma
+    expected = 1 + gamma + gamma**2 if alive else 1.0
+    torch.testing.assert_close(made.loss(1.0), torch.full((2, 1), -expected))
+
+
 def test_a_closed_gate_gives_no_gradient() -> None:
     made, actor = through(2)
-    made._gate.length_S = torch.tensor([0, 3])
+    made._gate.length_S = torch.tensor([0, 1])
     made.loss(1.0).sum().backward()
     assert actor.mlp.flat.grad is not None
     assert not actor.mlp.flat.grad[0].any() and actor.mlp.flat.grad[1].any()

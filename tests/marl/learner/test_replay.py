@@ -1,0 +1,87 @@
+"""The replay: what is stored, sums of n steps, and a restored buffer."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+from test_learner import SPEC, E, H, K, N, S, filled, replay, transitions
+
+from envs.streams import Stream
+from marl.data.replay import Replay
+from marl.learner.maddpg import joint_rows
+
+
+def test_truncation_is_bootstrapped_and_termination_is_not() -> None:
+    buffer = replay()
+    flags = torch.zeros(S, N, E, dtype=torch.bool)
+    term, trunc = flags.clone(), flags.clone()
+    term[..., 0], trunc[..., 1] = True, True
+    buffer.add(transitions(terminated=term, truncated=trunc))
+    batch = buffer.gather(torch.arange(E).repeat(S, 1) + buffer._offset_S1)
+    torch.testing.assert_close(batch.discount[0, 0], torch.tensor([0.0, 0.9, 0.9, 0.9]))
+
+
+def test_replay_returns_what_was_stored() -> None:
+    buffer, given = replay(), transitions()
+    buffer.add(given)
+    batch = buffer.gather(torch.arange(E).repeat(S, 1) + buffer._offset_S1)
+    for name in ("obs", "action", "reward", "next_obs"):
+        assert torch.equal(getattr(batch, name), getattr(given, name)), name
+    assert torch.equal(batch.prev_obs[:, 0], given.prev_obs[:, 0])
+    assert torch.equal(batch.joint, joint_rows(given.obs, given.action))
+
+
+def test_the_window_of_n_steps_slides() -> None:
+    """Every row sums its own step and the two after it, not those that filled the window first."""
+    buffer, steps = replay(n_step=3, gamma=0.5), [transitions(seed) for seed in range(6)]
+    for one in steps:
+        buffer.add(one)
+    batch = buffer.gather(torch.arange(4 * E).repeat(S, 1) + buffer._offset_S1)
+    for k in range(4):
+        rows, (now, then, last) = slice(k * E, (k + 1) * E), (one.reward for one in steps[k : k + 3])
+        torch.testing.assert_close(batch.reward[..., rows], now + 0.5 * then + 0.25 * last)
+        assert torch.equal(batch.obs[:, :, rows], steps[k].obs)
+        assert torch.equal(batch.next_obs[:, :, rows], steps[k + 2].next_obs)
+
+
+def test_a_restored_window_is_its_own() -> None:
+    buffer = filled(n_step=3)
+    state = buffer.state_dict()
+    before = copy.deepcopy(state["window"])
+    again = replay(n_step=3)
+    again.load_state_dict(state)
+    again.add(transitions(20))
+    assert all(
+        torch.equal(x, now[name]) for x_s, now in zip(before, state["window"], strict=True) for name, x in x_s.items()
+    )
+    buffer.add(transitions(20))
+    assert torch.equal(again.data_SCD[:, : again.size], buffer.data_SCD[:, : buffer.size])
+
+
+def test_replay_returns_the_masks_that_were_stored() -> None:
+    spec = replace(SPEC, has_masks=True)
+    buffer = Replay(spec, 100, E, Stream(0, "replay", range(S)), 0.9)
+    g = torch.Generator().manual_seed(0)
+    mask, next_mask = (torch.rand(S, N, E, H, K, generator=g) < 0.5 for _ in range(2))
+    buffer.add(transitions(mask=mask, next_mask=next_mask))
+    batch = buffer.gather(torch.arange(E).repeat(S, 1) + buffer._offset_S1)
+    assert batch.mask is not None and torch.equal(batch.mask, mask)
+    assert batch.next_mask is not None and torch.equal(batch.next_mask, next_mask)
+
+
+def test_n_step_sums_stop_at_the_end_of_an_episode() -> None:
+    buffer = replay(n_step=3, gamma=0.5)
+    ended = torch.zeros(S, N, E, dtype=torch.bool)
+    ended[..., 0] = True
+    steps = [transitions(0), transitions(1, terminated=ended), transitions(2)]
+    for one in steps:
+        buffer.add(one)
+    batch = buffer.gather(torch.arange(E).repeat(S, 1) + buffer._offset_S1)
+    r = [one.reward for one in steps]
+    torch.testing.assert_close(batch.reward[..., 0], r[0][..., 0] + 0.5 * r[1][..., 0])
+    torch.testing.assert_close(batch.reward[..., 1], (r[0] + 0.5 * r[1] + 0.25 * r[2])[..., 1])
+    assert float(batch.discount[0, 0, 0]) == 0.0 and float(batch.discount[0, 0, 1]) == 0.125
+    assert torch.equal(batch.next_obs[..., 0, :], steps[1].next_obs[..., 0, :])
+    assert torch.equal(batch.next_obs[..., 1, :], steps[2].next_obs[..., 1, :])
