@@ -79,8 +79,10 @@ def refuse(spec: EnvSpec) -> None:
     """Raise `UserError` where the environment is not one that the world model can imagine."""
     if not spec.fixed_agents:
         raise UserError(
-            f"--world-model: agents of {spec.id!r} may leave before the episode ends; expected an environment with "
-            "fixed agents. Train without --world-model."
+            f"--world-model: agents of {spec.id!r} may leave before the episode ends, as far as is known; expected an "
+            "environment with fixed agents. Where all of them stay until it ends, let the environment say so, with "
+            "metadata = {'fixed_agents': True, ...} in its class (a run that sees one leave then stops); otherwise "
+            "train without --world-model."
         )
     if spec.has_masks:
         raise UserError(

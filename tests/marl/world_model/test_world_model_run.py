@@ -73,5 +73,5 @@ def test_an_environment_whose_agents_leave_is_refused(tmp_path: Path, monkeypatc
     refused = config(
         tmp_path, env="toy_envs:Toy", env_args={"deaths": {"a_0": 3}}, backend="pettingzoo", num_envs=2, num_replicas=1
     )
-    with pytest.raises(UserError, match=r"--world-model: agents of .* may leave.*Train without --world-model"):
+    with pytest.raises(UserError, match=r"--world-model: agents of .* may leave.*'fixed_agents': True.*train without"):
         train(refused)
