@@ -11,6 +11,10 @@ def names_function(env_id: str) -> bool:
 def unfindable(env_id: str) -> str:
     """Why no other process can find the function that `env_id` names, with what to do; "" where it may."""
     module, _, name = env_id.partition(":")
+    if name and (module.endswith(".py") or "/" in module):
+        folder, _, file = module.removesuffix(".py").rpartition("/")
+        go = f"start in {folder or '/'} (cd) and " if folder or module.startswith("/") else ""
+        return f"environment {env_id!r} names a file, expected a module: {go}give {file}:{name}."
     if not names_function(env_id) or (module != "__main__" and "<" not in name):
         return ""
     return (

@@ -166,6 +166,8 @@ def test_no_environment_lists_the_tasks() -> None:
         (["--env", "simple_spread", "--env-args", "M=5"], "--env-args: simple_spread_v3 has no argument 'M'"),
         (["--env", "simple_spread_v2"], "unknown environment 'simple_spread_v2'. Did you mean 'simple_spread_v3'"),
         (["--env", "my-module:make"], "unknown environment 'my-module:make'"),
+        (["--env", "/a/b/own.py:make"], "names a file, expected a module: start in /a/b (cd) and give own:make."),
+        (["--env", "own.py:make"], "names a file, expected a module: give own:make."),
         (["--env", "simple", "--num-envs", "8", "--total-steps", "7"], "total_steps 7 is less than num_envs 8"),
         (["--env", "simple", "--maddpg.frames", "0"], "got 0; expected a whole number, at least 1"),
         (["--env", "simple", "--maddpg.frames", "2", "--world-model"], "expected frames 1 with it"),
