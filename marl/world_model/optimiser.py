@@ -73,6 +73,11 @@ class ReplicaAdam(Generic[Net]):
         self._force = 0.0
         self._grads = self._rows(self._grad_P)  # every parameter's gradient as [S, ...]
 
+    @property
+    def size(self) -> int:
+        """Parameters of one replica."""
+        return len(self.flat_P) // self._replicas
+
     def shrink(self, part: nn.Module, force: float) -> None:
         """From now on draw the weights (not biases) of `part` of the module to zero, by `force` step sizes an update.
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.config.schema import WorldModelConfig
+from marl.errors import UserError
 from marl.world_model import losses
 from marl.world_model.dreamer.heads import ChangeDecoder, RewardHead, StateDecoder, StateReward
 from marl.world_model.dreamer.rssm import RSSM, Observed, Sizes, State
@@ -271,6 +272,17 @@ class DreamerModel:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue bit for bit.
+
+        Raises:
+            UserError: the state is of networks of other sizes, as of a version that knew one decoder only.
+        """
+        expected, found = self.optimiser.size, state["optimiser"]["parameters"].shape[1]
+        if found != expected:
+            raise UserError(
+                f"the checkpoint's world model has {found:,} parameters, expected {expected:,}: it is of an "
+                "earlier version. Train anew, or resume with the version that wrote the checkpoint."
+            )
         self.optimiser.load_state_dict(state["optimiser"])
         self.obs_scale.load_state_dict(state["obs_scale"])
         self.reward_scale.load_state_dict(state["reward_scale"])

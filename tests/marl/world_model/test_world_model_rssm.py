@@ -13,7 +13,7 @@ from world_model_data import episodes, two_agents
 from envs.spec import AgentSpec, EnvSpec, Head
 from envs.streams import Stream
 from marl.config.schema import WorldModelConfig
-from marl.errors import RunFailed
+from marl.errors import RunFailed, UserError
 from marl.world_model import losses
 from marl.world_model.dreamer.model import DreamerModel, disagreement
 from marl.world_model.dreamer.rssm import RSSM, Sizes, State, gated
@@ -380,3 +380,9 @@ def test_state_continues_bit_for_bit() -> None:
         model.update(seq, Stream(5, "noise", [0, 1]))
     assert torch.equal(one.optimiser.flat_P, two.optimiser.flat_P)
     assert all(torch.equal(a, b) for a, b in zip(one.networks.parameters(), two.networks.parameters(), strict=True))
+
+
+def test_a_state_of_another_decoder_is_refused_in_words() -> None:
+    older, newer = toy(decoder="state")[0], toy()[0]
+    with pytest.raises(UserError, match=r"parameters, expected .*earlier version"):
+        newer.load_state_dict(older.state_dict())
