@@ -42,7 +42,7 @@ def faults():
         del x, y
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 faults()
-print(int(kept), faults())
+print(int(kept), min(faults() for _ in range(3)))  # the kernel may have taken back a page at any time
 """
 
 
