@@ -20,14 +20,13 @@ import torch
 
 import envs
 from benchmarks.gumbel.page import meta
-from benchmarks.world_model.prediction import RESULTS, STEPS, configuration, steps_of
+from benchmarks.world_model.prediction import RESULTS, STEPS, configuration, stored
 from envs.streams import Stream
 from marl.runs.durable import replace_text
 from marl.world_model.assess import collect
 from marl.world_model.imagination.gate import rollout_errors
 from marl.world_model.imagination.source import make_model
 from marl.world_model.layout import Layout
-from marl.world_model.sequences import FrameStore
 
 TASKS = {"simple_speaker_listener": 100, "simple_reference": 150, "simple_spread": 150}  # episodes
 ARMS: dict[str, tuple[str, ...]] = {
@@ -46,14 +45,9 @@ def measure(env_id: str, episodes: int, flags: Sequence[str], updates: Sequence[
     layout = Layout(envs.make(env_id).spec)
     learned, unseen = collect(env_id, None, 1, episodes, STEPS, 1), collect(env_id, None, 1, TEST, STEPS, 1_000_000)
     model = make_model(layout, config.wm, config.maddpg.gamma, Stream(0, "model", [0]))
-    widths = (layout.full_size, layout.action_size, layout.spec.num_agents)
-    store = FrameStore(widths, 1, episodes, episodes * (STEPS + 1), "cpu")
-    everything = torch.ones(1, episodes, dtype=torch.bool)
-    for step in steps_of(learned, slice(None)):
-        store.add(step, everything)
-        model.absorb(step, everything)
+    store = stored(learned, layout, model)
     stream, window = Stream(0, "training", [0]), config.wm.window or STEPS // 2 + 1
-    results, started, spent = [], time.process_time(), 0.0
+    results, started = [], time.process_time()
     for done in range(1, max(updates) + 1):
         model.update(store.windows(window, config.wm.size("sequences"), stream), stream)
         if done in updates:

@@ -33,6 +33,7 @@ from marl.runs.durable import replace_text
 from marl.world_model.assess import Assessment, Latents, assess, collect, latents_figure
 from marl.world_model.imagination.source import make_model
 from marl.world_model.layout import Layout
+from marl.world_model.protocol import WorldModel
 from marl.world_model.sequences import FrameStore, Sequences, StepRows
 
 RESULTS = ROOT / "benchmarks" / "results" / "world_model"
@@ -64,17 +65,23 @@ def steps_of(seq: Sequences, episodes: slice) -> list[StepRows]:
     ]
 
 
+def stored(seq: Sequences, layout: Layout, model: WorldModel) -> FrameStore:
+    """Episodes of one replica in a store, and absorbed by `model`."""
+    episodes = seq.first.shape[2]
+    widths = (layout.full_size, layout.action_size, layout.spec.num_agents)
+    store = FrameStore(widths, 1, episodes, episodes * seq.first.shape[1], "cpu")
+    everything = torch.ones(1, episodes, dtype=torch.bool)
+    for step in steps_of(seq, slice(None)):
+        store.add(step, everything)
+        model.absorb(step, everything)
+    return store
+
+
 def learn(config: Config, layout: Layout, train: Sequences, test: Sequences, updates: int) -> dict[str, Any]:
     """Train a model of `config.wm` on `train`; `assess` of it on `test`, and a shorter record on the way there."""
     stream = Stream(config.seed, "training", [0])
     model = make_model(layout, config.wm, config.maddpg.gamma, Stream(config.seed, "model", [0]))
-    widths = (layout.full_size, layout.action_size, layout.spec.num_agents)
-    episodes = train.first.shape[2]
-    store = FrameStore(widths, 1, episodes, episodes * train.first.shape[1], "cpu")
-    everything = torch.ones(1, episodes, dtype=torch.bool)
-    for step in steps_of(train, slice(None)):
-        store.add(step, everything)
-        model.absorb(step, everything)
+    store = stored(train, layout, model)
     window = config.wm.window or STEPS + 1
     path, due, spent = [], 300.0, 0.0
     for done in range(1, updates + 1):

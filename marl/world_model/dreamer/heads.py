@@ -19,11 +19,11 @@ PRODUCTS = 128  # appended by each of the two layers
 SMALL = 0.3  # gain of the reward's initial weights: from small ones few products grow, and those generalise
 
 
-class StateDecoder(nn.Module):
-    """The mean of p(x_t | h_t, z_t): a perceptron of the state, as in the paper.
+class StateHead(nn.Module):
+    """The mean of p(x_t | h_t, z_t) or p(r_t | h_t, z_t): a perceptron of the state, as in the paper.
 
     Args:
-        sizes: widths from X to J.
+        sizes: widths from X to J or N.
         stream: noise of the initial weights; its rows are the replicas.
     """
 
@@ -31,12 +31,12 @@ class StateDecoder(nn.Module):
         super().__init__()
         self.state = MLP(sizes, stream)
 
-    def forward(self, features_SnX: Tensor, before_SnJ: Tensor, action_SnU: Tensor, follows_Sn1: Tensor) -> Tensor:
-        """Means [S, n, J] of the features alone; the rest is for `ChangeDecoder`."""
+    def forward(self, features_SnX: Tensor, *_: Tensor) -> Tensor:
+        """Means [S, n, J] or [S, n, N] of the features alone; what the other heads read is not looked at."""
         return self.state(features_SnX)
 
 
-class ChangeDecoder(StateDecoder):
+class ChangeDecoder(nn.Module):
     """x_t = x_{t-1} + L [x_{t-1}, a_{t-1}] + 0.1 f(h_t, z_t), and f(h_t, z_t) itself at an episode's first frame.
 
     L is linear and zero at first. The state has to carry only what the last observation does not tell: what is hidden,
@@ -51,7 +51,8 @@ class ChangeDecoder(StateDecoder):
     """
 
     def __init__(self, sizes: Sequence[int], actions: int, stream: Stream) -> None:
-        super().__init__(sizes, stream)
+        super().__init__()
+        self.state = MLP(sizes, stream)
         self.linear = Dense(sizes[-1] + actions, sizes[-1], stream, gain=0.0)
 
     def forward(self, features_SnX: Tensor, before_SnJ: Tensor, action_SnU: Tensor, follows_Sn1: Tensor) -> Tensor:
@@ -103,20 +104,3 @@ class RewardHead(nn.Module):
         for left, right in zip(self.left, self.right, strict=True):
             q = torch.cat([q, left(q) * right(q) * 0.5**0.5], dim=-1)
         return self.linear(q) + self.perceptron(q) + self.state(features_SnX.detach())
-
-
-class StateReward(nn.Module):
-    """The mean of p(r_t | h_t, z_t): a perceptron of the state, as in the paper.
-
-    Args:
-        sizes: widths from X to N.
-        stream: noise of the initial weights; its rows are the replicas.
-    """
-
-    def __init__(self, sizes: Sequence[int], stream: Stream) -> None:
-        super().__init__()
-        self.perceptron = MLP(sizes, stream)
-
-    def forward(self, features_SnX: Tensor, obs_SnJ: Tensor, action_SnU: Tensor) -> Tensor:
-        """Means [S, n, N] of the features alone; the rest is for `RewardHead`."""
-        return self.perceptron(features_SnX)

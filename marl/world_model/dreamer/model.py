@@ -22,7 +22,7 @@ from envs.streams import Stream
 from marl.config.schema import WorldModelConfig
 from marl.errors import UserError
 from marl.world_model import losses
-from marl.world_model.dreamer.heads import ChangeDecoder, RewardHead, StateDecoder, StateReward
+from marl.world_model.dreamer.heads import ChangeDecoder, RewardHead, StateHead
 from marl.world_model.dreamer.rssm import RSSM, Observed, Sizes, State
 from marl.world_model.layers import MLP
 from marl.world_model.optimiser import ReplicaAdam
@@ -59,8 +59,8 @@ class Networks(nn.Module):
             self.decoder = ChangeDecoder((sizes.features, *hidden, obs_size), action_size, stream)
             self.reward = RewardHead(obs_size + action_size, sizes.features, num_agents, stream)
         else:
-            self.decoder = StateDecoder((sizes.features, *hidden, obs_size), stream)
-            self.reward = StateReward((sizes.features, *hidden, num_agents), stream)
+            self.decoder = StateHead((sizes.features, *hidden, obs_size), stream)
+            self.reward = StateHead((sizes.features, *hidden, num_agents), stream)
         self.discount = MLP((sizes.features, *hidden, num_agents), stream)
 
     def encode(self, obs_SnJ: Tensor) -> Tensor:

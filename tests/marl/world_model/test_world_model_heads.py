@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from envs.streams import Stream
-from marl.world_model.dreamer.heads import CHANGE, ChangeDecoder, RewardHead, StateReward
+from marl.world_model.dreamer.heads import CHANGE, ChangeDecoder, RewardHead, StateHead
 from marl.world_model.layers import Dense
 from marl.world_model.optimiser import ReplicaAdam
 
@@ -85,12 +85,12 @@ def test_products_teach_a_chosen_distance_from_few_episodes() -> None:
 
     seen, other = examples(300, 1), examples(2000, 2)
     errors = []
-    for head in (RewardHead(9, 1, 1, Stream(0, "init", [0])), StateReward((9, 128, 128, 1), Stream(0, "init", [0]))):
+    for head in (RewardHead(9, 1, 1, Stream(0, "init", [0])), StateHead((9, 128, 128, 1), Stream(0, "init", [0]))):
         optimiser = ReplicaAdam(head, 1, lr=3e-3, max_grad_norm=10.0)
         if isinstance(head, RewardHead):
             optimiser.shrink(head, 0.3)
 
-        def predicted(x: Tensor, head: RewardHead | StateReward = head) -> Tensor:
+        def predicted(x: Tensor, head: RewardHead | StateHead = head) -> Tensor:
             nothing = x.new_zeros(*x.shape[:2], 1 if isinstance(head, RewardHead) else 0)
             return head(nothing, x, x[..., :0]) if isinstance(head, RewardHead) else head(x, x, x)
 
