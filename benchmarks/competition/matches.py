@@ -5,9 +5,9 @@
     python -m benchmarks.competition                                     only prints the tables of what was written
 
 Every replica trains for the `total_steps` of configs/<env>.yaml. What is written among the published results has run
-seeds that nothing has seen before, once for each configuration (benchmarks/seeds.py); with another --out it is a trial
-on the tuning seed --seed. The final policies then play, greedily or sampled, in the batched port (equal to `mpe2`
-within rounding and far faster), all duels over the same episodes, which neither training nor tuning has seen:
+seeds and episodes that nothing has seen before, once for each configuration (benchmarks/seeds.py); with another --out
+it is a trial on the tuning seed --seed. The final policies then play, greedily or sampled, in the batched port (equal
+to `mpe2` within rounding and far faster), all duels over the same episodes:
 
 - the first side of every replica against the second side of every other replica;
 - every trained side against every scripted opponent, beside the best script of the same side against that opponent
@@ -46,7 +46,7 @@ from marl.figures import plots
 from marl.runs.records import read_run
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "competition"
-EPISODES_SEED = seeds.seeds(seeds.EPISODES, "duels").first
+EPISODES_SEED = seeds.seeds(seeds.EPISODES, "duels").first  # of trials; a report has those of its slot
 EVE_SEED = 1001  # of the fresh Eves
 
 
@@ -55,10 +55,10 @@ def main() -> int:
     parser = _parser()
     options = parser.parse_args(own)
     if options.env:
-        slot = None
+        slot, options.episodes_seed = None, EPISODES_SEED
         if options.out == RESULTS and options.run is None:
             slot = seeds.reserve(parse(["--env", options.env, *flags]).config)
-            options.seed = slot.run_seed
+            options.seed, options.episodes_seed = slot.run_seed, slot.episodes_seed
         elif options.run is None:
             seeds.require(seeds.RUNS, "tuning", options.seed)
         command = " ".join(["python -m benchmarks.competition", *_placeless(own), *(["--", *flags] if flags else [])])
@@ -96,7 +96,7 @@ def measured(options: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any
         players, greedy = ([Policy.load(run, r, greedy=g) for r in replicas] for g in (not options.sampled, True))
         seconds = [float(line["time/seconds"]) for line in read_run(run).metrics if "time/seconds" in line][-1]
     config = first.config
-    arena = Arena(options.env, options.episodes, EPISODES_SEED)
+    arena = Arena(options.env, options.episodes, options.episodes_seed)
     played = tournament(arena, players)
     record = {
         "env": options.env,
@@ -106,6 +106,7 @@ def measured(options: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any
         "steps": config.total_steps,
         "seconds": round(seconds, 1),
         "episodes": arena.episodes,
+        "episodes_seed": options.episodes_seed,
         "backend": "torch",
         "mode": "sampled" if options.sampled else "greedy",
         "sides": arena.sides,
