@@ -49,7 +49,8 @@ def measure(env_id: str, episodes: int, flags: Sequence[str], updates: Sequence[
     stream, window = Stream(0, "training", [0]), config.wm.window or STEPS // 2 + 1
     results, started = [], time.process_time()
     for done in range(1, max(updates) + 1):
-        model.update(store.windows(window, config.wm.size("sequences"), stream), stream)
+        seq = store.windows(window, config.wm.size("sequences"), stream)
+        model.update(seq, stream, store.windows(2, model.pairs, stream) if model.pairs else None)
         if done in updates:
             spent = time.process_time() - started
             test = Stream(0, "test", [0])

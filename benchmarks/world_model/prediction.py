@@ -86,7 +86,8 @@ def learn(config: Config, layout: Layout, train: Sequences, test: Sequences, upd
     path, due, spent = [], 300.0, 0.0
     for done in range(1, updates + 1):
         start = time.process_time()
-        model.update(store.windows(window, config.wm.size("sequences"), stream), stream)
+        seq = store.windows(window, config.wm.size("sequences"), stream)
+        model.update(seq, stream, store.windows(2, model.pairs, stream) if model.pairs else None)
         spent += time.process_time() - start
         if done >= due or done == updates:
             due *= GROWTH

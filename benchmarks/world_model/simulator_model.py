@@ -36,6 +36,7 @@ class SimulatorModel:
 
     noise_size = 1
     remembers = False
+    pairs = 0
 
     def __init__(self, layout: Layout, gamma: float, replicas: int) -> None:
         self.layout, self.gamma = layout, gamma
@@ -49,7 +50,7 @@ class SimulatorModel:
         self.obs_scale.add(step.next_obs[..., self.layout.dynamic_J], mask_SE)
         self.reward_scale.add(step.reward, mask_SE)
 
-    def update(self, seq: Sequences, stream: Stream) -> None:
+    def update(self, seq: Sequences, stream: Stream, pairs: Sequences | None = None) -> None:
         """Nothing to learn."""
 
     def calibrate(self, seq: Sequences, stream: Stream) -> None:

@@ -220,6 +220,8 @@ class WorldModelConfig:
     sparse: Weight = 0.3
     """L1 penalty of the reward head's weights, apart from Adam's moments: steps towards zero in an update (decoder
     change)."""
+    reward_updates: Positive = 8
+    """Updates of the reward head in an update of the model (decoder change): it learns slowly and costs little."""
     ng: Weight = 1.0
     """Weight of the discount's log-likelihood (summed over agents)."""
 

@@ -34,6 +34,21 @@ def gaussian_log_prob(x: Tensor, mean: Tensor, event_dims: int = 1) -> Tensor:
     return -0.5 * (squares + LOG_2PI).sum(tuple(range(-event_dims, 0)))
 
 
+def relative_log_prob(x: Tensor, mean: Tensor) -> Tensor:
+    """log N(x; mean, max(1, |x|)^2) without its normaliser, summed over the last dimension: [..., X] to [...].
+
+    An error counts relative to the value's own size where that is above 1: squares of differences up to |x| = 1, of
+    ratios beyond. What `x` adds to the normaliser teaches nothing, as `x` is data.
+    Differs from source (DreamerV2, equation 2), where the variance is 1 for every value.
+    """
+    return -0.5 * relative_error(x, mean).square().sum(-1)
+
+
+def relative_error(x: Tensor, guess: Tensor) -> Tensor:
+    """(guess - x) / max(1, |x|), entry by entry."""
+    return (guess - x) / x.abs().clamp(min=1.0)
+
+
 def categorical_log_prob(onehot: Tensor, log_probs: Tensor) -> Tensor:
     """log p(z) of one-hots z [..., C, L], summed over classes and latents: [...].
 

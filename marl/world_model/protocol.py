@@ -42,6 +42,7 @@ class WorldModel(Protocol):
     obs_scale: Normaliser  # of the predicted entries
     reward_scale: Normaliser
     remembers: bool  # whether its state may hold more than the last observation
+    pairs: int  # windows of two frames, drawn independently of one another, that an update wants beside its sequences
 
     @property
     def noise_size(self) -> int:
@@ -50,8 +51,8 @@ class WorldModel(Protocol):
     def absorb(self, step: StepRows, mask_SE: Tensor) -> None:
         """Take the statistics of one joint step of the environments in `mask_SE`."""
 
-    def update(self, seq: Sequences, stream: Stream) -> None:
-        """One update from sequences."""
+    def update(self, seq: Sequences, stream: Stream, pairs: Sequences | None = None) -> None:
+        """One update from sequences, and from `pairs` of frames where it wants some."""
 
     def calibrate(self, seq: Sequences, stream: Stream) -> None:
         """Choose by held-out episodes what of the model imagines; nothing is fitted to them."""

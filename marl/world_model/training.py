@@ -45,7 +45,10 @@ class ModelTraining:
         count = self._config.size("sequences")
         while self._credit >= 1.0:
             self._credit -= 1.0
-            self.model.update(self.episodes.training.windows(self._window, count, self._stream), self._stream)
+            seq = self.episodes.training.windows(self._window, count, self._stream)
+            wanted = self.model.pairs
+            pairs = self.episodes.training.windows(2, wanted, self._stream) if wanted else None
+            self.model.update(seq, self._stream, pairs)
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -32,7 +32,7 @@ class StateHead(nn.Module):
         self.state = MLP(sizes, stream)
 
     def forward(self, features_SnX: Tensor, *_: Tensor) -> Tensor:
-        """Means [S, n, J] or [S, n, N] of the features alone; what the other heads read is not looked at."""
+        """Means [S, n, J] or [S, n, N] of the features alone; what the other decoder reads is not looked at."""
         return self.state(features_SnX)
 
 
@@ -70,25 +70,23 @@ class ChangeDecoder(nn.Module):
 
 
 class RewardHead(nn.Module):
-    """The mean of p(r_t | x_t, a_{t-1}, h_t, z_t): two layers of products before a perceptron, and a map of the state.
+    """The mean of p(r_t | x_t, a_{t-1}): two layers of products before a linear map and a perceptron.
 
     A reward is often a product: which goal, times how far. From few episodes a perceptron learns none. Here a layer
     appends the products (A q)(B q) to its input q = [x_t, a_{t-1}], and a linear map and a perceptron read the last q.
     The weights are drawn to zero by a constant force (`wm.sparse`, an L1 penalty apart from Adam's moments), so that a
-    product keeps few factors. The state adds a linear map from zero, and takes no gradient: the rewards of few episodes
-    can be told apart by their latents, which then hold nothing else.
+    product keeps few factors.
 
-    Differs from source (DreamerV2, equation 2): the reward reads the (decoded) observation and the action too.
+    Differs from source (DreamerV2, equation 2): the reward reads the (decoded) observation and the action.
     Source of the layers: polynomials by products of linear maps, Chrysos et al. 2020 (Pi-nets, arXiv 2003.03828).
 
     Args:
         entries: Q = J + U.
-        features: X.
         agents: N.
         stream: noise of the initial weights; its rows are the replicas.
     """
 
-    def __init__(self, entries: int, features: int, agents: int, stream: Stream) -> None:
+    def __init__(self, entries: int, agents: int, stream: Stream) -> None:
         super().__init__()
         widths = (entries, entries + PRODUCTS)
         self.left = nn.ModuleList(Dense(width, PRODUCTS, stream, gain=SMALL) for width in widths)
@@ -96,11 +94,10 @@ class RewardHead(nn.Module):
         last = entries + 2 * PRODUCTS
         self.linear = Dense(last, agents, stream, gain=SMALL)
         self.perceptron = MLP((last, PRODUCTS, agents), stream, gain=SMALL)
-        self.state = Dense(features, agents, stream, gain=0.0)
 
-    def forward(self, features_SnX: Tensor, obs_SnJ: Tensor, action_SnU: Tensor) -> Tensor:
+    def forward(self, obs_SnJ: Tensor, action_SnU: Tensor) -> Tensor:
         """Means [S, n, N] of standardised rewards."""
         q = torch.cat([obs_SnJ, action_SnU], dim=-1)
         for left, right in zip(self.left, self.right, strict=True):
             q = torch.cat([q, left(q) * right(q) * 0.5**0.5], dim=-1)
-        return self.linear(q) + self.perceptron(q) + self.state(features_SnX.detach())
+        return self.linear(q) + self.perceptron(q)

@@ -6,7 +6,7 @@ U joint action, N agents, L latents, C classes, M prior heads.
 Source: Hafner et al. 2021 (DreamerV2, arXiv 2010.02193), equation 2 and algorithms 1 and 2.
 Differs from source: one reward and one discount per agent; observations and rewards are standardised; the reward of
 an episode's first frame, which no action led to, has no loss; the decoder predicts the change of the observation and
-the reward head knows products (heads.py), unless `wm.decoder` is "state".
+the reward head knows products (heads.py) and learns by itself (rewards.py), unless `wm.decoder` is "state".
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from marl.config.schema import WorldModelConfig
 from marl.errors import UserError
 from marl.world_model import losses
 from marl.world_model.dreamer.heads import ChangeDecoder, RewardHead, StateHead
+from marl.world_model.dreamer.rewards import RewardTraining, worse_without
 from marl.world_model.dreamer.rssm import RSSM, Observed, Sizes, State
-from marl.world_model.layers import MLP
+from marl.world_model.layers import MLP, Dense
 from marl.world_model.optimiser import ReplicaAdam
 from marl.world_model.protocol import Prediction, raise_on_faults
 from marl.world_model.sequences import Normaliser, Sequences, StepRows
@@ -34,7 +35,7 @@ COLLAPSED = 0.95  # R^2 of the reconstruction below which the posterior counts a
 
 
 class Networks(nn.Module):
-    """All parameters of the model."""
+    """All parameters of the model, but for a reward head that learns by itself."""
 
     def __init__(
         self, obs_size: int, action_size: int, num_agents: int, config: WorldModelConfig, stream: Stream
@@ -57,7 +58,9 @@ class Networks(nn.Module):
         self.reward: nn.Module
         if config.decoder == "change":
             self.decoder = ChangeDecoder((sizes.features, *hidden, obs_size), action_size, stream)
-            self.reward = RewardHead(obs_size + action_size, sizes.features, num_agents, stream)
+            # what the state adds to a head that learns by itself: from latents, which tell few episodes apart, a map
+            # learns those by heart, so that it is used only where it helps on others, and teaches the state nothing
+            self.reward = Dense(sizes.features, num_agents, stream, gain=0.0)
         else:
             self.decoder = StateHead((sizes.features, *hidden, obs_size), stream)
             self.reward = StateHead((sizes.features, *hidden, num_agents), stream)
@@ -107,8 +110,12 @@ class DreamerModel:
         self.optimiser = ReplicaAdam(
             self.networks, replicas, config.lr, config.max_grad_norm, config.lr_warmup, config.average
         )
-        if isinstance(self.networks.reward, RewardHead):
-            self.optimiser.shrink(self.networks.reward, config.sparse)
+        self.rewards: RewardTraining | None = None
+        if config.decoder == "change":
+            head = RewardHead(layout.obs_size + layout.action_size, num_agents, stream)
+            self.rewards = RewardTraining(head, replicas, config)
+        self.by_state_S = torch.zeros(replicas, dtype=torch.bool, device=device)  # rewards are read from it too
+        self.pairs = 0 if self.rewards is None else self.rewards.frames
         self.averaged = self.optimiser.averaged
         self.obs_scale = Normaliser(replicas, layout.obs_size, device)
         self.reward_scale = Normaliser(replicas, num_agents, device)
@@ -121,13 +128,29 @@ class DreamerModel:
         self.reward_scale.add(step.reward, mask_SE)
 
     # --------------------------------------------------------------- training
-    def update(self, seq: Sequences, stream: Stream) -> None:
-        """One Adam step on the loss of `seq`."""
+    def update(self, seq: Sequences, stream: Stream, pairs: Sequences | None = None) -> None:
+        """One Adam step on the loss of `seq`, and those of a reward head that learns by itself.
+
+        Args:
+            seq: windows, all frames of a replica weighed alike.
+            stream: of the latents' samples.
+            pairs: `pairs` windows of two frames, drawn independently of one another, from which that head learns; None:
+                it learns from the frames of `seq`, far more slowly.
+        """
         self.optimiser.zero_grad()
         loss_S, metrics = self.loss(seq, stream)
         loss_S.sum().backward()
         self._metrics = {name: value.detach() for name, value in metrics.items()}
         self._metrics["grad_norm"] = self.optimiser.step()
+        if self.rewards is not None:
+            self._metrics["log_reward"] = self.rewards.update(*self._reward_rows(seq if pairs is None else pairs))
+
+    def _reward_rows(self, seq: Sequences) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Observations, actions and rewards of all frames but a window's first, and which an action led to."""
+        seq = seq.select(slice(1, None))
+        obs = self.obs_scale.apply(seq.obs[..., self.layout.dynamic_J].flatten(1, 2))
+        reward = self.reward_scale.apply(seq.reward.flatten(1, 2))
+        return obs, seq.action.flatten(1, 2), reward, seq.follows.flatten(1, 2)
 
     def read(self, networks: Networks, seq: Sequences, stream: Stream) -> tuple[Tensor, Observed]:
         """Standardised observations [S, T, B, J] and what the state space of `networks` makes of them."""
@@ -147,7 +170,6 @@ class DreamerModel:
         obs, observed = self.read(networks, seq, stream)
         features = observed.state.flatten().features
         frames = seq.first.shape[1:]
-        reward = self.reward_scale.apply(seq.reward.flatten(1, 2))
         valid, follows = seq.valid.float(), seq.follows.float()
         rows, action = obs.flatten(1, 2), seq.action.flatten(1, 2)
         # a sequence's first frame may be in mid-episode, but what was before it is not at hand
@@ -155,16 +177,21 @@ class DreamerModel:
         known = torch.cat([torch.zeros_like(follows[:, :1]), follows[:, 1:]], dim=1).flatten(1, 2)[..., None]
         mean = networks.decoder(features, before, action, known)
         log_x = losses.gaussian_log_prob(rows, mean).unflatten(1, frames)
-        log_r = losses.gaussian_log_prob(reward, networks.reward(features, rows, action)).unflatten(1, frames)
         label = self.gamma * seq.alive.flatten(1, 2)
         log_g = losses.bernoulli_log_prob(label, networks.discount(features)).sum(-1).unflatten(1, frames)
         kl_loss, kl, log_q = self._kl(observed)
         terms = {
             "observation": (-config.nx, mean_over(log_x, valid)),
-            "reward": (-config.nr, mean_over(log_r, follows)),
             "discount": (-config.ng, mean_over(log_g, follows)),
             "kl": (config.beta, mean_over(kl_loss, valid)),
         }
+        reward = self.reward_scale.apply(seq.reward.flatten(1, 2))
+        if self.rewards is None:
+            log_r = losses.gaussian_log_prob(reward, networks.reward(features))
+        else:
+            own = self.rewards.averaged(rows, action)
+            log_r = losses.relative_log_prob(reward, own + networks.reward(features.detach()))
+        terms["reward"] = (-config.nr, mean_over(log_r.unflatten(1, frames), follows))
         members = self._ensemble_entropy(observed).unflatten(1, frames)
         terms["ensemble"] = (config.beta, mean_over(members, valid))
         loss_S = torch.stack([weight * value for weight, value in terms.values()]).sum(0)
@@ -194,8 +221,14 @@ class DreamerModel:
         return -losses.categorical_log_prob(q_SnCL[:, None], torch.log_softmax(logits_SMnCL, dim=losses.CLASSES)).sum(1)
 
     # -------------------------------------------------------------- imagining
+    @torch.no_grad()
     def calibrate(self, seq: Sequences, stream: Stream) -> None:
-        """Nothing to choose: all of the model imagines."""
+        """Whether rewards are read from the state too; all else of the model imagines."""
+        if self.rewards is not None:
+            features = self.read(self.averaged, seq, stream)[1].state.features[:, 1:].flatten(1, 2)
+            obs, action, reward, follows = self._reward_rows(seq)
+            own, rest = self.rewards.averaged(obs, action), self.averaged.reward(features)
+            self.by_state_S = worse_without(own, rest, reward, follows)
 
     @torch.no_grad()
     def observe(self, seq: Sequences, stream: Stream) -> State:
@@ -239,7 +272,10 @@ class DreamerModel:
         seen = networks.decoder(features, state.obs, action_SnU, follows)
         state = State(after.h, after.z, seen)
         obs = self.obs_scale.invert(seen)
-        reward = self.reward_scale.invert(networks.reward(features, seen, action_SnU))
+        standardised = networks.reward(features)
+        if self.rewards is not None:
+            standardised = self.rewards.averaged(seen, action_SnU) + self.by_state_S[:, None, None] * standardised
+        reward = self.reward_scale.invert(standardised)
         discount = torch.sigmoid(networks.discount(features))
         with torch.no_grad():
             uncertainty = disagreement(networks.rssm.ensemble_logits(state.h))
@@ -248,6 +284,8 @@ class DreamerModel:
     # ------------------------------------------------------------------ state
     def check(self) -> None:
         raise_on_faults(self.optimiser, self._metrics)
+        if self.rewards is not None:
+            raise_on_faults(self.rewards.optimiser, self._metrics)
 
     def warnings(self) -> list[str]:
         """Posterior collapse: late in training the observation is still not reconstructed from the state."""
@@ -266,8 +304,11 @@ class DreamerModel:
         return self._metrics
 
     def state_dict(self) -> dict[str, Any]:
+        rewards = {} if self.rewards is None else {"rewards": self.rewards.optimiser.state_dict()}
         return {
             "optimiser": self.optimiser.state_dict(),
+            **rewards,
+            "by_state": self.by_state_S,
             "obs_scale": self.obs_scale.state_dict(),
             "reward_scale": self.reward_scale.state_dict(),
             "metrics": self._metrics,  # of the last update: the next record may come before another
@@ -286,9 +327,12 @@ class DreamerModel:
                 "earlier version. Train anew, or resume with the version that wrote the checkpoint."
             )
         self.optimiser.load_state_dict(state["optimiser"])
+        if self.rewards is not None:
+            self.rewards.optimiser.load_state_dict(state["rewards"])
         self.obs_scale.load_state_dict(state["obs_scale"])
         self.reward_scale.load_state_dict(state["reward_scale"])
         device = self.obs_scale.mean_S1X.device
+        self.by_state_S = state["by_state"].to(device)
         self._metrics = {name: value.to(device) for name, value in state["metrics"].items()}
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from envs.streams import Stream
 from marl.config.schema import WorldModelConfig
 from marl.world_model.layout import Layout
+from marl.world_model.losses import relative_error
 from marl.world_model.protocol import WorldModel
 from marl.world_model.sequences import FrameStore, Sequences
 
@@ -101,8 +102,9 @@ def rollout_errors(
 ) -> tuple[Tensor, Tensor]:
     """Root mean square errors of observation and reward after 1 .. K steps from every frame, each [S, K].
 
-    In standard deviations of each entry, with the recorded actions, averaged over frames, entries and agents;
-    infinite where no episode is long enough.
+    In standard deviations of each entry, or relative to the value itself where that is more than a deviation from the
+    mean (the first episodes of untrained policies end far from where any later one goes); with the recorded actions,
+    averaged over frames, entries and agents; infinite where no episode is long enough.
 
     Args:
         model: what is measured.
@@ -122,8 +124,9 @@ def rollout_errors(
         going_STB = going_STB & follows & inside_T[:, None]
         state, seen = model.step(state, action.flatten(1, 2), stream.uniform(length * rows, model.noise_size))
         truth = obs[..., layout.dynamic_J].flatten(1, 2)
-        off_obs = model.obs_scale.apply(seen.obs) - model.obs_scale.apply(truth)
-        off_reward = model.reward_scale.apply(seen.reward) - model.reward_scale.apply(reward.flatten(1, 2))
+        off_obs = relative_error(model.obs_scale.apply(truth), model.obs_scale.apply(seen.obs))
+        paid = model.reward_scale.apply(reward.flatten(1, 2))
+        off_reward = relative_error(paid, model.reward_scale.apply(seen.reward))
         weight_Sn = going_STB.flatten(1, 2).float()
         count_S = weight_Sn.sum(1)
         both = [(x.square().mean(2) * weight_Sn).sum(1) / count_S for x in (off_obs, off_reward)]

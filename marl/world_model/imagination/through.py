@@ -69,6 +69,8 @@ class ThroughModel:
         Zero, with no gradient, in a replica whose gate is closed: there the model is not good enough to learn from.
         """
         rollouts, groups = self._rollouts, len(self._share_PN)
+        if not bool(self._gate.length_S.any()):  # a rollout costs as much as several updates
+            return self._share_PN.new_zeros(len(self._gate.length_S), groups)
         with torch.no_grad():
             state, obs, _, _, valid_SR = rollouts.starts.draw()
             # a copy of every row for every group, groups first

@@ -103,6 +103,7 @@ class SmallModel:
 
     noise_size = 1
     remembers = False
+    pairs = 0
 
     def __init__(self, layout: Layout, config: WorldModelConfig, gamma: float, stream: Stream) -> None:
         self.layout, self.config, self.gamma = layout, config, gamma
@@ -185,7 +186,7 @@ class SmallModel:
         return reward, discount
 
     # --------------------------------------------------------------- training
-    def update(self, seq: Sequences, stream: Stream) -> None:
+    def update(self, seq: Sequences, stream: Stream, pairs: Sequences | None = None) -> None:
         """One Adam step of all networks on the transitions of `seq`; now and then new solutions of what is linear."""
         if self._absorbed > GROWTH * self._solved:
             self._solved = self._absorbed

@@ -61,6 +61,17 @@ def test_gaussian_likelihood_refuses_a_shape_that_would_broadcast() -> None:
         losses.gaussian_log_prob(torch.zeros(4, 1), torch.zeros(4, 3))
 
 
+def test_relative_likelihood_by_hand() -> None:
+    """Errors of 1 at values of .5 and -4: squares 1 and (1 / 4)^2; as a Gaussian of deviation max(1, |x|)."""
+    x, mean = torch.tensor([0.5, -4.0]), torch.tensor([1.5, -3.0], requires_grad=True)
+    value = losses.relative_log_prob(x, mean)
+    assert value.item() == pytest.approx(-0.5 * (1 + 1 / 16))
+    deviation = torch.tensor([1.0, 4.0])
+    normaliser = (deviation.log() + 0.5 * math.log(2 * math.pi)).sum()
+    torch.testing.assert_close(value, Normal(mean, deviation).log_prob(x).sum() + normaliser)
+    torch.testing.assert_close(losses.relative_error(x, mean).detach(), torch.tensor([1.0, 0.25]))
+
+
 def test_categorical_likelihood_is_cross_entropy() -> None:
     scores = logits(6, 5, 3)
     index = torch.arange(18).view(6, 3) % 5

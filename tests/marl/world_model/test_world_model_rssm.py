@@ -190,16 +190,18 @@ def test_the_ensemble_teaches_nothing_back() -> None:
     ("kl", "sampled"), ("alpha", 0.3), ("beta", 0.7), ("free_prior", 0.12), ("free_posterior", 50.0),
     ("free_form", "average"), ("unimix", 0.3), ("nx", 3.0), ("nr", 3.0), ("ng", 3.0), ("posterior", "observation"),
     ("latents", 5), ("classes", 4), ("deter", 7), ("hidden", 11), ("layers", 1), ("ensemble", 3), ("preset", "gpu"),
-    ("decoder", "state"), ("sparse", 0.0),
+    ("decoder", "state"), ("sparse", 0.0), ("reward_updates", 3),
 ])  # fmt: skip
 def test_every_setting_changes_the_update(field: str, value: object) -> None:
     base = {"free_posterior": 0.12, "free_form": "step", "hidden": None if field == "preset" else 10}
     before, seq = toy(**base)
     after, _ = toy(**base | {field: value})
+    numbers = []
     for model in (before, after):
         model.update(seq, Stream(0, "noise", [0, 1]))
-    same = before.optimiser.flat_P.shape == after.optimiser.flat_P.shape
-    assert not same or not torch.equal(before.optimiser.flat_P, after.optimiser.flat_P)
+        rewards = [] if model.rewards is None else [model.rewards.optimiser.flat_P]
+        numbers.append(torch.cat([model.optimiser.flat_P, *rewards]))
+    assert numbers[0].shape != numbers[1].shape or not torch.equal(*numbers)
 
 
 def test_batch_and_time_are_averaged_and_invalid_frames_left_out() -> None:
@@ -379,7 +381,44 @@ def test_state_continues_bit_for_bit() -> None:
     for model in (one, two):
         model.update(seq, Stream(5, "noise", [0, 1]))
     assert torch.equal(one.optimiser.flat_P, two.optimiser.flat_P)
+    assert one.rewards is not None and two.rewards is not None
+    assert torch.equal(one.rewards.optimiser.flat_P, two.rewards.optimiser.flat_P)
+    assert int(two.rewards.optimiser.updates) == 4 * one.config.reward_updates
     assert all(torch.equal(a, b) for a, b in zip(one.networks.parameters(), two.networks.parameters(), strict=True))
+
+
+def test_rewards_are_read_from_the_state_too_where_that_helps() -> None:
+    """The reward of the second replica is a linear map of its state, that of the first is unrelated to it."""
+    model, seq = toy()
+    assert model.rewards is not None
+    with torch.no_grad():
+        for p in model.rewards.averaged.parameters():
+            p.zero_()
+        model.averaged.reward.weight.normal_(generator=torch.Generator().manual_seed(0))
+        model.averaged.reward.bias.zero_()
+    # the posterior's samples differ from call to call: those of the same noise
+    state = model.observe(seq, Stream(3, "noise", [0, 1]))
+    rest = model.averaged.reward(state.features).unflatten(1, seq.first.shape[1:])
+    seq.reward[1] = model.reward_scale.invert(rest.flatten(1, 2)).unflatten(1, seq.first.shape[1:])[1]
+    model.calibrate(seq, Stream(3, "noise", [0, 1]))
+    assert model.by_state_S.tolist() == [False, True]
+    after, seen = model.step(state, seq.action.flatten(1, 2), torch.rand(2, 15, model.noise_size))
+    told = model.reward_scale.apply(seen.reward)
+    assert not bool(told[0].any())
+    torch.testing.assert_close(told[1], model.averaged.reward(after.features)[1])
+
+
+def test_pairs_teach_rewards_and_nothing_else() -> None:
+    (one, seq), (two, _), (three, _) = toy(), toy(), toy()
+    pairs = seq.select(slice(0, 2))
+    other = replace(pairs, reward=pairs.reward + 1.0)
+    for model, given in ((one, pairs), (two, other), (three, None)):
+        model.update(seq, Stream(0, "noise", [0, 1]), given)
+    assert torch.equal(one.optimiser.flat_P, two.optimiser.flat_P)
+    assert one.rewards and two.rewards and three.rewards
+    assert not torch.equal(one.rewards.optimiser.flat_P, two.rewards.optimiser.flat_P)
+    assert not torch.equal(one.rewards.optimiser.flat_P, three.rewards.optimiser.flat_P)
+    assert one.pairs == 256 * one.config.reward_updates
 
 
 def test_a_state_of_another_decoder_is_refused_in_words() -> None:

@@ -171,6 +171,13 @@ def test_a_closed_gate_gives_no_gradient() -> None:
     assert not actor.mlp.flat.grad[0].any() and actor.mlp.flat.grad[1].any()
 
 
+def test_where_every_gate_is_closed_nothing_is_imagined() -> None:
+    made, _ = through(2)
+    made._gate.length_S = torch.tensor([0, 0])
+    made._rollouts.starts.draw = None  # type: ignore[method-assign, assignment]
+    assert torch.equal(made.loss(1.0), torch.zeros(2, 1))
+
+
 def test_invalid_starts_do_not_count() -> None:
     made, _ = through(2)
     starts = made._rollouts.starts.draw()
