@@ -1,12 +1,12 @@
 """Gated recurrent units of many networks of one shape as batched matrix products, with a backward pass by hand.
 
-What a step adds to the gates from its input does not depend on the steps before it, so that it is computed for all steps
-at once (by marl/learner/grouped_mlp.py); only the product with the state runs step by step:
+What a step adds to the gates from its input does not depend on the steps before it, so that it is computed for all
+steps at once (by marl/learner/grouped_mlp.py); only the product with the state runs step by step:
 
     r = sigmoid(x_r + U_r h),  z = sigmoid(x_z + U_z h),  n = tanh(x_n + r (U_n h)),  h' = (1 - z) n + z h
 
-with a bias in x and in U h. Where `keep` is 0, h is zero before the step: another episode begins there. Autograd's graph
-would add up the gradient of U step by step; here it is one product over all steps.
+with a bias in x and in U h. Where `keep` is 0, h is zero before the step: another episode begins there. Autograd's
+graph would add up the gradient of U step by step; here it is one product over all steps.
 
 Shape suffixes: X networks, W width of the state, Z = 3 * W gates in the order r, z, n, T steps, B rows, R = T * B.
 

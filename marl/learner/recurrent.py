@@ -1,8 +1,8 @@
 """Actors and critics whose last hidden layer is a gated recurrent unit: what they saw and did before counts too.
 
-Shape suffixes: S replicas, N agents, C critics per agent, G groups, X = S * G, Y = X, or S where all groups of a replica
-share their input, I inputs, W width of the state, Z = 3 * W gates, B rows, T steps, R = T * B rows (row t * B + b is
-step t of row b), O observation, H heads, K choices, A = H * K, D = N * (O + A), P parameters.
+Shape suffixes: S replicas, N agents, C critics per agent, G groups, X = S * G, Y = X, or S where all groups of a
+replica share their input, I inputs, W width of the state, Z = 3 * W gates, B rows, T steps, R = T * B rows (row
+t * B + b is step t of row b), O observation, H heads, K choices, A = H * K, D = N * (O + A), P parameters.
 """
 
 from __future__ import annotations
