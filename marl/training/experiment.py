@@ -224,6 +224,8 @@ def _run(
     if resume is None and config.from_run is not None:
         notes.append(start_from(config, path, learner, division))
     with closing(_logger(config, path, saved, ranks)) as logger:
+        if config.maddpg.recurrent and config.maddpg.communication_correction and any(r.exact for r in env.spec.routes):
+            notes.append("recurrent networks learn from the messages that were heard: no communication correction.")
         for note in notes:
             text = note.removeprefix("warning: ")
             (logger.say if text == note else logger.warn)(text)
