@@ -1,7 +1,7 @@
 """Environments x policy -> transitions.
 
-Shape suffixes: S replicas, N agents, E environments of a replica, R = S * E rows, O, H, K, A as elsewhere;
-G networks of a replica, W width of their states.
+Shape suffixes: S replicas, N agents, E environments of a replica, R = S * E rows, G networks of a replica,
+W width of their states, O observation, A = H * K action, H heads, K choices.
 """
 
 from __future__ import annotations

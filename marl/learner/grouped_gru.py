@@ -8,7 +8,8 @@ steps at once (by marl/learner/grouped_mlp.py); only the product with the state 
 with a bias in x and in U h. Where `keep` is 0, h is zero before the step: another episode begins there. Autograd's
 graph would add up the gradient of U step by step; here it is one product over all steps.
 
-Shape suffixes: X networks, W width of the state, Z = 3 * W gates in the order r, z, n, T steps, B rows, R = T * B.
+Shape suffixes: X networks, W width of the state, Z = 3 * W gates (of reset, of update, new), T steps, B rows,
+R = T * B.
 
 Source: Cho et al. 2014 (arXiv 1406.1078), section 2.3, in the form of torch.nn.GRUCell, whose reset gate stands behind
 the product with the state.

@@ -30,7 +30,7 @@ from marl.learner.explicit.update import ExplicitUpdate, covers
 from marl.learner.finite_gradients import FiniteGradients
 from marl.learner.interfaces import ActorLoss, UpdateShare
 from marl.learner.moments import Moments
-from marl.learner.networks import Actor, Critic, OwnActionValue
+from marl.learner.networks import Actor, Critic
 from marl.learner.policy_metrics import policy_metrics
 from marl.learner.schedules import Schedules
 
@@ -276,7 +276,7 @@ class MADDPG:
         logits: Tensor = self.actor(batch.obs if obs_SNBO is None else obs_SNBO)
         return logits
 
-    def _own_action(self, batch: Batch, joint_SBD: Tensor) -> OwnActionValue:
+    def _own_action(self, batch: Batch, joint_SBD: Tensor) -> Callable[[Tensor], Tensor]:
         """The critics as a function of the own action, all else as in `joint_SBD`, the batch's or another."""
         return self.critic.own_action(joint_SBD)
 

@@ -8,6 +8,7 @@ P parameters.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,8 @@ class Actor(nn.Module):
     With `shared`, interchangeable agents (spec.kinds) use one set of parameters.
     """
 
-    network = GroupedMLP
+    network: Any = GroupedMLP  # or one that takes the same arguments
+    mlp: Any
 
     def __init__(
         self, spec: EnvSpec, hidden: Sequence[int], layer_norm: bool, stream: Stream, shared: bool = False
@@ -91,8 +93,8 @@ class Actor(nn.Module):
         """Logits [S, n, B, H, K] of `agents` (None: all); entries of absent choices are meaningless."""
         return self.logits(obs_SNBO, self.prepared(agents))
 
-    def prepared(self, agents: Sequence[int] | None = None) -> tuple[Tensor, ...]:
-        """The parameters of `agents` in the form that `logits` takes; to be made again when they have changed."""
+    def prepared(self, agents: Sequence[int] | None = None) -> Any:
+        """The parameters of `agents` as the network prepares them; to be made again when they have changed."""
         flat_SGP: Tensor = self.mlp.flat
         if self.group_N is not None:
             flat_SGP = flat_SGP.index_select(1, self.group_N)
@@ -119,7 +121,8 @@ class Critic(nn.Module):
     With `independent`, each sees its own agent's observation and action only.
     """
 
-    network = GroupedMLP
+    network: Any = GroupedMLP  # or one that takes the same arguments
+    mlp: Any
 
     def __init__(
         self,
@@ -149,8 +152,8 @@ class Critic(nn.Module):
         """Parameters [S, C * N, P]; those of inputs that an independent critic does not see are zero."""
         return self.mlp.flat if self.seen_GP is None else self.mlp.flat * self.seen_GP
 
-    def prepared(self) -> tuple[Tensor, ...]:
-        """The parameters in the form that a forward pass takes; to be made again when they have changed."""
+    def prepared(self) -> Any:
+        """The parameters as the network prepares them; to be made again when they have changed."""
         return self.mlp.prepare(self.flat(), shared_input=True)
 
     def forward(self, joint_SBD: Tensor) -> Tensor:

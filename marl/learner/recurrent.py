@@ -108,7 +108,8 @@ class RecurrentActor(Actor):
 
     def choices(self, after_XWB: Tensor, parameters: Prepared, agents: Sequence[int]) -> Tensor:
         """Logits [S, n, B, H, K] of states; `agents` is (S, n)."""
-        return rows(parameters.output(after_XWB), agents).unflatten(-1, self.heads)
+        logits: Tensor = rows(parameters.output(after_XWB), agents).unflatten(-1, self.heads)
+        return logits
 
 
 class RecurrentCritic(Critic):
@@ -128,7 +129,8 @@ class RecurrentCritic(Critic):
 
     def first(self) -> Prepared:
         """The parameters of the first critic of every agent."""
-        return self.mlp.prepare(self.flat()[:, : self.num_agents], shared_input=True)
+        parameters: Prepared = self.mlp.prepare(self.flat()[:, : self.num_agents], shared_input=True)
+        return parameters
 
 
 class OwnActionInMemory:
@@ -147,8 +149,13 @@ class OwnActionInMemory:
     def __init__(self, critic: Critic, parameters: Prepared, joint_SBD: Tensor, before_XWB: Tensor) -> None:
         first_SYD, bias_SY1, *tail = parameters.inputs
         first = own_inputs(first_SYD, bias_SY1, joint_SBD, critic.num_agents, critic.action_size)
-        constant = (x.detach() for x in parameters[1:5])
-        self._parameters = Prepared((*first, *(x.detach() for x in tail)), *constant, parameters.layer_norm)
+        self._parameters = parameters._replace(
+            inputs=(*first, *(x.detach() for x in tail)),
+            weight_XZW=parameters.weight_XZW.detach(),
+            bias_XZ1=parameters.bias_XZ1.detach(),
+            head_XOW=parameters.head_XOW.detach(),
+            head_bias_XO1=parameters.head_bias_XO1.detach(),
+        )
         self._before_XWB, self._agents = before_XWB.detach(), (len(joint_SBD), critic.num_agents)
 
     def __call__(self, action_SNBA: Tensor) -> Tensor:
@@ -206,4 +213,5 @@ def columns(state_SGBW: Tensor) -> Tensor:
 
 def rows(x_XWB: Tensor, groups: Sequence[int]) -> Tensor:
     """[X, W, B] to [S, G, B, W]; `groups` is (S, G)."""
-    return x_XWB.unflatten(0, tuple(groups)).transpose(2, 3)
+    x_SGBW: Tensor = x_XWB.unflatten(0, tuple(groups)).transpose(2, 3)
+    return x_SGBW

@@ -5,7 +5,7 @@ of both losses flow back through the learned steps of the actors' and of the cri
 critic's memory holds the actions that were executed; the actor loss replaces an agent's action at one step at a time.
 
 Shape suffixes: S replicas, C critics, N agents, E environments, T steps of a window, b windows, B = T * b rows,
-G networks of a replica: its actors and then its critics, W width of their states, X, Y, Z, I, R, O, A, D as in
+G networks of a replica, its actors and then its critics, W width of their states. The others are those of
 marl/learner/recurrent.py.
 
 Source: Kapturowski et al. 2019 (R2D2), section 3, for windows; Heess et al. 2015 (arXiv 1512.04455), section 3, RDPG,
@@ -115,7 +115,7 @@ def _traced(parameters: Prepared, lead_YIR: Tensor, x_YIR: Tensor, state_SGbW: T
     groups, windows = state_SGbW.shape[1:3]
 
     def keep(first_SB: Tensor) -> Tensor:
-        steps_STb = (~first_SB).to(state_SGbW.dtype).unflatten(1, (-1, windows))
+        steps_STb: Tensor = (~first_SB).to(state_SGbW.dtype).unflatten(1, (-1, windows))
         return steps_STb.repeat_interleave(groups, 0)[:, None]
 
     return trace(parameters, lead_YIR, x_YIR, columns(state_SGbW), keep(batch.lead.first), keep(batch.first))

@@ -74,8 +74,11 @@ class Policy:
             raise UserError(f"the policy's parameters have shape {list(flat_GP.shape)}, expected {list(expected)}.")
         self._actor.mlp.flat = torch.nn.Parameter(flat_GP.detach().cpu().clone()[None], requires_grad=False)
         self._parameters = self._actor.prepared()  # they never change
-        numpy = NumpyRecurrentActor if learner.recurrent else NumpyActor
-        self._numpy_actor = numpy(self._parameters, learner.layer_norm, self._actor.heads)
+        self._numpy_actor: NumpyActor | NumpyRecurrentActor
+        if learner.recurrent:
+            self._numpy_actor = NumpyRecurrentActor(self._parameters, learner.layer_norm, self._actor.heads)
+        else:
+            self._numpy_actor = NumpyActor(self._parameters, learner.layer_norm, self._actor.heads)
         self._floor_NHK = np.where(self.spec.head_mask.numpy(), np.float32(0), _FLOOR)
 
     @classmethod
