@@ -150,7 +150,8 @@ class Critic(nn.Module):
 
     def flat(self) -> Tensor:
         """Parameters [S, C * N, P]; those of inputs that an independent critic does not see are zero."""
-        return self.mlp.flat if self.seen_GP is None else self.mlp.flat * self.seen_GP
+        flat_SGP: Tensor = self.mlp.flat
+        return flat_SGP if self.seen_GP is None else flat_SGP * self.seen_GP
 
     def prepared(self) -> Any:
         """The parameters as the network prepares them; to be made again when they have changed."""

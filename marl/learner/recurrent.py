@@ -83,12 +83,10 @@ class GroupedGRU(nn.Module):
     def prepare(self, flat_SGP: Tensor, shared_input: bool = False) -> Prepared:
         """Parameters of this shape in the form of the products; `shared_input` as for `grouped_mlp.prepare`."""
         inputs, inner, head = flat_SGP.split(self._lengths, dim=2)
-        return Prepared(
-            grouped_mlp.prepare(inputs, self.sizes, self.layer_norm, shared_input),
-            *grouped_mlp.prepare(inner, (self.width, 3 * self.width), False),
-            *grouped_mlp.prepare(head, (self.width, self._out), False),
-            self.layer_norm,
-        )
+        below = grouped_mlp.prepare(inputs, self.sizes, self.layer_norm, shared_input)
+        weight_XZW, bias_XZ1 = grouped_mlp.prepare(inner, (self.width, 3 * self.width), False)
+        head_XOW, head_bias_XO1 = grouped_mlp.prepare(head, (self.width, self._out), False)
+        return Prepared(below, weight_XZW, bias_XZ1, head_XOW, head_bias_XO1, self.layer_norm)
 
 
 class RecurrentActor(Actor):
