@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class Frames:
     """The last F observations, newest first, and behind them the agent's own last F - 1 actions as one-hots.
 
+    Where the spec says so (`own_action`), the last action is there with a single observation too.
+
     At the start of an episode the first observation stands in for those before it, and zeros for actions. Where agents
     may leave or come late, all they see while they are not there is zeros, and behind such an observation no action is
     remembered, which a policy in play can tell as well as the environment. Where an
@@ -39,6 +41,7 @@ class Frames:
     def __init__(self, spec: EnvSpec, device: torch.device | str = "cpu") -> None:
         own = spec.single()
         self.frames, self.entry_size = spec.frames, own.obs_size + own.action_size
+        self.earlier = spec.actions > 0  # whether anything from before the newest observation is in it
         self._obs_size, self._may_be_away = own.obs_size, not own.fixed_agents
         self._choices_K = torch.arange(own.head_size, device=device)
         self._columns_N1W = _columns(own, spec).to(device)
@@ -72,16 +75,17 @@ class History(BatchedEnv):
 
     Args:
         env: any environments.
-        frames: F, at least 2.
+        frames: F, at least 2, or 1 with `own_action`.
+        own_action: show the last action with a single observation too.
 
     Raises:
-        UserError: `frames` below 2.
+        UserError: `frames` are fewer.
     """
 
-    def __init__(self, env: BatchedEnv, frames: int) -> None:
-        if frames < 2:
-            raise UserError(f"frames must be at least 2, got {frames}.")
-        self.env, self.spec = env, env.spec.stacked(frames)
+    def __init__(self, env: BatchedEnv, frames: int, own_action: bool = False) -> None:
+        if frames < 2 - own_action:
+            raise UserError(f"frames must be at least {2 - own_action}, got {frames}.")
+        self.env, self.spec = env, env.spec.stacked(frames, own_action)
         self.num_envs, self.device, self.dtype = env.num_envs, env.device, env.dtype
         self._frames = Frames(self.spec, env.device)
         shape = frames, env.spec.num_agents, env.num_envs, self._frames.entry_size
@@ -134,7 +138,7 @@ def _columns(own: EnvSpec, stacked: EnvSpec) -> Tensor:
         seen = [f * width + k for f in range(stacked.frames) for k in range(agent.obs_size)]
         acted = [
             f * width + own.obs_size + h * own.head_size + k
-            for f in range(stacked.frames - 1)
+            for f in range(stacked.actions)
             for h, head in enumerate(agent.heads)
             for k in range(head.size)
         ]

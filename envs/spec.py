@@ -79,6 +79,7 @@ class EnvSpec:
     fixed_agents: bool = True  # False where agents may leave before the episode ends
     rebuild: bool = False  # the environment is made anew for every episode, since it carries something over
     frames: int = 1  # observations in what an agent sees; more than one: `stacked`
+    own_action: bool = False  # an agent sees its own last action even where `frames` is 1: `stacked`
 
     def __post_init__(self) -> None:
         if not self.teams:
@@ -151,23 +152,30 @@ class EnvSpec:
         return tuple(order.index(key) for key in keys)
 
     # ----------------------------------------------------------------- frames
-    def stacked(self, frames: int) -> EnvSpec:
+    @property
+    def actions(self) -> int:
+        """Own earlier actions in what an agent sees."""
+        return max(self.frames - 1, int(self.own_action))
+
+    def stacked(self, frames: int, own_action: bool = False) -> EnvSpec:
         """The spec with the last `frames` observations side by side, newest first, and the actions between them.
 
-        Slots of messages stay those of the newest observation. See `envs.history.Frames`.
+        With `own_action` at least the last action is among them. Slots of messages stay those of the newest
+        observation. See `envs.history.Frames`.
         """
+        wide = replace(self, frames=frames, own_action=own_action)
         agents = tuple(
-            replace(agent, obs_size=agent.obs_size * frames + agent.choices * (frames - 1)) for agent in self.agents
+            replace(agent, obs_size=agent.obs_size * frames + agent.choices * wide.actions) for agent in self.agents
         )
-        return replace(self, agents=agents, frames=frames)
+        return replace(wide, agents=agents)
 
     def single(self) -> EnvSpec:
         """The spec of the environment itself, whose agents see one observation."""
         agents = tuple(
-            replace(agent, obs_size=(agent.obs_size - agent.choices * (self.frames - 1)) // self.frames)
+            replace(agent, obs_size=(agent.obs_size - agent.choices * self.actions) // self.frames)
             for agent in self.agents
         )
-        return replace(self, agents=agents, frames=1)
+        return replace(self, agents=agents, frames=1, own_action=False)
 
     def declaration(self) -> dict[str, Any]:
         """Heads, routes and fixed agents as an environment's metadata tells `envs.pettingzoo.PettingZooEnv` of them."""
@@ -217,7 +225,17 @@ class EnvSpec:
     def differences(self, other: EnvSpec) -> list[str]:
         """Lines 'field: expected ..., got ...' for every way in which `other` differs; empty where equal."""
         lines = []
-        for field in ("id", "horizon", "routes", "teams", "has_masks", "fixed_agents", "rebuild", "frames"):
+        for field in (
+            "id",
+            "horizon",
+            "routes",
+            "teams",
+            "has_masks",
+            "fixed_agents",
+            "rebuild",
+            "frames",
+            "own_action",
+        ):
             mine, theirs = getattr(self, field), getattr(other, field)
             if mine != theirs:
                 lines.append(f"{field}: expected {mine!r}, got {theirs!r}")

@@ -17,13 +17,16 @@ from world_model_data import play
 import envs
 from docs import write_settings
 from envs.batched import BatchedEnv
+from envs.history import History
 from envs.streams import Stream
 from marl import Policy
 from marl.config.fields import settings
 from marl.config.schema import Config, MADDPGConfig
 from marl.data.collector import Collector
 from marl.data.replay import Replay
+from marl.data.windows import WindowReplay
 from marl.learner.maddpg import MADDPG
+from marl.learner.recurrent_maddpg import RecurrentMADDPG
 from marl.runs import checkpoint
 from marl.world_model.imagination.rollouts import rows_of
 from marl.world_model.layout import Layout
@@ -164,7 +167,28 @@ def test_every_field_at_the_seams_has_a_row(fixed: tuple[dict[str, Any], dict[st
 
 
 def test_optional_tensors_are_there_where_they_are_needed(leaving: tuple[dict[str, Any], dict[str, int]]) -> None:
-    assert sorted(name for name in ROWS if ROWS[name][2] and name in leaving[0] and leaving[0][name] is None) == []
+    absent = {name for name in ROWS if ROWS[name][2] and name in leaving[0] and leaving[0][name] is None}
+    assert absent == {"Transitions.memory"}  # of recurrent networks
+
+
+def test_shapes_of_recurrent_networks() -> None:
+    """Windows of four steps behind three, of two critics for each of three agents."""
+    env = History(envs.make("simple_spread", num_envs=2 * 5), 1, own_action=True)
+    config = MADDPGConfig(hidden=(12, 11), twin_critics=True, recurrent=True, window=4, burn_in=3)
+    learner = RecurrentMADDPG(env.spec, config, 0, range(2))
+    env.reset(seed=0)
+    memory, stream = learner.memory(5), Stream(0, "replay", range(2))
+    collector = Collector(env, memory.act, 2, memory)
+    replay = WindowReplay(env.spec, 100, 5, stream, config.gamma, config.window, config.burn_in, learner.memory_shape)
+    for _ in range(8):
+        transitions, _ = collector.collect()
+        replay.add(transitions)
+    drawn = replay.sample(24)
+    result = {**given("Transitions", transitions), **given("Batch", drawn), **given("Windows", drawn)}
+    result |= {"memory.state": memory.state, "learner.targets(batch)": learner.targets(drawn)}
+    sizes = sizes_of(env, 2, 24) | {"G": 3 * (1 + 2), "W": 11, "b": 6}
+    assert len(result.keys() & ROWS.keys()) >= 18 and wrong(result, sizes) == []
+    assert wrong(given("Batch", drawn.lead), sizes | {"B": 3 * 6}) == []
 
 
 def at(parts: Any, place: str) -> Any:
@@ -223,7 +247,7 @@ def test_shapes_of_sequences() -> None:
 
 
 def test_every_row_is_tested(fixed: tuple[dict[str, Any], dict[str, int]]) -> None:
-    elsewhere = ("policy", "learner/", "collector/", "progress/", "Sequences.")
+    elsewhere = ("policy", "learner/", "collector/", "progress/", "Sequences.", "Windows.", "memory.")
     assert sorted(name for name in ROWS if name not in fixed[0] and not name.startswith(elsewhere)) == []
     section = SHAPES.partition("\n## At the seams")[2].partition("\n## ")[0]
     assert len(ROWS) == section.count("\n| `") > 60

@@ -9,6 +9,7 @@
 | choose_action | the actor follows the critic | return 1/3 |
 | answer_observation | the actor reads its observation, each agent its own | return 1/3 |
 | matching_game | the gradient reaches the speaker through messages and one step of time | return 1/goals |
+| recall | actor and critic remember what they saw (`--maddpg.recurrent`) | return 1/3 |
 | witness_game | the critic sees what *all* agents observe | return .25 instead of 1 |
 
 As tensors, for tests: `make("matching_game", num_envs=64)`. As PettingZoo environments, e.g. for the command line:
@@ -35,6 +36,7 @@ from envs.probes.rules import (
     constant_value_rules,
     discounted_value_rules,
     matching_game_rules,
+    recall_rules,
     truncated_value_rules,
     value_from_observation_rules,
     witness_game_rules,
@@ -138,6 +140,7 @@ PROBES: dict[str, Callable[..., Rules]] = {
     "answer_observation": answer_observation_rules,
     "matching_game": matching_game_rules,
     "witness_game": witness_game_rules,
+    "recall": recall_rules,
 }
 
 
@@ -149,7 +152,7 @@ def make(
     rows: Sequence[int] | None = None,
     **options: Any,
 ) -> Probe:
-    """A probe by name; `options` are those of its rules (agents, goals, symbols, bait)."""
+    """A probe by name; `options` are those of its rules (agents, goals, symbols, bait, length)."""
     if name not in PROBES:
         raise UserError(f"unknown probe {name!r}, expected one of {list(PROBES)}.{did_you_mean(name, PROBES)}")
     return Probe(PROBES[name](**options), num_envs, device, dtype, rows)

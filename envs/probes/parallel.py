@@ -114,3 +114,8 @@ def matching_game(goals: int = 3, symbols: int = 3) -> ParallelEnv:
 def witness_game(bait: float = 0.25) -> ParallelEnv:
     """`witness_game_rules` as a ParallelEnv."""
     return _parallel("witness_game", bait=bait)
+
+
+def recall(agents: int = 1, length: int = 4) -> ParallelEnv:
+    """`recall_rules` as a ParallelEnv."""
+    return _parallel("recall", agents=agents, length=length)

@@ -197,6 +197,29 @@ def matching_game_rules(goals: int = 3, symbols: int = 3) -> Rules:
     )
 
 
+def recall_rules(agents: int = 1, length: int = 4) -> Rules:
+    """Each agent sees one of three signs in the first step and nothing later; in the last step it must choose the sign.
+
+    A policy that remembers nothing sees the same whatever the sign was: exactly 1/3. So does a critic, for which every
+    choice of the last step is worth the same: both need memory. Nothing is worth a fact, as no observation tells it.
+    """
+    if length < 2:
+        raise UserError(f"recall needs at least 2 steps, got {length}.")
+
+    def observe(drawn: Tensor, played: History) -> list[Tensor]:
+        return [one_hot(column, 3).float() * float(not played) for column in drawn.T]
+
+    return Rules(
+        spec=_alike("recall", agents, 3, 3, length),
+        optimum=(1.0,) * agents,
+        chance=(1 / 3,) * agents,
+        highs=(3,) * agents,
+        observe=observe,
+        reward=lambda drawn, played: (played[-1][:, :, 0] == drawn.T).float() * float(len(played) == length),
+        facts=lambda gamma: [],
+    )
+
+
 def witness_game_rules(bait: float = 0.25) -> Rules:
     """Two agents, two steps. The actor always sees the same; its choice 0 in the first step pays `bait` at once, its
     choice 1 pays 1 in the second step if the witness, who then sees what the actor chose, answers 1.

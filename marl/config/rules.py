@@ -77,6 +77,51 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
+        ("maddpg.recurrent", "world_model"),
+        lambda c: c.maddpg.recurrent and c.world_model,
+        lambda c: (
+            "maddpg.recurrent and world_model exclude each other; imagined rollouts carry no memory of the actors, "
+            "expected recurrent false with it"
+        ),
+    ),
+    Rule(
+        ("maddpg.recurrent", "maddpg.hidden"),
+        lambda c: c.maddpg.recurrent and not c.maddpg.hidden,
+        lambda c: "maddpg.recurrent makes the last hidden layer a GRU; expected at least one width in maddpg.hidden",
+    ),
+    Rule(
+        ("maddpg.recurrent", "distributed"),
+        lambda c: c.maddpg.recurrent and c.distributed == "data",
+        lambda c: (
+            "distributed data splits single transitions and cannot split the windows of maddpg.recurrent; expected "
+            "distributed replicas"
+        ),
+    ),
+    Rule(
+        ("maddpg.recurrent", "maddpg.batch_size", "maddpg.window"),
+        lambda c: c.maddpg.recurrent and c.maddpg.batch_size < c.maddpg.window,
+        lambda c: (
+            f"maddpg.batch_size {c.maddpg.batch_size} is less than maddpg.window {c.maddpg.window}; "
+            f"expected room for at least one window"
+        ),
+    ),
+    Rule(
+        ("maddpg.recurrent", "maddpg.n_step", "maddpg.window"),
+        lambda c: c.maddpg.recurrent and c.maddpg.n_step > c.maddpg.window,
+        lambda c: (
+            f"maddpg.n_step {c.maddpg.n_step} is more than maddpg.window {c.maddpg.window}, where its sums end; "
+            f"expected at most the window"
+        ),
+    ),
+    Rule(
+        ("maddpg.recurrent", "replay.capacity", "num_envs", "maddpg.window", "maddpg.burn_in"),
+        lambda c: c.maddpg.recurrent and c.replay.capacity < c.maddpg.lead * c.num_envs,
+        lambda c: (
+            f"replay.capacity {c.replay.capacity} holds no window of maddpg.burn_in {c.maddpg.burn_in} + maddpg.window "
+            f"{c.maddpg.window} steps of num_envs {c.num_envs}; expected at least {c.maddpg.lead * c.num_envs}"
+        ),
+    ),
+    Rule(
         ("device",),
         lambda c: _DEVICE.fullmatch(c.device) is None,
         lambda c: f"device: got {c.device[:60]!r}; expected auto, cpu, cuda or cuda:i",
@@ -91,6 +136,11 @@ def _trained(config: Config) -> int:
     return -(-config.total_steps // config.num_envs) * config.num_envs
 
 
+def _lead(config: Config) -> str:
+    lead = config.maddpg.lead * config.num_envs
+    return f" and {lead} steps of the first window" if config.maddpg.recurrent else ""
+
+
 WARNINGS: tuple[Rule, ...] = (
     Rule(
         ("from_run", "from_parts"),
@@ -99,10 +149,10 @@ WARNINGS: tuple[Rule, ...] = (
     ),
     Rule(
         ("total_steps", "maddpg.warmup_steps"),
-        lambda c: _trained(c) <= max(c.maddpg.warmup_steps, c.maddpg.n_step * c.num_envs),
+        lambda c: _trained(c) <= max(c.maddpg.warmup_steps, c.maddpg.lead * c.num_envs),
         lambda c: (
             f"total_steps {c.total_steps} ends before the first update at maddpg.warmup_steps "
-            f"{c.maddpg.warmup_steps}: nothing will be learned"
+            f"{c.maddpg.warmup_steps}{_lead(c)}: nothing will be learned"
         ),
     ),
     Rule(
@@ -132,6 +182,9 @@ def warnings_of(config: Config, given: dict[str, str]) -> list[str]:
     idle = [name for name in given if name.startswith("wm.") and now[name] != default[name]]
     if idle and not config.world_model:
         warned.append(f"{', '.join(idle)} has no effect without --world-model")
+    idle = [name for name in ("maddpg.window", "maddpg.burn_in") if name in given and now[name] != default[name]]
+    if idle and not config.maddpg.recurrent:
+        warned.append(f"{', '.join(idle)} has no effect without --maddpg.recurrent")
     return warned
 
 

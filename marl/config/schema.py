@@ -59,6 +59,13 @@ class MADDPGConfig:
     frames: Positive = 1
     """Observations that actors and critics see at a time: the newest, those of the steps before it and the agent's own
     actions between them."""
+    recurrent: bool = False
+    """The last hidden layer of actors and critics is a GRU, which remembers what was seen and done since the episode
+    began; actors see their own last action too, and batches are windows of consecutive steps."""
+    window: Positive = 16
+    """Steps of a window that recurrent networks learn from; a batch is `batch_size` steps in whole windows."""
+    burn_in: Count = 8
+    """Steps before a window that bring the stored memory up to date and teach nothing (recurrent)."""
     max_grad_norm: Rate = 0.5
     """Gradients of each agent's actor and of each critic are scaled down to this norm."""
     estimator: Estimator = "gumbel_st"
@@ -100,6 +107,11 @@ class MADDPGConfig:
     diagnostics_every: Count = 1000
     """Updates between measurements of the estimator's cosine, bias and deviation against the exact gradient; 0: never.
     """
+
+    @property
+    def lead(self) -> int:
+        """Steps of every environment before there is anything to learn from."""
+        return self.burn_in + self.window if self.recurrent else self.n_step
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Transitions as they are collected, batches as they are learned from, and where batches come from.
 
-Shape suffixes: S replicas, N agents, n senders, E environments of a replica, B minibatch, O observation, A action
-one-hots, H heads, K choices.
+Shape suffixes: S replicas, N agents, n senders, E environments of a replica, B minibatch, b windows, O observation,
+A action one-hots, H heads, K choices, G networks of a replica, W width of their states.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Transitions:
     active: Tensor | None = None  # bool [S, N, E] the agent was there to act; None: always
     mask: Tensor | None = None  # bool [S, N, E, H, K] choices allowed at obs
     next_mask: Tensor | None = None  # bool [S, N, E, H, K] choices allowed at next_obs
+    memory: Tensor | None = None  # [S, G, E, W] states of recurrent networks before obs
 
 
 @dataclass
@@ -66,11 +67,23 @@ class Batch:
     def mapped(self, change: Callable[..., Tensor], *others: Batch) -> Batch:
         """`change(tensor, ..., dim of B)` of every field that is there, with the same fields of `others` between."""
         parts = {}
-        for field in fields(self):
+        for field in fields(Batch):
             every = [getattr(batch, field.name) for batch in (self, *others)]
             if every[0] is not None:
                 parts[field.name] = change(*every, 1 if field.name in ("joint", "first") else 2)
         return Batch(**parts)
+
+
+@dataclass(kw_only=True)
+class Windows(Batch):
+    """Windows of consecutive steps: row t * b + i of a batch is step t of window i. Rewards are those of single steps.
+
+    Nothing of a window is relabelled: its messages are those that were heard.
+    """
+
+    lead: Batch  # the rows of the burn-in before these, in the same order
+    memory: Tensor  # [S, G, b, W] states of the networks before the first of all steps
+    going_on: Tensor  # [S, N, B] 1 where the agent's next step in the episode is the next one of the window, else 0
 
 
 class BatchSource(Protocol):

@@ -1,18 +1,31 @@
 """Environments x policy -> transitions.
 
-Shape suffixes: S replicas, N agents, E environments of a replica, R = S * E rows, O, H, K, A as elsewhere.
+Shape suffixes: S replicas, N agents, E environments of a replica, R = S * E rows, G networks of a replica,
+W width of their states, O observation, A = H * K action, H heads, K choices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from envs.batched import BatchedEnv
 from marl.data.batch import Transitions
+
+
+class Memory(Protocol):
+    """What recurrent networks remember of the running episodes."""
+
+    state: Tensor  # [S, G, E, W] of all networks of a replica; written in place
+
+    def act(self, obs_SNEO: Tensor, mask: Tensor | None) -> Tensor:
+        """One-hot actions [S, N, E, H, K]; the actors then remember the observations."""
+
+    def remember(self, obs_SNEO: Tensor, action_SNEA: Tensor) -> None:
+        """What was done at these observations; the critics then remember both."""
 
 
 class Collector:
@@ -25,10 +38,17 @@ class Collector:
         act: observations [S, N, E, O] and masks [S, N, E, H, K] (None: all choices allowed) to one-hot actions
             [S, N, E, H, K]; absent heads are zero.
         num_replicas: S.
+        memory: of recurrent networks, whose `act` is given; None: they remember nothing.
     """
 
-    def __init__(self, env: BatchedEnv, act: Callable[[Tensor, Tensor | None], Tensor], num_replicas: int) -> None:
-        self.env, self.act, self.num_replicas = env, act, num_replicas
+    def __init__(
+        self,
+        env: BatchedEnv,
+        act: Callable[[Tensor, Tensor | None], Tensor],
+        num_replicas: int,
+        memory: Memory | None = None,
+    ) -> None:
+        self.env, self.act, self.num_replicas, self.memory = env, act, num_replicas, memory
         self.obs_SNEO = self.grouped(env.reset()).to(torch.float32, copy=True)
         self.mask = None if env.mask is None else self.grouped(env.mask)
         self.prev_SNEO = torch.zeros_like(self.obs_SNEO)
@@ -43,6 +63,7 @@ class Collector:
     def collect(self) -> tuple[Transitions, tuple[Tensor, Tensor]]:
         """One joint step of every environment; and of the episodes that ended with it the sum of returns [S, N] and
         the number [S]."""
+        before = None if self.memory is None else self.memory.state.clone()
         onehot = self.act(self.obs_SNEO, self.mask)  # [S, N, E, H, K]
         choices_NRH = onehot.argmax(-1).transpose(0, 1).flatten(1, 2)
         step = self.env.step(choices_NRH)
@@ -62,11 +83,15 @@ class Collector:
             active=active,
             mask=self.mask,
             next_mask=next_mask,
+            memory=before,
         )
         done_SE = step.ended.unflatten(0, (self.num_replicas, -1))
         self.return_SNE += transitions.reward
         finished = (self.return_SNE * done_SE[:, None]).sum(-1), done_SE.sum(-1)
         keep = (~done_SE)[:, None]
+        if self.memory is not None:
+            self.memory.remember(transitions.obs, transitions.action)
+            self.memory.state *= keep[..., None]
         torch.mul(self.obs_SNEO, keep[..., None], out=self.prev_SNEO)
         self.obs_SNEO.copy_(self.grouped(step.obs))
         self.mask = None if step.mask is None else self.grouped(step.mask)
@@ -83,6 +108,7 @@ class Collector:
             "first": self.first_SE.clone(),
             "mask": None if self.mask is None else self.mask.clone(),
             "returns": self.return_SNE.clone(),
+            **({} if self.memory is None else {"memory": self.memory.state.clone()}),
         }
 
     def begin_anew(self, state: dict[str, Any]) -> None:
@@ -92,6 +118,8 @@ class Collector:
         self.prev_SNEO.zero_()
         self.first_SE.fill_(True)
         self.return_SNE.zero_()
+        if self.memory is not None:
+            self.memory.state.zero_()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.env.load_state_dict(state["env"])
@@ -100,3 +128,5 @@ class Collector:
         ):  # fmt: skip
             mine.copy_(state[saved])
         self.mask = None if state["mask"] is None else state["mask"].to(self.env.device)
+        if self.memory is not None:
+            self.memory.state.copy_(state["memory"])

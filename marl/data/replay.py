@@ -1,7 +1,7 @@
 """The replay buffer: transitions of every replica in one preallocated tensor on the training device.
 
 Shape suffixes: S replicas, N agents, E environments, B batch, O observation, A action, H heads, K choices,
-C capacity, D width of a stored row.
+C capacity, D width of a stored row, X = S * C.
 """
 
 from __future__ import annotations
@@ -42,15 +42,23 @@ class Replay:
         stream: noise of the draws; its rows are the replicas.
         gamma: discount per step.
         n_step: rewards summed before the bootstrap; sums stop where an agent's episode ends.
+        further: {field: numbers} that a row holds beside those of `row_widths`.
     """
 
     def __init__(
-        self, spec: EnvSpec, capacity: int, num_envs: int, stream: Stream, gamma: float, n_step: int = 1
+        self,
+        spec: EnvSpec,
+        capacity: int,
+        num_envs: int,
+        stream: Stream,
+        gamma: float,
+        n_step: int = 1,
+        further: dict[str, int] | None = None,
     ) -> None:
         self.spec, self.num_envs, self.stream = spec, num_envs, stream
         self.gamma, self.n_step = gamma, n_step
         self.capacity = max(capacity // num_envs, 1) * num_envs
-        widths = self._widths = row_widths(spec)
+        widths = self._widths = {**row_widths(spec), **(further or {})}
         self._senders = torch.tensor(spec.senders, dtype=torch.int64, device=stream.key_R.device)
         replicas = len(stream.key_R)
         device = stream.key_R.device
@@ -158,8 +166,16 @@ class Replay:
 
     def gather(self, index_SB: Tensor) -> Batch:
         """The transitions at positions of the flattened [S * capacity] store."""
-        rows_SBD = self.data_SCD.flatten(0, 1).index_select(0, index_SB.flatten()).unflatten(0, index_SB.shape)
-        parts = dict(zip(self._widths, rows_SBD.split(list(self._widths.values()), dim=2), strict=True))
+        return self._batch(self._parts(index_SB, self._widths))
+
+    def _parts(self, index_SB: Tensor, widths: dict[str, int]) -> dict[str, Tensor]:
+        """The first fields, those of `widths`, of rows of the flattened store, each [S, B, its numbers]."""
+        data_XD = self.data_SCD.flatten(0, 1)[:, : sum(widths.values())]
+        rows_SBD = data_XD.index_select(0, index_SB.flatten()).unflatten(0, index_SB.shape)
+        return dict(zip(widths, rows_SBD.split(list(widths.values()), dim=2), strict=True))
+
+    def _batch(self, parts: dict[str, Tensor]) -> Batch:
+        """A batch of stored fields."""
         n, o, heads = self.spec.num_agents, self.spec.obs_size, (self.spec.num_heads, self.spec.head_size)
 
         def per_agent(x_SBX: Tensor, count: int = n) -> Tensor:

@@ -38,9 +38,8 @@ def diagnose(learner: MADDPG, batch: Batch, progress: float, noise: Stream) -> d
     cfg, spec = learner.config, learner.spec
     mask = learner.head_mask if batch.mask is None else learner.head_mask & batch.mask[:, :, :ROWS]
     with torch.no_grad():
-        logits = learner.actor(batch.obs[:, :, :ROWS])
+        logits, value = learner.looked_at(batch, ROWS)
         sampled = relaxation.sample_onehot(logits, noise.gumbel(*logits.shape[1:]), mask)
-    value = learner.critic.own_action(batch.joint[:, :ROWS])
     temperature = relaxation.temperature_at(progress, cfg.temperature, cfg.temperature_final)
     metrics: dict[str, Tensor] = {}
     for h, estimator in enumerate(learner.estimator_H):

@@ -30,6 +30,27 @@ def td_target(reward_SNB: Tensor, discount_SNB: Tensor, next_q_SCNB: Tensor) -> 
     return reward_SNB + discount_SNB * next_q_SCNB.amin(1)
 
 
+def window_target(
+    reward_SNB: Tensor, discount_SNB: Tensor, next_q_SCNB: Tensor, going_on_SNB: Tensor, windows: int, n_step: int
+) -> Tensor:
+    """The target of rows that lie in windows, [S, N, B]: up to n rewards, then the value of what follows.
+
+    Sums stop where an agent's episode or the window ends: the last rows of a window sum fewer.
+
+    Args:
+        reward_SNB, discount_SNB, next_q_SCNB: as in `td_target`, of one step each; row t * b + i is step t of window i.
+        going_on_SNB: 1 where the agent's next step is the next one of its window.
+        windows: b.
+        n_step: n.
+    """
+    target_SNB = td_target(reward_SNB, discount_SNB, next_q_SCNB)
+    for _ in range(n_step - 1):
+        later_SNB = torch.nn.functional.pad(target_SNB[..., windows:], (0, windows))
+        following_SNB = torch.where(going_on_SNB > 0, later_SNB, next_q_SCNB.amin(1))
+        target_SNB = reward_SNB + discount_SNB * following_SNB
+    return target_SNB
+
+
 def critic_loss(q_SCNB: Tensor, target_SNB: Tensor, weight_SNB: Tensor | None = None) -> Tensor:
     """Mean squared error of every critic, [S, C, N].
 

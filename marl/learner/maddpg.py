@@ -12,7 +12,7 @@ A = H * K, D = N * (O + A).
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.config.schema import MADDPGConfig
 from marl.data.batch import Batch, BatchSource
+from marl.data.collector import Memory
 from marl.learner import losses, relaxation, spec_tensors
 from marl.learner.explicit.kernels import select
 from marl.learner.explicit.update import ExplicitUpdate, covers
@@ -30,6 +31,7 @@ from marl.learner.finite_gradients import FiniteGradients
 from marl.learner.interfaces import ActorLoss, UpdateShare
 from marl.learner.moments import Moments
 from marl.learner.networks import Actor, Critic
+from marl.learner.policy_metrics import policy_metrics
 from marl.learner.schedules import Schedules
 
 _OF_UPDATES = ("target", "own", "others", "relabel", "conditional")  # streams whose draws are [..., B, H, K]
@@ -52,6 +54,8 @@ class MADDPG:
         UserError: `actor_lr_shares` names an agent that is not there, or differ between agents that share an actor.
     """
 
+    actor_type, critic_type = Actor, Critic
+
     def __init__(
         self,
         spec: EnvSpec,
@@ -68,9 +72,9 @@ class MADDPG:
             return Stream(seed, f"maddpg/{name}", replicas, device)
 
         norm, hidden = config.layer_norm, config.hidden
-        self.actor = Actor(spec, hidden, norm, stream("actor"), config.share_actors)
+        self.actor = self.actor_type(spec, hidden, norm, stream("actor"), config.share_actors)
         num_critics = 2 if config.twin_critics else 1
-        self.critic = Critic(spec, hidden, norm, stream("critic"), num_critics, config.independent_critics)
+        self.critic = self.critic_type(spec, hidden, norm, stream("critic"), num_critics, config.independent_critics)
         self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.schedules = Schedules(config, self.device)
@@ -101,7 +105,11 @@ class MADDPG:
     def act(self, obs_SNEO: Tensor, mask: Tensor | None = None) -> Tensor:
         """Sampled one-hot actions [S, N, E, H, K]; absent heads are zero."""
         logits = self.actor(obs_SNEO)
-        return self._sample(logits, "act", mask)
+        return self.sampled(logits, "act", mask)
+
+    def memory(self, envs: int) -> Memory | None:
+        """Of the running episodes of `envs` environments per replica; None: these networks remember nothing."""
+        return None
 
     def _gumbel(self, name: str, logits: Tensor) -> Tensor:
         return self.noise[name].gumbel(*logits.shape[1:])
@@ -109,7 +117,8 @@ class MADDPG:
     def _mask(self, mask: Tensor | None) -> Tensor:
         return self.head_mask if mask is None else self.head_mask & mask
 
-    def _sample(self, logits: Tensor, name: str, mask: Tensor | None) -> Tensor:
+    def sampled(self, logits: Tensor, name: str, mask: Tensor | None) -> Tensor:
+        """One-hots [S, N, B, H, K] drawn with the noise of a stream, among the choices that are allowed."""
         return relaxation.sample_onehot(logits, self._gumbel(name, logits), self._mask(mask))
 
     # --------------------------------------------------------------- learning
@@ -237,20 +246,48 @@ class MADDPG:
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
         """y [S, N, B]: team or own reward plus the discounted value of sampled (or argmax) next actions."""
-        logits = self.target_actor(batch.next_obs)
+        logits, value = self._ahead(batch)
         if self.config.target_action == "sample":
-            action = self._sample(logits, "target", batch.next_mask)
+            action = self.sampled(logits, "target", batch.next_mask)
         else:
             action = relaxation.greedy_onehot(logits, self._mask(batch.next_mask))
         if not self.spec.fixed_agents:  # who is gone at the next step does nothing
             action = action * (batch.discount > 0)[..., None, None]
-        next_q = self.target_critic(joint_rows(batch.next_obs, action.flatten(-2)))
+        next_q = value(joint_rows(batch.next_obs, action.flatten(-2)))
         reward = batch.reward if self.team_NN is None else torch.matmul(self.team_NN, batch.reward)
-        return losses.td_target(reward, batch.discount, next_q)
+        return self._returns(batch, reward, next_q)
+
+    # What recurrent networks do otherwise (marl/learner/recurrent_maddpg.py): all that depends on earlier steps.
+    def _ahead(self, batch: Batch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The target actors' logits at the next observation, and the target critics' values of joint rows there."""
+        return self.target_actor(batch.next_obs), self.target_critic
+
+    def _returns(self, batch: Batch, reward_SNB: Tensor, next_q_SCNB: Tensor) -> Tensor:
+        """y [S, N, B] from the rewards and the values of what follows."""
+        return losses.td_target(reward_SNB, batch.discount, next_q_SCNB)
+
+    def _values(self, batch: Batch) -> Tensor:
+        """The critics' values [S, C, N, B] of what was done."""
+        values: Tensor = self.critic(batch.joint)
+        return values
+
+    def _logits(self, batch: Batch, obs_SNBO: Tensor | None = None) -> Tensor:
+        """The actors' logits [S, N, B, H, K] at the batch's own observations, or at others in their place."""
+        logits: Tensor = self.actor(batch.obs if obs_SNBO is None else obs_SNBO)
+        return logits
+
+    def _own_action(self, batch: Batch, joint_SBD: Tensor) -> Callable[[Tensor], Tensor]:
+        """The critics as a function of the own action, all else as in `joint_SBD`, the batch's or another."""
+        return self.critic.own_action(joint_SBD)
+
+    def looked_at(self, batch: Batch, rows: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Of a batch's first rows the logits [S, N, rows, H, K] and the value as a function of the own action."""
+        first = batch.rows(slice(rows))
+        return self._logits(first), self._own_action(first, first.joint)
 
     def update_critic(self, batch: Batch, measure: bool) -> dict[str, Tensor]:
         target_SNB = self.targets(batch)
-        q_SCNB = self.critic(batch.joint)
+        q_SCNB = self._values(batch)
         loss_SCN = losses.critic_loss(q_SCNB, target_SNB, batch.active)
         norm_SG = self._step(loss_SCN.sum(), self.critic, self.moments["critic"].optimiser, "critic")
         if not measure:
@@ -265,16 +302,16 @@ class MADDPG:
 
     def update_actor(self, batch: Batch, measure: bool) -> dict[str, Tensor]:
         cfg, mask = self.config, self._mask(batch.mask)
-        logits = self.actor(batch.obs)
+        logits = self._logits(batch)
         joint = batch.joint
         if cfg.other_actions == "current":
             with torch.no_grad():
-                joint = joint_rows(batch.obs, self._sample(logits, "others", batch.mask).flatten(-2))
+                joint = joint_rows(batch.obs, self.sampled(logits, "others", batch.mask).flatten(-2))
         conditional = None
         if "rao_blackwell" in self.estimator_H:
             conditional = self.noise["conditional"].uniform(INNER_DRAWS, *logits.shape[1:]).transpose(0, 1)
         value_SNB = losses.own_value(
-            self.critic.own_action(joint),
+            self._own_action(batch, joint),
             logits,
             self._gumbel("own", logits),
             self.estimator_H,
@@ -295,7 +332,7 @@ class MADDPG:
         metrics = {"actor/loss": loss_SN.detach(), "actor/logits": penalty_SN.detach().sqrt()}
         if norm_SG.shape[1] == self.spec.num_agents:
             metrics["actor/grad_norm"] = norm_SG
-        return metrics | self._policy_metrics(logits.detach(), mask)
+        return metrics | policy_metrics(self.spec, logits.detach(), mask)
 
     def _bonuses(self, batch: Batch, logits: Tensor) -> Tensor:
         """Signalling and listening bonuses of every agent, [S, N]."""
@@ -312,22 +349,9 @@ class MADDPG:
             muted = batch.obs.clone()
             for receiver, slot in self.spec.heard:
                 muted[:, receiver, :, slot].zero_()
-            bonus = losses.listening_bonus(logits, self.actor(muted).detach(), self._mask(batch.mask))
+            bonus = losses.listening_bonus(logits, self._logits(batch, muted).detach(), self._mask(batch.mask))
             total_SN = total_SN + cfg.listening_bonus * bonus
         return total_SN
-
-    def _policy_metrics(self, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Entropy of each head and, for message heads, the perplexity of the symbols in use; all [S]."""
-        entropy_SNH = relaxation.entropy(logits, mask).mean(2)
-        mean_p = relaxation.probabilities(logits, mask).mean(2)
-        usage_SNH = (-(mean_p * mean_p.clamp(min=1e-12).log()).sum(-1)).exp()
-        metrics = {}
-        for n, agent in enumerate(self.spec.agents):
-            for h, head in enumerate(agent.heads):
-                metrics[f"entropy/{agent.name}/{head.name}"] = entropy_SNH[:, n, h]
-                if head.is_message:
-                    metrics[f"message_usage/{agent.name}/{head.name}"] = usage_SNH[:, n, h]
-        return metrics
 
     def _step(self, loss: Tensor, module: Actor | Critic, optimiser: torch.optim.Optimizer, name: str) -> Tensor:
         """Gradient, check, clip, Adam; returns the norm [S, G] before clipping."""

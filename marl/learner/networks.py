@@ -8,6 +8,7 @@ P parameters.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,12 +60,19 @@ class GroupedMLP(nn.Module):
         """Weights [S, G, in, out] and biases [S, G, out] of every layer, as views of `flat`."""
         return [(block[:, :, :-1], block[:, :, -1]) for block in grouped.blocks(self.flat, self.sizes)]
 
+    def prepare(self, flat_SGP: Tensor, shared_input: bool = False) -> tuple[Tensor, ...]:
+        """Parameters of this shape in the form that a forward pass takes (`grouped_mlp.prepare`)."""
+        return grouped.prepare(flat_SGP, self.sizes, self.layer_norm, shared_input)
+
 
 class Actor(nn.Module):
     """Every agent's policy: its own observation to the logits of its heads.
 
     With `shared`, interchangeable agents (spec.kinds) use one set of parameters.
     """
+
+    network: Any = GroupedMLP  # or one that takes the same arguments
+    mlp: Any
 
     def __init__(
         self, spec: EnvSpec, hidden: Sequence[int], layer_norm: bool, stream: Stream, shared: bool = False
@@ -73,7 +81,7 @@ class Actor(nn.Module):
         kinds = spec.kinds if shared else tuple(range(spec.num_agents))
         widths = [spec.agents[kinds.index(kind)].obs_size for kind in range(max(kinds) + 1)]
         self.heads = (spec.num_heads, spec.head_size)
-        self.mlp = GroupedMLP(
+        self.mlp = self.network(
             (spec.obs_size, *hidden, spec.action_size), len(widths), layer_norm, stream, widths, out_gain=0.01
         )
         device = self.mlp.flat.device
@@ -85,14 +93,14 @@ class Actor(nn.Module):
         """Logits [S, n, B, H, K] of `agents` (None: all); entries of absent choices are meaningless."""
         return self.logits(obs_SNBO, self.prepared(agents))
 
-    def prepared(self, agents: Sequence[int] | None = None) -> tuple[Tensor, ...]:
-        """The parameters of `agents` in the form that `logits` takes; to be made again when they have changed."""
+    def prepared(self, agents: Sequence[int] | None = None) -> Any:
+        """The parameters of `agents` as the network prepares them; to be made again when they have changed."""
         flat_SGP: Tensor = self.mlp.flat
         if self.group_N is not None:
             flat_SGP = flat_SGP.index_select(1, self.group_N)
         if agents is not None:
             flat_SGP = flat_SGP.index_select(1, self._index(tuple(agents)))
-        return grouped.prepare(flat_SGP, self.mlp.sizes, self.mlp.layer_norm)
+        return self.mlp.prepare(flat_SGP)
 
     def logits(self, obs_SNBO: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
         """Logits [S, n, B, H, K] of n agents from their observations and their `prepared` parameters."""
@@ -113,6 +121,9 @@ class Critic(nn.Module):
     With `independent`, each sees its own agent's observation and action only.
     """
 
+    network: Any = GroupedMLP  # or one that takes the same arguments
+    mlp: Any
+
     def __init__(
         self,
         spec: EnvSpec,
@@ -127,7 +138,7 @@ class Critic(nn.Module):
         n, o, a = spec.num_agents, spec.obs_size, spec.action_size
         widths = [agent.obs_size + agent.choices for agent in spec.agents]
         fan_in = widths if independent else [sum(widths)] * n
-        self.mlp = GroupedMLP((n * (o + a), *hidden, 1), num_critics * n, layer_norm, stream, fan_in * num_critics)
+        self.mlp = self.network((n * (o + a), *hidden, 1), num_critics * n, layer_norm, stream, fan_in * num_critics)
         self.seen_GP: Tensor | None = None
         if independent:
             device = self.mlp.flat.device
@@ -139,12 +150,16 @@ class Critic(nn.Module):
 
     def flat(self) -> Tensor:
         """Parameters [S, C * N, P]; those of inputs that an independent critic does not see are zero."""
-        return self.mlp.flat if self.seen_GP is None else self.mlp.flat * self.seen_GP
+        flat_SGP: Tensor = self.mlp.flat
+        return flat_SGP if self.seen_GP is None else flat_SGP * self.seen_GP
+
+    def prepared(self) -> Any:
+        """The parameters as the network prepares them; to be made again when they have changed."""
+        return self.mlp.prepare(self.flat(), shared_input=True)
 
     def forward(self, joint_SBD: Tensor) -> Tensor:
         """Values [S, C, N, B] of joint rows [S, B, D]: all observations, then all action one-hots."""
-        parameters = grouped.prepare(self.flat(), self.mlp.sizes, self.mlp.layer_norm, shared_input=True)
-        values = grouped.run(joint_SBD.transpose(1, 2), parameters, self.mlp.layer_norm)
+        values = grouped.run(joint_SBD.transpose(1, 2), self.prepared(), self.mlp.layer_norm)
         return values.view(-1, self.num_critics, self.num_agents, joint_SBD.shape[1])
 
     def own_action(self, joint_SBD: Tensor) -> OwnActionValue:
@@ -161,22 +176,34 @@ class OwnActionValue:
 
     @torch.no_grad()
     def __init__(self, critic: Critic, joint_SBD: Tensor) -> None:
-        n, sizes, self._layer_norm = critic.num_agents, critic.mlp.sizes, critic.mlp.layer_norm
-        self._agents = (joint_SBD.shape[0], n)
-        flat_SNP = critic.flat()[:, :n]
-        first_SYD, bias_SY1, *self._tail = grouped.prepare(flat_SNP, sizes, self._layer_norm, shared_input=True)
-        seen = joint_SBD.shape[2] - n * critic.action_size
-        actions_SNAB = joint_SBD[..., seen:].unflatten(2, (n, -1)).permute(0, 2, 3, 1)
-        # of the columns of the joint row, agent n's block n
-        own_SNWA = first_SYD[..., seen:].unflatten(1, (n, -1)).unflatten(3, (n, -1)).diagonal(dim1=1, dim2=3)
-        self._own_XWA = own_SNWA.permute(0, 3, 1, 2).flatten(0, 1)
-        pre_SYB = torch.baddbmm(bias_SY1, first_SYD, joint_SBD.transpose(1, 2))
-        pre_XWB = pre_SYB.view(len(self._own_XWA), -1, joint_SBD.shape[1])
-        # pre-activation of the joint row without the own action
-        self._base_XWB = torch.baddbmm(pre_XWB, self._own_XWA, actions_SNAB.flatten(0, 1), alpha=-1.0)
+        self._agents, self._layer_norm = (joint_SBD.shape[0], critic.num_agents), critic.mlp.layer_norm
+        flat_SNP = critic.flat()[:, : critic.num_agents]
+        first_SYD, bias_SY1, *self._tail = critic.mlp.prepare(flat_SNP, shared_input=True)
+        self._first = own_inputs(first_SYD, bias_SY1, joint_SBD, critic.num_agents, critic.action_size)
 
     def __call__(self, action_SNBA: Tensor) -> Tensor:
         """Values [S, N, B] of own actions [S, N, B, A]."""
         action_XAB = action_SNBA.transpose(2, 3).flatten(0, 1)
-        values = grouped.run(action_XAB, (self._own_XWA, self._base_XWB, *self._tail), self._layer_norm)
+        values = grouped.run(action_XAB, (*self._first, *self._tail), self._layer_norm)
         return values.view(*self._agents, -1)
+
+
+def own_inputs(
+    first_SYD: Tensor, bias_SY1: Tensor, joint_SBD: Tensor, agents: int, action_size: int
+) -> tuple[Tensor, Tensor]:
+    """A first layer as a function of each agent's own action: its weight [S * N, W, A] and a bias [S * N, W, B].
+
+    Args:
+        first_SYD, bias_SY1: weight and bias of the layer of one critic of every agent.
+        joint_SBD: everything else that the critics see.
+        agents, action_size: N, A.
+    """
+    seen = joint_SBD.shape[2] - agents * action_size
+    actions_SNAB = joint_SBD[..., seen:].unflatten(2, (agents, -1)).permute(0, 2, 3, 1)
+    # of the columns of the joint row, agent n's block n
+    own_SNWA = first_SYD[..., seen:].unflatten(1, (agents, -1)).unflatten(3, (agents, -1)).diagonal(dim1=1, dim2=3)
+    own_XWA = own_SNWA.permute(0, 3, 1, 2).flatten(0, 1)
+    pre_SYB = torch.baddbmm(bias_SY1, first_SYD, joint_SBD.transpose(1, 2))
+    pre_XWB = pre_SYB.view(len(own_XWA), -1, joint_SBD.shape[1])
+    # pre-activation of the joint row without the own action
+    return own_XWA, torch.baddbmm(pre_XWB, own_XWA, actions_SNAB.flatten(0, 1), alpha=-1.0)

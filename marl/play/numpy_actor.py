@@ -1,9 +1,10 @@
 """The actors' forward pass in numpy, for one environment at a time.
 
 For a single observation torch spends its time on calls, not on arithmetic: numpy's calls cost a tenth. The arithmetic
-is that of marl/learner/grouped_mlp.py, whose prepared weights are taken as they are.
+is that of marl/learner/grouped_mlp.py and marl/learner/grouped_gru.py, whose prepared weights are taken as they are.
 
-Shape suffixes: N agents, O padded observation width, H heads, K choices, I inputs and W outputs of a layer.
+Shape suffixes: N agents, O padded observation width, H heads, K choices, I inputs and W outputs of a layer; of
+recurrent actors W is the width of the state and Z = 3 * W.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from torch import Tensor
 
 from marl.learner.grouped_mlp import EPS
+from marl.learner.recurrent import Prepared
 
 
 class NumpyActor:
@@ -24,15 +27,55 @@ class NumpyActor:
         heads: (H, K).
     """
 
-    def __init__(self, parameters: Sequence[np.ndarray], layer_norm: bool, heads: tuple[int, int]) -> None:
-        # with one column, products with the transposed weights, contiguous, take half the time
-        self._weights_NIW = [np.ascontiguousarray(weight.swapaxes(1, 2)) for weight in parameters[::2]]
-        self._biases_N1W = [np.ascontiguousarray(bias.swapaxes(1, 2)) for bias in parameters[1::2]]
-        self._layer_norm, self._shape = layer_norm, (-1, *heads)
+    def __init__(self, parameters: Sequence[Tensor], layer_norm: bool, heads: tuple[int, int]) -> None:
+        self._layers = _Layers(parameters, layer_norm)
+        self._shape = (-1, *heads)
 
-    def __call__(self, rows_NO: np.ndarray) -> np.ndarray:
-        """Logits [N, H, K] of float32 rows [N, O]; entries of absent choices are meaningless."""
-        x_N1I = rows_NO[:, None]
+    def __call__(self, rows_NO: np.ndarray, state_NW: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Logits [N, H, K] of float32 rows [N, O], and no state; entries of absent choices are meaningless."""
+        return self._layers(rows_NO[:, None]).reshape(self._shape), None
+
+
+class NumpyRecurrentActor:
+    """Every agent's logits from its own observation and its state.
+
+    Args:
+        parameters: as `RecurrentActor.prepared` gives them for one replica.
+        layer_norm: hidden layers are normalised.
+        heads: (H, K).
+    """
+
+    def __init__(self, parameters: Prepared, layer_norm: bool, heads: tuple[int, int]) -> None:
+        self._inputs = _Layers(parameters.inputs, layer_norm)
+        self._inner = _Layers((parameters.weight_XZW, parameters.bias_XZ1), False)
+        self._head = _Layers((parameters.head_XOW, parameters.head_bias_XO1), False)
+        self._width, self._shape = parameters.weight_XZW.shape[2], (-1, *heads)
+
+    def __call__(self, rows_NO: np.ndarray, state_NW: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Logits [N, H, K] of float32 rows [N, O] and the states after them; `state_NW` None: episodes begin."""
+        width = self._width
+        if state_NW is None:
+            state_NW = np.zeros((len(rows_NO), width), dtype=np.float32)
+        gates_NZ, inner_NZ = self._inputs(rows_NO[:, None])[:, 0], self._inner(state_NW[:, None])[:, 0]
+        both = np.float32(0.5) * (gates_NZ[:, : 2 * width] + inner_NZ[:, : 2 * width])
+        both = np.float32(0.5) * np.tanh(both) + np.float32(0.5)  # the logistic function, without overflow
+        reset_NW, update_NW = both[:, :width], both[:, width:]
+        new_NW = np.tanh(gates_NZ[:, 2 * width :] + reset_NW * inner_NZ[:, 2 * width :])
+        after_NW = new_NW + update_NW * (state_NW - new_NW)
+        return self._head(after_NW[:, None]).reshape(self._shape), after_NW
+
+
+class _Layers:
+    """A perceptron of every agent on one row each."""
+
+    def __init__(self, parameters: Sequence[Tensor], layer_norm: bool) -> None:
+        # with one column, products with the transposed weights, contiguous, take half the time
+        self._weights_NIW = [np.ascontiguousarray(x.numpy().swapaxes(1, 2)) for x in parameters[::2]]
+        self._biases_N1W = [np.ascontiguousarray(x.numpy().swapaxes(1, 2)) for x in parameters[1::2]]
+        self._layer_norm = layer_norm
+
+    def __call__(self, x_N1I: np.ndarray) -> np.ndarray:
+        """Outputs [N, 1, W]."""
         last = len(self._weights_NIW) - 1
         for k, (weight_NIW, bias_N1W) in enumerate(zip(self._weights_NIW, self._biases_N1W, strict=True)):
             x_N1I = x_N1I @ weight_NIW
@@ -43,4 +86,4 @@ class NumpyActor:
                 square_N11 = x_N1I @ x_N1I.swapaxes(1, 2)
                 x_N1I /= np.sqrt(square_N11 / x_N1I.shape[2] + EPS, dtype=np.float32)
             np.maximum(x_N1I, 0.0, out=x_N1I)
-        return x_N1I.reshape(self._shape)
+        return x_N1I

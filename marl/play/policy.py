@@ -1,4 +1,8 @@
-"""Decentralised execution: each agent's actor on its own observation, PettingZoo dicts in and out."""
+"""Decentralised execution: each agent's actor on its own observation, PettingZoo dicts in and out.
+
+Shape suffixes: F frames, N agents, E environments, O padded width of one observation, H heads, K choices,
+X = O + H * K, W width of a recurrent actor's state.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,8 @@ from marl.config.schema import Config
 from marl.errors import UserError
 from marl.learner import relaxation
 from marl.learner.networks import Actor
-from marl.play.numpy_actor import NumpyActor
+from marl.learner.recurrent import RecurrentActor
+from marl.play.numpy_actor import NumpyActor, NumpyRecurrentActor
 from marl.runs import checkpoint as checkpoints
 
 _FLOOR = np.float32(-1e30)  # the score of a forbidden choice; finite, as in marl/learner/relaxation.py
@@ -27,6 +32,10 @@ _FLOOR = np.float32(-1e30)  # the score of a forbidden choice; finite, as in mar
 
 class Policy:
     """One replica's actors: a `Player` for evaluation and a function from dicts to dicts for one's own loop.
+
+    A policy that `remembers` (trained with `maddpg.recurrent`, or with `maddpg.frames` above 1) takes every call for
+    the next step of the same episodes: call `reset(num_envs)`, in one's own loop `reset(1)`, at the start of each.
+    `act` plays `num_envs` episodes that start together; they cannot be reset one by one.
 
     Args:
         spec: the specification that the actors were trained with; `self.spec` is that of the environment itself.
@@ -56,14 +65,20 @@ class Policy:
         self._reader = Reader.of_rows(self.spec) if reader is None else reader
         self._frames = Frames(spec)
         self._last: tuple[Tensor, Tensor] | None = None  # what was seen and done; None: nothing yet, or no memory
+        self._state_NEW: Tensor | None = None  # of recurrent actors; None: nothing yet, or they are none
         learner = config.maddpg
-        self._actor = Actor(spec, learner.hidden, learner.layer_norm, Stream(0, "shape", (0,)), learner.share_actors)
+        kind = RecurrentActor if learner.recurrent else Actor
+        self._actor = kind(spec, learner.hidden, learner.layer_norm, Stream(0, "shape", (0,)), learner.share_actors)
         expected = tuple(self._actor.mlp.flat.shape[1:])
         if tuple(flat_GP.shape) != expected:
             raise UserError(f"the policy's parameters have shape {list(flat_GP.shape)}, expected {list(expected)}.")
         self._actor.mlp.flat = torch.nn.Parameter(flat_GP.detach().cpu().clone()[None], requires_grad=False)
         self._parameters = self._actor.prepared()  # they never change
-        self._numpy_actor = NumpyActor([x.numpy() for x in self._parameters], learner.layer_norm, self._actor.heads)
+        self._numpy_actor: NumpyActor | NumpyRecurrentActor
+        if learner.recurrent:
+            self._numpy_actor = NumpyRecurrentActor(self._parameters, learner.layer_norm, self._actor.heads)
+        else:
+            self._numpy_actor = NumpyActor(self._parameters, learner.layer_norm, self._actor.heads)
         self._floor_NHK = np.where(self.spec.head_mask.numpy(), np.float32(0), _FLOOR)
 
     @classmethod
@@ -95,14 +110,19 @@ class Policy:
         return cls(spec, config, flat_SGP[replica], greedy, seed, reader)
 
     # ---------------------------------------------------------------- playing
+    @property
+    def remembers(self) -> bool:
+        """Whether actions depend on earlier steps, so that `reset` must be called at the start of episodes."""
+        return self._frames.earlier
+
     def reset(self, num_envs: int) -> None:
-        """Start of episodes: with `maddpg.frames` above 1, forget what was seen before them."""
-        self._last = None
+        """Start of `num_envs` episodes: forget what was seen and done before them."""
+        self._last = self._state_NEW = None
 
     def __call__(self, observations: dict[str, Any], infos: dict[str, Any] | None = None) -> dict[str, Any]:
         """What every agent does in one environment.
 
-        With `maddpg.frames` above 1, call `reset(1)` before an episode's first step.
+        A policy that `remembers` takes each call for the next step of one episode: call `reset(1)` before its first.
 
         Args:
             observations: as the environment gave them, {agent: observation}; agents that have left need no entry.
@@ -117,11 +137,11 @@ class Policy:
                 mask of the wrong length, a mask that allows nothing to an agent whose turn it is, or no observation.
         """
         rows_NO, allowed_NHK, there = self._reader.rows(self._reader.inside(observations), self._reader.inside(infos))
-        remembers = self._frames.frames > 1
-        if remembers:
+        if self.remembers:
             kept_FNEX = self._kept(torch.from_numpy(rows_NO)[:, None])
             rows_NO = self._frames.wide(kept_FNEX)[:, 0].numpy()
-        scores_NHK = self._numpy_actor(rows_NO)
+        state_NW = None if self._state_NEW is None else self._state_NEW[:, 0].numpy()
+        scores_NHK, state_NW = self._numpy_actor(rows_NO, state_NW)
         if not self.greedy:
             scores_NHK = scores_NHK + self._noise.gumbel(len(rows_NO), 1, *scores_NHK.shape[1:])[0, :, 0].numpy()
         if allowed_NHK is None:
@@ -129,8 +149,9 @@ class Policy:
         else:
             scores_NHK = np.where(allowed_NHK, scores_NHK, _FLOOR)
         choices_NH = scores_NHK.argmax(-1)
-        if remembers:
+        if self.remembers:
             self._last = kept_FNEX, torch.from_numpy(choices_NH)[:, None]
+            self._state_NEW = None if state_NW is None else torch.from_numpy(state_NW)[:, None]
         choices, action, names = choices_NH.tolist(), self._reader.action, self.spec.agent_names
         return self._reader.outside({names[n]: action(n, choices[n]) for n in there})
 
@@ -148,21 +169,21 @@ class Policy:
         Raises:
             UserError: an observation of another shape, or a mask that is not one of its agent's.
         """
-        kept_FNEX = self._seen(observations)
-        logits, mask = self._logits(kept_FNEX), self._allowed(masks)
+        kept_FNEX, mask = self._seen(observations), self._allowed(masks)
+        logits, state_NEW = self._thought(kept_FNEX)
         if self.greedy:
             onehot = relaxation.greedy_onehot(logits, mask)
         else:
             onehot = relaxation.sample_onehot(logits, self._noise.gumbel(*logits.shape)[0], mask)
         acted_NEH = onehot.argmax(-1)
-        if self._frames.frames > 1:
-            self._last = kept_FNEX, acted_NEH
+        if self.remembers:
+            self._last, self._state_NEW = (kept_FNEX, acted_NEH), state_NEW
         ids = decode_actions(self.spec, acted_NEH)
         return {name: x.numpy() for name, x in ids.items() if name in observations}
 
     def probabilities(self, observations: dict[str, Any], masks: dict[str, Any] | None = None) -> dict[str, np.ndarray]:
         """{agent: float64 [E, H, K]} of each head's choices, from what `act` takes; nothing is remembered."""
-        p = relaxation.probabilities(self._logits(self._seen(observations)).double(), self._allowed(masks))
+        p = relaxation.probabilities(self._thought(self._seen(observations))[0].double(), self._allowed(masks))
         return {name: p[n].numpy() for n, name in enumerate(self.spec.agent_names) if name in observations}
 
     def _seen(self, observations: dict[str, Any]) -> Tensor:
@@ -215,8 +236,17 @@ class Policy:
         return mask
 
     @torch.no_grad()
-    def _logits(self, kept_FNEX: Tensor) -> Tensor:
-        return self._actor.logits(self._frames.wide(kept_FNEX)[None], self._parameters)[0]
+    def _thought(self, kept_FNEX: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits [N, E, H, K] and the states of recurrent actors after these observations."""
+        obs_1NEO = self._frames.wide(kept_FNEX)[None]
+        if not isinstance(self._actor, RecurrentActor):
+            return self._actor.logits(obs_1NEO, self._parameters)[0], None
+        if self._state_NEW is None:
+            state_1NEW = obs_1NEO.new_zeros(*obs_1NEO.shape[:3], self._actor.mlp.width)
+        else:
+            state_1NEW = self._state_NEW[None]
+        logits, after_1NEW = self._actor.step(obs_1NEO, state_1NEW, self._parameters)
+        return logits[0], after_1NEW[0]
 
     # ------------------------------------------------------------- inspection
     def first_weights(self, agent: str) -> np.ndarray:

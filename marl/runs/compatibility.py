@@ -65,9 +65,7 @@ def check_networks(saved: Any, was: Config, spec: EnvSpec, config: Config, path:
         if now.name in named:
             one, other = _agent_row(named[now.name]), _agent_row(now)
             rows += _differences(f"{now.name}: ", {n: one[n] for n in sizes}, {n: other[n] for n in sizes})
-    rows += _differences(
-        "", {"observations at a time": str(theirs.frames)}, {"observations at a time": str(spec.frames)}
-    )
+    rows += _differences("", *({_SEEN: _env_row(one)[_SEEN]} for one in (theirs, spec)))
     names = _ACTOR_SIZES if config.from_parts == "actors" else (*_ACTOR_SIZES, *_CRITIC_SIZES)
     rows += _differences("maddpg.", *({name: str(getattr(c.maddpg, name)) for name in names} for c in (was, config)))
     if config.maddpg.share_actors and theirs.kinds != spec.kinds:
@@ -81,7 +79,8 @@ def check_networks(saved: Any, was: Config, spec: EnvSpec, config: Config, path:
         )
 
 
-_ACTOR_SIZES = ("hidden", "layer_norm", "share_actors")
+_SEEN = "observations at a time"
+_ACTOR_SIZES = ("hidden", "layer_norm", "share_actors", "recurrent")
 _CRITIC_SIZES = ("twin_critics", "independent_critics")
 
 
@@ -126,5 +125,5 @@ def _env_row(spec: EnvSpec) -> dict[str, str]:
         "action masks": str(spec.has_masks),
         "agents stay": str(spec.fixed_agents),
         "made anew for every episode": str(spec.rebuild),
-        "observations at a time": str(spec.frames),
+        _SEEN: f"{spec.frames}{' and the last action' if spec.own_action else ''}",
     }

@@ -22,9 +22,11 @@ from marl.config.resolve import from_dict, to_dict, to_yaml, validated
 from marl.config.schema import Config
 from marl.data.batch import BatchSource
 from marl.data.replay import Replay
+from marl.data.windows import WindowReplay
 from marl.errors import UserError
 from marl.evaluate.results import Evaluation
 from marl.learner.maddpg import MADDPG
+from marl.learner.recurrent_maddpg import RecurrentMADDPG
 from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks, processes
 from marl.runs import checkpoint
@@ -153,8 +155,8 @@ def _environment(
             **anew,
         )  # fmt: skip
     notes += _remarks(env, config.env) if tried else []
-    if config.maddpg.frames > 1:
-        env = History(env, config.maddpg.frames)
+    if config.maddpg.frames > 1 or config.maddpg.recurrent:
+        env = History(env, config.maddpg.frames, own_action=config.maddpg.recurrent)
     if division.shared and division.ranks.size > 1:
         from marl.parallel.data_mode import SplitEnv
 
@@ -222,6 +224,8 @@ def _run(
     if resume is None and config.from_run is not None:
         notes.append(start_from(config, path, learner, division))
     with closing(_logger(config, path, saved, ranks)) as logger:
+        if config.maddpg.recurrent and config.maddpg.communication_correction and any(r.exact for r in env.spec.routes):
+            notes.append("recurrent networks learn from the messages that were heard: no communication correction.")
         for note in notes:
             text = note.removeprefix("warning: ")
             (logger.say if text == note else logger.warn)(text)
@@ -258,10 +262,17 @@ def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDP
         from marl.parallel.data_mode import PartSource, SplitUpdates
 
     share = SplitUpdates(ranks) if split else None
-    learner = MADDPG(env.spec, config.maddpg, config.seed, replicas, config.device, share)
+    settings = config.maddpg
     capacity = min(config.replay.capacity, config.total_steps + config.num_envs)
     stream = Stream(config.seed, "replay", replicas, config.device)
-    replay = Replay(env.spec, capacity, config.num_envs, stream, config.maddpg.gamma, config.maddpg.n_step)
+    if settings.recurrent:
+        recurrent = RecurrentMADDPG(env.spec, settings, config.seed, replicas, config.device)
+        return recurrent, WindowReplay(
+            env.spec, capacity, config.num_envs, stream, settings.gamma,
+            settings.window, settings.burn_in, recurrent.memory_shape,
+        )  # fmt: skip
+    learner = MADDPG(env.spec, settings, config.seed, replicas, config.device, share)
+    replay = Replay(env.spec, capacity, config.num_envs, stream, settings.gamma, settings.n_step)
     source: BatchSource = replay
     if config.world_model:
         from marl.world_model.attach import imagining

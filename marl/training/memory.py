@@ -14,6 +14,7 @@ from envs.batched import BatchedEnv
 from envs.spec import EnvSpec
 from marl.config.schema import Config
 from marl.data.replay import row_widths
+from marl.data.windows import further_widths
 from marl.errors import UserError
 
 PICTURE = 16_384
@@ -49,6 +50,13 @@ def parts(config: Config, spec: EnvSpec, replicas: int) -> dict[str, int]:
     kept = min(config.replay.capacity, config.total_steps + config.num_envs)
     critics = n * (2 if learner.twin_critics else 1)
     weights = n * _weights((o, *learner.hidden, a)) + critics * _weights((n * (o + a), *learner.hidden, 1))
+    if learner.recurrent:
+        *below, width = learner.hidden
+        row += sum(further_widths(spec, n + critics, width).values())
+        weights = n * _weights((o, *below, 3 * width)) + critics * _weights((n * (o + a), *below, 3 * width))
+        weights += (
+            n * _weights((width, a)) + critics * _weights((width, 1)) + (n + critics) * _weights((width, 3 * width))
+        )
     sizes = {
         f"replay ({kept:,} transitions of {row:,} numbers)": kept * row,
         "networks (with targets, gradients and Adam's moments)": 5 * weights,

@@ -77,7 +77,8 @@ class Rounds:
     def __init__(self, config: Config, env: BatchedEnv, learner: MADDPG, source: BatchSource) -> None:
         self.config, self.env, self.learner, self.source = config, env, learner, source
         replicas = len(learner.replicas)
-        self.collector = Collector(env, learner.act, replicas)
+        memory = learner.memory(config.num_envs)
+        self.collector = Collector(env, learner.act if memory is None else memory.act, replicas, memory)
         self.step = 0  # environment steps of a replica
         self.credit = 0.0  # updates that are due
         self.progress = 0.0  # share of the run that is over, at the last updates
@@ -97,7 +98,7 @@ class Rounds:
             config, learner = self.config, self.learner
             self.graphs.run(self.step_kind(), self._collect, self.env.replayed)
             self.step += config.num_envs
-            if self.step <= max(config.maddpg.warmup_steps, config.maddpg.n_step * config.num_envs):
+            if self.step <= max(config.maddpg.warmup_steps, config.maddpg.lead * config.num_envs):
                 return Measured()
             self.credit += config.num_envs * config.maddpg.updates_per_step
             updates, self.credit = int(self.credit), self.credit - int(self.credit)

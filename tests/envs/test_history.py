@@ -57,13 +57,14 @@ def ended(step: Step) -> torch.Tensor:
     return (step.terminated | step.truncated).all(0) if step.done is None else step.done
 
 
-@pytest.mark.parametrize("frames", [2, 3])
+@pytest.mark.parametrize("frames", [1, 2, 3])
 @pytest.mark.parametrize("task", TASKS)
 def test_frames_by_hand(task: str, frames: int) -> None:
-    plain, history = made(task), History(made(task), frames)
+    """With one frame the last action beside it, which two frames show already."""
+    plain, history = made(task), History(made(task), frames, own_action=frames < 3)
     obs = plain.reset(5)
     none = [0 * acted for acted in onehots(torch.zeros(*obs.shape[:2], plain.spec.num_heads, dtype=int), plain)]
-    seen, done = [obs.clone()] * frames, [none] * (frames - 1)
+    seen, done = [obs.clone()] * frames, [none] * max(frames - 1, 1)
     assert_stacked(history.reset(5), seen, done, plain)
     generator, episodes, away = torch.Generator().manual_seed(0), 0, 0
     for _ in range(60):
@@ -126,7 +127,14 @@ def test_spec_of_several_frames() -> None:
     assert type(spec).from_dict(wide.to_dict()) == wide
     assert "frames: expected 1, got 3" in spec.differences(wide)
 
+    alone = spec.stacked(1, own_action=True)
+    assert alone.agents[0].obs_size == leader.obs_size + 9 and alone.single() == spec
+    assert "own_action: expected False, got True" in spec.differences(alone)
+    assert spec.stacked(2, own_action=True).agents == spec.stacked(2).agents
+
 
 def test_one_frame_is_no_history() -> None:
     with pytest.raises(UserError, match="frames must be at least 2, got 1"):
         History(envs.make("simple"), 1)
+    with pytest.raises(UserError, match="frames must be at least 1, got 0"):
+        History(envs.make("simple"), 0, own_action=True)

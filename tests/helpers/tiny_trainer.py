@@ -12,8 +12,10 @@ from envs.history import History
 from envs.streams import Stream
 from marl.config.schema import Config
 from marl.data.replay import Replay
+from marl.data.windows import WindowReplay
 from marl.learner.finite_gradients import FiniteGradients
 from marl.learner.maddpg import MADDPG
+from marl.learner.recurrent_maddpg import RecurrentMADDPG
 from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks
 from marl.runs.logger import Silent
@@ -46,14 +48,20 @@ def trainer(settings: dict[str, Any], recorder: Any = None, device: str = "cpu",
     chosen: Config = config(Path("none"), {"logging.every": 40, "total_steps": 4 * ROUNDS, **settings})
     replicas = range(chosen.num_replicas)
     env = envs.make(chosen.env, len(replicas) * chosen.num_envs, device, **chosen.env_args)
-    if chosen.maddpg.frames > 1:
-        env = History(env, chosen.maddpg.frames)
-    env.reset(seed=chosen.seed)
-    learner = MADDPG(env.spec, chosen.maddpg, chosen.seed, replicas, device)
-    learner.use("autograd", "rounds are recorded as on a GPU")  # where the explicit update does not run
-    stream = Stream(chosen.seed, "replay", replicas, device)
     m = chosen.maddpg
-    replay = Replay(env.spec, chosen.replay.capacity, chosen.num_envs, stream, m.gamma, m.n_step)
+    if m.frames > 1 or m.recurrent:
+        env = History(env, m.frames, m.recurrent)
+    env.reset(seed=chosen.seed)
+    stream = Stream(chosen.seed, "replay", replicas, device)
+    learner: MADDPG
+    if m.recurrent:
+        learner = recurrent = RecurrentMADDPG(env.spec, m, chosen.seed, replicas, device)
+        stored = m.gamma, m.window, m.burn_in, recurrent.memory_shape
+        replay: Replay = WindowReplay(env.spec, chosen.replay.capacity, chosen.num_envs, stream, *stored)
+    else:
+        learner = MADDPG(env.spec, m, chosen.seed, replicas, device)
+        replay = Replay(env.spec, chosen.replay.capacity, chosen.num_envs, stream, m.gamma, m.n_step)
+    learner.use("autograd", "rounds are recorded as on a GPU")  # where the explicit update does not run
     division, records, stop = Division(Ranks(), len(replicas)), Records(), StopRequest()
     made = Trainer(
         chosen,

@@ -29,6 +29,7 @@ from marl.learner.explicit import kernels
 from marl.learner.explicit.ahead import Ahead
 from marl.learner.explicit.kernels import ESTIMATORS
 from marl.learner.explicit.perceptrons import Backward, Layers, Pass
+from marl.learner.policy_metrics import policy_metrics
 
 if TYPE_CHECKING:
     from marl.learner.maddpg import MADDPG
@@ -41,6 +42,8 @@ def covers(spec: EnvSpec, config: MADDPGConfig, device: torch.device) -> str | N
     """None where the explicit update can do the work, else the reason why not."""
     if device.type != "cpu":
         return f"it is for a CPU, not for {device.type}"
+    if config.recurrent:
+        return "networks are recurrent"
     unknown = sorted({config.estimator, config.message_estimator or config.estimator} - set(ESTIMATORS))
     if unknown:
         return f"it has no gradient for the estimator {unknown[0]}"
@@ -48,9 +51,7 @@ def covers(spec: EnvSpec, config: MADDPGConfig, device: torch.device) -> str | N
         return "other_actions are current"
     if config.listening_bonus > 0 and spec.routes:
         return "there is a listening bonus"
-    if not config.hidden:
-        return "networks have no hidden layer"
-    return None
+    return None if config.hidden else "networks have no hidden layer"
 
 
 class ExplicitUpdate:
@@ -396,4 +397,4 @@ class ExplicitUpdate:
         penalty_SN = losses.logit_penalty(logits, mask, batch.active)
         loss_SN = cfg.logit_penalty * penalty_SN - value_SN - learner._bonuses(batch, logits)
         metrics = {"actor/loss": loss_SN, "actor/logits": penalty_SN.sqrt()}
-        return metrics | learner._policy_metrics(logits, mask)
+        return metrics | policy_metrics(learner.spec, logits, mask)

@@ -23,6 +23,7 @@ VARIANTS = [(name, {}) for name in NAMES] + [
     ("matching_game", {"goals": 4, "symbols": 2}),
     ("matching_game", {"goals": 2, "symbols": 5}),
     ("witness_game", {"bait": 0.1}),
+    ("recall", {"agents": 2, "length": 2}),
 ]
 
 
@@ -58,6 +59,18 @@ BEST = {
     ).unsqueeze(-1),
     "witness_game": lambda obs, t: torch.ones(*obs.shape[:2], 1, dtype=torch.int64),
 }
+
+
+class BestRecaller:
+    """Names at every step what it saw at the first."""
+
+    def __call__(self, obs, t):
+        if t == 0:
+            self.signs = obs[..., :3].argmax(-1).unsqueeze(-1)
+        return self.signs
+
+
+BEST["recall"] = BestRecaller()
 
 
 def best_matcher(goals: int, symbols: int):
@@ -143,7 +156,7 @@ def _key(obs: torch.Tensor, actions: torch.Tensor, seen: slice, e: int) -> tuple
     return tuple(obs[seen, e].flatten().tolist()), tuple(actions[seen, e].flatten().tolist())
 
 
-@pytest.mark.parametrize(("name", "options"), VARIANTS)
+@pytest.mark.parametrize(("name", "options"), [(name, o) for name, o in VARIANTS if name != "recall"])
 def test_facts_are_what_the_bellman_equation_gives(name, options):
     """Observations of three agents with three signs each are too many to meet them all: enough are."""
     env = probes.make(name, num_envs=100, **options)
@@ -289,6 +302,22 @@ def test_the_parallel_twin_plays_the_same_game(name, options):
         if step.done[0]:
             assert raw.agents == []
             obs, _ = raw.reset()
+
+
+def test_recall_shows_the_sign_once_and_pays_for_it_at_the_end():
+    """Whatever a player without memory does in the last step, each of the three signs came before it."""
+    env = probes.make("recall", num_envs=300, length=3)
+    obs = env.reset(4)
+    signs = obs[0].argmax(-1)
+    assert sorted(set(signs.tolist())) == [0, 1, 2] and (obs[0].sum(-1) == 1).all()
+    for t in range(3):
+        assert t == 0 or not obs.any()
+        step = env.step(signs[None, :, None])
+        assert step.reward.tolist() == [[float(t == 2)] * 300] and bool(step.terminated.all()) == (t == 2)
+        obs = step.obs
+    assert not step.final_obs.any() and (step.obs[0].sum(-1) == 1).all()
+    with pytest.raises(UserError, match="at least 2 steps, got 1"):
+        probes.make("recall", length=1)
 
 
 def test_the_twin_can_be_reset_at_any_time():

@@ -30,6 +30,17 @@ def refused(*argv: str) -> str:
     return str(caught.value)
 
 
+def test_a_recurrent_network_needs_a_hidden_layer() -> None:
+    with pytest.raises(UserError, match=r"expected at least one width in maddpg.hidden"):
+        from_dict({"env": "simple", "maddpg": {"recurrent": True, "hidden": []}})
+
+
+def test_windows_without_recurrent_networks_are_remarked(capsys: pytest.CaptureFixture[str]) -> None:
+    launched = parse(["--env", "simple", "--maddpg.window", "4"])
+    assert "maddpg.window has no effect without --maddpg.recurrent" in "".join(launched.warnings)
+    assert not parse(["--env", "simple", "--maddpg.window", "4", "--maddpg.recurrent"]).warnings
+
+
 # ------------------------------------------------------------------ precedence
 def test_one_flag_for_every_setting() -> None:
     """Guard: seen failing with `_shape` skipping nested dataclasses."""
@@ -171,6 +182,11 @@ def test_no_environment_lists_the_tasks() -> None:
         (["--env", "simple", "--num-envs", "8", "--total-steps", "7"], "total_steps 7 is less than num_envs 8"),
         (["--env", "simple", "--maddpg.frames", "0"], "got 0; expected a whole number, at least 1"),
         (["--env", "simple", "--maddpg.frames", "2", "--world-model"], "expected frames 1 with it"),
+        (["--env", "simple", "--maddpg.recurrent", "--world-model"], "expected recurrent false with it"),
+        (["--env", "simple", "--maddpg.recurrent", "--distributed", "data"], "expected distributed replicas"),
+        (["--env", "simple", "--maddpg.recurrent", "--maddpg.batch-size", "15"], "room for at least one window"),
+        (["--env", "simple", "--maddpg.recurrent", "--maddpg.n-step", "17"], "n_step 17 is more than maddpg.window 16"),
+        (["--env", "simple", "--maddpg.recurrent", "--num-envs", "50000"], "expected at least 1200000"),
         (["--env", "simple", "--workers", "2"], "workers 2 needs backend pettingzoo"),
         (["--env", "simple", "--backend", "pettingzoo", "--workers", "99"], "more than the 16 environments"),
         (["--env", "simple", "--maddpg.estimator", "gumbel"], "Did you mean 'gumbel_st'"),
@@ -288,6 +304,7 @@ def test_yaml_and_dict_round_trips(data: st.DataObject) -> None:
     config = with_values(Config(), {name: data.draw(fitting(name)) for name in names})
     config = dataclasses.replace(config, workers=0, rebuild=False, num_envs=1, total_steps=10**12)
     config = with_values(config, {"maddpg.batch_size": 1})
+    config = with_values(config, {"maddpg.recurrent": False})  # which asks for larger batches
     if config.world_model:  # which excludes several frames
         config = with_values(config, {"maddpg.frames": 1})
     assert from_dict(to_dict(config)) == config

@@ -216,9 +216,11 @@ def test_one_observation_gives_what_the_batch_gives(name, changes):
         rows = {agent: x[e] for agent, x in seen.items()}
         assert policy(rows) == {agent: int(ids[e]) for agent, ids in together.items()}
         wide = policy._reader.rows(rows)[0]
-        logits = policy._logits(policy._seen({agent: x[None] for agent, x in rows.items()}))[:, 0]
+        logits = policy._thought(policy._seen({agent: x[None] for agent, x in rows.items()}))[0][:, 0]
         present = spec.head_mask
-        assert torch.allclose(torch.from_numpy(policy._numpy_actor(wide))[present], logits[present], rtol=0, atol=1e-5)
+        assert torch.allclose(
+            torch.from_numpy(policy._numpy_actor(wide, None)[0])[present], logits[present], rtol=0, atol=1e-5
+        )
 
 
 def test_samples_are_the_same_draws():

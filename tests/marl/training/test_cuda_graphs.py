@@ -42,6 +42,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "maddpg.target_action": "argmax",
     },
     "frames": {"env": "simple_adversary", "maddpg.frames": 2},
+    "recurrent": {
+        "maddpg.recurrent": True,
+        "maddpg.window": 2,
+        "maddpg.burn_in": 2,
+        "maddpg.n_step": 2,
+        "replay.capacity": 80,
+    },
     "ends that only the device knows": {"env": "simple_spread", "env_args": {"terminate_on_success": True}},
 }
 

@@ -17,8 +17,10 @@ from envs.commands import explain
 from envs.pettingzoo.env import PettingZooEnv
 from marl import train
 from marl.data.replay import Replay
+from marl.data.windows import WindowReplay
 from marl.errors import UserError
 from marl.learner.maddpg import MADDPG
+from marl.learner.recurrent_maddpg import RecurrentMADDPG
 from marl.training.memory import named, parts, refuse_pictures
 
 
@@ -74,6 +76,18 @@ def test_parts_are_those_that_are_allocated() -> None:
     assert byte["replay"] == replay.data_SCD.nbytes
     assert byte["networks"] == 5 * (learner.actor.mlp.flat.nbytes + learner.critic.mlp.flat.nbytes)
     assert list(sizes.values()) == sorted(sizes.values(), reverse=True)
+
+
+def test_parts_of_recurrent_networks_are_those_that_are_allocated() -> None:
+    settings = {"env": "simple_spread", "maddpg.twin_critics": True, "maddpg.recurrent": True, "maddpg.hidden": (7, 5)}
+    chosen = config(Path("none"), settings)
+    spec = envs.make("simple_spread").spec.stacked(1, own_action=True)
+    sizes = {name.split(" (")[0]: size for name, size in parts(chosen, spec, 3).items()}
+    learner = RecurrentMADDPG(spec, chosen.maddpg, 0, range(3), "cpu")
+    kept, stream = chosen.total_steps + chosen.num_envs, envs.streams.Stream(0, "replay", range(3))
+    replay = WindowReplay(spec, kept, chosen.num_envs, stream, 0.95, 16, 8, learner.memory_shape)
+    assert sizes["replay"] == replay.data_SCD.nbytes
+    assert sizes["networks"] == 5 * (learner.actor.mlp.flat.nbytes + learner.critic.mlp.flat.nbytes)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.cuda.OutOfMemoryError("CUDA out of memory.")])

@@ -2,7 +2,7 @@
 
 Whole runs through `marl.train`, tiny. Guard: seen failing with each of these left out of the checkpoint: the counter of
 one noise stream, the optimisers' moments, the replay's cursor, its open n-step window, the collector's previous
-observation, the credit of due updates, the running episodes.
+observation, the credit of due updates, the running episodes, the states of recurrent networks.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from whole_runs import (
 ESTIMATORS = (
     "gumbel_soft", "gumbel_st", "straight_through", "rao_blackwell", "gapped", "reinmax", "reinforce", "exact",
 )  # fmt: skip
+RECURRENT = {"maddpg.recurrent": True, "maddpg.window": 4, "maddpg.burn_in": 3}
 TWO_HEADS = {"env": "simple_reference"}
 LEARNER: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -40,6 +41,10 @@ LEARNER: dict[str, dict[str, Any]] = {
     "share_actors": {"env": "simple_spread", "maddpg.share_actors": True},
     "frames": {"env": "simple_world_comm", "maddpg.frames": 3},
     "frames and everything": {**TWO_HEADS, **MANY_OPTIONS, "maddpg.frames": 2},
+    "recurrent": {**RECURRENT, "num_replicas": 2},
+    "recurrent, small replay": {**RECURRENT, "replay.capacity": 60, "maddpg.burn_in": 0},
+    "recurrent and everything": {**TWO_HEADS, **MANY_OPTIONS, **RECURRENT, "maddpg.frames": 2},
+    "recurrent, one layer": {**RECURRENT, "maddpg.hidden": (6,), "env": "simple_world_comm"},
     "iddpg": {"maddpg.independent_critics": True},
     "team_reward": {"env": "simple_tag", "maddpg.team_reward": True},
     "argmax targets": {"maddpg.target_action": "argmax"},
@@ -92,7 +97,7 @@ def check(tmp_path: Path, settings: dict[str, Any], rounds: int = 23) -> None:
 
 
 # ------------------------------------------------------------------ exact resume
-FAST = ("defaults", "matd3", "n_step", "small replay, n_step", "everything at once")
+FAST = ("defaults", "matd3", "n_step", "small replay, n_step", "everything at once", "recurrent and everything")
 
 
 @pytest.mark.parametrize("name", FAST)
@@ -100,7 +105,11 @@ def test_resume_is_exact(tmp_path: Path, name: str) -> None:
     check(tmp_path, {**LEARNER[name], "num_replicas": 2})
 
 
-ALL_BACKENDS = ("defaults", "everything at once")  # the others: both backends and both numbers of replicas, once each
+ALL_BACKENDS = (
+    "defaults",
+    "recurrent",
+    "everything at once",
+)  # the others: both backends and both numbers of replicas, once each
 
 
 @pytest.mark.fault
@@ -156,8 +165,24 @@ def test_resume_is_exact_with_every_world_model(tmp_path: Path, name: str, backe
         },
         {"env": "toy_envs:Vectors", "env_args": {"ragged": True}, "maddpg.estimator": "gapped"},
         {"env": "envs.probes:matching_game", "maddpg.communication_correction": True},
+        {**RECURRENT, "env": "toy_envs:MaskedInfo", "env_args": {"ragged": True}},
+        {
+            **RECURRENT,
+            "env": "toy_envs:Toy",
+            "env_args": {"deaths": {"a_0": 3}, "births": {"a_1": 2}, "length": 9},
+            "maddpg.n_step": 3,
+        },
     ],
-    ids=["masked", "masked, n_step", "agents die", "agents die and appear", "vectors of choices", "declared messages"],
+    ids=[
+        "masked",
+        "masked, n_step",
+        "agents die",
+        "agents die and appear",
+        "vectors of choices",
+        "declared messages",
+        "masked, recurrent",
+        "agents die and appear, recurrent",
+    ],
 )
 @pytest.mark.parametrize("replicas", [1, pytest.param(3, marks=pytest.mark.fault)])
 def test_resume_in_environments_of_ones_own(tmp_path: Path, settings: dict[str, Any], replicas: int) -> None:

@@ -1,0 +1,28 @@
+"""What is recorded of the policies in an update."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from envs.spec import EnvSpec
+from marl.learner import relaxation
+
+
+def policy_metrics(spec: EnvSpec, logits_SNBHK: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Entropy of each head and, for message heads, the perplexity of the symbols in use; all [S].
+
+    Args:
+        spec: of the environment.
+        logits_SNBHK: of the policies, without gradient.
+        mask: bool, broadcastable to the logits, True where a choice exists.
+    """
+    entropy_SNH = relaxation.entropy(logits_SNBHK, mask).mean(2)
+    mean_p = relaxation.probabilities(logits_SNBHK, mask).mean(2)
+    usage_SNH = (-(mean_p * mean_p.clamp(min=1e-12).log()).sum(-1)).exp()
+    metrics = {}
+    for n, agent in enumerate(spec.agents):
+        for h, head in enumerate(agent.heads):
+            metrics[f"entropy/{agent.name}/{head.name}"] = entropy_SNH[:, n, h]
+            if head.is_message:
+                metrics[f"message_usage/{agent.name}/{head.name}"] = usage_SNH[:, n, h]
+    return metrics
