@@ -20,6 +20,7 @@ from marl.errors import UserError
 from marl.learner import relaxation
 from marl.learner.networks import Actor
 from marl.play.numpy_actor import NumpyActor
+from marl.pretrained import library
 from marl.runs import checkpoint as checkpoints
 
 _FLOOR = np.float32(-1e30)  # the score of a forbidden choice; finite, as in marl/learner/relaxation.py
@@ -93,6 +94,25 @@ class Policy:
             raise UserError(f"replica must lie in [0, {len(flat_SGP) - 1}], got {replica}.")
         reader = Reader.from_dict(spec.single(), loaded.manifest.get("reader"))
         return cls(spec, config, flat_SGP[replica], greedy, seed, reader)
+
+    @classmethod
+    def pretrained(cls, name: str, replica: int = 0, greedy: bool = True, seed: int = 0) -> Policy:
+        """A policy that comes with the package: one of the runs behind the tables of results.
+
+        Args:
+            name: of the task, as "simple_reference"; `marl.pretrained.library.names()` are those that there are.
+            replica, greedy, seed: as for `load`.
+
+        Raises:
+            UserError: no such policy or replica, or a damaged file.
+        """
+        stored = library.read(name)
+        count = len(stored.flat_SGP)
+        if not 0 <= replica < count:
+            raise UserError(f"replica must lie in [0, {count - 1}], got {replica}.")
+        config = from_dict({**stored.entry.settings, "num_replicas": count}, f"pretrained {stored.name}")
+        spec = EnvSpec.from_dict(dict(stored.entry.spec))
+        return cls(spec, config, torch.from_numpy(stored.flat_SGP[replica]), greedy, seed)
 
     # ---------------------------------------------------------------- playing
     def reset(self, num_envs: int) -> None:
