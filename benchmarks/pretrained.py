@@ -167,9 +167,14 @@ def _record(folder: Path, env: str, retired: bool = False) -> tuple[Path, dict[s
 
 
 def _require_settings(run: Path, config: Config, row: library.Row) -> None:
-    wanted = {"seed": row.seed, "num_replicas": row.replicas, "total_steps": row.steps}
-    got: dict[str, Any] = {key: getattr(config, key) for key in wanted}
-    wanted["configuration"], got["configuration"] = row.configuration, seeds.fingerprint(config)
+    rounds = -(-config.total_steps // config.num_envs)
+    wanted = {"seed": row.seed, "replicas": row.replicas, "steps": row.steps, "configuration": row.configuration}
+    got = {
+        "seed": config.seed,
+        "replicas": config.num_replicas,
+        "steps": rounds * config.num_envs,
+        "configuration": seeds.fingerprint(config),
+    }
     if wanted != got:
         raise UserError(f"{run} is not the run of the row in {row.source}: it has {got}, expected {wanted}.")
 

@@ -239,6 +239,15 @@ class Policy:
         return self._actor.logits(self._frames.wide(kept_FNEX)[None], self._parameters)[0]
 
     # ------------------------------------------------------------- inspection
+    def layers(self, agent: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Weight float32 [I, W] and bias [W] of every layer of an agent's actor, on padded observations and choices.
+
+        Where hidden layers are normalised, their means are taken off already (marl/learner/grouped_mlp.py).
+        """
+        n = self.spec.agent_names.index(agent)
+        flat = [parameter[n] for parameter in self._parameters]
+        return [(weight.T.numpy(), bias[:, 0].numpy()) for weight, bias in zip(flat[::2], flat[1::2], strict=True)]
+
     def first_weights(self, agent: str) -> np.ndarray:
         """The first layer's weight [own width, W] of an agent's actor, on the newest observation."""
         n = self.spec.agent_names.index(agent)
