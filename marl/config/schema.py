@@ -114,8 +114,9 @@ class ReplayConfig:
 class EvaluationConfig:
     """Greedy evaluation beside the training; it changes nothing in the training trace."""
 
-    every: Count = 10_000
-    """Environment steps of a replica between evaluations; 0: only at the end."""
+    every: Count | None = None
+    """Environment steps of a replica between evaluations, the first of which goes before the first step; unset: a
+    thirtieth of the run, at least 1,000; 0: only at the end."""
     episodes: Positive = 500
     """Episodes per replica in an evaluation during training."""
     share: Weight = 0.25
@@ -337,3 +338,9 @@ class Config:
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     wm: WorldModelConfig = field(default_factory=WorldModelConfig)
+
+    @property
+    def evaluation_every(self) -> int:
+        """`evaluation.every`, or what it is where it is unset."""
+        every = self.evaluation.every
+        return max(round(self.total_steps / 30), 1000) if every is None else every

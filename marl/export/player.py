@@ -28,6 +28,9 @@ class Exported:
         directory: with actors.json.
         spec: of the environment (`Policy.spec`).
 
+    Attributes:
+        logits: {agent: float32 [E, C]} of the last choices.
+
     Raises:
         UserError: no such directory, or another environment.
     """
@@ -45,6 +48,7 @@ class Exported:
         self._frames = Frames(self._stacked)
         load = _onnx if written.format == "onnx" else _torch
         self._run = [load(directory / one.file) for one in written.agents]
+        self.logits: dict[str, np.ndarray] = {}
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None  # what was seen and done
 
     def reset(self, num_envs: int) -> None:
@@ -70,7 +74,7 @@ class Exported:
                 inputs["action_mask"] = _mask(given, count, agent)
             outputs = self._run[n](inputs)
             acted_NEH[n, :, : len(agent.heads)] = torch.from_numpy(outputs["choices"])
-            actions[agent.name] = outputs["action"]
+            actions[agent.name], self.logits[agent.name] = outputs["action"], outputs["logits"]
         self._last = kept_FNEX, acted_NEH
         return {name: action for name, action in actions.items() if name in observations}
 

@@ -40,8 +40,8 @@ class RunLog(Protocol):
     def hparams(self, settings: dict[str, Any], metrics: Sequence[str]) -> None:
         """The settings, and the metrics that they are to be compared by."""
 
-    def advance(self, step: int, score: float | None = None, loss: float | None = None) -> None:
-        """Progress; a value that is None stays what it was."""
+    def advance(self, step: int, values: Mapping[str, float] | None = None) -> None:
+        """Progress, and what is shown beside it; a name that is not given keeps its value."""
 
     def trained(self) -> None:
         """Training is over: the progress ends before what follows."""
@@ -67,7 +67,7 @@ class Silent:
 
     def log(self, step: int, values: Mapping[str, float | Tensor]) -> None: ...
     def hparams(self, settings: dict[str, Any], metrics: Sequence[str]) -> None: ...
-    def advance(self, step: int, score: float | None = None, loss: float | None = None) -> None: ...
+    def advance(self, step: int, values: Mapping[str, float] | None = None) -> None: ...
     def trained(self) -> None: ...
     def leave_out(self, seconds: float) -> None: ...
     def say(self, text: str) -> None: ...
@@ -122,10 +122,10 @@ class Logger:
             self._events.hparams(settings, metrics)
 
     # ------------------------------------------------------------ the terminal
-    def advance(self, step: int, score: float | None = None, loss: float | None = None) -> None:
-        """Move the progress on; a value that is None stays what it was."""
+    def advance(self, step: int, values: Mapping[str, float] | None = None) -> None:
+        """Move the progress on and show `values` beside it; a name that is not given keeps its value."""
         if self._progress is not None:
-            self._progress.advance(step, score, loss)
+            self._progress.advance(step, values or {})
 
     def trained(self) -> None:
         """End the bar, or show the last line of progress: what follows is no training."""
@@ -246,10 +246,10 @@ class _Progress:
                 file=sys.stderr,
             )  # fmt: skip
 
-    def advance(self, step: int, score: float | None, loss: float | None) -> None:
-        self._shown |= {name: value for name, value in (("score", score), ("loss", loss)) if value is not None}
+    def advance(self, step: int, values: Mapping[str, float]) -> None:
+        self._shown |= values
         if self._bar is not None:
-            self._bar.set_postfix_str(self._words(", "), refresh=False)
+            self._bar.set_postfix_str(", ".join([*self._words(), f"{self._total - step:,} to go"]), refresh=False)
             self._bar.update(step - self._step)
         self._step = step
         if self._bar is None and time.monotonic() - self._reported >= _QUIET_SECONDS:
@@ -264,13 +264,13 @@ class _Progress:
     def _report_progress(self) -> None:
         self._reported = time.monotonic()
         rate = (self._step - self._start) / max(self._reported - self._began, 1e-9)  # of the training alone
-        left = f"{(self._total - self._step) / rate:.0f} s left" if rate > 0 else ""
+        to_go = self._total - self._step
+        left = f"{to_go:,} steps to go" + (f", {to_go / rate:.0f} s" if rate > 0 else "")
         done = f"step {self._step:,} of {self._total:,} ({self._step / self._total:.0%})"
-        parts = (done, self._words("  "), f"{rate:,.0f} steps/s", left)
-        print_above("  ".join(part for part in parts if part), sys.stderr)
+        print_above("  ".join([done, *self._words(), f"{rate:,.0f} steps/s", left]), sys.stderr)
 
-    def _words(self, between: str) -> str:
-        return between.join(f"{name} {value:.3g}" for name, value in self._shown.items())
+    def _words(self) -> list[str]:
+        return [f"{name} {value:.3g}" for name, value in self._shown.items()]
 
     def close(self) -> None:
         if self._bar is not None:

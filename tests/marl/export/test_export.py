@@ -86,7 +86,9 @@ def test_logits_are_the_policys(kind: str, tmp_path: Path) -> None:
     export(policy, tmp_path, kind)
     seen = {name: np.random.default_rng(3).normal(size=(9, 21)).astype(np.float32) for name in policy.spec.agent_names}
     expected = policy.probabilities(seen)["agent_1"]
-    logits = Exported(tmp_path, policy.spec)._run[1]({"observation": seen["agent_1"]})["logits"]
+    player = Exported(tmp_path, policy.spec)
+    player.act(seen)
+    logits = player.logits["agent_1"]
     for h, head in enumerate((logits[:, :5], logits[:, 5:])):
         odds = np.exp(head.astype(np.float64))
         assert np.allclose(odds / odds.sum(1, keepdims=True), expected[:, h, : head.shape[1]], atol=1e-5)
