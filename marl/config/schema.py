@@ -143,6 +143,9 @@ class LoggingConfig:
     """Environment steps of a replica between two records."""
     tensorboard: bool = True
     """Write TensorBoard event files into the run directory."""
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
+    """Trackers that get the same records, each an extra of the package; their own environment variables say where they
+    go, as WANDB_MODE=offline."""
     progress: bool = True
     """Show a progress bar on the terminal."""
     report: bool = True

@@ -66,7 +66,7 @@ def export(policy: Policy, out: Path, kind: str = "onnx", source: str = "", repl
     Raises:
         UserError: the extra is not installed, a directory that cannot be written, or actors that cannot be exported.
     """
-    if kind == "onnx" and importlib.util.find_spec("onnx") is None:
+    if kind == "onnx" and not _installed("onnx"):
         raise UserError("--format onnx needs the package onnx: pip install 'marl-discrete-communication[export]'.")
     every = actors(policy)
     files = []
@@ -81,6 +81,10 @@ def export(policy: Policy, out: Path, kind: str = "onnx", source: str = "", repl
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}. Give another --out.") from error
     return description
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
 
 
 def _write(actor: Actor, path: Path, kind: str) -> None:

@@ -1,4 +1,4 @@
-"""The only writer and printer of a run: metrics.jsonl, TensorBoard, the progress bar and messages.
+"""The only writer and printer of a run: metrics.jsonl, TensorBoard, trackers, the progress bar and messages.
 
 Names in metrics.jsonl and TensorBoard are the same. A value is a number, or a tensor [S] of one number a replica, which
 is written as NAME (the mean over replicas) and, where S > 1, as NAME/replica_0, NAME/replica_1, ... A line of
@@ -26,6 +26,7 @@ from tqdm import tqdm
 from marl.errors import UserError
 from marl.runs.event_file import EventFile
 from marl.runs.guarded_file import GuardedFile
+from marl.runs.trackers import Trackers
 
 METRICS = "metrics.jsonl"
 _QUIET_SECONDS = 30.0  # between progress lines where there is no terminal
@@ -84,6 +85,7 @@ class Logger:
         total_steps: environment steps of a replica in the whole run; None: no progress is shown.
         tensorboard: write event files.
         progress: show a bar on a terminal, else a plain line now and then.
+        trackers: names of further places for records (marl/runs/trackers.py).
         resume_step: the step of the checkpoint that the run continues from; later records are dropped. The trainer
             must have logged everything of a step before it saves that step's checkpoint.
 
@@ -98,6 +100,7 @@ class Logger:
         total_steps: int | None = None,
         tensorboard: bool = True,
         progress: bool = True,
+        trackers: Sequence[str] = (),
         resume_step: int | None = None,
     ) -> None:
         self._warned = False
@@ -105,6 +108,7 @@ class Logger:
             drop_after(run_dir / METRICS, resume_step, total_steps is not None and resume_step >= total_steps)
         self._lines = GuardedFile(run_dir / METRICS, self._cannot_write)
         self._events = EventFile(run_dir, self._cannot_write, resume_step) if tensorboard else None
+        self._trackers = Trackers(trackers, run_dir, resume_step is not None, self.warn, self.say)
         self._progress = _Progress(total_steps, resume_step or 0) if progress and total_steps else None
 
     # ------------------------------------------------------------ records
@@ -115,11 +119,14 @@ class Logger:
         self._lines.append(json.dumps({"step": step, **record}, allow_nan=False).encode() + b"\n")
         if self._events is not None:
             self._events.scalars(step, numbers)
+        self._trackers.log(step, numbers)
 
     def hparams(self, settings: dict[str, Any], metrics: Sequence[str]) -> None:
-        """Put the settings (`settings.flatten`) and the last values of `metrics` into TensorBoard's hyperparameters."""
+        """Put the settings (`settings.flatten`) into the trackers, and with the last values of `metrics` into
+        TensorBoard's hyperparameters."""
         if self._events is not None:
             self._events.hparams(settings, metrics)
+        self._trackers.settings(settings)
 
     # ------------------------------------------------------------ the terminal
     def advance(self, step: int, values: Mapping[str, float] | None = None) -> None:
@@ -159,6 +166,7 @@ class Logger:
         self._lines.close()
         if self._events is not None:
             self._events.close()
+        self._trackers.close()
 
     def __enter__(self) -> Logger:
         return self

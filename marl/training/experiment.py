@@ -31,6 +31,7 @@ from marl.runs import checkpoint
 from marl.runs.compatibility import check_spec
 from marl.runs.logger import Logger, RunLog, Silent
 from marl.runs.run_dir import RunDir, fresh_default
+from marl.runs.trackers import require_installed
 from marl.runs.versions import changed_versions
 from marl.training.devices import choose_device, choose_threads, keep_freed_memory
 from marl.training.evaluator import Evaluator
@@ -97,6 +98,7 @@ def train(
     else:
         named = replace(config, backend="pettingzoo", env=callable_id(make_env))
         config = from_dict(to_dict(named))
+    require_installed(config.logging.trackers)
     with ranks.watched(), ExitStack() as stack:
         division = Division.of(config, ranks)
         device = choose_device(ranks.device(config.device))
@@ -288,6 +290,7 @@ def _logger(config: Config, path: Path, saved: checkpoint.Checkpoint | None, ran
             total_steps=config.total_steps,
             tensorboard=config.logging.tensorboard,
             progress=config.logging.progress,
+            trackers=config.logging.trackers,
             resume_step=None if saved is None else saved.step,
         )
 

@@ -127,7 +127,7 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch: pytest.
         export(policy, tmp_path / "file", "torch")
     with pytest.raises(UserError, match="holds no exported actors"):
         Exported(tmp_path, policy.spec)
-    monkeypatch.setattr(files.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(files, "_installed", lambda name: False)
     with pytest.raises(UserError, match=r"pip install 'marl-discrete-communication\[export\]'"):
         export(policy, tmp_path / "x", "onnx")
     assert not (tmp_path / "x").exists()
