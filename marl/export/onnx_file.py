@@ -1,6 +1,6 @@
 """An actor as an ONNX model, composed node by node: no tracing, and names that one can read.
 
-Shape suffixes: as in marl/export/actors.py.
+Shape suffixes: those of marl/export/actors.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """An actor as a program of torch.export.
 
-Shape suffixes: as in marl/export/actors.py.
+Shape suffixes: those of marl/export/actors.py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from marl.export.actors import EPS, FORBIDDEN, Actor
 
 class Module(nn.Module):
     """What is exported: (observation, and the action mask where the environment has them) to the outputs of `actor`."""
+
+    strides: Tensor
 
     def __init__(self, actor: Actor) -> None:
         super().__init__()
