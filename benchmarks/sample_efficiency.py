@@ -114,6 +114,9 @@ ARMS = {
     "mlp_stored": Arm("small model, stored starts", (*IMAGINED, *ALONE, *STORED)),
     "mlp_through": Arm("small model, loss through it", (*IMAGINED, *THROUGH), updates=1.0, stretch=1.5),
     "updates_1_shared": Arm("MADDPG, one actor for all", SHARED, updates=1.0, stretch=6.0),
+    "updates_1_short": Arm(  # its best known settings on spread
+        "MADDPG, one actor for all, gamma .75", (*SHARED, "--maddpg.gamma", "0.75"), updates=1.0, stretch=6.0
+    ),
     "mlp_through_shared": Arm(
         "small model, loss through it, one actor for all", (*IMAGINED, *THROUGH, *SHARED), updates=1.0, stretch=4.0
     ),

@@ -52,7 +52,8 @@ def measure(env_id: str, episodes: int, flags: Sequence[str], updates: Sequence[
         model.update(store.windows(window, config.wm.size("sequences"), stream), stream)
         if done in updates:
             spent = time.process_time() - started
-            errors = rollout_errors(model, unseen, max(AHEAD), layout, Stream(0, "test", [0]))
+            test = Stream(0, "test", [0])
+            errors = rollout_errors(model, model.observe(unseen, test), unseen, max(AHEAD), layout, test)
             observation, reward = ([round(float(row[0, k - 1]), 4) for k in AHEAD] for row in errors)
             results.append(
                 {"updates": done, "cpu_seconds": round(spent, 1), "observation": observation, "reward": reward}

@@ -35,6 +35,7 @@ class SimulatorModel:
     """
 
     noise_size = 1
+    remembers = False
 
     def __init__(self, layout: Layout, gamma: float, replicas: int) -> None:
         self.layout, self.gamma = layout, gamma

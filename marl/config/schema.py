@@ -267,7 +267,8 @@ class WorldModelConfig:
     """Rollouts per replica in one generation of imagined transitions, and in the loss through the model; unset: 64, or
     256 (rssm)."""
     blend: bool = True
-    """Rollouts start between two stored states that agree in all entries of few values (mlp, linear)."""
+    """Rollouts start between two stored states that agree in all entries of few values (rssm: in replicas in which its
+    memory predicts no better on held-out episodes)."""
     keep: Annotated[float, Range(0.0, 1.0, above=True)] = 0.8
     """Share of the imagined transitions that is kept: those on which the ensemble disagrees least."""
     refresh_every: Positive = 16

@@ -22,6 +22,8 @@ class ModelState(Protocol):
     """Where a model believes that the environments are: rows [S, n, ·] of some kind."""
 
     def pick(self, index_Sn: Tensor) -> ModelState: ...
+    def where(self, use_S: Tensor, other: Any) -> ModelState:
+        """This state, and `other` in the replicas of `use_S`."""
 
 
 @dataclass
@@ -39,6 +41,7 @@ class WorldModel(Protocol):
 
     obs_scale: Normaliser  # of the predicted entries
     reward_scale: Normaliser
+    remembers: bool  # whether its state may hold more than the last observation
 
     @property
     def noise_size(self) -> int:

@@ -39,6 +39,17 @@ class Sequences:
         """The window's frames in `frames`."""
         return Sequences(**{name: x[:, frames] for name, x in vars(self).items()})
 
+    def single_frames(self) -> Sequences:
+        """Every frame as the first of an episode, T * B windows of one frame [S, 1, T * B, ·]."""
+        flat = {name: x.flatten(1, 2)[:, None] for name, x in vars(self).items()}
+        flat |= {name: torch.zeros_like(flat[name]) for name in ("action", "reward")}
+        return Sequences(**{**flat, "first": torch.ones_like(flat["first"])})
+
+    def pick(self, index_SR: Tensor) -> Sequences:
+        """Windows `index_SR` of each replica."""
+        s = torch.arange(len(index_SR), device=index_SR.device)[:, None]
+        return Sequences(**{name: x.transpose(1, 2)[s, index_SR].transpose(1, 2) for name, x in vars(self).items()})
+
 
 @dataclass
 class StepRows:

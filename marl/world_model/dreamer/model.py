@@ -88,6 +88,8 @@ class DreamerModel:
         networks: all parameters; None: those for vectors.
     """
 
+    remembers = True
+
     def __init__(
         self,
         layout: ObsLayout,

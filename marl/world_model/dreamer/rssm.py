@@ -49,6 +49,12 @@ class State:
         s = torch.arange(len(index_SR), device=index_SR.device)[:, None]
         return State(self.h[s, index_SR], self.z[s, index_SR], None if self.obs is None else self.obs[s, index_SR])
 
+    def where(self, use_S: Tensor, other: State) -> State:
+        """This state, and `other` in the replicas of `use_S`."""
+        use = use_S[:, None, None]
+        obs = None if self.obs is None or other.obs is None else torch.where(use, other.obs, self.obs)
+        return State(torch.where(use, other.h, self.h), torch.where(use, other.z, self.z), obs)
+
 
 @dataclass
 class Observed:

@@ -1,5 +1,8 @@
 """How long imagined rollouts may be: as long as the model's error on held-out episodes allows.
 
+A model that remembers is measured twice: from states that it reached through all frames before, and from states of one
+observation alone, as rollouts have them that start between two stored states (starts.py).
+
 Shape suffixes: S replicas, N agents, B windows, T frames, K steps of a rollout.
 """
 
@@ -34,6 +37,7 @@ class Gate:
         self._held_out, self._span, self._layout, self._config, self._stream = held_out, span, layout, config, stream
         replicas, device = len(held_out.written_SE), held_out.written_SE.device
         self.length_S = torch.zeros(replicas, dtype=torch.int64, device=device)  # steps that rollouts may have
+        self.blended_S = torch.full((replicas,), config.blend, device=device)  # rollouts start between stored states
         self.errors_SK = torch.full((replicas, config.rollout), float("inf"), device=device)
         self.reward_errors_SK = self.errors_SK.clone()
 
@@ -48,13 +52,30 @@ class Gate:
         config = self._config
         seq = self._held_out.windows(self._span, config.size("sequences"), self._stream)
         model.calibrate(seq, self._stream)
-        self.errors_SK, self.reward_errors_SK = rollout_errors(model, seq, config.rollout, self._layout, self._stream)
-        good_SK = (self.errors_SK <= config.gate) & (self.reward_errors_SK <= config.reward_gate)
-        self.length_S = good_SK.long().cumprod(1).sum(1)
+        self.errors_SK, self.reward_errors_SK = self._errors(model, seq, seq)
+        self.length_S = self._allowed(self.errors_SK, self.reward_errors_SK)
+        if model.remembers and config.blend:
+            alone = self._errors(model, seq.single_frames(), seq)
+            length_S = self._allowed(*alone)
+            self.blended_S = (length_S >= self.length_S) & (length_S > 0)
+            self.length_S = torch.where(self.blended_S, length_S, self.length_S)
+            use_S1 = self.blended_S[:, None]
+            self.errors_SK = torch.where(use_S1, alone[0], self.errors_SK)
+            self.reward_errors_SK = torch.where(use_S1, alone[1], self.reward_errors_SK)
+
+    def _errors(self, model: WorldModel, seen: Sequences, seq: Sequences) -> tuple[Tensor, Tensor]:
+        """`rollout_errors` in `seq` from the states that `seen` leads to."""
+        state = model.observe(seen, self._stream)
+        return rollout_errors(model, state, seq, self._config.rollout, self._layout, self._stream)
+
+    def _allowed(self, errors_SK: Tensor, reward_errors_SK: Tensor) -> Tensor:
+        """The longest rollout of which all steps are good enough, [S]."""
+        good_SK = (errors_SK <= self._config.gate) & (reward_errors_SK <= self._config.reward_gate)
+        return good_SK.long().cumprod(1).sum(1)
 
     def metrics(self) -> dict[str, Tensor]:
-        """The length, and errors after 1 and K steps, each [S]."""
-        metrics = {"rollout": self.length_S.float()}
+        """The length, whether starts are blended, and errors after 1 and K steps, each [S]."""
+        metrics = {"rollout": self.length_S.float(), "blended": self.blended_S.float()}
         for k in sorted({1, self._config.rollout}):
             metrics[f"rmse_{k}"] = self.errors_SK[:, k - 1]
             metrics[f"reward_rmse_{k}"] = self.reward_errors_SK[:, k - 1]
@@ -63,6 +84,7 @@ class Gate:
     def state_dict(self) -> dict[str, Any]:
         return {
             "gate_S": self.length_S,
+            "blended_S": self.blended_S,
             "errors_SK": self.errors_SK,
             "reward_errors_SK": self.reward_errors_SK,
         }
@@ -70,20 +92,27 @@ class Gate:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         device = self.length_S.device
         self.length_S, self.errors_SK = state["gate_S"].to(device), state["errors_SK"].to(device)
-        self.reward_errors_SK = state["reward_errors_SK"].to(device)
+        self.reward_errors_SK, self.blended_S = state["reward_errors_SK"].to(device), state["blended_S"].to(device)
 
 
 @torch.no_grad()
 def rollout_errors(
-    model: WorldModel, seq: Sequences, steps: int, layout: Layout, stream: Stream
+    model: WorldModel, state: Any, seq: Sequences, steps: int, layout: Layout, stream: Stream
 ) -> tuple[Tensor, Tensor]:
     """Root mean square errors of observation and reward after 1 .. K steps from every frame, each [S, K].
 
     In standard deviations of each entry, with the recorded actions, averaged over frames, entries and agents;
     infinite where no episode is long enough.
+
+    Args:
+        model: what is measured.
+        state: the model's after every frame of `seq`, rows [S, T * B, ·].
+        seq: episodes.
+        steps: K.
+        layout: of the joint observation.
+        stream: noise of the model's samples.
     """
     length, rows = seq.first.shape[1:]
-    state = model.observe(seq, stream)
     going_STB = seq.valid
     errors = []
     for k in range(1, steps + 1):

@@ -150,11 +150,12 @@ class ImaginationSource:
         widths = (layout.full_size, layout.action_size, spec.num_agents)
         episodes = Episodes(widths, replicas, num_envs, config.capacity, config.validation_share, device)
         span = spec.horizon + 1 if spec.horizon else 50  # frames that validation and starts are taken from
-        starts = Starts(episodes.training, span, model, layout, config, imagination)
+        gate = Gate(episodes.held_out, span, layout, config, trained)
+        starts = Starts(episodes.training, span, model, gate, layout, config, imagination)
         return cls(
             replay,
             ModelTraining(model, episodes, config.window or -(-span // 2), config, trained),
-            Gate(episodes.held_out, span, layout, config, trained),
+            gate,
             Rollouts(model, policy, starts, layout, config, replay.gamma, imagination),
             ImaginedRows(spec, config.size("starts") * config.rollout, config.keep, replay.gamma, imagination),
             config,

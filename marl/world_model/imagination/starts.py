@@ -4,7 +4,9 @@ An exact model still imagines from the episodes that it has stored, and of these
 worlds. A critic can tell 80 worlds apart by heart, with what should have been said in each; then messages are not
 needed. So every start is moved towards another one in which the same things are said, shown and coloured: entries that
 take a few values only (colours, identities, goals) must agree, the others are interpolated. Positions and velocities
-relative to anything stay consistent between agents, as they are linear in the world's coordinates.
+relative to anything stay consistent between agents, as they are linear in the world's coordinates. The model's state
+is that of this one observation; so a model that remembers starts between stored states only in replicas in which the
+gate finds that its memory predicts no better (gate.py), else where an episode has been, with all that it remembers.
 
 Shape suffixes: S replicas, N agents, R rows, O observation, F joint observation, J predicted entries of it.
 
@@ -14,6 +16,7 @@ here of states, whose consequences the model computes.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -21,10 +24,10 @@ from torch import Tensor
 
 from envs.streams import Stream
 from marl.config.schema import WorldModelConfig
+from marl.world_model.imagination.gate import Gate
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import WorldModel
 from marl.world_model.sequences import FrameStore
-from marl.world_model.small.model import ObsState
 
 FEW = 8  # values: an entry with no more of them in all rows says which, not how much
 APART = 1e-6  # values that differ by less are one
@@ -47,8 +50,9 @@ class Starts:
         store: the episodes.
         span: frames of the windows in which starts are looked for.
         model: whose states they are.
+        gate: whether they are blended.
         layout: of the joint observation.
-        config: how many starts, and whether they are blended.
+        config: how many starts.
         stream: of all that is drawn; its rows are the replicas.
     """
 
@@ -57,11 +61,12 @@ class Starts:
         store: FrameStore,
         span: int,
         model: WorldModel,
+        gate: Gate,
         layout: Layout,
         config: WorldModelConfig,
         stream: Stream,
     ) -> None:
-        self._store, self._span, self._model, self._layout = store, span, model, layout
+        self._store, self._span, self._model, self._gate, self._layout = store, span, model, gate, layout
         self._config, self._stream = config, stream
 
     def draw(self) -> Start:
@@ -69,18 +74,23 @@ class Starts:
         config, stream = self._config, self._stream
         count = max(config.size("sequences"), -(-2 * config.size("starts") // self._span))
         seq = self._store.windows(self._span, count, stream)
-        states = self._model.observe(seq, stream)
         open_SX = (seq.valid & ~seq.last).flatten(1, 2)
         order = stream.uniform(open_SX.shape[1]) + ~open_SX
         index_SR = order.argsort(1)[:, : config.size("starts")]
         s = torch.arange(len(index_SR), device=index_SR.device)[:, None]
         first_SR, open_SR = seq.first.flatten(1, 2)[s, index_SR], open_SX.gather(1, index_SR)
         every = seq.obs.flatten(1, 2)
-        obs, state = every[s, index_SR], states.pick(index_SR)
+        obs = every[s, index_SR]
         before = every[s, (index_SR - seq.first.shape[2]).clamp(min=0)] * ~first_SR[..., None]
-        if config.blend and isinstance(state, ObsState):
-            obs, before = self._blended(obs, before, first_SR + 2 * open_SR)
-            state = ObsState(obs[..., self._layout.dynamic_J])
+        use_S = self._gate.blended_S
+        if bool(use_S.any()):
+            moved, moved_before = self._blended(obs, before, first_SR + 2 * open_SR)
+            frames = seq.single_frames().pick(index_SR)
+            state = self._model.observe(replace(frames, obs=moved[:, None]), stream)
+            obs, before = (torch.where(use_S[:, None, None], *pair) for pair in ((moved, obs), (moved_before, before)))
+        if not bool(use_S.all()):  # reading whole windows costs a model that remembers most of a draw
+            stored = self._model.observe(seq, stream).pick(index_SR)
+            state = stored.where(use_S, state) if bool(use_S.any()) else stored
         return Start(state, self._layout.split(obs), self._layout.split(before), first_SR, open_SR)
 
     def _blended(self, obs_SRF: Tensor, before_SRF: Tensor, kind_SR: Tensor) -> tuple[Tensor, Tensor]:

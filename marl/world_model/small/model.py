@@ -60,6 +60,10 @@ class ObsState:
         s = torch.arange(len(index_Sn), device=index_Sn.device)[:, None]
         return ObsState(self.obs[s, index_Sn])
 
+    def where(self, use_S: Tensor, other: ObsState) -> ObsState:
+        """This state, and `other` in the replicas of `use_S`."""
+        return ObsState(torch.where(use_S[:, None, None], other.obs, self.obs))
+
 
 class SkipMLP(nn.Module):
     """A network beside a linear map of the same inputs, G members a replica; starts near zero."""
@@ -98,6 +102,7 @@ class SmallModel:
     """
 
     noise_size = 1
+    remembers = False
 
     def __init__(self, layout: Layout, config: WorldModelConfig, gamma: float, stream: Stream) -> None:
         self.layout, self.config, self.gamma = layout, config, gamma

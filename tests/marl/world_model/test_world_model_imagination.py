@@ -215,6 +215,56 @@ def test_gate(monkeypatch: pytest.MonkeyPatch, errors: list[float], rewards: lis
     assert bool((kept // 24 < gate).all())
 
 
+SMALL_RSSM = {"kind": "rssm", "classes": 4, "latents": 4, "deter": 8, "hidden": 8, "blend": True}
+
+
+@pytest.mark.parametrize(
+    "remembered, alone, blended, length",
+    [
+        (3, 3, True, 3),  # memory predicts no better
+        (2, 4, True, 4),
+        (4, 3, False, 4),  # memory predicts further: it is kept
+        (0, 0, False, 0),
+    ],
+)
+def test_a_model_that_remembers_is_blended_where_its_memory_is_worth_nothing(
+    monkeypatch: pytest.MonkeyPatch, remembered: int, alone: int, blended: bool, length: int
+) -> None:
+    built = filled(steps=9, **SMALL_RSSM)
+
+    def errors(good: int) -> Tensor:
+        return torch.tensor([[0.01] * good + [9.0] * (4 - good), [0.0] * 4])
+
+    made = iter([(errors(remembered), torch.zeros(2, 4)), (errors(alone), torch.zeros(2, 4))])
+    states = []
+
+    def measured(model: object, state: object, *_: object) -> tuple[Tensor, Tensor]:
+        states.append(state)
+        return next(made)
+
+    monkeypatch.setattr("marl.world_model.imagination.gate.rollout_errors", measured)
+    built.gate._held_out = built.training.episodes.training  # after nine steps nothing is held out yet
+    built.gate.measure(built.training.model)
+    assert built.gate.blended_S.tolist() == [blended, True]
+    assert built.gate.length_S.tolist() == [length, 4]
+    assert torch.equal(built.gate.errors_SK[0], errors(alone if blended else remembered)[0])
+    assert states[0].h.shape == states[1].h.shape and not torch.equal(states[0].h, states[1].h)
+    assert built.gate.metrics()["blended"].tolist() == [float(blended), 1.0]
+
+
+def test_a_model_without_memory_is_measured_once_and_always_blended(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = filled(blend=True)
+    calls = []
+
+    def measured(*_: object) -> tuple[Tensor, Tensor]:
+        calls.append(None)
+        return torch.zeros(2, 4), torch.zeros(2, 4)
+
+    monkeypatch.setattr("marl.world_model.imagination.gate.rollout_errors", measured)
+    built.gate.measure(built.training.model)
+    assert len(calls) == 1 and built.gate.blended_S.tolist() == [True, True]
+
+
 def test_a_closed_gate_leaves_a_replica_its_real_transitions(monkeypatch: pytest.MonkeyPatch) -> None:
     built, twin = filled(), filled()
     made = torch.tensor([[9.0] * 4, [0.0] * 4])
@@ -275,7 +325,8 @@ def test_rollout_errors_of_an_exact_model_and_the_slow_way() -> None:
     for t in play(envs.make("simple_spread", num_envs=10), 50):
         built.add(t)
     model = built.training.model
-    output, rewards = rollout_errors(model, seq, 3, layout, Stream(0, "n", [0]))
+    stream = Stream(0, "n", [0])
+    output, rewards = rollout_errors(model, model.observe(seq, stream), seq, 3, layout, stream)
     truth = model.obs_scale.apply(seq.obs[..., layout.dynamic_J].flatten(1, 2)).unflatten(1, (26, 12))
     squares: list[list[float]] = [[], [], []]
     for t in range(26):
@@ -306,7 +357,7 @@ def test_held_out_episodes_are_never_trained_on() -> None:
 @pytest.mark.parametrize("kind", ["linear", "rssm"])
 def test_resume_is_exact(kind: str) -> None:
     env = envs.make("simple_speaker_listener", num_envs=20)
-    config = replace(CONFIG, kind=kind, classes=4, latents=4, deter=8, hidden=8, gate=1e9)  # type: ignore[arg-type]
+    config = replace(CONFIG, **{**SMALL_RSSM, "kind": kind}, gate=1e9)  # type: ignore[arg-type]
     one = source(env.spec, config)
     for t in play(env, 30, replicas=2):
         one.add(t)

@@ -97,6 +97,19 @@ def test_short_episodes_are_whole_windows() -> None:
     assert not seq.first[:, 1:].transpose(1, 2)[whole].any()
 
 
+def test_single_frames_are_first_frames_in_the_order_of_states() -> None:
+    store, _, _ = store_of(8)
+    seq = store.windows(5, 4, Stream(0, "windows", [0, 1]))
+    alone = seq.single_frames()
+    assert alone.obs.shape == (2, 1, 20, seq.obs.shape[3]) and bool(alone.first.all())
+    assert torch.equal(alone.obs[1, 0, 2 * 4 + 3], seq.obs[1, 2, 3])
+    assert torch.equal(alone.valid[:, 0], seq.valid.flatten(1, 2))
+    assert bool(seq.action.any()) and not bool(alone.action.any()) and not bool(alone.reward.any())
+    picked = alone.pick(torch.tensor([[11, 0, 11], [3, 4, 5]]))
+    assert torch.equal(picked.obs[0, 0], alone.obs[0, 0, [11, 0, 11]])
+    assert torch.equal(picked.obs[1, 0], alone.obs[1, 0, 3:6])
+
+
 def test_frames_behind_the_newest_are_invalid() -> None:
     store, _, _ = store_of(steps=2)  # environment 0 has three frames of its first episode
     seq = store.windows(5, 200, Stream(0, "windows", [0, 1]))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_world_model_imagination import filled
+from test_world_model_imagination import SMALL_RSSM, filled
 from world_model_data import play
 
 import envs
@@ -93,6 +93,35 @@ def test_blended_starts_are_states_of_the_environment() -> None:
     assert bool((torch.cdist(colours, allowed).min(1).values < 1e-6).all())
     message = obs[..., 11:21]
     assert bool(((message == 0) | (message == 1)).all())
+
+
+def test_a_model_that_remembers_starts_as_the_gate_says() -> None:
+    """In the first replica between two observations, its state that of the one observed; in the second where an
+    episode has been, with the state that all frames before it led to."""
+    source = filled(steps=9, **SMALL_RSSM)
+    source.gate.blended_S = torch.tensor([True, False])
+    starts, layout = source.rollouts.starts, source.rollouts.layout
+    observed: list[tuple[Any, Any]] = []
+    observe = starts._model.observe
+
+    def watched(seq: Any, stream: Any) -> Any:
+        observed.append((seq, observe(seq, stream)))
+        return observed[-1][1]
+
+    starts._model.observe = watched  # type: ignore[method-assign]
+    state, obs, _, _, _ = starts.draw()
+    (frames, alone), (windows, remembered) = observed
+    assert frames.first.shape[1] == 1 and bool(frames.first.all()) and not bool(frames.action.any())
+    assert torch.equal(layout.join(obs)[0], frames.obs[0, 0]) and torch.equal(state.h[0], alone.h[0])
+    seen, rows = windows.obs.flatten(1, 2)[1], layout.join(obs)[1]
+    for r in range(len(rows)):
+        same = (seen == rows[r]).all(1).nonzero()[:, 0]
+        assert any(torch.equal(state.h[1, r], remembered.h[1, at]) for at in same.tolist())
+    stored = {tuple(row.tolist()) for row in windows.obs.flatten(1, 2)[0]}
+    assert sum(tuple(row.tolist()) in stored for row in frames.obs[0, 0]) < len(rows) / 2
+    source.gate.blended_S[:] = True
+    starts.draw()
+    assert len(observed) == 3, "whole windows are not read where no replica needs them"
 
 
 def test_switched_off_every_start_was_seen() -> None:
