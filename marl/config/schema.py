@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from envs.ids import names_function
+
 
 @dataclass(frozen=True)
 class Range:
@@ -116,7 +118,8 @@ class EvaluationConfig:
 
     every: Count | None = None
     """Environment steps of a replica between evaluations, the first of which goes before the first step; unset: a
-    thirtieth of the run, at least 1,000; 0: only at the end."""
+    thirtieth of the run, at least 1,000, or 10,000 in environments other than MPE's, whose episodes may take any time;
+    0: only at the end."""
     episodes: Positive = 500
     """Episodes per replica in an evaluation during training."""
     share: Weight = 0.25
@@ -347,4 +350,5 @@ class Config:
     def evaluation_every(self) -> int:
         """`evaluation.every`, or what it is where it is unset."""
         every = self.evaluation.every
-        return max(round(self.total_steps / 30), 1000) if every is None else every
+        least = 10_000 if names_function(self.env) else 1000
+        return max(round(self.total_steps / 30), least) if every is None else every

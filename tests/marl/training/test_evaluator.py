@@ -90,6 +90,8 @@ def test_short_runs_are_evaluated_every_thousand_steps(tmp_path: Path) -> None:
     assert {n: config(tmp_path, {"total_steps": n, "evaluation.every": None}).evaluation_every for n in intervals} == (
         intervals
     )
+    own = {"env": "my_module:make", "total_steps": 25_000, "evaluation.every": None}
+    assert config(tmp_path, own).evaluation_every == 10_000
 
 
 def test_a_resumed_run_does_not_start_its_curve_again(tmp_path: Path) -> None:
