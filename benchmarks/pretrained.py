@@ -87,6 +87,7 @@ def written(run: Path, replicas: int, out: Path) -> str:
         row=row,
         played=_played(run, row, count),
     )
+    out.mkdir(parents=True, exist_ok=True)
     known = library.entries(out) if (out / library.MANIFEST).exists() else {}
     policies = {task: one.to_json() for task, one in sorted({**known, name: entry}.items())}
     (out / file).write_bytes(buffer.getvalue())
