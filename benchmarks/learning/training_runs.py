@@ -85,7 +85,8 @@ def train_arm(env: str, flags: Sequence[str], seed: int, replicas: int, director
     """Train with the task's configuration and `flags`, without report or judgement; the settings and what came out."""
     own = ["--seed", str(seed), "--num-replicas", str(replicas), "--run-dir", str(directory)]
     quiet = ["--logging.report", "false", "--logging.tensorboard", "false", "--evaluation.final-episodes", "2"]
-    config = parse(["--env", env, *own, *quiet, *flags]).config
+    every = ["--evaluation.every", "10000"]  # as the published curves have it, unless the flags say otherwise
+    config = parse(["--env", env, *own, *quiet, *every, *flags]).config
     return config, train(config)
 
 

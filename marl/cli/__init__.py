@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 
 from marl.cli.parse import parse
@@ -16,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments without the program's name; None: the process's own.
     """
+    began = time.perf_counter()
     words = list(sys.argv[1:] if argv is None else argv)
     if "--help" in words or "-h" in words:  # here: it need not wait for torch
         try:
@@ -24,4 +26,4 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(stop.code or 0)
     from marl.cli.launch import main as launch
 
-    return launch(words)
+    return launch(words, began)

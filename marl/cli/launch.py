@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,18 +25,20 @@ _SMALLER = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, began: float | None = None) -> int:
     """Train as the command line says and return the exit code.
 
     Args:
         argv: the arguments without the program's name; None: the process's own.
+        began: `time.perf_counter` when the command began; None: now.
     """
+    began = time.perf_counter() if began is None else began
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     try:
         with processes() as ranks:
             launch = ranks.broadcast(lambda: _launch(words))
-            return _run(launch, ranks)
+            return _run(launch, ranks, began)
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
     except KeyboardInterrupt:
@@ -55,7 +58,7 @@ def _launch(words: list[str]) -> Launch:
     return replace(launch, config=replace(launch.config, run_dir=run_dir))
 
 
-def _run(launch: Launch, ranks: Ranks) -> int:
+def _run(launch: Launch, ranks: Ranks, began: float) -> int:
     run_dir = Path(launch.config.run_dir or ".")
     stop = StopRequest()
     try:
@@ -68,6 +71,7 @@ def _run(launch: Launch, ranks: Ranks) -> int:
                 resume_environment=launch.resume_environment,
                 stop=stop,
                 ranks=ranks,
+                began=began,
             )
     except KeyboardInterrupt:
         say(f"stopped at once. {_afterwards(run_dir)}")

@@ -20,13 +20,18 @@ class CommandLine(Scope):
       python -m marl.communication RUN                      metrics, interventions, cross-play of replicas, pictures
       python -m marl.communication RUN --with OTHER_RUN     cross-play with other runs too
       python -m marl.communication RUN --episodes 200 --replicas 0 1 --interventions mute noise:0.2
+      python -m marl.communication simple_crypto --pretrained      a policy that comes with the package
 
     Prints a verdict in plain words and writes communication.json and figures/ into RUN. Everything is played in the
     real environment. Formulas, units and limits of every number: docs/communication.md.
     """
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Run directory, as training printed it."""
+    """Run directory, as training printed it; with --pretrained the task."""
+    pretrained: bool = False
+    """RUN is a task: analyse the policy of the tables of results that comes with the package."""
+    out: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Where the files of --pretrained go; default: runs/pretrained/RUN."""
     replicas: Annotated[tuple[int, ...] | None, arg(metavar="I ...")] = None
     """These replicas of RUN only; default: all."""
     others: Annotated[tuple[Path, ...], arg(name="with", metavar="RUN ...")] = ()

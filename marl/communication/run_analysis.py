@@ -54,7 +54,7 @@ class Analysis(Record):
     """What the players of one environment say to each other; of a run's replicas what communication.json holds."""
 
     run: str | None = field(metadata=LEFT_OUT)
-    """The run directory; None (as `mode` and `formation`) of players without a run."""
+    """The run directory, or "pretrained NAME"; None (as `mode` and `formation`) of players without a run."""
     mode: str | None = field(metadata=LEFT_OUT)
     """"greedy" or "sampled"."""
     env: str
@@ -105,28 +105,79 @@ def analyse_run(
     """
     run_dir = Path(run_dir)
     chosen = Options(**{**(vars(options) if options else {}), **changes})
-    first = Policy.load(run_dir, replica=0, greedy=greedy)
+
+    def load(replica: int) -> Policy:
+        return Policy.load(run_dir, replica=replica, greedy=greedy)
+
+    return _analyse(load, str(run_dir), run_dir, chosen, replicas, others, greedy)
+
+
+def analyse_pretrained(
+    name: str,
+    out: Path | str,
+    options: Options | None = None,
+    *,
+    replicas: Sequence[int] | None = None,
+    others: Sequence[Path | str] = (),
+    greedy: bool = True,
+    **changes: Any,
+) -> Analysis:
+    """As `analyse_run`, of the pretrained policy of a task; there is one state of it, so that `formation` is not known.
+
+    Args:
+        name: the task, as for `Policy.pretrained`.
+        out: the directory for communication.json and the pictures; made where it is missing.
+        options, replicas, others, greedy, changes: as for `analyse_run`.
+
+    Raises:
+        UserError: as `analyse_run`, or no such policy.
+    """
+    chosen = Options(**{**(vars(options) if options else {}), **changes, "formation": False})
+
+    def load(replica: int) -> Policy:
+        return Policy.pretrained(name, replica, greedy)
+
+    load(0)  # before a directory is made for it
+    out = Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {out}: {error.strerror or error}. Give another with --out.") from error
+    return _analyse(load, f"pretrained {name}", out, chosen, replicas, others, greedy)
+
+
+def _analyse(
+    load: Callable[[int], Policy],
+    name: str,
+    out: Path,
+    chosen: Options,
+    replicas: Sequence[int] | None,
+    others: Sequence[Path | str],
+    greedy: bool,
+) -> Analysis:
+    """Analyse the replicas that `load` gives by their number, and write into `out`, for a run its directory."""
+    first = load(0)
     count = first.num_replicas
     wanted = list(range(count)) if replicas is None else list(replicas)
     bad = [r for r in wanted if not 0 <= r < count]
     if bad or not wanted:
-        raise UserError(f"{run_dir} has the replicas 0 to {count - 1}, got {bad or 'none'}.")
-    players = {f"replica {r}": Policy.load(run_dir, replica=r, greedy=greedy) for r in wanted}
+        raise UserError(f"{name} has the replicas 0 to {count - 1}, got {bad or 'none'}.")
+    players = {f"replica {r}": load(r) for r in wanted}
     guests = {str(other): Policy.load(other, replica=0, greedy=greedy) for other in others}
     result = analyse_players(
-        players, first.env_id, first.spec, chosen, env_args=first.env_args, guests=guests, out=run_dir / FIGURES
+        players, first.env_id, first.spec, chosen, env_args=first.env_args, guests=guests, out=out / FIGURES
     )
     numbered = [replace(one, replica=number) for number, one in zip(wanted, result.replicas, strict=True)]
     shown, figures = wanted[result.shown], list(result.figures)
     formation = None
     if chosen.formation and first.spec.routes:
-        formation, drawn = _formation(run_dir, shown, chosen, greedy)
+        formation, drawn = _formation(out, shown, chosen, greedy)
         figures += drawn
     if chosen.figures:
-        _film(players[f"replica {shown}"], first.env_id, first.env_args, run_dir / GIF, chosen)
+        _film(players[f"replica {shown}"], first.env_id, first.env_args, out / GIF, chosen)
     result = replace(
         result,
-        run=str(run_dir),
+        run=name,
         mode="greedy" if greedy else "sampled",
         replicas=tuple(numbered),
         shown=shown,
@@ -134,7 +185,7 @@ def analyse_run(
         text="\n".join([result.text, *constant_replicas(numbered)]),
         formation=formation,
     )
-    replace_text(run_dir / JSON, json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
+    replace_text(out / JSON, json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
     return result
 
 
@@ -319,13 +370,25 @@ def analysed(options: CommandLine) -> str:
         UserError: as `analyse_run`, or an unknown function of --meaning.
     """
     meaning = _function(options.meaning) if options.meaning else None
-    with _tensorboard(options.run) as show:
-        result = analyse_run(
-            options.run, replicas=options.replicas, others=options.others, greedy=not options.sampled,
-            **{field.name: getattr(options, field.name) for field in fields(Scope)},
-            meaning=meaning, on_figure=show, progress=lambda text: say(f"... {text}"),
-        )  # fmt: skip
+    out = options.run
+    common: dict[str, Any] = {
+        **{field.name: getattr(options, field.name) for field in fields(Scope)},
+        "replicas": options.replicas,
+        "others": options.others,
+        "greedy": not options.sampled,
+        "meaning": meaning,
+        "progress": lambda text: say(f"... {text}"),
+    }
+    if options.pretrained:
+        name = str(options.run)
+        out = options.out or Path("runs") / "pretrained" / name
+        result = analyse_pretrained(name, out, **common)
+    elif options.out is not None:
+        raise UserError("--out goes with --pretrained; the analysis of a run is written into its directory.")
+    else:
+        with _tensorboard(options.run) as show:
+            result = analyse_run(options.run, on_figure=show, **common)
     if options.json:
         replace_text(options.json, json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
-    pictures = f"\nPictures: {options.run / FIGURES}/" if result.figures else ""
-    return f"{result.text}\n\nNumbers: {options.run / JSON}{pictures}"
+    pictures = f"\nPictures: {out / FIGURES}/" if result.figures else ""
+    return f"{result.text}\n\nNumbers: {out / JSON}{pictures}"

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from envs.ids import names_function
+
 
 @dataclass(frozen=True)
 class Range:
@@ -126,8 +128,10 @@ class ReplayConfig:
 class EvaluationConfig:
     """Greedy evaluation beside the training; it changes nothing in the training trace."""
 
-    every: Count = 10_000
-    """Environment steps of a replica between evaluations; 0: only at the end."""
+    every: Count | None = None
+    """Environment steps of a replica between evaluations, the first of which goes before the first step; unset: a
+    thirtieth of the run, at least 1,000, or 10,000 in environments other than MPE's, whose episodes may take any time;
+    0: only at the end."""
     episodes: Positive = 500
     """Episodes per replica in an evaluation during training."""
     share: Weight = 0.25
@@ -154,6 +158,9 @@ class LoggingConfig:
     """Environment steps of a replica between two records."""
     tensorboard: bool = True
     """Write TensorBoard event files into the run directory."""
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
+    """Trackers that get the same records, each an extra of the package; their own environment variables say where they
+    go, as WANDB_MODE=offline."""
     progress: bool = True
     """Show a progress bar on the terminal."""
     report: bool = True
@@ -352,3 +359,10 @@ class Config:
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     wm: WorldModelConfig = field(default_factory=WorldModelConfig)
+
+    @property
+    def evaluation_every(self) -> int:
+        """`evaluation.every`, or what it is where it is unset."""
+        every = self.evaluation.every
+        least = 10_000 if names_function(self.env) else 1000
+        return max(round(self.total_steps / 30), least) if every is None else every

@@ -20,6 +20,7 @@ class CommandLine:
       python -m marl.evaluate RUN --sampled --episodes 4000 --json result.json --gif film.gif
       python -m marl.evaluate RUN --against OTHER_RUN  competitive tasks: both ways round
       python -m marl.evaluate RUN --against chase      or against a scripted opponent
+      python -m marl.evaluate simple_reference --pretrained      a policy that comes with the package
       python -m marl.evaluate --scripted oracle --env simple_reference
       python -m marl.evaluate --scripted chase+flee --env simple_tag
 
@@ -27,7 +28,9 @@ class CommandLine:
     """
 
     run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None
-    """Run directory, as training printed it; left out with --scripted."""
+    """Run directory, as training printed it; with --pretrained the task; left out with --scripted."""
+    pretrained: bool = False
+    """RUN is a task: play the policy of the tables of results that comes with the package."""
     episodes: int = 1000
     """Episodes of each replica."""
     seed: int = 0

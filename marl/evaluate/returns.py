@@ -27,6 +27,7 @@ from marl.evaluate.tables import match_table, table
 from marl.figures.film import film, write_gif
 from marl.play.budget import Budget
 from marl.play.rollout import MAX_STEPS, NO_LIMIT, Player, play
+from marl.pretrained.library import described, names, read
 from marl.runs.counter import Counter
 from marl.runs.durable import replace_text
 
@@ -250,6 +251,8 @@ def _run(options: CommandLine) -> tuple[Evaluation | Matches, str]:
             )
         result: Evaluation | Matches = evaluation
         text = table(party.name, evaluation)
+        if options.pretrained:
+            text += f"\n{described(read(str(options.run)))}"
     else:
         matches = play_matches(party, opponent, env_id, spec, **common)
         setting = Setting(spec.id, env_args, options.episodes, options.seed, mode, options.backend)
@@ -266,7 +269,8 @@ def _first(options: CommandLine) -> tuple[Party, str, dict[str, Any], EnvSpec]:
     """Who is evaluated, and where."""
     if (options.run is None) == (options.scripted is None):
         got = "neither" if options.run is None else "both"
-        raise UserError(f"expected a run directory or --scripted NAME with --env ID, got {got}.")
+        pretrained = f", or one of {', '.join(names())} with --pretrained" if options.pretrained else ""
+        raise UserError(f"expected a run directory or --scripted NAME with --env ID{pretrained}, got {got}.")
     if options.scripted is not None:
         if options.env is None:
             raise UserError("--scripted needs --env ID: the environment to play, such as simple_reference.")
@@ -275,7 +279,9 @@ def _first(options: CommandLine) -> tuple[Party, str, dict[str, Any], EnvSpec]:
     if options.env is not None:
         raise UserError("--env goes with --scripted; a run knows its environment.")
     assert options.run is not None
-    party = _trained(options, options.run, options.replica, options.checkpoint)
+    if options.pretrained and options.checkpoint is not None:
+        raise UserError("--checkpoint goes with a run directory; a pretrained policy is the last one of its run.")
+    party = _trained(options, options.run, options.replica, options.checkpoint, options.pretrained)
     policy: Any = party.players[0]
     return party, policy.env_id, dict(policy.env_args or {}), policy.spec
 
@@ -312,17 +318,24 @@ def _other_scripts(env_id: str, missing: Sequence[str]) -> list[str]:
 
 
 def _trained(
-    options: CommandLine, run: Path, replicas: Sequence[int] | None = None, checkpoint: int | None = None
+    options: CommandLine,
+    run: Path,
+    replicas: Sequence[int] | None = None,
+    checkpoint: int | None = None,
+    pretrained: bool = False,
 ) -> Party:
-    """All replicas of a run, or those that were asked for."""
+    """All replicas of a run, or of the pretrained policy of a task, or those that were asked for."""
     from marl.play.policy import Policy  # torch and the networks are not needed for scripts
 
     def load(number: int) -> Any:
+        if pretrained:
+            return Policy.pretrained(str(run), number, not options.sampled, options.seed)
         return Policy.load(run, replica=number, greedy=not options.sampled, checkpoint=checkpoint, seed=options.seed)
 
-    if not run.exists():
+    name = f"pretrained {run}" if pretrained else str(run)
+    if not pretrained and not run.exists():
         raise UserError(f"no such run: {run}. Expected a run directory such as runs/<env>/<date-time>_seed<seed>.")
     if replicas:
-        return Party(str(run), [load(number) for number in replicas])
+        return Party(name, [load(number) for number in replicas])
     first = load(0)
-    return Party(str(run), [first, *(load(r) for r in range(1, first.num_replicas))])
+    return Party(name, [first, *(load(r) for r in range(1, first.num_replicas))])

@@ -25,6 +25,7 @@ from marl.learner import relaxation
 from marl.learner.networks import Actor
 from marl.learner.recurrent import RecurrentActor
 from marl.play.numpy_actor import NumpyActor, NumpyRecurrentActor
+from marl.pretrained import library
 from marl.runs import checkpoint as checkpoints
 
 _FLOOR = np.float32(-1e30)  # the score of a forbidden choice; finite, as in marl/learner/relaxation.py
@@ -108,6 +109,25 @@ class Policy:
             raise UserError(f"replica must lie in [0, {len(flat_SGP) - 1}], got {replica}.")
         reader = Reader.from_dict(spec.single(), loaded.manifest.get("reader"))
         return cls(spec, config, flat_SGP[replica], greedy, seed, reader)
+
+    @classmethod
+    def pretrained(cls, name: str, replica: int = 0, greedy: bool = True, seed: int = 0) -> Policy:
+        """A policy that comes with the package: one of the runs behind the tables of results.
+
+        Args:
+            name: of the task, as "simple_reference"; `marl.pretrained.library.names()` are those that there are.
+            replica, greedy, seed: as for `load`.
+
+        Raises:
+            UserError: no such policy or replica, or a damaged file.
+        """
+        stored = library.read(name)
+        count = len(stored.flat_SGP)
+        if not 0 <= replica < count:
+            raise UserError(f"replica must lie in [0, {count - 1}], got {replica}.")
+        config = from_dict({**stored.entry.settings, "num_replicas": count}, f"pretrained {stored.name}")
+        spec = EnvSpec.from_dict(dict(stored.entry.spec))
+        return cls(spec, config, torch.from_numpy(stored.flat_SGP[replica]), greedy, seed)
 
     # ---------------------------------------------------------------- playing
     @property
@@ -249,6 +269,15 @@ class Policy:
         return logits[0], after_1NEW[0]
 
     # ------------------------------------------------------------- inspection
+    def layers(self, agent: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Weight float32 [I, W] and bias [W] of every layer of an agent's actor, on padded observations and choices.
+
+        Where hidden layers are normalised, their means are taken off already (marl/learner/grouped_mlp.py).
+        """
+        n = self.spec.agent_names.index(agent)
+        flat = [parameter[n] for parameter in self._parameters]
+        return [(weight.T.numpy(), bias[:, 0].numpy()) for weight, bias in zip(flat[::2], flat[1::2], strict=True)]
+
     def first_weights(self, agent: str) -> np.ndarray:
         """The first layer's weight [own width, W] of an agent's actor, on the newest observation."""
         n = self.spec.agent_names.index(agent)

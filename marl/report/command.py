@@ -27,6 +27,8 @@ class CommandLine:
     """Run directories, as training printed them."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
     """The page; default: RUN/report.html, or comparison.html for several runs."""
+    marl_eval: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Write the learning curves of the runs as raw data for the package marl-eval too."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,4 +39,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _written(options: CommandLine) -> str:
     from marl.report.run_page import written  # here: --help need not wait for its pictures
 
-    return written(options.runs, options.out)
+    return written(options.runs, options.out, options.marl_eval)

@@ -5,6 +5,7 @@ Pictures and numbers are those that lie in the run directory.
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from marl.evaluate.anchors import lines_of
 from marl.figures import page
 from marl.figures.plots import FORMED, comparison_figure, learning_figure, png
 from marl.runs.durable import replace_text
+from marl.runs.exchange import marl_eval
 from marl.runs.records import RunRecords, differing_settings, read_run
 from marl.stats import mean_interval
 
@@ -46,11 +48,11 @@ def write_report(run_dir: Path | str) -> Path:
     return _write(run.path / REPORT, report_html(run))
 
 
-def _write(out: Path, text: str) -> Path:
+def _write(out: Path, text: str, flag: str = "--out") -> Path:
     try:
         replace_text(out, text)
     except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or error}. Choose another with --out.") from error
+        raise UserError(f"{out} cannot be written: {error.strerror or error}. Choose another with {flag}.") from error
     return out
 
 
@@ -282,8 +284,13 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def written(paths: Sequence[Path], out: Path | None) -> str:
+def written(paths: Sequence[Path], out: Path | None, raw_data: Path | None = None) -> str:
     """What `python -m marl.report` prints: where the page is, below the table of several runs.
+
+    Args:
+        paths: run directories.
+        out: the page; None: in the run directory, or of several runs here.
+        raw_data: file for marl-eval, or none.
 
     Raises:
         UserError: no run directory, or a page that cannot be written.
@@ -293,5 +300,8 @@ def written(paths: Sequence[Path], out: Path | None) -> str:
     runs = [read_run(path) for path in paths]
     several = len(runs) > 1
     out = out or (Path(COMPARISON) if several else runs[0].path / REPORT)
+    if raw_data is not None:
+        _write(raw_data, json.dumps(marl_eval(runs), indent=1) + "\n", "--marl-eval")
     _write(out, compare_html(runs) if several else report_html(runs[0]))
-    return (text_table(*comparison_rows(runs)) + "\n\n" if several else "") + f"Report: {out}"
+    for_marl_eval = "" if raw_data is None else f"\nRaw data for marl-eval: {raw_data}"
+    return (text_table(*comparison_rows(runs)) + "\n\n" if several else "") + f"Report: {out}{for_marl_eval}"

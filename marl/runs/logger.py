@@ -1,4 +1,4 @@
-"""The only writer and printer of a run: metrics.jsonl, TensorBoard, the progress bar and messages.
+"""The only writer and printer of a run: metrics.jsonl, TensorBoard, trackers, the progress bar and messages.
 
 Names in metrics.jsonl and TensorBoard are the same. A value is a number, or a tensor [S] of one number a replica, which
 is written as NAME (the mean over replicas) and, where S > 1, as NAME/replica_0, NAME/replica_1, ... A line of
@@ -26,6 +26,7 @@ from tqdm import tqdm
 from marl.errors import UserError
 from marl.runs.event_file import EventFile
 from marl.runs.guarded_file import GuardedFile
+from marl.runs.trackers import Trackers
 
 METRICS = "metrics.jsonl"
 _QUIET_SECONDS = 30.0  # between progress lines where there is no terminal
@@ -40,8 +41,8 @@ class RunLog(Protocol):
     def hparams(self, settings: dict[str, Any], metrics: Sequence[str]) -> None:
         """The settings, and the metrics that they are to be compared by."""
 
-    def advance(self, step: int, score: float | None = None, loss: float | None = None) -> None:
-        """Progress; a value that is None stays what it was."""
+    def advance(self, step: int, values: Mapping[str, float] | None = None) -> None:
+        """Progress, and what is shown beside it; a name that is not given keeps its value."""
 
     def trained(self) -> None:
         """Training is over: the progress ends before what follows."""
@@ -67,7 +68,7 @@ class Silent:
 
     def log(self, step: int, values: Mapping[str, float | Tensor]) -> None: ...
     def hparams(self, settings: dict[str, Any], metrics: Sequence[str]) -> None: ...
-    def advance(self, step: int, score: float | None = None, loss: float | None = None) -> None: ...
+    def advance(self, step: int, values: Mapping[str, float] | None = None) -> None: ...
     def trained(self) -> None: ...
     def leave_out(self, seconds: float) -> None: ...
     def say(self, text: str) -> None: ...
@@ -84,6 +85,7 @@ class Logger:
         total_steps: environment steps of a replica in the whole run; None: no progress is shown.
         tensorboard: write event files.
         progress: show a bar on a terminal, else a plain line now and then.
+        trackers: names of further places for records (marl/runs/trackers.py).
         resume_step: the step of the checkpoint that the run continues from; later records are dropped. The trainer
             must have logged everything of a step before it saves that step's checkpoint.
 
@@ -98,6 +100,7 @@ class Logger:
         total_steps: int | None = None,
         tensorboard: bool = True,
         progress: bool = True,
+        trackers: Sequence[str] = (),
         resume_step: int | None = None,
     ) -> None:
         self._warned = False
@@ -105,6 +108,7 @@ class Logger:
             drop_after(run_dir / METRICS, resume_step, total_steps is not None and resume_step >= total_steps)
         self._lines = GuardedFile(run_dir / METRICS, self._cannot_write)
         self._events = EventFile(run_dir, self._cannot_write, resume_step) if tensorboard else None
+        self._trackers = Trackers(trackers, run_dir, resume_step is not None, self.warn, self.say)
         self._progress = _Progress(total_steps, resume_step or 0) if progress and total_steps else None
 
     # ------------------------------------------------------------ records
@@ -115,17 +119,20 @@ class Logger:
         self._lines.append(json.dumps({"step": step, **record}, allow_nan=False).encode() + b"\n")
         if self._events is not None:
             self._events.scalars(step, numbers)
+        self._trackers.log(step, numbers)
 
     def hparams(self, settings: dict[str, Any], metrics: Sequence[str]) -> None:
-        """Put the settings (`settings.flatten`) and the last values of `metrics` into TensorBoard's hyperparameters."""
+        """Put the settings (`settings.flatten`) into the trackers, and with the last values of `metrics` into
+        TensorBoard's hyperparameters."""
         if self._events is not None:
             self._events.hparams(settings, metrics)
+        self._trackers.settings(settings)
 
     # ------------------------------------------------------------ the terminal
-    def advance(self, step: int, score: float | None = None, loss: float | None = None) -> None:
-        """Move the progress on; a value that is None stays what it was."""
+    def advance(self, step: int, values: Mapping[str, float] | None = None) -> None:
+        """Move the progress on and show `values` beside it; a name that is not given keeps its value."""
         if self._progress is not None:
-            self._progress.advance(step, score, loss)
+            self._progress.advance(step, values or {})
 
     def trained(self) -> None:
         """End the bar, or show the last line of progress: what follows is no training."""
@@ -159,6 +166,7 @@ class Logger:
         self._lines.close()
         if self._events is not None:
             self._events.close()
+        self._trackers.close()
 
     def __enter__(self) -> Logger:
         return self
@@ -246,10 +254,10 @@ class _Progress:
                 file=sys.stderr,
             )  # fmt: skip
 
-    def advance(self, step: int, score: float | None, loss: float | None) -> None:
-        self._shown |= {name: value for name, value in (("score", score), ("loss", loss)) if value is not None}
+    def advance(self, step: int, values: Mapping[str, float]) -> None:
+        self._shown |= values
         if self._bar is not None:
-            self._bar.set_postfix_str(self._words(", "), refresh=False)
+            self._bar.set_postfix_str(", ".join([*self._words(), f"{self._total - step:,} to go"]), refresh=False)
             self._bar.update(step - self._step)
         self._step = step
         if self._bar is None and time.monotonic() - self._reported >= _QUIET_SECONDS:
@@ -264,13 +272,13 @@ class _Progress:
     def _report_progress(self) -> None:
         self._reported = time.monotonic()
         rate = (self._step - self._start) / max(self._reported - self._began, 1e-9)  # of the training alone
-        left = f"{(self._total - self._step) / rate:.0f} s left" if rate > 0 else ""
+        to_go = self._total - self._step
+        left = f"{to_go:,} steps to go" + (f", {to_go / rate:.0f} s" if rate > 0 else "")
         done = f"step {self._step:,} of {self._total:,} ({self._step / self._total:.0%})"
-        parts = (done, self._words("  "), f"{rate:,.0f} steps/s", left)
-        print_above("  ".join(part for part in parts if part), sys.stderr)
+        print_above("  ".join([done, *self._words(), f"{rate:,.0f} steps/s", left]), sys.stderr)
 
-    def _words(self, between: str) -> str:
-        return between.join(f"{name} {value:.3g}" for name, value in self._shown.items())
+    def _words(self) -> list[str]:
+        return [f"{name} {value:.3g}" for name, value in self._shown.items()]
 
     def close(self) -> None:
         if self._bar is not None:

@@ -98,7 +98,7 @@ class Evaluator:
         """
         chosen, backend = self._config.evaluation, self._config.backend
         batch = chosen.episodes if backend == "torch" else 32
-        trained = max(chosen.every, self._config.num_envs)
+        trained = max(self._config.evaluation_every, self._config.num_envs)
         steps = int(trained * chosen.share) * len(self._division.evaluated) if self.cost_unknown else 0
         budget = Budget(steps=steps)
         return self.evaluated(chosen.episodes, chosen.seed + _OFFSET, backend, batch, budget=budget)

@@ -33,6 +33,7 @@ from marl.runs import checkpoint
 from marl.runs.compatibility import check_spec
 from marl.runs.logger import Logger, RunLog, Silent
 from marl.runs.run_dir import RunDir, fresh_default
+from marl.runs.trackers import require_installed
 from marl.runs.versions import changed_versions
 from marl.training.devices import choose_device, choose_threads, keep_freed_memory
 from marl.training.evaluator import Evaluator
@@ -40,6 +41,7 @@ from marl.training.finish import finish
 from marl.training.journal import Journal
 from marl.training.memory import named as memory_named
 from marl.training.memory import refuse_pictures
+from marl.training.phases import Phases
 from marl.training.rounds import Rounds
 from marl.training.saver import Saver
 from marl.training.stop import StopRequest
@@ -65,6 +67,7 @@ def train(
     stop: StopRequest | None = None,
     make_env: Callable[..., Any] | None = None,
     ranks: Ranks | None = None,
+    began: float | None = None,
 ) -> RunResult:
     """Train as `config` says; in a process that torchrun started, together with the others.
 
@@ -77,6 +80,7 @@ def train(
         make_env: builds a PettingZoo ParallelEnv from `env_args`, in place of `config.env`, which then becomes its
             package.module:function.
         ranks: the processes of the run, where they have been joined before.
+        began: `time.perf_counter` when the command began, for the times that the run's last words name; None: now.
 
     Raises:
         UserError: the configuration, environment or run directory is unusable.
@@ -84,16 +88,19 @@ def train(
         Echo: rank 0 has raised one of these (on the other ranks).
     """
     end_if_importing()
+    phases = Phases(began)
     if ranks is None:
         with processes() as result:
             return train(
-                config, resume=resume, resume_environment=resume_environment, stop=stop, make_env=make_env, ranks=result
-            )
+                config, resume=resume, resume_environment=resume_environment, stop=stop, make_env=make_env,
+                ranks=result, began=began,
+            )  # fmt: skip
     if make_env is None:
         config = validated(config)
     else:
         named = replace(config, backend="pettingzoo", env=callable_id(make_env))
         config = from_dict(to_dict(named))
+    require_installed(config.logging.trackers)
     with ranks.watched(), ExitStack() as stack:
         division = Division.of(config, ranks)
         device = choose_device(ranks.device(config.device))
@@ -126,7 +133,9 @@ def train(
         rows = config.maddpg.batch_size // (ranks.size if division.shared else 1)
         torch.set_num_threads(choose_threads(config.threads, networks, rows, width, ranks.local_size))
         with memory_named(config, env.spec, len(division.trained), device.type == "cpu"):
-            return _run(config, path, env, resume, stop or StopRequest(), make_env, notes, division, fresh, describe)
+            return _run(
+                config, path, env, resume, stop or StopRequest(), make_env, notes, division, fresh, describe, phases
+            )
 
 
 def _environment(
@@ -206,6 +215,7 @@ def _run(
     division: Division,
     fresh: bool,
     describe: Callable[[], None],
+    phases: Phases,
 ) -> RunResult:
     ranks = division.ranks
 
@@ -246,11 +256,14 @@ def _run(
             saved = None  # its tensors are no longer needed
         else:
             logger.hparams(_plain_settings(config), ["evaluation/return"])
-        if trainer.run():
+        phases.end("start")
+        stopped = trainer.run()
+        phases.end("training")
+        if stopped:
             stop.request()
             return RunResult(path, trainer.step, trainer.journal.clock.seconds, None)
         with stop.at_once():  # everything is saved
-            result = finish(config, path, trainer, logger)
+            result = finish(config, path, trainer, logger, phases)
     return RunResult(path, trainer.step, trainer.journal.clock.seconds, result)
 
 
@@ -288,6 +301,7 @@ def _logger(config: Config, path: Path, saved: checkpoint.Checkpoint | None, ran
             total_steps=config.total_steps,
             tensorboard=config.logging.tensorboard,
             progress=config.logging.progress,
+            trackers=config.logging.trackers,
             resume_step=None if saved is None else saved.step,
         )
 

@@ -21,10 +21,11 @@ from marl.runs import checkpoint
 from marl.runs.counter import Counter
 from marl.runs.durable import replace_text
 from marl.runs.logger import RunLog
+from marl.training.phases import Phases
 from marl.training.trainer import Trainer
 
 
-def finish(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> Evaluation:
+def finish(config: Config, path: Path, trainer: Trainer, logger: RunLog, phases: Phases) -> Evaluation:
     """Evaluate, analyse and report what a run has trained, and say where all of it is.
 
     Args:
@@ -32,11 +33,12 @@ def finish(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> Eval
         path: its directory.
         trainer: at its last step, saved.
         logger: told all words.
+        phases: of the run so far; those of its end are added and all named.
 
     Returns:
         What evaluation.json holds as JSON.
     """
-    trained, spec = trainer.journal.clock.seconds, trainer.rounds.env.spec
+    trained, spec, evaluated = trainer.journal.clock.seconds, trainer.rounds.env.spec, _EVALUATION
     language: Callable[[], None] | None = None
     logger.trained()
     began = time.perf_counter()
@@ -46,9 +48,11 @@ def finish(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> Eval
         with Helpers(path, [own], wanted.final_episodes, wanted.seed, wanted.max_steps) as helpers:
             language = _attempt("language", lambda: _language(path, config, list(own), None), logger)
             result = trainer.evaluator.evaluated(wanted.final_episodes, wanted.seed, "pettingzoo", 32, helpers, 0)
+        evaluated += " with the analysis beside it"
     else:
         result = _final_evaluation(config, path, trainer, logger)
     trainer.journal.evaluation(trainer.step, result)
+    phases.end(evaluated)
     if not trainer.division.ranks.is_first:
         return result
     replace_text(path / "evaluation.json", json.dumps(result.to_json(), indent=1) + "\n")
@@ -57,16 +61,22 @@ def finish(config: Config, path: Path, trainer: Trainer, logger: RunLog) -> Eval
     if config.logging.report:
         if not spec.routes:
             _attempt("film", lambda: _film(path, config, trainer.evaluator.make), logger)()
+            phases.end("film")
         elif language is None:
             _attempt("language", lambda: _language(path, config, _extremes(result), trainer.evaluator.make), logger)()
+            phases.end("analysis")
         else:
             language()
         _attempt("report", lambda: _page(path), logger)()
-    logger.say(_closing_message(config, path, trainer, trained))
+        phases.end("report")
+    logger.say(_closing_message(config, path, trainer, trained, phases))
     return result
 
 
-def _closing_message(config: Config, path: Path, trainer: Trainer, trained: float) -> str:
+_EVALUATION = "evaluation in the real environment"
+
+
+def _closing_message(config: Config, path: Path, trainer: Trainer, trained: float, phases: Phases) -> str:
     place, learner = shlex.quote(str(path)), trainer.rounds.learner
     make, speaks = trainer.evaluator.make, bool(trainer.rounds.env.spec.routes)
     if make is None or is_importable(make):
@@ -83,6 +93,7 @@ def _closing_message(config: Config, path: Path, trainer: Trainer, trained: floa
         further.append(f"tensorboard --logdir {place}")
     return (
         f"{trainer.step} steps, {learner.updates} updates in {trained:.0f} s ({learner.path}).\n"
+        f"Time: {phases.words()}; {trainer.journal.aside_seconds:.1f} s of the training for its evaluations.\n"
         f"Run directory: {path}\nLook further:  " + "\n               ".join(further)
     )
 

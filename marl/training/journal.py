@@ -57,7 +57,8 @@ class Journal:
     def __init__(self, logger: RunLog, division: Division, agents: Sequence[str]) -> None:
         self.logger, self.clock = logger, Clock()
         self._division, self._agents = division, tuple(agents)
-        self._score: float | None = None  # of the last evaluation
+        self._success: dict[str, float] = {}  # gain, or score where there is none, of the last evaluation
+        self.aside_seconds = 0.0
         self._loss: float | None = None  # of the critics in the last record
         self._warned = False
 
@@ -103,7 +104,8 @@ class Journal:
             values["evaluation/score"] = torch.tensor([one.score for one in replicas])
         if result.gain is not None:
             values["evaluation/gain"] = torch.tensor([one.gain for one in replicas])
-        self._score = result.score
+        named = {"gain": result.gain, "score": result.score}
+        self._success = dict([(name, value) for name, value in named.items() if value is not None][:1])
         self.logger.log(step, values)
 
     def warn_once(self, texts: list[str]) -> None:
@@ -115,7 +117,8 @@ class Journal:
 
     def advance(self, step: int) -> None:
         """Show the progress."""
-        self.logger.advance(step, self._score, self._loss)
+        loss = {} if self._loss is None else {"loss": self._loss}
+        self.logger.advance(step, {**self._success, **loss})
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -127,12 +130,13 @@ class Journal:
             spent = time.perf_counter() - began
             self.clock.leave_out(spent)
             self.logger.leave_out(spent)
+            self.aside_seconds += spent
 
     # ------------------------------------------------------------------ state
     def state_dict(self) -> dict[str, Any]:
-        return {"score": self._score, "seconds": self.clock.seconds}
+        return {"success": self._success, "seconds": self.clock.seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """`state` names the step, too."""
-        self._score = state["score"]
+        self._success = state.get("success", {})
         self.clock.resume(state["seconds"], state["step"])

@@ -43,6 +43,7 @@ class Trainer:
         self.saver, self.stop, self.division = saver, stop, division
         self._told = False  # that evaluations play fewer episodes than was asked for
         self.began = 0  # the step at which this process took the run over
+        self._resumed = False
 
     @property
     def step(self) -> int:
@@ -50,14 +51,19 @@ class Trainer:
         return self.rounds.step
 
     def run(self) -> bool:
-        """Train until the last step or until a stop is requested, save the last state; whether it was stopped."""
+        """Train until the last step or until a stop is requested, save the last state; whether it was stopped.
+
+        A new run evaluates before its first step, so that its learning curve starts at the start.
+        """
         config, ranks = self.config, self.division.ranks
+        if config.evaluation_every and not self._resumed:
+            self._evaluate()
         saved = self.step if self.step else None
         while self.step < config.total_steps and not ranks.poll_stop(self.stop.requested):
             before = self.step
             self.round()
             self.journal.advance(min(self.step, config.total_steps))
-            if self._passes(before, config.evaluation.every) and self.step < config.total_steps:
+            if self._passes(before, config.evaluation_every) and self.step < config.total_steps:
                 self.rounds.check()
                 self._evaluate()
             if self._passes(before, config.checkpoint.every) and self.save():
@@ -118,7 +124,7 @@ class Trainer:
         parts = self.division.cut(parts)
         self.rounds.load_state_dict(parts, new_episodes)
         self.journal.load_state_dict(parts["progress"])
-        self.began = self.step
+        self.began, self._resumed = self.step, True
         before, now = parts["learner"].get("form", "autograd"), self.rounds.learner.form
         if before != now:
             self.journal.logger.warn(

@@ -45,7 +45,9 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
 
 
 def raises(error: BaseException) -> Train:
-    def train(config: Config, resume: Path | None, stop: StopRequest, ranks: Ranks, resume_environment: str) -> None:
+    def train(
+        config: Config, resume: Path | None, stop: StopRequest, ranks: Ranks, resume_environment: str, began: float
+    ) -> None:
         Path(config.run_dir or "").mkdir(exist_ok=True)
         raise error
 
@@ -55,7 +57,9 @@ def raises(error: BaseException) -> Train:
 def test_done(run: Callable) -> None:
     seen: list[Config] = []
 
-    def train(config: Config, resume: Path | None, stop: StopRequest, ranks: Ranks, resume_environment: str) -> None:
+    def train(
+        config: Config, resume: Path | None, stop: StopRequest, ranks: Ranks, resume_environment: str, began: float
+    ) -> None:
         seen.append(config)
         assert resume is None and not stop.requested
 
@@ -141,7 +145,9 @@ def test_out_of_memory_is_the_users_with_options(run: Callable, error: Exception
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_with_its_code_and_the_resume_command(run: Callable, number: int, code: int) -> None:
-    def train(config: Config, resume: Path | None, stop: StopRequest, ranks: Ranks, resume_environment: str) -> None:
+    def train(
+        config: Config, resume: Path | None, stop: StopRequest, ranks: Ranks, resume_environment: str, began: float
+    ) -> None:
         os.kill(os.getpid(), number)
         assert stop.requested
         with stop.saving():

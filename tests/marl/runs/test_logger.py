@@ -179,15 +179,21 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_the_bar_shows_score_loss_rate_and_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bar_shows_gain_loss_rate_and_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     with Logger(tmp_path, total_steps=1000) as logger:
-        logger.advance(100, score=0.5)
-        logger.advance(1000, loss=0.25)
+        logger.advance(100, {"gain": 0.5})
+        logger.advance(1000, {"loss": 0.25})
         logger.warn("careful")
     text = terminal.getvalue()
-    for words in ("score 0.5, loss 0.25", "steps/s", "1.00k/1.00k", "100%", "warning: careful\n"):
+    for words in (
+        "gain 0.5, loss 0.25, 0 to go",
+        "steps/s",
+        "1.00k/1.00k",
+        "100%",
+        "warning: careful\n",
+    ):
         assert words in text
 
 
@@ -199,18 +205,18 @@ def test_without_a_terminal_a_plain_line_now_and_then(
     with Logger(tmp_path, total_steps=10_000) as logger:
         for step in range(100, 10_001, 100):
             clock[0] += 1.0
-            logger.advance(step, score=step / 10_000, loss=0.1)
+            logger.advance(step, {"gain": step / 10_000, "loss": 0.1})
         logger.say("table")
     out, err = capsys.readouterr()
     assert out == "table\n"
     shown = err.splitlines()
-    assert shown[0] == "step 3,000 of 10,000 (30%)  score 0.3  loss 0.1  100 steps/s  70 s left"
+    assert shown[0] == "step 3,000 of 10,000 (30%)  gain 0.3  loss 0.1  100 steps/s  7,000 steps to go, 70 s"
     assert len(shown) == 4 and shown[-1].startswith("step 10,000 of 10,000 (100%)")
 
 
 def test_quiet_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Logger(tmp_path, total_steps=10, progress=False) as logger:
-        logger.advance(10, score=1.0)
+        logger.advance(10, {"score": 1.0})
     assert capsys.readouterr() == ("", "")
 
 
@@ -224,4 +230,4 @@ def test_a_terminal_that_is_gone_ends_no_run(tmp_path: Path, monkeypatch: pytest
     with Logger(tmp_path, total_steps=10) as logger:
         logger.say("x")
         logger.warn("x")
-        logger.advance(10, score=1.0)
+        logger.advance(10, {"score": 1.0})

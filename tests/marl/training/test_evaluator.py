@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from whole_runs import config
+from whole_runs import assert_learned, begun, config, differences, records, resumed, state, whole
 
 import envs
 from marl.evaluate.returns import evaluate
@@ -64,3 +64,38 @@ def test_only_a_function_s_environment_passes_on_how_it_was_read(
     Evaluator(chosen, env, learner, Division(Ranks(), 1)).evaluated(3, 11, "pettingzoo", 32)
     assert seen["spec"] == (None if name == "simple" else env.spec.single())
     assert (seen["env_id"], seen["episodes"], seen["seed"], seen["backend"]) == (name, 3, 11, "pettingzoo")
+
+
+def test_the_curve_starts_at_the_start_and_changes_nothing(tmp_path: Path) -> None:
+    """About thirty evaluations, the first before anything was learned; the training is the same without any.
+
+    Guard: seen failing with an evaluation that draws from the learner's noise.
+    """
+    few = {"evaluation.episodes": 2, "total_steps": 30_000, "num_envs": 100, "maddpg.updates_per_step": 0.002}
+    curve, silent = (
+        whole(tmp_path / name, {**few, "evaluation.every": every}) for name, every in (("curve", None), ("none", 0))
+    )
+    steps = [line["step"] for line in records(curve) if "evaluation/return" in line]
+    assert steps == list(range(0, 30_001, 1000))
+    assert [line["step"] for line in records(silent) if "evaluation/return" in line] == [30_000]
+    assert_learned(curve)
+    parts = [state(run) for run in (curve, silent)]
+    for one in parts:
+        del one["progress"]["success"]
+    assert not differences(*parts)
+
+
+def test_short_runs_are_evaluated_every_thousand_steps(tmp_path: Path) -> None:
+    intervals = {25_000: 1000, 200_000: 6667, 800_000: 26_667}
+    assert {n: config(tmp_path, {"total_steps": n, "evaluation.every": None}).evaluation_every for n in intervals} == (
+        intervals
+    )
+    own = {"env": "my_module:make", "total_steps": 25_000, "evaluation.every": None}
+    assert config(tmp_path, own).evaluation_every == 10_000
+
+
+def test_a_resumed_run_does_not_start_its_curve_again(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run", {"evaluation.every": None, "evaluation.episodes": 2}, rounds=0)
+    assert [line["step"] for line in records(run)] == [0]
+    resumed(run)
+    assert [line["step"] for line in records(run)].count(0) == 1

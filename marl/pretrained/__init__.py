@@ -1,0 +1,1 @@
+"""Trained actors that come with the package: `Policy.pretrained("simple_reference")`."""
