@@ -24,7 +24,9 @@ from marl.training.stop import StopRequest
 SLOW = float(os.environ.get("SAVE_SECONDS", "0"))
 
 
-def train(config: Config, resume: Path | None, stop: StopRequest, ranks: Ranks, resume_environment: str) -> None:
+def train(
+    config: Config, resume: Path | None, stop: StopRequest, ranks: Ranks, resume_environment: str, began: float
+) -> None:
     """Steps of a millisecond; a checkpoint at the first step, then every 300."""
     directory = Path(config.run_dir or "")
     step = 0 if resume is None else checkpoint.load(resume).step

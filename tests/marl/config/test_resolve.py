@@ -256,7 +256,7 @@ def test_a_file_of_another_task_says_what_it_replaces(tmp_path: Path) -> None:
     own.write_text(to_yaml(tuned("simple_spread")))
     (warning,) = parse(["--env", "simple_tag", "--config", str(own)]).warnings
     assert warning.startswith(f"{own} was written for simple_spread: it replaces values that configs/simple_tag.yaml")
-    assert warning.endswith("tunes for simple_tag (maddpg.gamma, maddpg.n_step)")
+    assert warning.endswith("tunes for simple_tag (total_steps, maddpg.gamma, maddpg.batch_size and 1 more)")
     assert parse(["--env", "simple_spread_v3", "--config", str(own)]).warnings == ()
     assert parse(["--config", str(own)]).warnings == ()
 
@@ -289,7 +289,9 @@ def fitting(name: str) -> st.SearchStrategy:
     if isinstance(default, int):
         return st.integers(2, 10**12)
     if isinstance(default, tuple):
-        return st.lists(st.integers(1, 512), max_size=3).map(tuple)
+        of = typing.get_args(setting.kind)[0]
+        names = typing.get_args(of) if typing.get_origin(of) is typing.Literal else ()
+        return st.lists(st.sampled_from(names) if names else st.integers(1, 512), max_size=3).map(tuple)
     if isinstance(default, dict):
         free = typing.get_args(setting.kind)[1] is Any  # else shares
         values = st.integers() | st.text(max_size=5) if free else st.floats(0.0, 1.0)

@@ -140,7 +140,8 @@ def test_students_of_a_trained_run(tmp_path, capsys):
     assert "2 fresh listener_0 beside frozen partners:" in capsys.readouterr().out
     result = json.loads((run / "teaching_listener_0" / "teaching.json").read_text())
     assert set(result["thresholds"]) == {"gain 0.5", "gain 0.8", "gain 0.9"}
-    assert len(result["curves"]) == 2 and len(result["curves"][0]) == 20
+    # twenty evaluations, and one before the first step
+    assert len(result["curves"]) == 2 and len(result["curves"][0]) == 21 and result["curves"][0][0][0] == 0
     student = Policy.load(run / "teaching_listener_0")
     assert student.spec.agent_names == ("listener_0",) and student.config.maddpg.hidden == (8,)
     assert main([str(run), "--learners", "listner_0"]) == 2
