@@ -38,7 +38,7 @@ from benchmarks import seeds
 from benchmarks.competition.duels import SCRIPTS, Arena, against_scripts, tournament
 from benchmarks.competition.fresh_eve import ENV as CRYPTO
 from benchmarks.competition.fresh_eve import fresh_eves, guaranteed
-from benchmarks.learning.training_runs import split_at_dashes, train_arm
+from benchmarks.learning.training_runs import placeless, split_at_dashes, train_arm
 from benchmarks.machine import machine
 from marl import Policy
 from marl.cli.parse import parse
@@ -61,7 +61,7 @@ def main() -> int:
             options.seed, options.episodes_seed = slot.run_seed, slot.episodes_seed
         elif options.run is None:
             seeds.require(seeds.RUNS, "tuning", options.seed)
-        command = " ".join(["python -m benchmarks.competition", *_placeless(own), *(["--", *flags] if flags else [])])
+        command = " ".join(["python -m benchmarks.competition", *placeless(own), *(["--", *flags] if flags else [])])
         record = measured(options, flags) | {"machine": machine(), "command": command}
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / f"{options.env}.json").write_text(json.dumps(record) + "\n")
@@ -74,15 +74,6 @@ def main() -> int:
         (options.out / "README.md").write_text(f"{__doc__}\n{tables}\n")
     print(tables)
     return 0
-
-
-def _placeless(words: Sequence[str]) -> list[str]:
-    """A command's words without the places of this machine: no --keep and --out, and RUN for a run that was played."""
-    kept: list[str] = []
-    for before, word in zip(["", *words], words, strict=False):
-        if before not in ("--keep", "--out") and word not in ("--keep", "--out"):
-            kept.append("RUN" if before == "--run" else word)
-    return kept
 
 
 def measured(options: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ import numpy as np
 
 from benchmarks import seeds
 from benchmarks.learning.tables import table, write_pages
-from benchmarks.learning.training_runs import run_arm, split_at_dashes
+from benchmarks.learning.training_runs import placeless, run_arm, split_at_dashes
 from benchmarks.machine import machine
 from marl.cli.parse import parse
 from marl.errors import UserError
@@ -77,7 +77,10 @@ def _measure(options: argparse.Namespace, flags: list[str], run_seed: int, episo
     record = run_arm(
         options.env, flags, run_seed, options.replicas, options.episodes, episodes_seed, modes, keep=options.keep
     )
-    return record | {"machine": machine(), "command": " ".join(["python -m benchmarks.learning", *sys.argv[1:]])}
+    return record | {
+        "machine": machine(),
+        "command": " ".join(["python -m benchmarks.learning", *placeless(sys.argv[1:])]),
+    }
 
 
 def records() -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from marl.config.schema import Config
 from marl.runs.records import RunRecords, read_run
 from marl.training.experiment import RunResult
 
+PLACES = ("--keep", "--out", "--repeat")  # flags of benchmarks that name a folder of this machine
 _COLUMNS = {"step": "step", "seconds": "time/seconds"}
 
 
@@ -122,3 +123,12 @@ def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     own = list(argv)
     at = own.index("--") if "--" in own else len(own)
     return own[:at], own[at + 1 :]
+
+
+def placeless(words: Sequence[str]) -> list[str]:
+    """A command's words without the places of this machine: no --keep and --out, and RUN for a run that was played."""
+    kept: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        if before not in PLACES and word not in PLACES:
+            kept.append("RUN" if before == "--run" else word)
+    return kept
