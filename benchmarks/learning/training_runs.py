@@ -126,7 +126,7 @@ def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def placeless(words: Sequence[str]) -> list[str]:
-    """A command's words without the places of this machine: no --keep and --out, and RUN for a run that was played."""
+    """A command's words without the places of this machine: those of `PLACES` go, a run that was played is RUN."""
     kept: list[str] = []
     for before, word in zip(["", *words], words, strict=False):
         if before not in PLACES and word not in PLACES:

@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.learning import tables
 from benchmarks.learning.__main__ import records
+from benchmarks.learning.training_runs import placeless
 
 RECORD = {
     "env": "simple_reference",
@@ -87,3 +88,10 @@ def test_each_record_was_reported_on_the_slot_that_it_had() -> None:
         assert slot.finished and record["purpose"] == "reporting"
         shipped = parse(["--env", record["env"], *record["flags"]]).config
         assert seeds.fingerprint(shipped) == record["configuration"], "the row is of settings that no longer ship"
+
+
+def test_commands_of_records_name_no_place_of_a_machine() -> None:
+    words = ["--env", "simple", "--keep", "/a/b", "--run", "/c", "--out", "/d", "--replicas", "3"]
+    assert placeless(words) == ["--env", "simple", "--run", "RUN", "--replicas", "3"]
+    for path in (tables.ROOT / "benchmarks" / "results").rglob("*.json"):
+        assert "--keep" not in path.read_text(), path
