@@ -30,7 +30,7 @@ from marl.learner.explicit.update import ExplicitUpdate, covers
 from marl.learner.finite_gradients import FiniteGradients
 from marl.learner.interfaces import ActorLoss, UpdateShare
 from marl.learner.moments import Moments
-from marl.learner.networks import Actor, Critic
+from marl.learner.networks import Actor, Critic, joint_rows
 from marl.learner.policy_metrics import policy_metrics
 from marl.learner.schedules import Schedules
 
@@ -268,13 +268,11 @@ class MADDPG:
 
     def _values(self, batch: Batch) -> Tensor:
         """The critics' values [S, C, N, B] of what was done."""
-        values: Tensor = self.critic(batch.joint)
-        return values
+        return self.critic(batch.joint)  # type: ignore[no-any-return]
 
     def _logits(self, batch: Batch, obs_SNBO: Tensor | None = None) -> Tensor:
         """The actors' logits [S, N, B, H, K] at the batch's own observations, or at others in their place."""
-        logits: Tensor = self.actor(batch.obs if obs_SNBO is None else obs_SNBO)
-        return logits
+        return self.actor(batch.obs if obs_SNBO is None else obs_SNBO)  # type: ignore[no-any-return]
 
     def _own_action(self, batch: Batch, joint_SBD: Tensor) -> Callable[[Tensor], Tensor]:
         """The critics as a function of the own action, all else as in `joint_SBD`, the batch's or another."""
@@ -378,8 +376,7 @@ class MADDPG:
 
     # ------------------------------------------------------------------ state
     def _modules(self) -> dict[str, nn.Module]:
-        names = ("actor", "critic", "target_actor", "target_critic")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("actor", "critic", "target_actor", "target_critic")}
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimisers, streams and the update count as plain data."""
@@ -401,8 +398,3 @@ class MADDPG:
             stream.load_state_dict(state["noise"][name])
         self.updates = state["updates"]
         self.finite.restart(self.updates)
-
-
-def joint_rows(obs_SNBO: Tensor, action_SNBA: Tensor) -> Tensor:
-    """The critic's input [S, B, D]: all observations, then all actions."""
-    return torch.cat([obs_SNBO.transpose(1, 2).flatten(2), action_SNBA.transpose(1, 2).flatten(2)], dim=2)

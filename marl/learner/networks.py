@@ -207,3 +207,8 @@ def own_inputs(
     pre_XWB = pre_SYB.view(len(own_XWA), -1, joint_SBD.shape[1])
     # pre-activation of the joint row without the own action
     return own_XWA, torch.baddbmm(pre_XWB, own_XWA, actions_SNAB.flatten(0, 1), alpha=-1.0)
+
+
+def joint_rows(obs_SNBO: Tensor, action_SNBA: Tensor) -> Tensor:
+    """The critic's input [S, B, D]: all observations, then all actions."""
+    return torch.cat([obs_SNBO.transpose(1, 2).flatten(2), action_SNBA.transpose(1, 2).flatten(2)], dim=2)

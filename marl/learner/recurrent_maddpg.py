@@ -21,7 +21,8 @@ from torch import Tensor
 
 from marl.data.batch import Batch, Windows
 from marl.learner import losses
-from marl.learner.maddpg import MADDPG, joint_rows
+from marl.learner.maddpg import MADDPG
+from marl.learner.networks import joint_rows
 from marl.learner.recurrent import (
     OwnActionInMemory,
     Prepared,

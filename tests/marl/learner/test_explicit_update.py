@@ -32,7 +32,8 @@ from marl.errors import RunFailed
 from marl.learner import losses
 from marl.learner.explicit.kernels import select
 from marl.learner.explicit.update import covers
-from marl.learner.maddpg import MADDPG, joint_rows
+from marl.learner.maddpg import MADDPG
+from marl.learner.networks import joint_rows
 from marl.parallel.data_mode import SplitUpdates
 from marl.parallel.ranks import Ranks
 

@@ -19,8 +19,8 @@ from marl.data.replay import Replay
 from marl.errors import RunFailed, UserError
 from marl.learner import losses, maddpg, relaxation
 from marl.learner.finite_gradients import FiniteGradients
-from marl.learner.maddpg import MADDPG, joint_rows
-from marl.learner.networks import Actor, Critic
+from marl.learner.maddpg import MADDPG
+from marl.learner.networks import Actor, Critic, joint_rows
 
 SPEC = EnvSpec(
     id="toy",

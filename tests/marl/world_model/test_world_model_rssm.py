@@ -387,40 +387,6 @@ def test_state_continues_bit_for_bit() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.networks.parameters(), two.networks.parameters(), strict=True))
 
 
-def test_rewards_are_read_from_the_state_too_where_that_helps() -> None:
-    """The reward of the second replica is a linear map of its state, that of the first is unrelated to it."""
-    model, seq = toy()
-    assert model.rewards is not None
-    with torch.no_grad():
-        for p in model.rewards.averaged.parameters():
-            p.zero_()
-        model.averaged.reward.weight.normal_(generator=torch.Generator().manual_seed(0))
-        model.averaged.reward.bias.zero_()
-    # the posterior's samples differ from call to call: those of the same noise
-    state = model.observe(seq, Stream(3, "noise", [0, 1]))
-    rest = model.averaged.reward(state.features).unflatten(1, seq.first.shape[1:])
-    seq.reward[1] = model.reward_scale.invert(rest.flatten(1, 2)).unflatten(1, seq.first.shape[1:])[1]
-    model.calibrate(seq, Stream(3, "noise", [0, 1]))
-    assert model.by_state_S.tolist() == [False, True]
-    after, seen = model.step(state, seq.action.flatten(1, 2), torch.rand(2, 15, model.noise_size))
-    told = model.reward_scale.apply(seen.reward)
-    assert not bool(told[0].any())
-    torch.testing.assert_close(told[1], model.averaged.reward(after.features)[1])
-
-
-def test_pairs_teach_rewards_and_nothing_else() -> None:
-    (one, seq), (two, _), (three, _) = toy(), toy(), toy()
-    pairs = seq.select(slice(0, 2))
-    other = replace(pairs, reward=pairs.reward + 1.0)
-    for model, given in ((one, pairs), (two, other), (three, None)):
-        model.update(seq, Stream(0, "noise", [0, 1]), given)
-    assert torch.equal(one.optimiser.flat_P, two.optimiser.flat_P)
-    assert one.rewards and two.rewards and three.rewards
-    assert not torch.equal(one.rewards.optimiser.flat_P, two.rewards.optimiser.flat_P)
-    assert not torch.equal(one.rewards.optimiser.flat_P, three.rewards.optimiser.flat_P)
-    assert one.pairs == 256 * one.config.reward_updates
-
-
 def test_a_state_of_another_decoder_is_refused_in_words() -> None:
     older, newer = toy(decoder="state")[0], toy()[0]
     with pytest.raises(UserError, match=r"parameters, expected .*earlier version"):
