@@ -102,15 +102,19 @@ def plan(jobs: list[Any], memory: Any) -> tuple[Any, Any]:
 
 @_compiled
 def _mean(row):  # type: ignore[no-untyped-def]
-    lanes = np.zeros(8, np.float32)
+    a, b, c, d, e, f, g, h = _F0, _F0, _F0, _F0, _F0, _F0, _F0, _F0  # eight sums side by side, in registers
     width = row.shape[0]
     whole = width // 8 * 8
     for o in range(0, whole, 8):
-        for k in range(8):
-            lanes[k] += row[o + k]
-    total = _F0
-    for k in range(8):
-        total += lanes[k]
+        a += row[o]
+        b += row[o + 1]
+        c += row[o + 2]
+        d += row[o + 3]
+        e += row[o + 4]
+        f += row[o + 5]
+        g += row[o + 6]
+        h += row[o + 7]
+    total = _F0 + a + b + c + d + e + f + g + h
     for o in range(whole, width):
         total += row[o]
     return total / np.float32(width)
