@@ -35,13 +35,14 @@ class SimulatorModel:
     """
 
     noise_size = 1
-    remembers = False
     pairs = 0
+    updates_per_step = 1 / 16
 
     def __init__(self, layout: Layout, gamma: float, replicas: int) -> None:
         self.layout, self.gamma = layout, gamma
         self.obs_scale = Normaliser(replicas, layout.obs_size, "cpu")
         self.reward_scale = Normaliser(replicas, layout.spec.num_agents, "cpu")
+        self.remembers_S = torch.zeros(replicas, dtype=torch.bool)
         self._read = READERS[layout.spec.id]
         self._envs: dict[int, Any] = {}
 
@@ -55,6 +56,9 @@ class SimulatorModel:
 
     def calibrate(self, seq: Sequences, stream: Stream) -> None:
         """Nothing to choose."""
+
+    def judged(self, length_S: Tensor) -> None:
+        """Nothing to learn."""
 
     def observe(self, seq: Sequences, stream: Stream) -> ObsState:
         return ObsState(seq.obs[..., self.layout.dynamic_J].flatten(1, 2))

@@ -183,6 +183,7 @@ PRESETS: dict[str, dict[str, int]] = {
 }
 _SMALL: dict[str, Any] = {"updates_per_step": 0.0625, "ensemble": 2, "starts": 64, "through_horizon": 8}
 KINDS: dict[str, dict[str, Any]] = {
+    "auto": _SMALL,
     "mlp": _SMALL,
     "linear": _SMALL,
     "rssm": {"updates_per_step": 0.25, "ensemble": 5, "starts": 256, "through_horizon": 0},
@@ -193,9 +194,10 @@ KINDS: dict[str, dict[str, Any]] = {
 class WorldModelConfig:
     """The optional world model (--world-model). Sources in marl/world_model/."""
 
-    kind: Literal["rssm", "mlp", "linear"] = "mlp"
-    """DreamerV2's categorical state-space model; dynamics and rewards in closed form with an ensemble of small networks
-    for the rest; or linear dynamics alone (rewards as for mlp)."""
+    kind: Literal["auto", "rssm", "mlp", "linear"] = "auto"
+    """auto: mlp, and rssm beside it where mlp's rollouts are too short; in each replica the one that predicts further
+    imagines. rssm: DreamerV2's categorical state-space model. mlp: dynamics and rewards in closed form with an ensemble
+    of small networks for the rest. linear: linear dynamics alone (rewards as for mlp)."""
     preset: Literal["cpu", "gpu"] = "cpu"
     """Sizes: cpu is 32 x 8 latents, 200 units, 32 sequences; gpu is 32 x 32 latents, 512 units, 128 sequences."""
 

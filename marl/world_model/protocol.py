@@ -39,10 +39,24 @@ class Prediction:
 class WorldModel(Protocol):
     """A model of all agents' joint observation; every tensor has the replicas first."""
 
-    obs_scale: Normaliser  # of the predicted entries
-    reward_scale: Normaliser
-    remembers: bool  # whether its state may hold more than the last observation
-    pairs: int  # windows of two frames, drawn independently of one another, that an update wants beside its sequences
+    @property
+    def obs_scale(self) -> Normaliser:
+        """Of the predicted entries."""
+
+    @property
+    def reward_scale(self) -> Normaliser: ...
+
+    @property
+    def remembers_S(self) -> Tensor:
+        """Whether a replica's state may hold more than the last observation, bool."""
+
+    @property
+    def pairs(self) -> int:
+        """Windows of two frames, drawn independently of one another, that an update wants beside its sequences."""
+
+    @property
+    def updates_per_step(self) -> float:
+        """Updates that it wants for an environment step of a replica."""
 
     @property
     def noise_size(self) -> int:
@@ -56,6 +70,9 @@ class WorldModel(Protocol):
 
     def calibrate(self, seq: Sequences, stream: Stream) -> None:
         """Choose by held-out episodes what of the model imagines; nothing is fitted to them."""
+
+    def judged(self, length_S: Tensor) -> None:
+        """Take note of how many steps of it are good enough, int [S]."""
 
     def observe(self, seq: Sequences, stream: Stream) -> Any:
         """The state after every frame, given all frames up to it; rows [S, T * B, ·]."""

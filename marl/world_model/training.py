@@ -41,7 +41,7 @@ class ModelTraining:
         self.steps += envs
         if not self.begun:
             return
-        self._credit += envs * self._config.update_rate
+        self._credit += envs * self.model.updates_per_step
         count = self._config.size("sequences")
         while self._credit >= 1.0:
             self._credit -= 1.0

@@ -91,8 +91,6 @@ class DreamerModel:
         networks: all parameters; None: those for vectors.
     """
 
-    remembers = True
-
     def __init__(
         self,
         layout: ObsLayout,
@@ -102,7 +100,9 @@ class DreamerModel:
         networks: Networks | None = None,
     ) -> None:
         self.layout, self.config, self.gamma = layout, config, gamma
+        self.updates_per_step = config.update_rate
         replicas, device = len(stream.key_R), stream.key_R.device
+        self.remembers_S = torch.ones(replicas, dtype=torch.bool, device=device)
         num_agents = layout.spec.num_agents
         if networks is None:
             networks = Networks(layout.obs_size, layout.action_size, num_agents, config, stream)
@@ -280,6 +280,9 @@ class DreamerModel:
         with torch.no_grad():
             uncertainty = disagreement(networks.rssm.ensemble_logits(state.h))
         return state, Prediction(obs, reward, discount, uncertainty)
+
+    def judged(self, length_S: Tensor) -> None:
+        """It learns alike whatever may be imagined."""
 
     # ------------------------------------------------------------------ state
     def check(self) -> None:

@@ -8,7 +8,7 @@ Shape suffixes: S replicas, N agents, B windows, T frames, K steps of a rollout.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ from envs.streams import Stream
 from marl.config.schema import WorldModelConfig
 from marl.world_model.layout import Layout
 from marl.world_model.losses import relative_error
-from marl.world_model.protocol import WorldModel
-from marl.world_model.sequences import FrameStore, Sequences
+from marl.world_model.protocol import Prediction, WorldModel
+from marl.world_model.sequences import FrameStore, Normaliser, Sequences
 
 
 class Gate:
@@ -54,25 +54,23 @@ class Gate:
         seq = self._held_out.windows(self._span, config.size("sequences"), self._stream)
         model.calibrate(seq, self._stream)
         self.errors_SK, self.reward_errors_SK = self._errors(model, seq, seq)
-        self.length_S = self._allowed(self.errors_SK, self.reward_errors_SK)
-        if model.remembers and config.blend:
+        self.length_S = allowed(self.errors_SK, self.reward_errors_SK, config)
+        self.blended_S = torch.full_like(self.blended_S, config.blend)
+        if config.blend and bool(model.remembers_S.any()):
             alone = self._errors(model, seq.single_frames(), seq)
-            length_S = self._allowed(*alone)
-            self.blended_S = (length_S >= self.length_S) & (length_S > 0)
-            self.length_S = torch.where(self.blended_S, length_S, self.length_S)
-            use_S1 = self.blended_S[:, None]
+            length_S = allowed(*alone, config)
+            alone_S = model.remembers_S & (length_S >= self.length_S) & (length_S > 0)
+            self.blended_S = alone_S | ~model.remembers_S
+            self.length_S = torch.where(alone_S, length_S, self.length_S)
+            use_S1 = alone_S[:, None]
             self.errors_SK = torch.where(use_S1, alone[0], self.errors_SK)
             self.reward_errors_SK = torch.where(use_S1, alone[1], self.reward_errors_SK)
+        model.judged(self.length_S)
 
     def _errors(self, model: WorldModel, seen: Sequences, seq: Sequences) -> tuple[Tensor, Tensor]:
         """`rollout_errors` in `seq` from the states that `seen` leads to."""
         state = model.observe(seen, self._stream)
         return rollout_errors(model, state, seq, self._config.rollout, self._layout, self._stream)
-
-    def _allowed(self, errors_SK: Tensor, reward_errors_SK: Tensor) -> Tensor:
-        """The longest rollout of which all steps are good enough, [S]."""
-        good_SK = (errors_SK <= self._config.gate) & (reward_errors_SK <= self._config.reward_gate)
-        return good_SK.long().cumprod(1).sum(1)
 
     def metrics(self) -> dict[str, Tensor]:
         """The length, whether starts are blended, and errors after 1 and K steps, each [S]."""
@@ -96,9 +94,32 @@ class Gate:
         self.reward_errors_SK, self.blended_S = state["reward_errors_SK"].to(device), state["blended_S"].to(device)
 
 
+def allowed(errors_SK: Tensor, reward_errors_SK: Tensor, config: WorldModelConfig) -> Tensor:
+    """The longest rollout of which all steps are good enough, int [S].
+
+    Args:
+        errors_SK, reward_errors_SK: of observations and rewards, as `rollout_errors` returns them.
+        config: their bounds.
+    """
+    good_SK = (errors_SK <= config.gate) & (reward_errors_SK <= config.reward_gate)
+    return good_SK.long().cumprod(1).sum(1)
+
+
+class Imagines(Protocol):
+    """What can be rolled out."""
+
+    @property
+    def obs_scale(self) -> Normaliser: ...
+    @property
+    def reward_scale(self) -> Normaliser: ...
+    @property
+    def noise_size(self) -> int: ...
+    def step(self, state: Any, action_SnU: Tensor, uniform_SnR: Tensor) -> tuple[Any, Prediction]: ...
+
+
 @torch.no_grad()
 def rollout_errors(
-    model: WorldModel, state: Any, seq: Sequences, steps: int, layout: Layout, stream: Stream
+    model: Imagines, state: Any, seq: Sequences, steps: int, layout: Layout, stream: Stream
 ) -> tuple[Tensor, Tensor]:
     """Root mean square errors of observation and reward after 1 .. K steps from every frame, each [S, K].
 

@@ -21,6 +21,7 @@ from marl.data.batch import Batch, Transitions
 from marl.data.replay import Replay
 from marl.errors import UserError
 from marl.world_model.dreamer.model import DreamerModel
+from marl.world_model.imagination.choice import AutoModel
 from marl.world_model.imagination.gate import Gate
 from marl.world_model.imagination.rollouts import Imagined, Policy, Rollouts, mixed, rows_of
 from marl.world_model.imagination.starts import Starts
@@ -35,6 +36,8 @@ RENEWALS = 4  # of the imagined transitions between two validations, which cost 
 
 def make_model(layout: Layout, config: WorldModelConfig, gamma: float, stream: Stream) -> WorldModel:
     """The model of `config.kind`, its initial weights drawn from `stream`, whose rows are the replicas."""
+    if config.kind == "auto":
+        return AutoModel(layout, config, gamma, stream)
     if config.kind == "rssm":
         return DreamerModel(layout, config, gamma, stream)
     return SmallModel(layout, config, gamma, stream)

@@ -102,17 +102,18 @@ class SmallModel:
     """
 
     noise_size = 1
-    remembers = False
     pairs = 0
 
     def __init__(self, layout: Layout, config: WorldModelConfig, gamma: float, stream: Stream) -> None:
         self.layout, self.config, self.gamma = layout, config, gamma
+        self.updates_per_step = config.update_rate
         replicas, device = len(stream.key_R), stream.key_R.device
+        self.remembers_S = torch.zeros(replicas, dtype=torch.bool, device=device)
         agents, j, u = layout.spec.num_agents, layout.obs_size, layout.action_size
         self.features = Features(layout, replicas)
         inputs, pairs = j + u + 1, self.features.pairs_L
         self.linear = LeastSquares(inputs, j, replicas, device)
-        self._pushing = config.kind == "mlp" and len(pairs) > 0
+        self._pushing = config.kind != "linear" and len(pairs) > 0
         self._paid = len(pairs) > 0 and not self.features.multiply  # rewards may depend on who touches whom
         searched = self._pushing or self._paid
         self.pushes = Pushes(pairs, inputs, j, replicas, device) if searched else None
@@ -120,7 +121,7 @@ class SmallModel:
         self.rewards = Ridge(self.features.reward_size + self._paid * Pushes.MOST, agents, replicas, device)
         self.obs_scale = Normaliser(replicas, j, device)
         self.reward_scale = Normaliser(replicas, agents, device)
-        dynamics = config.kind == "mlp"
+        dynamics = config.kind != "linear"
         self.networks = Networks(self.features.size, layout, config.size("ensemble"), dynamics, stream)
         self.optimiser = ReplicaAdam(
             self.networks, replicas, config.lr, config.max_grad_norm, config.lr_warmup, config.average, DECAY
@@ -320,6 +321,9 @@ class SmallModel:
             total_S = total_S + torch.where(going_Sn, off.square().mean(2), 0.0).sum(1)
             weight_S = weight_S + going_Sn.sum(1)
         return (total_S / weight_S).sqrt().nan_to_num(nan=float("inf"), posinf=float("inf"))
+
+    def judged(self, length_S: Tensor) -> None:
+        """It learns alike whatever may be imagined."""
 
     # ------------------------------------------------------------------ state
     def check(self) -> None:
