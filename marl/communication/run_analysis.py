@@ -372,8 +372,8 @@ def analysed(options: CommandLine) -> str:
     meaning = _function(options.meaning) if options.meaning else None
     out = options.run
     common: dict[str, Any] = {
+        **options.sizes(),
         **{field.name: getattr(options, field.name) for field in fields(Scope)},
-        "replicas": options.replicas,
         "others": options.others,
         "greedy": not options.sampled,
         "meaning": meaning,
