@@ -3,7 +3,7 @@
 On the repository's host `../benchmarks/results/x.png` and `../README.md` are plain relative links. A site holds
 only what lies in docs/, and there is no public address that links could be turned into. So every file that a page
 reaches, and those that these reach, is put below `repository/` of the site, and the links are rewritten. All links stay
-checked.
+checked. Notebooks become pages (docs/notebook_pages.py).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import notebook_pages
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,10 +23,25 @@ _LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\]\()([^)\s]+)(?=[)\s])")
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
+_executes = False  # `mkdocs serve` shows notebooks without their outputs: it builds the site at every change
+
+
+def on_startup(command: str, dirty: bool) -> None:
+    """Notebooks are executed where the site is built to be shown."""
+    global _executes
+    _executes = command != "serve"
+
+
 def on_files(files: Files, config: Any) -> Files:
-    """Add what lies outside docs/, as far as links lead."""
+    """Put pages in the place of notebooks, and add what lies outside docs/, as far as links lead."""
     pending = [f"docs/{file.src_uri}" for file in files.documentation_pages()]
     seen = set(pending)
+    for file in [file for file in files if file.src_uri.endswith(".ipynb")]:
+        files.remove(file)
+        text, pictures = notebook_pages.page_of(Path(str(file.abs_src_path)), _executes)
+        files.append(File.generated(config, _page(file.src_uri), content=text))
+        for name, content in pictures.items():
+            files.append(File.generated(config, posixpath.join(posixpath.dirname(file.src_uri), name), content=content))
     while pending:
         target = pending.pop()
         path = ROOT / target
@@ -50,7 +66,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     def moved(link: str) -> str:
         path, anchor = _split(link)
         target = _resolve(here, path)
-        if not path or target is None or (here.startswith("docs/") and target.startswith("docs/")):
+        inside = here.startswith("docs/") and target is not None and target.startswith("docs/")
+        if not path or target is None or (inside and not target.endswith(".ipynb")):
             return link
         return posixpath.relpath(_place(target), folder or ".") + anchor
 
@@ -61,8 +78,13 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 def _place(target: str) -> str:
     """Where a file of the repository lies in the site's sources."""
     if target.startswith("docs/"):
-        return target.removeprefix("docs/")
+        return _page(target.removeprefix("docs/"))
     return f"{OUTSIDE}/{target}" + ("/index.md" if (ROOT / target).is_dir() else "")
+
+
+def _page(place: str) -> str:
+    """A notebook's page lies where the notebook does."""
+    return place.removesuffix(".ipynb") + ".md" if place.endswith(".ipynb") else place
 
 
 def _origin(place: str) -> str:

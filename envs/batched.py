@@ -22,15 +22,24 @@ if TYPE_CHECKING:
 class Step:
     """What one joint step of all environments returns."""
 
-    obs: Tensor  # [N, E, O] the observation to act on next: already reset where an episode ended
-    final_obs: Tensor  # [N, E, O] the true next observation: the one a TD target uses
-    reward: Tensor  # [N, E]
-    terminated: Tensor  # bool [N, E] the agent's episode ended for good: no bootstrap
-    truncated: Tensor  # bool [N, E] cut by a time limit: bootstrap
-    active: Tensor | None = None  # bool [N, E] the agent was there to act in this step; None: always all
-    mask: Tensor | None = None  # bool [N, E, H, K] choices allowed at `obs`; None: all
-    final_mask: Tensor | None = None  # bool [N, E, H, K] choices allowed at `final_obs`; None: all
-    done: Tensor | None = None  # bool [E] the environment was reset after this step; None: any agent's end of all
+    obs: Tensor
+    """[N, E, O] the observation to act on next: already reset where an episode ended."""
+    final_obs: Tensor
+    """[N, E, O] the true next observation: the one a TD target uses."""
+    reward: Tensor
+    """[N, E] of this step."""
+    terminated: Tensor
+    """Bool [N, E] the agent's episode ended for good: no bootstrap."""
+    truncated: Tensor
+    """Bool [N, E] cut by a time limit: bootstrap."""
+    active: Tensor | None = None
+    """Bool [N, E] the agent was there to act in this step; None: always all."""
+    mask: Tensor | None = None
+    """Bool [N, E, H, K] choices allowed at `obs`; None: all."""
+    final_mask: Tensor | None = None
+    """Bool [N, E, H, K] choices allowed at `final_obs`; None: all."""
+    done: Tensor | None = None
+    """Bool [E] the environment was reset after this step; None: any agent's end of all."""
 
     @property
     def ended(self) -> Tensor:
@@ -45,7 +54,8 @@ class BatchedEnv(ABC):
     num_envs: int
     device: torch.device
     dtype: torch.dtype
-    mask: Tensor | None = None  # bool [N, E, H, K] choices allowed at the observation that `reset` returned
+    mask: Tensor | None = None
+    """Bool [N, E, H, K] choices allowed at the observation that `reset` returned."""
 
     @property
     def reader(self) -> Reader | None:

@@ -14,8 +14,10 @@ if TYPE_CHECKING:  # --help reads specs' tables and need not wait for torch
 class Head:
     """One categorical choice of an agent."""
 
-    name: str  # "move", "message", or "choice_0", "choice_1", ... for the entries of a MultiDiscrete
-    size: int  # number of choices
+    name: str
+    """"move", "message", or "choice_0", "choice_1", ... for the entries of a MultiDiscrete."""
+    size: int
+    """Number of choices."""
 
     @property
     def is_message(self) -> bool:
@@ -27,10 +29,15 @@ class AgentSpec:
     """Sizes of one agent, without any padding."""
 
     name: str
-    obs_size: int  # width of its flattened observation
+    """As the environment calls it; an integer id as a string."""
+    obs_size: int
+    """Width of its flattened observation."""
     heads: tuple[Head, ...]
-    multi_discrete: bool = False  # PettingZoo action: an array of one choice a head, else one integer
-    start: int = 0  # `start` of a Discrete space: smallest PettingZoo action id
+    """Its choices; all of them are made in every step."""
+    multi_discrete: bool = False
+    """PettingZoo action: an array of one choice a head, else one integer."""
+    start: int = 0
+    """`start` of a Discrete space: smallest PettingZoo action id."""
 
     @property
     def num_actions(self) -> int:
@@ -53,13 +60,20 @@ class Route:
     Zeros stand in the slot right after a reset.
     """
 
-    sender: int  # index of the agent that speaks
-    head: int  # index of its message head
-    receiver: int  # index of the agent that hears
-    start: int  # first entry of the slot in the receiver's observation
-    size: int  # number of symbols
-    exact: bool = True  # False where noise, erasure, delay or a held message stand between the choice and the slot
-    meaning: tuple[int, int] | None = None  # (start, size) in the *sender's* observation of what there is to tell
+    sender: int
+    """Index of the agent that speaks."""
+    head: int
+    """Index of its message head."""
+    receiver: int
+    """Index of the agent that hears."""
+    start: int
+    """First entry of the slot in the receiver's observation."""
+    size: int
+    """Number of symbols."""
+    exact: bool = True
+    """False where noise, erasure, delay or a held message stand between the choice and the slot."""
+    meaning: tuple[int, int] | None = None
+    """(start, size) in the *sender's* observation of what there is to tell."""
 
     @property
     def slot(self) -> slice:
@@ -71,15 +85,25 @@ class EnvSpec:
     """Agents in fixed order, their sizes, their channels and the horizon."""
 
     id: str
+    """An MPE id with its version, or package.module:function."""
     agents: tuple[AgentSpec, ...]
-    horizon: int | None = None  # steps after which every episode is truncated; None where unknown
+    """In the order of every tensor's dimension N."""
+    horizon: int | None = None
+    """Steps after which every episode is truncated; None where unknown."""
     routes: tuple[Route, ...] = ()
-    teams: tuple[tuple[int, ...], ...] = ()  # agents with a common interest; empty: all agents are one team
-    has_masks: bool = False  # some agent's choices may be forbidden by an action mask
-    fixed_agents: bool = True  # False where agents may leave before the episode ends
-    rebuild: bool = False  # the environment is made anew for every episode, since it carries something over
-    frames: int = 1  # observations in what an agent sees; more than one: `stacked`
-    own_action: bool = False  # an agent sees its own last action even where `frames` is 1: `stacked`
+    """Who hears whom, and where."""
+    teams: tuple[tuple[int, ...], ...] = ()
+    """Agents with a common interest; empty: all agents are one team."""
+    has_masks: bool = False
+    """Some agent's choices may be forbidden by an action mask."""
+    fixed_agents: bool = True
+    """False where agents may leave before the episode ends."""
+    rebuild: bool = False
+    """The environment is made anew for every episode, since it carries something over."""
+    frames: int = 1
+    """Observations in what an agent sees; more than one: `stacked`."""
+    own_action: bool = False
+    """An agent sees its own last action even where `frames` is 1: `stacked`."""
 
     def __post_init__(self) -> None:
         if not self.teams:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import json
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +17,8 @@ from whole_runs import whole
 from world_model_data import play
 
 import envs
+import marl.communication
+import marl.evaluate
 from docs import write_settings
 from envs.batched import BatchedEnv
 from envs.history import History
@@ -51,8 +55,36 @@ def test_a_changed_table_is_noticed() -> None:
 # ------------------------------------------------------------------ mkdocs.yml
 def test_the_menu_has_every_page() -> None:
     menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
-    pages = sorted(str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md"))
+    files = [path for kind in ("*.md", "*.ipynb") for path in (ROOT / "docs").rglob(kind)]
+    pages = sorted(str(path.relative_to(ROOT / "docs").with_suffix(".md")) for path in files)
     assert sorted(re.findall(r"[\w/]+\.md", menu)) == pages
+
+
+# ------------------------------------------------------------------ notebooks, which the build of the site executes
+NOTEBOOKS = sorted((ROOT / "docs").rglob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_committed_without_outputs(path: Path) -> None:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["id"] for cell in code if cell["outputs"] or cell["execution_count"]] == []
+    for cell in code:
+        compile("".join(cell["source"]), path.name, "exec")
+
+
+# ------------------------------------------------------------------ docs/reference/
+def test_the_reference_names_what_there_is() -> None:
+    """Every public name of the package, and nothing that is gone."""
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "reference").glob("*.md"))
+    listed = re.findall(r"^::: ([\w.]+)$", pages, re.M)
+    found = []
+    for name in listed:
+        module, _, attribute = name.rpartition(".")
+        found.append(getattr(importlib.import_module(module), attribute))
+    assert len(listed) == len(set(listed)) > 30
+    for package in (marl, marl.evaluate, marl.communication):
+        assert [name for name in package.__all__ if getattr(package, name) not in found] == []
 
 
 # ------------------------------------------------------------------ docs/shapes.md

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +13,11 @@ import numpy as np
 import pytest
 
 import envs
+from envs.check.command import main as check
 from examples import own_metric
 from examples.own_environment import CALLER, DOORS, LENGTH, WALKERS, Corridor, make
 from marl import Policy, train, tuned
+from marl.cli.parse import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ["--logging.progress", "false", "--evaluation.episodes", "32", "--evaluation.final-episodes", "32"]
@@ -67,6 +71,41 @@ def test_the_learner_sees_masks_and_messages() -> None:
     assert env.spec.has_masks and not env.spec.fixed_agents
     assert len(env.spec.routes) == 2
     env.close()
+
+
+def test_the_tutorials_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the page has it: it keeps the contract, a run tries its channel, and by hand it pays what the page says."""
+    page = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    (tmp_path / "doors.py").write_text(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert check(["doors:make"]) == 0
+    doors = importlib.import_module("doors")
+    env = doors.make()
+    observations, _ = env.reset(seed=3)
+    total = 0.0
+    while env.agents:  # a guide that says the door and a guest that goes where it is told
+        actions = {name: int(observations[name].argmax()) for name in env.agents}
+        observations, rewards, *_ = env.step(actions)
+        total += rewards["guest"]
+    assert total in (doors.LENGTH - 1, doors.LENGTH)  # blind in the first step alone
+    words = ["--env", "doors:make", "--total-steps", "320", "--run-dir", "run", "--maddpg.signalling-bonus", "0.5"]
+    config = parse([*words, "--logging.report", "false", *QUICK]).config
+    routes = Policy.load(train(config, make_env=doors.make).run_dir).spec.routes
+    assert [(route.sender, route.receiver, route.start, route.meaning) for route in routes] == [(0, 1, 0, (0, 3))]
+
+
+def test_the_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    from examples import own_sweep
+
+    short = {"total_steps": 64, "evaluation": {"final_episodes": 2}, "logging": {"report": False, "progress": False}}
+    short |= {"maddpg": {"hidden": [8, 8], "batch_size": 16, "warmup_steps": 16}}
+    own_sweep.search("simple_speaker_listener", 1, tmp_path, **short)
+    study = own_sweep.search("simple_speaker_listener", 1, tmp_path, **short)
+    rates = {trial.number: trial.params["lr"] for trial in study.trials}
+    assert list(rates) == [0, 1] and rates[0] != rates[1]
+    assert study.best_value == max(trial.value for trial in study.trials)
 
 
 @pytest.mark.parametrize(

@@ -73,3 +73,23 @@ def test_setuptools_is_told_of_every_package() -> None:
         for p in (ROOT / package).rglob("__init__.py")
     }
     assert set(output) == result
+
+
+def test_every_extra_is_explained() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    table = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8").partition("| extra | for |")[2].split("\n\n")[0]
+    assert [name for name in extras if f"`{name}`" not in table] == []
+
+
+def test_setuptools_is_told_of_every_other_file() -> None:
+    """What a wheel needs besides Python: settings, pretrained policies, marks of types."""
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    patterns = [(package, glob) for package, globs in setuptools["package-data"].items() for glob in globs]
+    told = {path for package, glob in patterns for path in (ROOT / package).glob(glob)}
+    others = {
+        path
+        for package in ("marl", "envs", "configs")
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts
+    }
+    assert len(others) > 15 and others - told == set()

@@ -167,6 +167,7 @@ def test_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_index_names_every_page() -> None:
     index = {str(Path("docs") / link.partition("#")[0]) for link in links("docs/index.md")}
+    assert {str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.ipynb")} <= index
     assert (
         sorted(page for page in PAGES if page.startswith("docs/") and page != "docs/index.md" and page not in index)
         == []

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from envs.commands import run
-from marl.communication.options import Scope
+from marl.communication.options import QUICK, Options, Scope
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class CommandLine(Scope):
       python -m marl.communication RUN                      metrics, interventions, cross-play of replicas, pictures
       python -m marl.communication RUN --with OTHER_RUN     cross-play with other runs too
       python -m marl.communication RUN --episodes 200 --replicas 0 1 --interventions mute noise:0.2
-      python -m marl.communication simple_crypto --pretrained      a policy that comes with the package
+      python -m marl.communication simple_reference --pretrained      a policy that comes with the package, quickly
 
     Prints a verdict in plain words and writes communication.json and figures/ into RUN. Everything is played in the
     real environment. Formulas, units and limits of every number: docs/communication.md.
@@ -28,12 +28,19 @@ class CommandLine(Scope):
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     """Run directory, as training printed it; with --pretrained the task."""
+    episodes: Annotated[int | None, arg(metavar="INT")] = None
+    """Sample size of every metric and intervention; default: 1000, with --pretrained 200; the bias at small samples is
+    in docs/communication.md."""
+    interventions: Annotated[tuple[str, ...] | None, arg(metavar="TEXT ...")] = None
+    """For the shown replica, of mute, fixed, fixed:SYMBOL, uniform, shuffled, swapped, noise:RATE and self; the other
+    replicas are only shuffled. Default: mute fixed uniform shuffled swapped noise:0.1 noise:0.5, with --pretrained
+    mute shuffled."""
     pretrained: bool = False
     """RUN is a task: analyse the policy of the tables of results that comes with the package."""
     out: Annotated[Path | None, arg(metavar="DIR")] = None
     """Where the files of --pretrained go; default: runs/pretrained/RUN."""
     replicas: Annotated[tuple[int, ...] | None, arg(metavar="I ...")] = None
-    """These replicas of RUN only; default: all."""
+    """These replicas of RUN only; default: all, with --pretrained the first."""
     others: Annotated[tuple[Path, ...], arg(name="with", metavar="RUN ...")] = ()
     """Runs whose first replica joins the cross-play."""
     meaning: Annotated[str | None, arg(metavar="MODULE:FUNCTION")] = None
@@ -43,6 +50,16 @@ class CommandLine(Scope):
     """Sample every choice; default: the likeliest one."""
     json: Annotated[Path | None, arg(metavar="FILE")] = None
     """Write the numbers here too."""
+
+    def sizes(self) -> dict[str, Any]:
+        """On how much to measure: what is not given is that of `QUICK` and the first replica for a pretrained policy,
+        else that of `Options` and all replicas."""
+        default, replicas = (QUICK, (0,)) if self.pretrained else (Options(), None)
+        return {
+            "episodes": default.episodes if self.episodes is None else self.episodes,
+            "interventions": default.interventions if self.interventions is None else self.interventions,
+            "replicas": replicas if self.replicas is None else self.replicas,
+        }
 
 
 def main(argv: Sequence[str] | None = None) -> int:

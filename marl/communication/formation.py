@@ -27,7 +27,7 @@ class FormationRow(Record):
     meanings: tuple[str, ...]
     """[G] labels of those that came up."""
     shares: tuple[tuple[float, ...], ...]
-    """[G][V] share of each symbol for each meaning; rows sum to 1."""
+    """As `[G][V]`, the share of each symbol for each meaning; rows sum to 1."""
     information: float
     """Bits that the messages tell of the meaning, at least 0."""
     p: float

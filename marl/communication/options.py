@@ -18,13 +18,8 @@ DEFAULTS = ("mute", "fixed", "uniform", "shuffled", "swapped", "noise:0.1", "noi
 class Scope:
     """What Python and the command line can choose alike."""
 
-    episodes: int = 1000
-    """Sample size of every metric and intervention; the bias at small samples is in docs/communication.md."""
     seed: int = 1_000_000
     """Episode i is reset with this seed plus i."""
-    interventions: tuple[str, ...] = DEFAULTS
-    """For the shown replica, of mute, fixed, fixed:SYMBOL, uniform, shuffled, swapped, noise:RATE and self; the other
-    replicas are only shuffled."""
     cross_episodes: int = 200
     """Episodes of each pair in a cross-play; 0: none."""
     figures: bool = True
@@ -37,6 +32,11 @@ class Scope:
 class Options(Scope):
     """What to measure, and on how much."""
 
+    episodes: int = 1000
+    """Sample size of every metric and intervention; the bias at small samples is in docs/communication.md."""
+    interventions: tuple[str, ...] = DEFAULTS
+    """For the shown replica, of mute, fixed, fixed:SYMBOL, uniform, shuffled, swapped, noise:RATE and self; the other
+    replicas are only shuffled."""
     formation: bool = True
     """How the protocol formed, one row a checkpoint."""
     meaning: Meaning | None = None
@@ -50,4 +50,4 @@ class Options(Scope):
 
 
 QUICK = Options(episodes=200, interventions=("mute", "shuffled"), cross_episodes=0, formation=False)
-"""A few seconds a replica: for the end of a training run."""
+"""A few seconds a replica: for the end of a training run, and for a first look at a pretrained policy."""

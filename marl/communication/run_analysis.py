@@ -92,10 +92,11 @@ def analyse_run(
 
     Args:
         run_dir: of a training run.
-        options: what to measure; `changes` are fields of it, as `episodes=200`.
+        options: what to measure.
         replicas: which; None: all.
         others: further runs, whose first replica joins the cross-play.
         greedy: the argmax of each head, or sampled.
+        changes: fields of `options`, as `episodes=200`.
 
     Returns:
         What communication.json holds as JSON. A film of the shown replica goes to episodes.gif.
@@ -127,7 +128,7 @@ def analyse_pretrained(
     Args:
         name: the task, as for `Policy.pretrained`.
         out: the directory for communication.json and the pictures; made where it is missing.
-        options, replicas, others, greedy, changes: as for `analyse_run`.
+        options: as for `analyse_run`, and so are all others.
 
     Raises:
         UserError: as `analyse_run`, or no such policy.
@@ -203,8 +204,10 @@ def analyse_players(
 
     Args:
         players: name to player; each plays all agents.
-        env_id, spec, env_args: the environment.
+        env_id: of the environment.
+        spec: its specification.
         options: what to measure.
+        env_args: its keyword arguments.
         guests: more players for the cross-play only.
         out: directory for the pictures; None: none are drawn.
 
@@ -372,8 +375,8 @@ def analysed(options: CommandLine) -> str:
     meaning = _function(options.meaning) if options.meaning else None
     out = options.run
     common: dict[str, Any] = {
+        **options.sizes(),
         **{field.name: getattr(options, field.name) for field in fields(Scope)},
-        "replicas": options.replicas,
         "others": options.others,
         "greedy": not options.sampled,
         "meaning": meaning,

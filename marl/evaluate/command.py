@@ -11,6 +11,9 @@ from tyro.conf import Positional, arg
 
 from envs.commands import run
 
+EPISODES, PRETRAINED_EPISODES = 1000, 200
+"""Of each replica where nothing is said: of a run, and of a policy that comes with the package, for a first look."""
+
 
 @dataclass(frozen=True)
 class CommandLine:
@@ -20,7 +23,8 @@ class CommandLine:
       python -m marl.evaluate RUN --sampled --episodes 4000 --json result.json --gif film.gif
       python -m marl.evaluate RUN --against OTHER_RUN  competitive tasks: both ways round
       python -m marl.evaluate RUN --against chase      or against a scripted opponent
-      python -m marl.evaluate simple_reference --pretrained      a policy that comes with the package
+      python -m marl.evaluate simple_reference --pretrained      a policy that comes with the package, in seconds
+      python -m marl.evaluate simple_reference --pretrained --replica 0 1 2 --episodes 1000      all of it
       python -m marl.evaluate --scripted oracle --env simple_reference
       python -m marl.evaluate --scripted chase+flee --env simple_tag
 
@@ -31,8 +35,8 @@ class CommandLine:
     """Run directory, as training printed it; with --pretrained the task; left out with --scripted."""
     pretrained: bool = False
     """RUN is a task: play the policy of the tables of results that comes with the package."""
-    episodes: int = 1000
-    """Episodes of each replica."""
+    episodes: Annotated[int | None, arg(metavar="INT")] = None
+    """Episodes of each replica; default: 1000, with --pretrained 200."""
     seed: int = 0
     """Episode i is reset with this seed plus i."""
     max_steps: int = 10_000
@@ -46,7 +50,7 @@ class CommandLine:
     gif: Annotated[Path | None, arg(metavar="FILE")] = None
     """Film three episodes, with the messages said."""
     replica: Annotated[tuple[int, ...], arg(metavar="I ...")] = ()
-    """These replicas of RUN only; default: all."""
+    """These replicas of RUN only; default: all, with --pretrained the first."""
     checkpoint: Annotated[int | None, arg(metavar="STEP")] = None
     """The checkpoint of RUN at this step; default: the newest."""
     backend: Literal["pettingzoo", "torch"] = "pettingzoo"
@@ -57,6 +61,15 @@ class CommandLine:
     """Evaluate a scripted policy; two sides: NAME+NAME."""
     env: Annotated[str | None, arg(metavar="ID")] = None
     """The environment of --scripted."""
+
+    def number_of_episodes(self) -> int:
+        """Of each replica."""
+        default = PRETRAINED_EPISODES if self.pretrained else EPISODES
+        return default if self.episodes is None else self.episodes
+
+    def replicas(self) -> tuple[int, ...]:
+        """Those of RUN that play; () for all."""
+        return self.replica or ((0,) if self.pretrained else ())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -103,7 +103,7 @@ class Match(Record):
     teams: Mapping[str, Estimate]
     """{team: mean return of its agents}, over the episodes of all pairs."""
     pairs: Mapping[str, tuple[tuple[float, ...], ...]]
-    """{team: its mean return [players of the first party][players of the second]}."""
+    """{team: its mean return `[players of the first party][players of the second]`}."""
 
 
 @dataclass(frozen=True)

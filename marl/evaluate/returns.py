@@ -229,7 +229,7 @@ def _run(options: CommandLine) -> tuple[Evaluation | Matches, str]:
     party, env_id, env_args, spec = _first(options)
     mode = "sampled" if options.sampled else "greedy"
     common: dict[str, Any] = {
-        "episodes": options.episodes,
+        "episodes": options.number_of_episodes(),
         "seed": options.seed,
         "env_args": env_args,
         "backend": options.backend,
@@ -243,7 +243,7 @@ def _run(options: CommandLine) -> tuple[Evaluation | Matches, str]:
                 f"{party.name!r} leaves {missing} of {spec.id} without a player; join it with a script of the other "
                 f"side: --scripted {party.name}+{_other_scripts(env_id, missing)[0]}."
             )
-        numbers = options.replica or range(len(party.players))
+        numbers = options.replicas() or range(len(party.players))
         with Counter(options.seconds) as counter:
             budget = Budget(seconds=options.seconds)
             evaluation = evaluate(
@@ -255,12 +255,12 @@ def _run(options: CommandLine) -> tuple[Evaluation | Matches, str]:
             text += f"\n{described(read(str(options.run)))}"
     else:
         matches = play_matches(party, opponent, env_id, spec, **common)
-        setting = Setting(spec.id, env_args, options.episodes, options.seed, mode, options.backend)
+        setting = Setting(spec.id, env_args, common["episodes"], options.seed, mode, options.backend)
         result = Matches(setting, opponent.name, tuple(matches), anchors(env_id, env_args).returns())
         text = match_table(result)
     if options.gif is not None:
         player = party.players[0] if opponent is None else one_pair(party, opponent, spec)
-        frames = film(player, env_id, episodes=min(3, options.episodes), seed=options.seed, env_args=env_args)
+        frames = film(player, env_id, episodes=min(3, common["episodes"]), seed=options.seed, env_args=env_args)
         write_gif(frames, options.gif)
     return result, text
 
@@ -281,7 +281,7 @@ def _first(options: CommandLine) -> tuple[Party, str, dict[str, Any], EnvSpec]:
     assert options.run is not None
     if options.pretrained and options.checkpoint is not None:
         raise UserError("--checkpoint goes with a run directory; a pretrained policy is the last one of its run.")
-    party = _trained(options, options.run, options.replica, options.checkpoint, options.pretrained)
+    party = _trained(options, options.run, options.replicas(), options.checkpoint, options.pretrained)
     policy: Any = party.players[0]
     return party, policy.env_id, dict(policy.env_args or {}), policy.spec
 

@@ -61,7 +61,8 @@ def export(policy: Policy, out: Path, kind: str = "onnx", source: str = "", repl
         policy: any; its greedy choices are what the files return.
         out: directory; made where it is missing.
         kind: "onnx" or "torch".
-        source, replica: for the description.
+        source: the run, for the description.
+        replica: of it, as well.
 
     Raises:
         UserError: the extra is not installed, a directory that cannot be written, or actors that cannot be exported.

@@ -25,7 +25,7 @@ p, ul { margin: .5rem 0; }
 .card span { color: #555; font-size: .85rem; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem;
   align-items: start; }
-figure { margin: 0; max-width: 42rem; }
+figure { margin: 0; }
 figure img { width: 100%; height: auto; }
 figure.small img { width: auto; max-width: 100%; }
 figcaption { font-size: .9rem; color: #444; }
@@ -37,6 +37,7 @@ pre { overflow-x: auto; overflow-wrap: normal; background: #f5f5f5; border-radiu
   font: .8rem/1.4 ui-monospace, monospace; }
 details { margin: .6rem 0; }
 summary { cursor: pointer; font-weight: 600; }
+@media (max-width: 30rem) { table { font-size: .85rem; } th, td { padding: .25rem .45rem; } }
 @media print { details > * { display: block; } }
 """
 

@@ -91,7 +91,14 @@ class Policy:
         checkpoint: int | str | Path | None = None,
         seed: int = 0,
     ) -> Policy:
-        """The policy of a run's newest checkpoint, or of step `checkpoint`; needs the actors' file alone.
+        """The policy of a run's newest checkpoint, or of another; needs the actors' file alone.
+
+        Args:
+            run_dir: of the run.
+            replica: which of its replicas.
+            greedy: argmax of each head, else a sample.
+            checkpoint: a step, or a checkpoint's directory; None: the newest.
+            seed: of the samples.
 
         Raises:
             UserError: no such run, checkpoint or replica, or a damaged file.
@@ -116,7 +123,9 @@ class Policy:
 
         Args:
             name: of the task, as "simple_reference"; `marl.pretrained.library.names()` are those that there are.
-            replica, greedy, seed: as for `load`.
+            replica: which of them.
+            greedy: argmax of each head, else a sample.
+            seed: of the samples.
 
         Raises:
             UserError: no such policy or replica, or a damaged file.

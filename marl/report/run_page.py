@@ -27,6 +27,7 @@ from marl.stats import mean_interval
 
 REPORT, COMPARISON = "report.html", "comparison.html"
 _LARGEST = 12_000_000  # bytes of one embedded GIF
+_DPI = 200  # of a figure that has the page's whole width
 
 _CAPTIONS = {
     "protocol": "How often each symbol is said for each goal, with 95 % intervals",
@@ -111,7 +112,7 @@ def _learning(run: RunRecords) -> str:
     known = gains if len(gain_steps) == len(steps) else None
     figure = learning_figure(steps, returns, _lines(run), known)
     text = "Greedy evaluation during training. Thin: replicas; thick: their mean with a 95 % interval."
-    return page.image(png(figure), ".png", text if returns.shape[1] > 1 else "Greedy evaluation during training.")
+    return page.image(png(figure, _DPI), ".png", text if returns.shape[1] > 1 else "Greedy evaluation during training.")
 
 
 def _lines(run: RunRecords) -> dict[str, float | None]:
@@ -270,7 +271,7 @@ def _curves(runs: Sequence[RunRecords]) -> list[str]:
                 curves[f"{runs.index(run) + 1}  {run.name}"] = (steps, values)
         if curves:
             figure = comparison_figure(curves, _lines(group[0]))
-            drawn.append(page.image(png(figure), ".png", f"{env[0]}: greedy evaluation during training"))
+            drawn.append(page.image(png(figure, _DPI), ".png", f"{env[0]}: greedy evaluation during training"))
     return drawn
 
 

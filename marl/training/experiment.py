@@ -54,9 +54,12 @@ class RunResult:
     """What a finished run leaves."""
 
     run_dir: Path
-    step: int  # environment steps of a replica
-    seconds: float  # wall time of training
-    evaluation: Evaluation | None  # of the final policy, as in evaluation.json; None where the run was stopped
+    step: int
+    """Environment steps of a replica."""
+    seconds: float
+    """Wall time of training."""
+    evaluation: Evaluation | None
+    """Of the final policy, as in evaluation.json; None where the run was stopped."""
 
 
 def train(

@@ -34,7 +34,7 @@ Matrix = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True)
 class CrossPlay(Record):
-    """Every participant's speakers (rows) with every participant's listeners (columns); matrices are [P][P]."""
+    """Every participant's speakers (rows) with every participant's listeners (columns); matrices are `[P][P]`."""
 
     participants: tuple[str, ...]
     """Names."""

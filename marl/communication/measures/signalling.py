@@ -52,7 +52,7 @@ class Signalling(Record):
     meanings: tuple[str, ...]
     """[G] labels; none where what there is to tell is not known."""
     table: Counts
-    """[G][V] episodes of each meaning and symbol; empty where the meaning is not known."""
+    """Counts `[G][V]` of episodes of each meaning and symbol; empty where the meaning is not known."""
     information: Information | Undefined = field(metadata=key("signalling"))
     """I(M; G)."""
     entropy_given_meaning_bits: float | None = field(metadata=LEFT_OUT)
@@ -74,7 +74,7 @@ class Reception(Record):
     lag: int
     """Steps after which a message arrives best, from 1."""
     confusion: Counts
-    """[sent V][heard V + 1] heard steps at that lag; the last column is nothing."""
+    """Counts `[sent V][heard V + 1]` of heard steps at that lag; the last column is nothing."""
     capacity_estimate_bits: float
     """Capacity of the channel that these counts suggest."""
     received: Information | None = field(metadata=LEFT_OUT)

@@ -12,10 +12,14 @@ import torch
 from whole_runs import whole
 
 from benchmarks.pretrained import ACTOR_SETTINGS, FOLDER, ROOT, returns_of, written
+from envs.commands import parse
 from marl import Policy
+from marl.communication import command as analysis_command
 from marl.communication.command import main as analyse
+from marl.communication.options import DEFAULTS, QUICK, Options
 from marl.config.schema import MADDPGConfig
 from marl.errors import UserError
+from marl.evaluate import command as evaluate_command
 from marl.evaluate.command import main as evaluate
 from marl.play.rollout import play
 from marl.pretrained import library
@@ -144,6 +148,48 @@ def test_the_evaluation_names_the_row(tmp_path: Path, capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     assert "pretrained simple_reference" in text and "published: return -7." in text
     assert json.loads(file.read_text())["replicas"][0]["replica"] == 1
+
+
+def test_a_first_look_is_quick() -> None:
+    """One replica and few episodes where nothing is said, for pretrained policies alone; all can be said otherwise."""
+    task, run, every = ["simple_reference", "--pretrained"], ["runs/x"], ["0", "1", "2"]
+    for words, episodes, replicas in (
+        (task, 200, (0,)),
+        (run, 1000, ()),
+        ([*task, "--episodes", "1000", "--replica", *every], 1000, (0, 1, 2)),
+        ([*run, "--episodes", "7"], 7, ()),
+    ):
+        asked = parse(evaluate_command.CommandLine, "", words)
+        assert (asked.number_of_episodes(), asked.replicas()) == (episodes, replicas)
+    for words, sizes in (
+        (task, (QUICK.episodes, QUICK.interventions, (0,))),
+        (run, (Options().episodes, DEFAULTS, None)),
+        ([*task, "--episodes", "9", "--replicas", "1", "2"], (9, QUICK.interventions, (1, 2))),
+        ([*task, "--interventions", "uniform", "noise:0.2"], (QUICK.episodes, ("uniform", "noise:0.2"), (0,))),
+    ):
+        assert tuple(parse(analysis_command.CommandLine, "", words).sizes().values()) == sizes
+
+
+def test_the_help_names_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    for main in (evaluate, analyse):
+        assert main(["--help"]) == 0
+        text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        assert f"default: {Options().episodes}, with --pretrained {QUICK.episodes}" in text
+        assert "default: all, with --pretrained the first" in text
+    assert f"Default: {' '.join(DEFAULTS)}, with --pretrained {' '.join(QUICK.interventions)}." in text
+
+
+def test_the_quick_forms_play_what_they_say(tmp_path: Path) -> None:
+    """Both commands as a newcomer types them, but for the port in place of the real environment, and still quicker."""
+    file, port = tmp_path / "result.json", ["simple_reference", "--pretrained", "--backend", "torch"]
+    assert evaluate([*port, "--json", str(file)]) == 0
+    found = json.loads(file.read_text())
+    assert found["episodes"] == 200 and [one["replica"] for one in found["replicas"]] == [0]
+    assert analyse([*port, "--out", str(tmp_path), "--no-figures", "--episodes", "20"]) == 0
+    found = json.loads((tmp_path / "communication.json").read_text())
+    assert [one["replica"] for one in found["replicas"]] == [0] and "cross_play" not in found
+    names = [channel["name"] for channel in found["replicas"][0]["interventions"]]
+    assert names[:2] == ["mute", "shuffled"] and all(name.startswith("shuffled: ") for name in names[2:])
 
 
 def test_the_analysis_writes_where_it_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
