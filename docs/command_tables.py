@@ -15,6 +15,7 @@ COMMANDS = {
     "marl.evaluate": "marl.evaluate.command",
     "marl.communication": "marl.communication.command",
     "marl.report": "marl.report.command",
+    "marl.listen": "marl.listen.command",
     "marl.export": "marl.export.command",
     "marl.teaching": "marl.teaching.command",
     "marl.world_model.evaluate": "marl.world_model.evaluate",

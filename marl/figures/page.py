@@ -19,6 +19,7 @@ h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; border-bottom: 1px solid #ccc; }
 p, ul { margin: .5rem 0; }
 .where { color: #555; font-size: .9rem; }
 .verdict { font-size: 1.1rem; }
+.link a { color: inherit; font-weight: 600; }
 .cards { display: flex; flex-wrap: wrap; gap: .6rem; margin: 1rem 0; }
 .card { flex: 1 1 8rem; border: 1px solid #ccc; border-radius: .5rem; padding: .5rem .7rem; }
 .card b { display: block; font-size: 1.5rem; }
@@ -77,6 +78,11 @@ def section(title: str, *parts: str) -> str:
 def paragraph(text: str, kind: str = "") -> str:
     attribute = f' class="{kind}"' if kind else ""
     return f"<p{attribute}>{escape(text)}</p>"
+
+
+def link(target: str, text: str) -> str:
+    """A paragraph that leads to a file beside the page."""
+    return f'<p class="link"><a href="{escape(target)}">{escape(text)}</a></p>'
 
 
 def bullets(items: Sequence[str]) -> str:

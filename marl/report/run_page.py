@@ -20,6 +20,7 @@ from marl.errors import UserError
 from marl.evaluate.anchors import lines_of
 from marl.figures import page
 from marl.figures.plots import FORMED, comparison_figure, learning_figure, png
+from marl.listen.page import LISTEN
 from marl.runs.durable import replace_text
 from marl.runs.exchange import marl_eval
 from marl.runs.records import RunRecords, differing_settings, read_run
@@ -64,6 +65,7 @@ def report_html(run: RunRecords) -> str:
         page.paragraph(_headline(run), "verdict"),
         page.paragraph(str(run.path), "where"),
         page.cards(_cards(run)),
+        _to_play(run),
         page.section("Learning", _learning(run)),
         page.section("Scores", _scores(run)),
         page.section("Language" if run.communication else "Pictures", _language(run), _pictures(run)),
@@ -102,6 +104,12 @@ def _cards(run: RunRecords) -> dict[str, str]:
     if seconds is not None:
         shown["training time"] = _duration(seconds)
     return shown
+
+
+def _to_play(run: RunRecords) -> str:
+    """The way to the page beside this one, where there is one."""
+    there = (run.path / LISTEN).exists()
+    return page.link(LISTEN, "Listen yourself: take the place of one of the agents") if there else ""
 
 
 def _learning(run: RunRecords) -> str:

@@ -67,6 +67,8 @@ def finish(config: Config, path: Path, trainer: Trainer, logger: RunLog, phases:
             phases.end("analysis")
         else:
             language()
+        if _playable(config) and _loadable(path, trainer):
+            _attempt("page to play", lambda: _page_to_play(path), logger)()
         _attempt("report", lambda: _page(path), logger)()
         phases.end("report")
     logger.say(_closing_message(config, path, trainer, trained, phases))
@@ -187,6 +189,18 @@ def _film(path: Path, config: Config, make: Callable[..., Any] | None) -> str:
     frames = film(Policy.load(path), config.env, seed=config.evaluation.seed, env_args=config.env_args, make=make)
     write_gif(frames, path / "episodes.gif")
     return f"Film: {path / 'episodes.gif'}"
+
+
+def _playable(config: Config) -> bool:
+    from marl.listen.content import plays
+
+    return plays(config)
+
+
+def _page_to_play(path: Path) -> str:
+    from marl.listen.page import write_listen
+
+    return f"Listen yourself: {write_listen(path)}"
 
 
 def _page(path: Path) -> str:

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[3]
         ("marl.evaluate.__main__", "--against"),
         ("marl.communication.__main__", "--cross-episodes"),
         ("marl.report.__main__", "--out"),
+        ("marl.listen.__main__", "--pretrained"),
         ("marl.export.__main__", "--format"),
         ("marl.teaching.__main__", "--learners"),
         ("marl.world_model.evaluate", "--own-policy"),

@@ -152,9 +152,11 @@ def test_a_fault_of_the_report_leaves_the_run(
 
     monkeypatch.setattr("marl.report.run_page.write_report", broken)
     monkeypatch.setattr("marl.communication.run_analysis.analyse_run", broken)
+    monkeypatch.setattr("marl.listen.page.write_listen", broken)
     run = whole(tmp_path / "run", {"logging.report": True})
     err = capsys.readouterr().err
-    assert "warning: no language: no ink" in err and "warning: no report: no ink" in err
+    for part in ("language", "page to play", "report"):
+        assert f"warning: no {part}: no ink" in err
     assert (run / "evaluation.json").is_file()
 
 
@@ -172,7 +174,7 @@ def test_the_language_beside_the_evaluation_changes_no_number(
         assert ("beside it" in out) == both
         output.append([line for line in out.splitlines() if line.startswith(("mean ", "gain ", "  goal "))])
         numbers.append([json.loads((run / file).read_text()) for file in ("evaluation.json", "communication.json")])
-        assert (run / "report.html").is_file()
+        assert 'href="listen.html"' in (run / "report.html").read_text() and (run / "listen.html").is_file()
     assert output[0] == output[1] and output[0]
     assert numbers[0][0] == numbers[1][0]
     assert numbers[0][1]["replicas"] == numbers[1][1]["replicas"]
