@@ -172,7 +172,6 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-
 def _trained(config: Config) -> int:
     """Steps that are really played: whole rounds of all environments."""
     return -(-config.total_steps // config.num_envs) * config.num_envs

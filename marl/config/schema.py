@@ -30,9 +30,7 @@ Estimator = Literal[
     "gumbel_soft", "gumbel_st", "straight_through", "rao_blackwell", "gapped", "reinmax", "reinforce", "exact"
 ]
 
-Channel = Literal[
-    "gumbel", "none", "oracle", "self", "constant", "shuffled", "noisy", "rial", "dial", "intent"
-]
+Channel = Literal["gumbel", "none", "oracle", "self", "constant", "shuffled", "noisy", "rial", "dial", "intent"]
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ from torch import Tensor
 
 from envs.conditions import require_messages
 from envs.spec import EnvSpec, Route
-from envs.streams import Stream
 from marl.config.schema import MADDPGConfig
 from marl.data.batch import Batch
 from marl.errors import UserError
