@@ -178,8 +178,6 @@ class Slots:
                 new_EM = heard_EM
             else:
                 new_EM = torch.zeros_like(heard_EM)
-            if not self.spec.fixed_agents:  # whoever is not there sees zeros alone
-                new_EM = new_EM * (obs_NEO[route.receiver] != 0).any(-1, keepdim=True)
             results.append(new_EM)
         return results
 
@@ -187,6 +185,8 @@ class Slots:
         """A copy of observations with this in the slots; of each route [E, M], or what broadcasts to it."""
         changed_NEO = obs_NEO.clone()
         for route, new_EM in zip(self.spec.routes, slots, strict=True):
+            if not self.spec.fixed_agents:  # whoever is not there sees zeros alone
+                new_EM = new_EM * (obs_NEO[route.receiver] != 0).any(-1, keepdim=True)
             changed_NEO[route.receiver, :, route.slot] = new_EM
         return changed_NEO
 
