@@ -2,7 +2,7 @@
 
     python -m benchmarks.conditions --env simple_speaker_listener
     python -m benchmarks.conditions --env simple_reference --replicas 10 --arms gumbel none oracle
-    python -m benchmarks.conditions --env simple_reference --keep runs/conditions      goes on there where it was cut off
+    python -m benchmarks.conditions --env simple_reference --keep DIR      goes on there where it was cut off
     python -m benchmarks.conditions                                        only the tables of what was written
 
 An arm is the task's configuration, and the flags after --, with another --channel: same updates, steps, seeds and
