@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ import envs
 from benchmarks import seeds
 from benchmarks.conditions.protocols import formed_at, protocol
 from benchmarks.conditions.tables import table
-from benchmarks.learning.training_runs import placeless, run_arm, split_at_dashes
+from benchmarks.learning.training_runs import run_arm, split_at_dashes
 from benchmarks.machine import machine
 from envs.conditions import Condition
 from marl import Policy
@@ -35,6 +36,7 @@ from marl.cli.parse import parse
 from marl.config.schema import Config
 from marl.errors import UserError
 from marl.learner.messages import LEARNERS
+from marl.runs.checkpoint import DIRECTORY, newest
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "conditions"
 ARMS: dict[str, str] = {
@@ -88,7 +90,9 @@ def _begun(out: Path, options: argparse.Namespace, flags: list[str]) -> dict[str
                 f"all arms again."
             )
         return record
-    command = " ".join(["python -m benchmarks.conditions", *placeless(sys.argv[1:])])
+    own = ["--env", options.env, "--replicas", str(options.replicas), "--episodes", str(options.episodes)]
+    behind = ["--", *flags] if flags else []
+    command = " ".join(["python -m benchmarks.conditions", *own, *behind])
     return {"setting": setting, "command": command, "machine": machine(), "arms": {}}
 
 
@@ -100,6 +104,8 @@ def _measure(options: argparse.Namespace, name: str, flags: list[str]) -> dict[s
     first = seeds.seeds(seeds.EPISODES, "conditions").first
     seed = seeds.seeds(seeds.RUNS, "conditions").first if options.seed is None else options.seed
     folder = options.keep / options.env / name
+    if (folder / "config.yaml").is_file() and newest(folder / DIRECTORY) is None:
+        shutil.rmtree(folder)  # cut off before its first checkpoint: there is nothing to go on with
     measured = run_arm(options.env, flags, seed, options.replicas, options.episodes, first, keep=folder)
     half = first + options.episodes  # other episodes than those of the judgement
     protocols = [protocol(Policy.load(folder, r), options.episodes, half) for r in range(options.replicas)]
