@@ -67,8 +67,9 @@ def _steps(steps: list[float | None] | None, replicas: int) -> str:
         return ""
     values = [float("inf") if one is None else one for one in steps]
     middle = float(np.quantile(values, 0.5, method="higher"))
-    ends = median_interval(values) if replicas > 1 else (middle, middle)
-    return f"{_thousands(middle)} [{', '.join(map(_thousands, ends))}]"
+    if replicas < 6:  # which give the median no interval
+        return _thousands(middle)
+    return f"{_thousands(middle)} [{', '.join(map(_thousands, median_interval(values)))}]"
 
 
 def _thousands(steps: float) -> str:

@@ -180,6 +180,7 @@ def test_telling_loss_by_hand() -> None:
 
 def test_a_mover_tells_the_move_that_it_makes_when_it_is_heard() -> None:
     learner = Intent(of("simple_reference"), PLAIN, 5)
+    learner.actor.mlp.layers()[-1][0].data.mul_(300.0)
     batch = batch_of("simple_reference", learner)
     logits = learner._logits(batch)
     result = learner._bonuses(batch, logits)
@@ -195,6 +196,7 @@ def test_a_mover_tells_the_move_that_it_makes_when_it_is_heard() -> None:
 
 def test_a_speaker_tells_what_it_observes() -> None:
     learner = Intent(of("simple_speaker_listener"), PLAIN, 5)
+    learner.actor.mlp.layers()[-1][0].data.mul_(300.0)
     batch = batch_of("simple_speaker_listener", learner)
     logits = learner._logits(batch)
     result = learner._bonuses(batch, logits)
