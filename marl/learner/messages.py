@@ -13,7 +13,7 @@ Sources: RIAL and DIAL, Foerster, Assael, de Freitas and Whiteson, "Learning to 
 reinforcement learning", NeurIPS 2016 (arXiv 1605.06676), sections 5.1 and 5.2; intent, Kim, Park and Sung,
 "Communication in multi-agent reinforcement learning: intention sharing", ICLR 2021. What differs stands at each class.
 
-Shape suffixes: S replicas, N agents, n senders, B batch, O observation, H heads, K choices of a head.
+Shape suffixes: S replicas, N agents, B batch, O observation, H heads, K choices of a head.
 """
 
 from __future__ import annotations
