@@ -23,7 +23,7 @@ from marl.config.fields import flatten
 from marl.config.schema import Config
 from marl.errors import UserError
 
-Purpose = Literal["tuning", "reporting", "studies", "duels", "anchors", "retired"]
+Purpose = Literal["tuning", "reporting", "studies", "conditions", "duels", "anchors", "retired"]
 LEDGER = Path(__file__).resolve().parent / "results" / "reported.json"
 RUNS_IN_A_SLOT = 100  # root seeds; a run of several replicas takes one
 EPISODES_IN_A_SLOT = 1_000_000
@@ -49,10 +49,12 @@ RUNS = (
     SeedRange("tuning", 0, 1000, "searches, trials, examples, and whatever a user runs by default"),
     SeedRange("retired", 1000, 1000, "the learning and competition tables until November 2026"),
     SeedRange("studies", 2000, 1000, "arms of benchmarks.learning.studies, none of which is chosen by its result"),
+    SeedRange("conditions", 3000, 1000, "arms of benchmarks.conditions, none of which is chosen by its result"),
     SeedRange("reporting", 10_000, _SLOTS * RUNS_IN_A_SLOT, "benchmarks.learning: a slot for each configuration"),
 )
 EPISODES = (
     SeedRange("anchors", 1_000_000, 1_000_000, "scripts of the table of anchors, and the final evaluation of a run"),
+    SeedRange("conditions", 4_000_000, 1_000_000, "benchmarks.conditions"),
     SeedRange("retired", 5_000_000, 1_000_000, "the learning table until November 2026"),
     SeedRange("duels", 6_000_000, 1_000_000, "benchmarks.competition"),
     SeedRange("tuning", 7_000_000, 1_000_000, "searches and trials"),

@@ -19,6 +19,7 @@ from benchmarks.judgement import judge
 from marl import Policy, train
 from marl.cli.parse import parse
 from marl.config.schema import Config
+from marl.runs.checkpoint import DIRECTORY, newest
 from marl.runs.records import RunRecords, read_run
 from marl.training.experiment import RunResult
 
@@ -48,7 +49,7 @@ def run_arm(
         episodes_seed: of the judgement; its purpose goes into the record (benchmarks/seeds.py).
         modes: "greedy", "sampled" or both.
         backend: what the judgement plays in: the real environment or our port (equal to it within rounding).
-        keep: the run directory; None: a temporary one.
+        keep: the run directory, in which a run that was cut off goes on; None: a temporary one.
 
     Returns:
         {env, flags, purpose, configuration, seed, replicas, steps, seconds, processor, curve: {step: [n], return,
@@ -83,12 +84,16 @@ def run_arm(
 
 
 def train_arm(env: str, flags: Sequence[str], seed: int, replicas: int, directory: Path) -> tuple[Config, RunResult]:
-    """Train with the task's configuration and `flags`, without report or judgement; the settings and what came out."""
-    own = ["--seed", str(seed), "--num-replicas", str(replicas), "--run-dir", str(directory)]
+    """Train with the task's configuration and `flags`, without report or judgement; the settings and what came out.
+
+    A run of the same settings that was cut off in `directory` goes on.
+    """
+    own = ["--env", env, "--seed", str(seed), "--num-replicas", str(replicas), "--run-dir", str(directory)]
     quiet = ["--logging.report", "false", "--logging.tensorboard", "false", "--evaluation.final-episodes", "2"]
     every = ["--evaluation.every", "10000"]  # as the published curves have it, unless the flags say otherwise
-    config = parse(["--env", env, *own, *quiet, *every, *flags]).config
-    return config, train(config)
+    cut_off = newest(directory / DIRECTORY) is not None
+    launch = parse([*(["--resume", str(directory)] if cut_off else []), *own, *quiet, *every, *flags])
+    return launch.config, train(launch.config, resume=launch.resume)
 
 
 def curve(run: RunRecords) -> dict[str, Any]:

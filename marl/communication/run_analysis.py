@@ -29,7 +29,7 @@ from marl.communication.measures.crossplay import CrossPlay, Participant, cross_
 from marl.communication.measures.influence import Predictable
 from marl.communication.measures.interventions import Lines, possible
 from marl.communication.options import Options, Scope
-from marl.communication.verdict import constant_replicas, cross_words, describe, describe_all, summary
+from marl.communication.verdict import channel_words, constant_replicas, cross_words, describe, describe_all, summary
 from marl.errors import UserError
 from marl.evaluate.anchors import lines_of
 from marl.figures.film import film, write_gif
@@ -75,6 +75,8 @@ class Analysis(Record):
     """Of all players and guests; None of a single one, or where it was not asked for."""
     text: str
     """The verdict in plain words."""
+    channel: str | None = field(default=None, metadata=LEFT_OUT)
+    """The run's `--channel` where it is another than gumbel, as noisy:0.1; else None."""
     formation: tuple[FormationRow, ...] | None = field(default=None, metadata=LEFT_OUT)
     """How the protocol of the shown replica formed; None where it was not asked for."""
 
@@ -176,6 +178,7 @@ def _analyse(
         figures += drawn
     if chosen.figures:
         _film(players[f"replica {shown}"], first.env_id, first.env_args, out / GIF, chosen)
+    trained_with = channel_words(first.channel)
     result = replace(
         result,
         run=name,
@@ -183,7 +186,8 @@ def _analyse(
         replicas=tuple(numbered),
         shown=shown,
         figures=tuple(figures),
-        text="\n".join([result.text, *constant_replicas(numbered)]),
+        text="\n".join([*trained_with, result.text, *constant_replicas(numbered)]),
+        channel=first.channel if trained_with else None,
         formation=formation,
     )
     replace_text(out / JSON, json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")

@@ -244,6 +244,11 @@ def constant_replicas(result: Sequence[PlayerAnalysis]) -> list[str]:
     return lines
 
 
+def channel_words(channel: str) -> list[str]:
+    """A sentence where a run had another channel than gumbel: it is played and measured through the same one."""
+    return [] if channel == "gumbel" else [f"Trained, played and measured with --channel {channel}."]
+
+
 def _gain(result: Outcome) -> str:
     return f" (gain {result.gain.mean:.2f})" if result.gain else ""
 

@@ -21,6 +21,8 @@ class Rule:
     words: Callable[[Config], str]  # what is wrong and what was expected
 
 
+_LEARNED = ("rial", "dial", "intent")  # channels that are ways to learn messages
+_NOT_THROUGH = ("exact", "reinforce", "rao_blackwell")  # estimators that no gradient passes through to what was before
 _DEVICE = re.compile(r"auto|cpu|cuda|cuda:\d{1,3}")
 
 RULES: tuple[Rule, ...] = (
@@ -122,13 +124,52 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
+        ("channel", "num_envs"),
+        lambda c: c.channel == "shuffled" and c.num_envs < 2,
+        lambda c: (
+            "channel shuffled lets a message arrive in another environment of the replica; expected num_envs of at "
+            "least 2"
+        ),
+    ),
+    Rule(
+        ("channel", "distributed"),
+        lambda c: c.channel == "shuffled" and c.distributed == "data",
+        lambda c: (
+            "distributed data splits the environments of a replica, among which channel shuffled shuffles; expected "
+            "distributed replicas"
+        ),
+    ),
+    Rule(
+        ("channel", "maddpg.recurrent"),
+        lambda c: c.channel in _LEARNED and c.maddpg.recurrent,
+        lambda c: (
+            f"channel {c.channel} learns from single transitions and not from the windows of maddpg.recurrent; "
+            f"expected recurrent false with it"
+        ),
+    ),
+    Rule(
+        ("channel", "world_model"),
+        lambda c: c.channel in _LEARNED and c.world_model,
+        lambda c: (
+            f"channel {c.channel} and world_model exclude each other; the loss through the model would teach messages "
+            f"too, expected world_model false with it"
+        ),
+    ),
+    Rule(
+        ("channel", "maddpg.message_estimator", "maddpg.estimator"),
+        lambda c: c.channel == "dial" and (c.maddpg.message_estimator or c.maddpg.estimator) in _NOT_THROUGH,
+        lambda c: (
+            f"channel dial needs an estimator that is a function of one sample, and "
+            f"{c.maddpg.message_estimator or c.maddpg.estimator} is none; expected maddpg.message_estimator gumbel_st, "
+            f"gumbel_soft or another"
+        ),
+    ),
+    Rule(
         ("device",),
         lambda c: _DEVICE.fullmatch(c.device) is None,
         lambda c: f"device: got {c.device[:60]!r}; expected auto, cpu, cuda or cuda:i",
     ),
 )
-
-_NOT_THROUGH = ("exact", "reinforce", "rao_blackwell")  # estimators that the loss through the world model replaces
 
 
 def _trained(config: Config) -> int:
@@ -146,6 +187,16 @@ WARNINGS: tuple[Rule, ...] = (
         ("from_run", "from_parts"),
         lambda c: c.from_run is None and c.from_parts != Config().from_parts,
         lambda c: f"from_parts {c.from_parts} has no effect without --from RUN",
+    ),
+    Rule(
+        ("channel", "channel_noise"),
+        lambda c: c.channel != "noisy" and c.channel_noise != Config().channel_noise,
+        lambda c: f"channel_noise {c.channel_noise:g} has no effect without --channel noisy",
+    ),
+    Rule(
+        ("channel", "maddpg.message_estimator"),
+        lambda c: c.channel in ("rial", "intent") and c.maddpg.message_estimator is not None,
+        lambda c: f"maddpg.message_estimator has no effect on messages that are learned by channel {c.channel}",
     ),
     Rule(
         ("total_steps", "maddpg.warmup_steps"),

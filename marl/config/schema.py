@@ -30,6 +30,8 @@ Estimator = Literal[
     "gumbel_soft", "gumbel_st", "straight_through", "rao_blackwell", "gapped", "reinmax", "reinforce", "exact"
 ]
 
+Channel = Literal["gumbel", "none", "oracle", "self", "constant", "shuffled", "noisy", "rial", "dial", "intent"]
+
 
 @dataclass(frozen=True)
 class MADDPGConfig:
@@ -328,6 +330,12 @@ class Config:
     """Environments per replica."""
     total_steps: Positive = 100_000
     """Steps of all environments of one replica."""
+    channel: Channel = "gumbel"
+    """What is heard, or how it is learned to be said: gumbel is the channel as it is; none, oracle, self, constant,
+    shuffled and noisy change what arrives, in training and evaluations alike; rial, dial and intent are other ways to
+    learn messages."""
+    channel_noise: Share = 0.1
+    """Probability that another symbol is heard (channel noisy)."""
     backend: Literal["torch", "pettingzoo"] = "torch"
     """What steps the training environments: our batched MPE or the real PettingZoo environment."""
     workers: Count = 0
@@ -368,3 +376,8 @@ class Config:
         every = self.evaluation.every
         least = 10_000 if names_function(self.env) else 1000
         return max(round(self.total_steps / 30), least) if every is None else every
+
+    @property
+    def channel_name(self) -> str:
+        """`channel`, with its noise where it has one, as noisy:0.1."""
+        return f"{self.channel}:{self.channel_noise:g}" if self.channel == "noisy" else self.channel

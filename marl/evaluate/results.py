@@ -55,6 +55,8 @@ class Setting(Record):
     """Steps after which an episode was stopped; None where all ended."""
     asked: int | None = field(default=None, metadata=LEFT_OUT)
     """Episodes that were asked for, where fewer were played; else None."""
+    channel: str | None = field(default=None, metadata=LEFT_OUT)
+    """The run's `--channel` where it is another than gumbel, as noisy:0.1; else None."""
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,7 @@ def evaluate(
             backend,
             max_steps if any(one.unfinished for one in results) else None,
             asked if any(one.episodes for one in results) else None,
+            channel_of(several),
         ),
         competitive=is_competitive(spec),
         replicas=tuple(results),
@@ -133,6 +134,12 @@ def evaluate(
         iqm_interval=None if iqm is None else _with_luck(iqm, stats.bootstrap_interval(means), results),
         anchors=reference.returns(),
     )
+
+
+def channel_of(players: Sequence[Player]) -> str | None:
+    """The channel that players were trained with, where it is another than gumbel; for the record."""
+    names = {str(getattr(player, "channel", "gumbel")) for player in players} - {"gumbel"}
+    return ", ".join(sorted(names)) or None
 
 
 def _shown(progress: Callable[[int, int], None], before: int, count: int, ended: int) -> None:
@@ -255,7 +262,8 @@ def _run(options: CommandLine) -> tuple[Evaluation | Matches, str]:
             text += f"\n{described(read(str(options.run)))}"
     else:
         matches = play_matches(party, opponent, env_id, spec, **common)
-        setting = Setting(spec.id, env_args, common["episodes"], options.seed, mode, options.backend)
+        channel = channel_of([*party.players, *opponent.players])
+        setting = Setting(spec.id, env_args, common["episodes"], options.seed, mode, options.backend, channel=channel)
         result = Matches(setting, opponent.name, tuple(matches), anchors(env_id, env_args).returns())
         text = match_table(result)
     if options.gif is not None:

@@ -73,6 +73,7 @@ def fewer(result: Evaluation, flag: str) -> str:
 def _heading(played: Setting, name: str) -> str:
     where = "real environment" if played.backend == "pettingzoo" else "torch port"
     arguments = "".join(f", {key}={value}" for key, value in played.env_args.items())
+    arguments += f", channel {played.channel}" if played.channel else ""
     return (
         f"{played.env}{arguments}: {name}, {played.mode}, {played.episodes} episodes from seed {played.seed}, {where}; "
         f"return per agent ± standard error"

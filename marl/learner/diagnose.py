@@ -42,6 +42,8 @@ def diagnose(learner: MADDPG, batch: Batch, progress: float, noise: Stream) -> d
         sampled = relaxation.sample_onehot(logits, noise.gumbel(*logits.shape[1:]), mask)
     temperature = relaxation.temperature_at(progress, cfg.temperature, cfg.temperature_final)
     metrics: dict[str, Tensor] = {}
+    # heads that no estimator teaches: there is nothing to compare
+    otherwise = None if learner.otherwise_NH is None else learner.otherwise_NH.tolist()
     for h, estimator in enumerate(learner.estimator_H):
         head = logits[..., h, :]
         inner = None
@@ -58,7 +60,7 @@ def diagnose(learner: MADDPG, batch: Batch, progress: float, noise: Stream) -> d
             keep=2,
         )
         for n, agent in enumerate(spec.agents):
-            if h < len(agent.heads):
+            if h < len(agent.heads) and (otherwise is None or not otherwise[n][h]):
                 name = f"estimator/{agent.name}/{agent.heads[h].name}"
                 metrics |= {f"{name}/{what}": value_SN[:, n] for what, value_SN in result.items()}
     return metrics

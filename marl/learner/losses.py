@@ -70,6 +70,8 @@ def own_value(
     temperature: float | Tensor,
     mask: Tensor,
     conditional: Tensor | None = None,
+    otherwise_NH: Tensor | None = None,
+    scored: bool = False,
 ) -> Tensor:
     """Each agent's value of its own sampled action, [S, N, B], whose gradient is the heads' chosen estimators'.
 
@@ -81,6 +83,8 @@ def own_value(
         temperature: of the relaxation.
         mask: bool, broadcastable to the logits.
         conditional: uniform noise [n, S, N, B, H, K] of the Rao-Blackwellised estimator.
+        otherwise_NH: bool, heads that no estimator teaches: their sample has no gradient. None: there are none.
+        scored: these heads learn by the score function instead, with the batch's mean value as the baseline.
 
     Source: Lowe et al. 2017, equation 5, with the deterministic action replaced by a relaxed sample.
     """
@@ -90,12 +94,19 @@ def own_value(
         for name in names
         if name in relaxation.PATHWISE
     }
-    if len(names) == 1 and pathwise:
+    if len(names) == 1 and pathwise and otherwise_NH is None:
         return value(pathwise[estimator_H[0]].flatten(-2))
     sampled = relaxation.sample_onehot(logits_SNBHK, gumbel_SNBHK, mask)
     heads = [pathwise.get(name) for name in estimator_H]
     action = torch.stack([sampled[..., h, :] if y is None else y[..., h, :] for h, y in enumerate(heads)], dim=-2)
+    if otherwise_NH is not None:
+        action = torch.where(otherwise_NH[:, None, :, None], sampled, action)
     total = value(action.flatten(-2))
+    if scored and otherwise_NH is not None:
+        q = total.detach()[..., None]
+        every_SNBH = relaxation.reinforce_surrogate(logits_SNBHK, sampled, q, q.mean(2, keepdim=True), mask)
+        term = (every_SNBH * otherwise_NH[:, None]).sum(-1)
+        total = total + (term - term.detach())
     for h, name in enumerate(estimator_H):
         if name in relaxation.PATHWISE:
             continue
@@ -106,6 +117,8 @@ def own_value(
             term = relaxation.reinforce_surrogate(logits, onehot, q, q.mean(-1, keepdim=True), head_mask)
         else:
             term = relaxation.exact_surrogate(logits, _all_choices(value, sampled, h), head_mask)
+        if otherwise_NH is not None:
+            term = term * ~otherwise_NH[:, None, h]
         total = total + (term - term.detach())
     return total
 
@@ -157,3 +170,18 @@ def listening_bonus(logits_SnBHK: Tensor, muted_SnBHK: Tensor, mask: Tensor) -> 
     heard = relaxation.probabilities(logits_SnBHK, mask)
     muted = relaxation.probabilities(muted_SnBHK, mask)
     return (heard - muted).abs().sum((-2, -1)).mean(-1)
+
+
+def telling_loss(logits_SBK: Tensor, mask_K: Tensor, told_SBK: Tensor, weight_SB: Tensor) -> Tensor:
+    """Mean cross-entropy -sum_k told_k log pi_k of a message head and what it is to tell, in nats, [S].
+
+    Its gradient at the logits is (pi - told) * weight / sum of the weights.
+
+    Args:
+        logits_SBK: of one message head.
+        mask_K: bool, its symbols.
+        told_SBK: what symbol k stands for, as probabilities; no gradient flows into them.
+        weight_SB: 0 or 1, rows that count; where none does the loss is 0.
+    """
+    log_p = relaxation.log_probabilities(logits_SBK, mask_K)
+    return weighted_mean(-(told_SBK.detach() * log_p).sum(-1), weight_SB)

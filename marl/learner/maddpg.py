@@ -16,7 +16,6 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from envs.spec import EnvSpec
@@ -25,6 +24,7 @@ from marl.config.schema import MADDPGConfig
 from marl.data.batch import Batch, BatchSource
 from marl.data.collector import Memory
 from marl.learner import losses, relaxation, spec_tensors
+from marl.learner.bonuses import bonuses
 from marl.learner.explicit.kernels import select
 from marl.learner.explicit.update import ExplicitUpdate, covers
 from marl.learner.finite_gradients import FiniteGradients
@@ -55,6 +55,9 @@ class MADDPG:
     """
 
     actor_type, critic_type = Actor, Critic
+    # messages that learn otherwise than by an estimator of their sender's value (marl/learner/messages.py)
+    otherwise_NH: Tensor | None = None  # bool, which heads
+    scored = False  # by the score function
 
     def __init__(
         self,
@@ -274,6 +277,10 @@ class MADDPG:
         """The actors' logits [S, N, B, H, K] at the batch's own observations, or at others in their place."""
         return self.actor(batch.obs if obs_SNBO is None else obs_SNBO)  # type: ignore[no-any-return]
 
+    def _acting_logits(self, batch: Batch) -> Tensor:
+        """The logits [S, N, B, H, K] that the actors learn through."""
+        return self._logits(batch)
+
     def _own_action(self, batch: Batch, joint_SBD: Tensor) -> Callable[[Tensor], Tensor]:
         """The critics as a function of the own action, all else as in `joint_SBD`, the batch's or another."""
         return self.critic.own_action(joint_SBD)
@@ -300,7 +307,7 @@ class MADDPG:
 
     def update_actor(self, batch: Batch, measure: bool) -> dict[str, Tensor]:
         cfg, mask = self.config, self._mask(batch.mask)
-        logits = self._logits(batch)
+        logits = self._acting_logits(batch)
         joint = batch.joint
         if cfg.other_actions == "current":
             with torch.no_grad():
@@ -316,6 +323,8 @@ class MADDPG:
             self.schedules.temperature,
             mask,
             conditional,
+            self.otherwise_NH,
+            self.scored,
         )
         value_SN = losses.weighted_mean(value_SNB, batch.active)
         penalty_SN = losses.logit_penalty(logits, mask, batch.active)
@@ -333,23 +342,8 @@ class MADDPG:
         return metrics | policy_metrics(self.spec, logits.detach(), mask)
 
     def _bonuses(self, batch: Batch, logits: Tensor) -> Tensor:
-        """Signalling and listening bonuses of every agent, [S, N]."""
-        cfg = self.config
-        total_SN = logits.new_zeros(logits.shape[:2])
-        if cfg.signalling_bonus > 0:
-            for sender, head in sorted({(route.sender, route.head) for route in self.spec.routes}):
-                choices = self.head_mask[sender, :, head]
-                own_S1BK = logits[:, sender : sender + 1, :, head]
-                bonus_S1 = losses.signalling_bonus(own_S1BK, choices, cfg.signalling_k)
-                padded_SN = F.pad(bonus_S1, (sender, self.spec.num_agents - 1 - sender))
-                total_SN = total_SN + self.schedules.signalling * padded_SN
-        if cfg.listening_bonus > 0 and self.spec.routes:
-            muted = batch.obs.clone()
-            for receiver, slot in self.spec.heard:
-                muted[:, receiver, :, slot].zero_()
-            bonus = losses.listening_bonus(logits, self._logits(batch, muted).detach(), self._mask(batch.mask))
-            total_SN = total_SN + cfg.listening_bonus * bonus
-        return total_SN
+        """What actors are paid beside their values, of every agent [S, N]."""
+        return bonuses(self, batch, logits)
 
     def _step(self, loss: Tensor, module: Actor | Critic, optimiser: torch.optim.Optimizer, name: str) -> Tensor:
         """Gradient, check, clip, Adam; returns the norm [S, G] before clipping."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from envs.batched import decode_actions
+from envs.conditions import Condition
 from envs.history import Frames
 from envs.pettingzoo.reader import Reader
 from envs.spec import EnvSpec
@@ -37,6 +38,9 @@ class Policy:
     A policy that `remembers` (trained with `maddpg.recurrent`, or with `maddpg.frames` above 1) takes every call for
     the next step of the same episodes: call `reset(num_envs)`, in one's own loop `reset(1)`, at the start of each.
     `act` plays `num_envs` episodes that start together; they cannot be reset one by one.
+
+    Evaluations, films and analyses play it through its `condition`, the channel of its run (`--channel`). In one's own
+    loop it is given what the environment says: a run with another channel than gumbel then hears what it never heard.
 
     Args:
         spec: the specification that the actors were trained with; `self.spec` is that of the environment itself.
@@ -62,6 +66,8 @@ class Policy:
         self.spec, self.config, self.greedy = spec.single(), config, greedy
         self.env_id, self.env_args = spec.id, dict(config.env_args)
         self.num_replicas = config.num_replicas
+        self.channel = config.channel_name
+        self.condition = Condition.of(config.channel, config.channel_noise)
         self._noise = Stream(seed, "policy", (0,))
         self._reader = Reader.of_rows(self.spec) if reader is None else reader
         self._frames = Frames(spec)

@@ -22,6 +22,7 @@ from envs.spec import EnvSpec
 from marl.config.schema import EvaluationConfig
 from marl.errors import RunFailed, UserError
 from marl.play.budget import Budget, Pace
+from marl.play.channel import Through, condition_of, even_batch
 
 Observations = dict[str, np.ndarray]  # {agent: float32 [E, that agent's own width]}
 Actions = dict[str, np.ndarray]  # {agent: int64 [E] PettingZoo ids} (MultiDiscrete: [E, heads])
@@ -36,7 +37,8 @@ class Player(Protocol):
     """Anything that plays: a trained policy, a script, a mix of both.
 
     A player may also have `probabilities(observations, masks=None) -> {agent: float64 [E, H, K]}`, the distribution
-    of each head (a deterministic script: one-hots).
+    of each head (a deterministic script: one-hots), and `condition`, the channel that it hears through: an
+    `envs.conditions.Condition`, or None for the channel as it is.
     """
 
     def reset(self, num_envs: int) -> None:
@@ -52,11 +54,15 @@ class Mixed:
 
     Args:
         players: {agent: Player}. Each sees all observations and only its own agents' actions are taken.
+
+    Raises:
+        UserError: they were trained with different channels.
     """
 
     def __init__(self, players: dict[str, Player]) -> None:
         self.players = dict(players)
         self._distinct = list({id(player): player for player in self.players.values()}.values())
+        self.condition = condition_of(self._distinct)
 
     def reset(self, num_envs: int) -> None:
         for player in self._distinct:
@@ -109,7 +115,8 @@ def play(
 
     Args:
         env_id: MPE id with or without version, or package.module:function of a ParallelEnv.
-        player: acts on `{agent: float32 [E, width]}`; it is reset at the start of each batch of episodes.
+        player: acts on `{agent: float32 [E, width]}`; it is reset at the start of each batch of episodes, and hears
+            through its `condition`, where it has one.
         episodes: how many, at least 1.
         seed: episode i is reset with `seed + i`. With `backend="torch"` the episodes that start together come from
             one seed, `seed +` the index of the first of them.
@@ -134,8 +141,11 @@ def play(
         raise UserError(f"episodes and batch must be at least 1, got {episodes} and {batch}.")
     if max_steps < 1:
         raise UserError(f"max_steps must be at least 1, got {max_steps}.")
+    condition = condition_of([player])
+    if condition is not None:
+        batch = even_batch(episodes, batch)
     pace = Pace(episodes, min(batch, episodes), budget)
-    lockstep: _Lockstep | None = None
+    lockstep: Lockstep | None = None
     parts: list[Episodes] = []
     try:
         while indices := pace.next():
@@ -143,6 +153,7 @@ def play(
                 if lockstep is not None:
                     lockstep.close()
                 lockstep = _open(env_id, backend, dict(env_args or {}), make, len(indices), spec)
+                lockstep = lockstep if condition is None else Through(lockstep, condition)
             limit = max(max_steps, lockstep.spec.horizon or 0)
             parts.append(_play_batch(lockstep, player, indices, seed, record, intervene, limit, progress))
             pace.add(len(indices), int(parts[-1].lengths.sum()))
@@ -157,7 +168,7 @@ def play(
 
 # ------------------------------------------------------------------ one batch of episodes
 def _play_batch(
-    lockstep: _Lockstep,
+    lockstep: Lockstep,
     player: Player,
     indices: range,
     seed: int,
@@ -235,7 +246,7 @@ def _join(parts: list[Episodes], spec: EnvSpec, record: bool) -> Episodes:
 
 
 # ------------------------------------------------------------------ what is stepped
-class _Lockstep(Protocol):
+class Lockstep(Protocol):
     """Environments that start and step together; a batch may use fewer than there are."""
 
     spec: EnvSpec
@@ -257,7 +268,7 @@ def _open(
     make: Callable[..., Any] | None,
     size: int,
     spec: EnvSpec | None,
-) -> _Lockstep:
+) -> Lockstep:
     if backend == "torch" and make is None:
         return _Batched(envs.make(env_id, num_envs=size, device="cpu", backend="torch", env_args=env_args))
     if backend != "pettingzoo":

@@ -83,6 +83,8 @@ def report_html(run: RunRecords) -> str:
 def _headline(run: RunRecords) -> str:
     replicas = run.config.num_replicas
     trained = f"{replicas} replica{'s' if replicas > 1 else ''}, {run.config.total_steps:,} steps each"
+    if run.config.channel != "gumbel":
+        trained += f", channel {run.config.channel_name}"
     summaries = [one.get("summary") for one in run.communication.get("replicas", [])]
     said = [text for text in summaries if text]
     if not said:

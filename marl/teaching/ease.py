@@ -139,6 +139,11 @@ def beside(run: str, learners: str, replica: int = 0) -> Beside:
         replica: whose policy is frozen.
     """
     frozen = Policy.load(run, replica=replica, greedy=True)
+    if frozen.condition is not None:
+        raise UserError(
+            f"{run} was trained with --channel {frozen.channel}, under which what is said does not arrive as it was "
+            f"said; expected a run whose messages arrive, as one with --channel gumbel."
+        )
     env = parallel_env(frozen.env_id, **frozen.env_args)
     return Beside(env, frozen.spec, frozen, [name.strip() for name in str(learners).split(",") if name.strip()])
 
@@ -201,6 +206,7 @@ def ease_of_teaching(
             config,
             env="marl.teaching:beside",
             env_args={"run": str(run), "learners": ",".join(learners), "replica": replica},
+            channel="gumbel",
             maddpg=settings_of(config.maddpg, learners),
             backend="pettingzoo",
             num_replicas=students,

@@ -12,6 +12,7 @@ import torch
 
 import envs
 from envs.batched import BatchedEnv
+from envs.conditions import Condition, Conditioned
 from envs.errors import EnvFailure
 from envs.history import History
 from envs.pettingzoo.construct import callable_id, conversion
@@ -26,6 +27,7 @@ from marl.data.windows import WindowReplay
 from marl.errors import UserError
 from marl.evaluate.results import Evaluation
 from marl.learner.maddpg import MADDPG
+from marl.learner.messages import LEARNERS
 from marl.learner.recurrent_maddpg import RecurrentMADDPG
 from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks, processes
@@ -167,6 +169,9 @@ def _environment(
             **anew,
         )  # fmt: skip
     notes += _remarks(env, config.env) if tried else []
+    condition = Condition.of(config.channel, config.channel_noise)
+    if condition is not None:
+        env = Conditioned(env, condition, rows, config.num_envs)
     if config.maddpg.frames > 1 or config.maddpg.recurrent:
         env = History(env, config.maddpg.frames, own_action=config.maddpg.recurrent)
     if division.shared and division.ranks.size > 1:
@@ -287,7 +292,8 @@ def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDP
             env.spec, capacity, config.num_envs, stream, settings.gamma,
             settings.window, settings.burn_in, recurrent.memory_shape,
         )  # fmt: skip
-    learner = MADDPG(env.spec, settings, config.seed, replicas, config.device, share)
+    kind = LEARNERS.get(config.channel, MADDPG)
+    learner = kind(env.spec, settings, config.seed, replicas, config.device, share)
     replay = Replay(env.spec, capacity, config.num_envs, stream, settings.gamma, settings.n_step)
     source: BatchSource = replay
     if config.world_model:

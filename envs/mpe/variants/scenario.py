@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from envs.conditions import another_symbol
 from envs.mpe.core import Body, World, relative, squared_length
 from envs.mpe.scenario import Scenario, agents_named, choose, landmarks_named, place
 from envs.mpe.variants.settings import VARIANT_ID, Variant
@@ -117,9 +118,7 @@ class SpeakerListenerVariant(Scenario):
         variant, heard, size = self.variant, world.facts["heard"], self.num_symbols
         if variant.noise:
             wrong, u = u[: variant.places], u[variant.places :]
-            shift = (wrong * ((size - 1) / variant.noise)).to(torch.int64).clamp_(max=size - 2).add_(1)
-            hit = (wrong < variant.noise) & (heard < size)
-            heard.copy_(torch.where(hit, (heard + shift) % size, heard))
+            heard.copy_(another_symbol(heard, wrong, variant.noise, size))
         if variant.erasure:
             heard.masked_fill_(u < variant.erasure, size)
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from envs.spec import EnvSpec
 from marl.communication.measures.channels import Channel, Heard, responses_of, used_symbols
 from marl.communication.measures.information import Floats, Resampler
+from marl.play.channel import condition_of
 from marl.play.rollout import Actions, Masks, Observations
 from marl.results import Record
 from marl.stats import MeanInterval
@@ -77,6 +78,7 @@ class Questioned:
 
     def __init__(self, player: Predictable, spec: EnvSpec, channels: Sequence[Channel]) -> None:
         self.player, self.spec, self.channels = player, spec, channels
+        self.condition = condition_of([player])
         self._batches: list[list[list[Answers]]] = []  # a batch of episodes, a step, a channel: [E, V, H, K]
 
     def reset(self, num_envs: int) -> None:
