@@ -59,7 +59,9 @@ class Route:
     start: int  # first entry of the slot in the receiver's observation
     size: int  # number of symbols
     exact: bool = True  # False where noise, erasure, delay or a held message stand between the choice and the slot
-    meaning: tuple[int, int] | None = None  # (start, size) in the *sender's* observation of what there is to tell
+    # (start, size) in the *sender's* observation of what there is to tell; of several attributes, whose one-hots stand
+    # side by side, (start, number of values of each)
+    meaning: tuple[int, ...] | None = None
 
     @property
     def slot(self) -> slice:
