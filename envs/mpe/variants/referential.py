@@ -71,4 +71,5 @@ class Referential(Variant):
 
     def found(self, goal: NDArray[Any], seen: NDArray[Any], choice: NDArray[Any]) -> NDArray[np.bool_]:
         """Whether the listener's last choice is the target, bool [E]; arguments as for `Variant.found`."""
-        return np.equal(choice, self.goal_slot(goal, seen))
+        right: NDArray[np.bool_] = np.equal(choice, self.goal_slot(goal, seen))
+        return right
