@@ -72,8 +72,9 @@ class Route:
     """Number of symbols."""
     exact: bool = True
     """False where noise, erasure, delay or a held message stand between the choice and the slot."""
-    meaning: tuple[int, int] | None = None
-    """(start, size) in the *sender's* observation of what there is to tell."""
+    meaning: tuple[int, ...] | None = None
+    """(start, size) in the *sender's* observation of what there is to tell; of several attributes, whose one-hots stand
+    side by side, (start, number of values of each)."""
 
     @property
     def slot(self) -> slice:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from envs.errors import UserError, did_you_mean
+from envs.mpe.variants.referential import REFERENTIAL_ID
 from envs.mpe.variants.settings import VARIANT_ID
 from envs.spec import AgentSpec, EnvSpec, Head, Route
 
@@ -31,7 +32,11 @@ MPE_IDS: tuple[str, ...] = (
     "simple_line_v1",
 )
 
-VARIANT_IDS: tuple[str, ...] = (VARIANT_ID,)
+VARIANT_IDS: tuple[str, ...] = (VARIANT_ID, REFERENTIAL_ID)
+_VARIANT_MODULES = {
+    VARIANT_ID: "envs.mpe.variants.parallel",
+    REFERENTIAL_ID: "envs.mpe.variants.referential_parallel",
+}
 VARIANT_OF = {VARIANT_ID: "simple_speaker_listener_v4"}  # what it is with default arguments
 
 NUM_MOVES = 5  # none, left (-x), right (+x), down (-y), up (+y)
@@ -70,7 +75,7 @@ def _raw_env(name: str) -> tuple[str, Any]:
     """(canonical id, the module of its real environment)."""
     mpe_id = require_id(name)
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on stdout otherwise
-    return mpe_id, importlib.import_module("envs.mpe.variants.parallel" if mpe_id in VARIANT_IDS else f"mpe2.{mpe_id}")
+    return mpe_id, importlib.import_module(_VARIANT_MODULES.get(mpe_id, f"mpe2.{mpe_id}"))
 
 
 def allowed_arguments(name: str) -> dict[str, Any]:
@@ -189,7 +194,7 @@ def describe(name: str, parallel_env: Any) -> EnvSpec:
 
 def _variant_spec(mpe_id: str, raw: Any) -> EnvSpec:
     variant = getattr(raw, "variant", None)
-    if variant is None:
+    if variant is None or variant.id != mpe_id:
         raise UserError(f"expected an environment {mpe_id}, got {type(raw).__module__}.{type(raw).__name__}.")
-    described: EnvSpec = variant.spec(mpe_id)
+    described: EnvSpec = variant.spec()
     return described

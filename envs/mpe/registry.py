@@ -33,6 +33,7 @@ from envs.mpe.tasks.simple_speaker_listener import SimpleSpeakerListener
 from envs.mpe.tasks.simple_spread import SimpleSpread
 from envs.mpe.tasks.simple_tag import SimpleTag
 from envs.mpe.tasks.simple_world_comm import SimpleWorldComm
+from envs.mpe.variants.referential_scenario import ReferentialGame
 from envs.mpe.variants.scenario import SpeakerListenerVariant
 
 __all__ = [
@@ -63,6 +64,7 @@ SCENARIOS: dict[str, type[Scenario]] = {
         SimpleFormation,
         SimpleLine,
         SpeakerListenerVariant,
+        ReferentialGame,
     )
 }
 

@@ -225,9 +225,15 @@ def _route(env_id: str, k: int, given: Mapping[str, Any], agents: tuple[AgentSpe
     start = _slot(given["start"], size, agents[receiver], "start", fault)
     meaning = given.get("meaning")
     if meaning is not None:
-        if not isinstance(meaning, list | tuple) or len(meaning) != 2:
-            raise fault(f"has meaning {meaning!r}, expected [start, size] in the sender's observation.")
-        meaning = (_slot(meaning[0], meaning[1], agents[sender], "meaning", fault), int(meaning[1]))
+        if not isinstance(meaning, list | tuple) or len(meaning) < 2:
+            raise fault(
+                f"has meaning {meaning!r}, expected [start, size] in the sender's observation, or [start, size, ...] "
+                "of the one-hots of several attributes side by side."
+            )
+        at = meaning[0]
+        for width in meaning[1:]:
+            at = _slot(at, width, agents[sender], "meaning", fault) + width
+        meaning = tuple(meaning)
     exact = given.get("exact", True)
     if not isinstance(exact, bool):
         raise fault(f"has exact {exact!r}, expected true or false.")

@@ -80,9 +80,9 @@ class PettingZooEnv(BatchedEnv):
         routes: message slots as plain dicts, e.g. {"sender": "speaker_0", "head": "message", "receiver":
             "listener_0", "start": 8, "meaning": [0, 3]}: from entry 8 on, the listener's flattened observation holds
             the one-hot of what the speaker chose one step before (zeros after a reset); the first 3 entries of the
-            speaker's observation are what there is to tell. `head` defaults to "message", `meaning` is optional. The
-            environment is tried at once whether it does so; "exact": False for channels that are noisy or delayed, or
-            hold a message, skips that.
+            speaker's observation are what there is to tell ([0, 3, 2]: one-hots of two attributes, of 3 and 2 values,
+            side by side). `head` defaults to "message", `meaning` is optional. The environment is tried at once whether
+            it does so; "exact": False for channels that are noisy or delayed, or hold a message, skips that.
         teams: [[agent, ...], ...] agents with a common interest; None: all are one team.
         fixed_agents: declares that no agent leaves before the others; None: as described above.
         rebuild: make the environment anew for every episode. For environments that carry something over from one

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from envs.commands import run
 from marl.communication.options import QUICK, Options, Scope
+from marl.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,8 @@ class CommandLine(Scope):
       python -m marl.communication RUN --with OTHER_RUN     cross-play with other runs too
       python -m marl.communication RUN --episodes 200 --replicas 0 1 --interventions mute noise:0.2
       python -m marl.communication simple_reference --pretrained      a policy that comes with the package, quickly
+      python -m marl.communication RUN --zero-shot          only: are goals understood that were kept out of training?
+      python -m marl.communication RUN --corpus FILE.jsonl  only: write every message to a file
 
     Prints a verdict in plain words and writes communication.json and figures/ into RUN. Everything is played in the
     real environment. Formulas, units and limits of every number: docs/communication.md.
@@ -50,6 +53,14 @@ class CommandLine(Scope):
     """Sample every choice; default: the likeliest one."""
     json: Annotated[Path | None, arg(metavar="FILE")] = None
     """Write the numbers here too."""
+    zero_shot: bool = False
+    """Only play goals of training and goals that were held out, write zero_shot.json into RUN, and say how many are
+    understood."""
+    corpus: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Only write the messages of --episodes to this file, .jsonl or .csv."""
+    corpus_layout: Literal["messages", "utterances", "episodes"] = "messages"
+    """A line for each message with all that is known of it, or lists of integer tokens, as XferBench takes them: one
+    for each message, or for each episode and sender."""
 
     def sizes(self) -> dict[str, Any]:
         """On how much to measure: what is not given is that of `QUICK` and the first replica for a pretrained policy,
@@ -68,6 +79,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _analysed(options: CommandLine) -> str:
-    from marl.communication.run_analysis import analysed  # here: --help need not wait for torch
+    # here: --help need not wait for torch
+    if options.pretrained and (options.zero_shot or options.corpus):
+        raise UserError("--zero-shot and --corpus go with a run directory, not with --pretrained.")
+    if options.zero_shot:
+        from marl.communication.zero_shot import tested
+
+        return tested(options)
+    if options.corpus is not None:
+        from marl.communication.corpus import written
+
+        return written(options)
+    from marl.communication.run_analysis import analysed
 
     return analysed(options)

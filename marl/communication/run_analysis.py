@@ -343,8 +343,8 @@ def _formation(
 
 
 # --------------------------------------------------------------------------------------------- the command line
-def _function(name: str) -> Meaning:
-    """The function that `module:function` names; the current directory is importable."""
+def named_function(name: str) -> Meaning:
+    """The function of --meaning, `module:function`; the current directory is importable."""
     module, _, attribute = name.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")
@@ -376,7 +376,7 @@ def analysed(options: CommandLine) -> str:
     Raises:
         UserError: as `analyse_run`, or an unknown function of --meaning.
     """
-    meaning = _function(options.meaning) if options.meaning else None
+    meaning = named_function(options.meaning) if options.meaning else None
     out = options.run
     common: dict[str, Any] = {
         **options.sizes(),

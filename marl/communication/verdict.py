@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from marl.communication.analysis import PlayerAnalysis
+from marl.communication.measures.compositionality import Compared, Compositionality
 from marl.communication.measures.crossplay import CrossPlay
 from marl.communication.measures.information import Information, Undefined
 from marl.communication.measures.interventions import Outcome
@@ -15,6 +16,7 @@ from marl.communication.measures.signalling import ChannelReport
 
 DEAF = (0.01, 0.02)  # bits of influence and rate of flips below which a receiver does not listen
 MEASURABLE = 0.01  # p from which on words do not claim that something is told
+STRUCTURED = 0.05  # p of the best matching from which on words do not claim parts; few meanings allow no small one
 _LITTLE, _ALL = 0.1, 0.9  # shares of what there is to tell: hardly a language below, a whole one above
 _MOST_NAMED = 3  # meanings that are named for one symbol
 _WIDE = 12  # symbols that a table shows; of larger vocabularies those that are used
@@ -62,7 +64,35 @@ def what_is_said(report: ChannelReport) -> list[str]:
         nothing = f"{sender}'s messages tell nothing measurable about the goal: {bits} (p = {result.p:.2f})."
         return [nothing, *changing]
     p = "p < 0.001" if result.p <= 0.001 else f"p = {result.p:.3f}"
-    return [f"{sender} tells {bits} about the goal ({p}).", *_dictionary(report), *changing]
+    parts = report.signalling.compositionality
+    structure = [] if parts is None else what_parts_mean(parts)
+    return [f"{sender} tells {bits} about the goal ({p}).", *_dictionary(report), *structure, *changing]
+
+
+def what_parts_mean(result: Compositionality) -> list[str]:
+    """Sentences on the parts of messages and meanings."""
+    names = {
+        "topographic similarity": result.topographic_similarity,
+        "positional disentanglement": result.positional_disentanglement,
+        "bag-of-symbols disentanglement": result.bag_of_symbols_disentanglement,
+        "best matching of words": result.concept_best_matching,
+        "of words in their places": result.positional_best_matching,
+    }
+    shown = [f"{name} {_beside_chance(one)}" for name, one in names.items() if isinstance(one, Compared)]
+    structured = result.positional_best_matching.p < STRUCTURED
+    verdict = (
+        "The parts of messages stand for parts of goals, more than in codes without parts that use the same messages."
+        if structured
+        else "No more structure than in codes without parts that use the same messages: a word for each goal."
+    )
+    matched = [word for word in result.dictionary if word.together > word.said / 2]
+    words = [f"{w.symbol} in place {w.place} = attribute {w.attribute} is {w.value}" for w in matched]
+    told = [f"Words that mean the same more often than not: {', '.join(words)}."] if words and structured else []
+    return [verdict, f"Measured (holistic codes; 95 % below; p): {', '.join(shown)}.", *told]
+
+
+def _beside_chance(one: Compared) -> str:
+    return f"{one.value:.2f} ({one.null_mean:.2f}; {one.null_high:.2f}; {one.p:.3f})"
 
 
 def _dictionary(report: ChannelReport) -> list[str]:

@@ -117,6 +117,8 @@ def anchors(env_id: str, env_args: Mapping[str, Any] | None = None) -> Anchors:
     if changed:
         return Anchors(mpe_id, reason=f"the anchors hold for default arguments, not for {', '.join(changed)}")
     task = catalogue.VARIANT_OF.get(mpe_id, mpe_id)
+    if task not in _TABLE:
+        return Anchors(mpe_id, reason=f"no anchors are known for {mpe_id}")
     return Anchors(mpe_id, _TABLE[task], _AGENTS[task], task in _COMPETITIVE)
 
 

@@ -32,6 +32,35 @@ VARIANTS: list[dict[str, Any]] = [
         "message_cost": 0.1,
         "max_cycles": 8,
     },
+    {"attributes": (2, 3), "num_landmarks": 6, "max_cycles": 5},
+    {
+        "attributes": [3, 3],
+        "held_out": 3,
+        "goals": "held_out",
+        "num_landmarks": 2,
+        "num_speakers": 2,
+        "message_length": 2,
+        "noise": 0.3,
+        "erasure": 0.2,
+        "delay": 1,
+        "max_cycles": 6,
+    },
+]
+
+GAMES: list[dict[str, Any]] = [
+    {},
+    {"attributes": [2, 3], "num_candidates": 6, "message_length": 1, "num_symbols": 6},
+    {"attributes": (2, 2, 2), "held_out": 2, "num_candidates": 3, "silence": True, "message_cost": 0.1},
+    {
+        "attributes": [3, 4],
+        "held_out": 3,
+        "goals": "held_out",
+        "num_candidates": 5,
+        "num_symbols": 4,
+        "noise": 0.4,
+        "erasure": 0.2,
+        "delay": 2,
+    },
 ]
 
 

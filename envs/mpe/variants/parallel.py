@@ -44,6 +44,7 @@ class VariantWorld(World):
         self.variant = variant
         self.dim_c = variant.vocabulary * variant.message_length
         self.goals = [0] * variant.num_listeners
+        self.combinations = [0] * variant.num_landmarks  # of each landmark, where goals have parts
         self.np_random: np.random.Generator = np.random.default_rng(0)  # the episode's, from the first reset on
         self.clear()
 
@@ -96,11 +97,13 @@ class VariantWorld(World):
 class VariantScenario(BaseScenario):
     """Bodies, reset, reward and observation, as mpe2 asks for them."""
 
+    world_class = VariantWorld
+
     def __init__(self, variant: Variant) -> None:
         self.variant = variant
 
     def make_world(self) -> VariantWorld:
-        world = VariantWorld(self.variant)
+        world = self.world_class(self.variant)
         for name in [*self.variant.speaker_names, *self.variant.listener_names]:
             agent = Agent()
             agent.name, agent.collide, agent.size = name, False, _AGENT_SIZE
@@ -118,11 +121,18 @@ class VariantScenario(BaseScenario):
         if self.variant.coloured:
             colour: np.ndarray = _COLOURS[index]
             return colour
-        return np.array(colorsys.hsv_to_rgb(index / self.variant.num_landmarks, 0.8, 0.65))
+        kinds = self.variant.num_landmarks if self.variant.parts is None else len(self.variant.parts.values)
+        return np.array(colorsys.hsv_to_rgb(index / kinds, 0.8, 0.65))
 
     def reset_world(self, world: VariantWorld, np_random: np.random.Generator) -> None:
         world.np_random = np_random
-        world.goals = [int(np_random.integers(len(world.landmarks))) for _ in world.listeners]
+        if self.variant.parts is None:
+            world.goals = [int(np_random.integers(len(world.landmarks))) for _ in world.listeners]
+        else:
+            world.combinations, slot = self.variant.parts.draw(len(world.landmarks), np_random)
+            world.goals = [slot]
+            for landmark, combination in zip(world.landmarks, world.combinations, strict=True):
+                landmark.color = self._colour(combination)
         for agent in world.agents:
             agent.color = np.full(3, 0.25)
             agent.state.p_pos = np_random.uniform(-1, +1, world.dim_p)
@@ -144,50 +154,42 @@ class VariantScenario(BaseScenario):
         return float(-np.mean(distances) - self.variant.message_cost * said)
 
     def observation(self, agent: Agent, world: VariantWorld) -> NDArray[np.float64]:
-        if agent.silent:
-            to_landmarks = [landmark.state.p_pos - agent.state.p_pos for landmark in world.landmarks]
-            heard = np.concatenate([np.eye(self.variant.vocabulary + 1)[symbol][:-1] for symbol in world.heard])
-            return np.concatenate([agent.state.p_vel, *to_landmarks, heard])
-        shown = _COLOURS if self.variant.coloured else np.eye(self.variant.num_landmarks)
+        if agent in world.listeners:
+            return np.concatenate([*self.own(agent, world), self.attributes(world), self.heard(world)])
+        if self.variant.parts is not None:
+            shown: NDArray[np.float64] = self.variant.parts.one_hots[world.combinations[world.goals[0]]]
+            return shown
+        goals = _COLOURS if self.variant.coloured else np.eye(self.variant.num_landmarks)
         listeners = self.variant.listeners_of(world.agents.index(agent))
-        return np.concatenate([shown[world.goals[listener]] for listener in listeners])
+        return np.concatenate([goals[world.goals[listener]] for listener in listeners])
+
+    def own(self, agent: Agent, world: VariantWorld) -> list[NDArray[np.float64]]:
+        """What a listener sees of itself and of places."""
+        return [agent.state.p_vel, *(landmark.state.p_pos - agent.state.p_pos for landmark in world.landmarks)]
+
+    def attributes(self, world: VariantWorld) -> NDArray[np.float64]:
+        """One-hots of the landmarks' attributes, landmark by landmark; empty of goals without parts."""
+        parts = self.variant.parts
+        return np.zeros(0) if parts is None else parts.one_hots[world.combinations].ravel()
+
+    def heard(self, world: VariantWorld) -> NDArray[np.float64]:
+        """One-hots of what arrived, place by place."""
+        return np.concatenate([np.eye(self.variant.vocabulary + 1)[symbol][:-1] for symbol in world.heard])
 
 
-class raw_env(SimpleEnv, EzPickle):  # mpe2's name for it
-    """The environment of mpe2's kind (agents in turn, all act before the world moves); see `Variant` for arguments.
+class ChannelEnv(SimpleEnv):
+    """The environment of mpe2's kind (agents in turn, all act before the world moves) around a scenario of ours."""
 
-    Raises:
-        UserError: an argument out of its range.
-    """
-
-    def __init__(
-        self,
-        num_speakers: int = 1,
-        num_listeners: int = 1,
-        num_landmarks: int = 3,
-        num_symbols: int = 3,
-        message_length: int = 1,
-        noise: float = 0.0,
-        erasure: float = 0.0,
-        delay: int = 0,
-        silence: bool = False,
-        message_cost: float = 0.0,
-        max_cycles: int = 25,
-        render_mode: str | None = None,
-        dynamic_rescaling: bool = True,
-    ) -> None:
-        own = (num_speakers, num_listeners, num_landmarks, num_symbols, message_length, noise, erasure, delay, silence)
-        EzPickle.__init__(self, *own, message_cost, max_cycles, render_mode, dynamic_rescaling)
-        self.variant = Variant(*own, message_cost, max_cycles)
-        scenario = VariantScenario(self.variant)
+    def __init__(self, scenario: VariantScenario, render_mode: str | None, dynamic_rescaling: bool) -> None:
+        self.variant = variant = scenario.variant
         world = scenario.make_world()
-        spoken, world.dim_c = world.dim_c, self.variant.num_messages  # mpe2 sizes the action spaces by it
-        SimpleEnv.__init__(
-            self, scenario, world, max_cycles, render_mode=render_mode, dynamic_rescaling=dynamic_rescaling
+        spoken, world.dim_c = world.dim_c, variant.num_messages  # mpe2 sizes the action spaces by it
+        super().__init__(
+            scenario, world, variant.max_cycles, render_mode=render_mode, dynamic_rescaling=dynamic_rescaling
         )
         world.dim_c = spoken
         scenario.reset_world(world, self.np_random)
-        self.metadata = {**SimpleEnv.metadata, "name": VARIANT_ID, **self.variant.spec().declaration()}
+        self.metadata = {**SimpleEnv.metadata, "name": variant.id, **variant.spec().declaration()}
 
     def _set_action(self, action: Any, agent: Agent, action_space: Any, time: Any = None) -> None:
         """mpe2's for moves; a message is one symbol for each place, the first place runs fastest."""
@@ -209,6 +211,40 @@ class raw_env(SimpleEnv, EzPickle):  # mpe2's name for it
         super().draw()
         for agent, message in zip(self.world.speakers, said, strict=True):
             agent.state.c = message
+
+
+class raw_env(ChannelEnv, EzPickle):  # mpe2's name for it
+    """speaker_listener_variant; see `Variant` for arguments.
+
+    Raises:
+        UserError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        num_speakers: int = 1,
+        num_listeners: int = 1,
+        num_landmarks: int = 3,
+        num_symbols: int = 3,
+        message_length: int = 1,
+        noise: float = 0.0,
+        erasure: float = 0.0,
+        delay: int = 0,
+        silence: bool = False,
+        message_cost: float = 0.0,
+        max_cycles: int = 25,
+        attributes: tuple[int, ...] = (),
+        held_out: int = 0,
+        goals: str = "training",
+        render_mode: str | None = None,
+        dynamic_rescaling: bool = True,
+    ) -> None:
+        own = (
+            num_speakers, num_listeners, num_landmarks, num_symbols, message_length, noise, erasure, delay, silence,
+            message_cost, max_cycles, attributes, held_out, goals,
+        )  # fmt: skip
+        EzPickle.__init__(self, *own, render_mode, dynamic_rescaling)
+        ChannelEnv.__init__(self, VariantScenario(Variant(*own)), render_mode, dynamic_rescaling)
 
 
 env = make_env(raw_env)

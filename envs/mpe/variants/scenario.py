@@ -39,31 +39,32 @@ class SpeakerListenerVariant(Scenario):
         silence: bool = False,
         message_cost: float = 0.0,
         max_cycles: int = 25,
+        attributes: tuple[int, ...] = (),
+        held_out: int = 0,
+        goals: str = "training",
     ) -> None:
-        self.variant = variant = Variant(
-            num_speakers,
-            num_listeners,
-            num_landmarks,
-            num_symbols,
-            message_length,
-            noise,
-            erasure,
-            delay,
-            silence,
-            message_cost,
-            max_cycles,
-        )
-        super().__init__(max_cycles)
-        self.num_symbols, self.message_length = variant.vocabulary, message_length
+        variant = Variant(
+            num_speakers, num_listeners, num_landmarks, num_symbols, message_length, noise, erasure, delay, silence,
+            message_cost, max_cycles, attributes, held_out, goals,
+        )  # fmt: skip
+        self._set_up(variant, agents_named("listener", num_listeners, size=0.075))
+
+    def _set_up(self, variant: Variant, listeners: tuple[Body, ...]) -> None:
+        """Bodies and own state, from the arguments."""
+        Scenario.__init__(self, variant.max_cycles)
+        self.variant = variant
+        self.num_symbols, self.message_length = variant.vocabulary, variant.message_length
         speakers = tuple(Body(name, size=0.075, silent=False) for name in variant.speaker_names)
-        self.agents = speakers + agents_named("listener", num_listeners, size=0.075)
-        self.landmarks = landmarks_named("landmark", num_landmarks, size=0.04)
+        self.agents = speakers + listeners
+        self.landmarks = landmarks_named("landmark", variant.num_landmarks, size=0.04)
         self.step_draws = variant.draws
-        self.facts = {"goal": ((num_listeners,), torch.int64), "target": ((num_listeners, 2), None)}
+        self.facts = {"goal": ((variant.num_listeners,), torch.int64), "target": ((variant.num_listeners, 2), None)}
         if not variant.exact:
             self.facts["heard"] = ((variant.places,), torch.int64)
-        if delay:
-            self.facts["under_way"] = ((delay, variant.places), torch.int64)  # the next to arrive first
+        if variant.delay:
+            self.facts["under_way"] = ((variant.delay, variant.places), torch.int64)  # the next to arrive first
+        if variant.parts is not None:
+            self.facts["combination"] = ((variant.num_landmarks,), torch.int64)
 
     @property
     def obs_sizes(self) -> list[int]:
@@ -71,7 +72,13 @@ class SpeakerListenerVariant(Scenario):
 
     @property
     def reset_draws(self) -> int:
-        return super().reset_draws + self.variant.num_listeners
+        return super().reset_draws + self._goal_draws
+
+    @property
+    def _goal_draws(self) -> int:
+        """A goal for each listener; of goals with parts the combination, its place, and a rank for every other one."""
+        parts = self.variant.parts
+        return self.variant.num_listeners if parts is None else 2 + len(parts.training)
 
     def spec(self) -> EnvSpec:
         return self.variant.spec()
@@ -81,6 +88,11 @@ class SpeakerListenerVariant(Scenario):
         variant, silent = self.variant, self.num_symbols - 1
         shown = torch.eye(variant.num_landmarks, device=device, dtype=dtype)
         self.shown = shown * 0.5 + 0.15 if variant.coloured else shown  # [component, landmark]
+        if variant.parts is not None:
+            self.shown = torch.tensor(variant.parts.one_hots.T.copy(), device=device, dtype=dtype)  # [.., combination]
+            self.training = torch.tensor(variant.parts.training, device=device)
+            self.pool = torch.tensor(variant.parts.pool, device=device)
+            self.slots = torch.arange(variant.num_landmarks, device=device).unsqueeze(1)
         nothing = torch.zeros(self.num_symbols, 1, device=device, dtype=dtype)
         self.one_hots = torch.cat((self.eye, nothing), 1)  # [component, symbol or nothing]
         self.priced = torch.ones(variant.heard_width, 1, device=device, dtype=dtype)
@@ -88,13 +100,28 @@ class SpeakerListenerVariant(Scenario):
 
     # -------------------------------------------------------------- episode
     def reset(self, world: World, u: Tensor) -> None:
-        goals = self.variant.num_listeners
+        goals = self._goal_draws
         place(world.pos, u[:-goals])
-        world.facts["goal"].copy_(choose(u[-goals:], self.variant.num_landmarks))
+        if self.variant.parts is None:
+            world.facts["goal"].copy_(choose(u[-goals:], self.variant.num_landmarks))
+        else:
+            self._draw_parts(world, u[-goals:])
         self._aim(world)
         for name in ("heard", "under_way"):
             if name in world.facts:
                 world.facts[name].fill_(self.num_symbols)
+
+    def _draw_parts(self, world: World, u: Tensor) -> None:
+        """A combination of the pool in a random place, training combinations in random order in all others."""
+        chosen = self.pool.index_select(0, choose(u[0], len(self.pool)))
+        slot = choose(u[1:2], self.variant.num_landmarks)
+        ranks = torch.where(self.training.unsqueeze(1) == chosen, 2.0, u[2:])  # the goal comes last
+        order = ranks.argsort(0)[: self.variant.num_landmarks - 1]
+        others = self.training.index_select(0, order.reshape(-1)).view(order.shape)
+        drawn = torch.cat((others, chosen.unsqueeze(0)))
+        source = torch.where(self.slots == slot, len(drawn) - 1, self.slots - (self.slots > slot).to(torch.int64))
+        world.facts["combination"].copy_(drawn.gather(0, source))
+        world.facts["goal"].copy_(slot)
 
     def _aim(self, world: World) -> None:
         """The places of the goals."""
@@ -137,17 +164,28 @@ class SpeakerListenerVariant(Scenario):
         """Speakers: the goals that they know. Listeners: velocity, vectors to the landmarks, all messages."""
         variant, envs = self.variant, seen.shape[-1]
         listeners = variant.num_listeners
+        heard = self._heard(world, envs).expand(listeners, -1, -1)
+        to_landmarks = relative(world.landmarks, seen).flatten(1, 2)
+        if variant.parts is not None:
+            goals, shown = self._parts_shown(world)
+            return [(goals.expand(variant.num_speakers, -1, -1),), (world.vel, to_landmarks, shown, heard)]
         goal = self.shown.index_select(1, world.facts["goal"].reshape(-1)).view(-1, listeners, envs).transpose(0, 1)
         groups = variant.groups
         speakers = [(goal[i % groups :: groups].reshape(1, -1, envs),) for i in range(variant.num_speakers)]
-        to_landmarks = relative(world.landmarks, seen).flatten(1, 2)
-        heard = self._heard(world, envs).expand(listeners, -1, -1)
         return [*speakers, (world.vel, to_landmarks, heard)]
+
+    def _parts_shown(self, world: World) -> tuple[Tensor, Tensor]:
+        """One-hots of the attributes of the goal [1, width, e] and of all landmarks [1, landmarks * width, e]."""
+        combination = world.facts["combination"]
+        goal = combination.gather(0, world.facts["goal"]).reshape(-1)
+        count, envs = combination.shape
+        shown = self.shown.index_select(1, combination.reshape(-1)).view(-1, count, envs)
+        return self.shown.index_select(1, goal).unsqueeze(0), shown.transpose(0, 1).reshape(1, -1, envs)
 
     def _heard(self, world: World, envs: int) -> Tensor:
         """What every listener hears, [1, heard_width, e]."""
         if self.variant.exact:
-            return world.said.reshape(1, -1, envs)
+            return world.said[: self.variant.num_speakers].reshape(1, -1, envs)
         symbols = world.facts["heard"].reshape(-1)
         one_hots = self.one_hots.index_select(1, symbols).view(self.num_symbols, self.variant.places, envs)
         return one_hots.transpose(0, 1).reshape(1, -1, envs)
@@ -155,6 +193,8 @@ class SpeakerListenerVariant(Scenario):
     # ------------------------------------------------- exchange with the ParallelEnv
     def load(self, raw: Any, world: World) -> None:
         world.facts["goal"].copy_(torch.tensor(raw.world.goals).unsqueeze(1))
+        if "combination" in world.facts:
+            world.facts["combination"].copy_(torch.tensor(raw.world.combinations).unsqueeze(1))
         self._aim(world)
         for name in ("heard", "under_way"):
             if name in world.facts:
@@ -163,6 +203,8 @@ class SpeakerListenerVariant(Scenario):
 
     def store(self, raw: Any, world: World) -> None:
         raw.world.goals = world.facts["goal"][:, 0].tolist()
+        if "combination" in world.facts:
+            raw.world.combinations = world.facts["combination"][:, 0].tolist()
         for name in ("heard", "under_way"):
             if name in world.facts:
                 getattr(raw.world, name)[...] = world.facts[name][..., 0].cpu().numpy()

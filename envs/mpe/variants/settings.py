@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from envs.errors import UserError
+from envs.mpe.variants.parts import Parts, require_integer
 from envs.spec import AgentSpec, EnvSpec, Head, Route
 
 VARIANT_ID = "speaker_listener_variant_v0"
@@ -50,11 +55,25 @@ class Variant:
     """Taken from everybody's reward for each symbol said that is not silence; at least 0, above 0 needs silence."""
     max_cycles: int = 25
     """Steps of an episode, at least 1."""
+    attributes: tuple[int, ...] = ()
+    """Numbers of values, each at least 2, of the attributes that a goal consists of; none: goals without parts. Needs a
+    single listener."""
+    held_out: int = 0
+    """Combinations of attributes that are kept out of training, as goals and as landmarks."""
+    goals: str = "training"
+    """Which combinations are goals: those of "training", or those that are "held_out" of it. The other landmarks are
+    training combinations in both."""
+
+    id: ClassVar[str] = VARIANT_ID
+    landmarks_name: ClassVar[str] = "num_landmarks"  # the argument, as errors name it
 
     def __post_init__(self) -> None:
+        if isinstance(self.attributes, list):
+            object.__setattr__(self, "attributes", tuple(self.attributes))
         for name in ("num_speakers", "num_listeners", "num_landmarks", "num_symbols", "message_length", "max_cycles"):
-            _require_integer(name, getattr(self, name), 1, None)
-        _require_integer("delay", self.delay, 0, self.max_cycles - 1)
+            named = self.landmarks_name if name == "num_landmarks" else name
+            require_integer(named, getattr(self, name), 1, None)
+        require_integer("delay", self.delay, 0, self.max_cycles - 1)
         _require_number("noise", self.noise, 1.0)
         _require_number("erasure", self.erasure, 1.0)
         _require_number("message_cost", self.message_cost, None)
@@ -72,6 +91,15 @@ class Variant:
                 f"a message must be one of at most {MOST_MESSAGES}, got {self.vocabulary} symbols (silence counted) "
                 f"in {self.message_length} places, {self.vocabulary}^{self.message_length}."
             )
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        parts = Parts(self.attributes, self.held_out, self.goals)
+        if not self.attributes:
+            return
+        if self.num_listeners > 1:
+            raise UserError(f"attributes={list(self.attributes)} need num_listeners=1, got {self.num_listeners}.")
+        require_integer(self.landmarks_name, self.num_landmarks, 1, len(parts.training))
 
     # ------------------------------------------------------------------ sizes
     @property
@@ -96,13 +124,24 @@ class Variant:
 
     @property
     def goal_width(self) -> int:
-        """Entries that show one goal to a speaker."""
-        return _COLOURS if self.coloured else self.num_landmarks
+        """Entries that show one goal to a speaker: with attributes a one-hot of each, side by side."""
+        return sum(self.attributes) or (_COLOURS if self.coloured else self.num_landmarks)
+
+    @cached_property
+    def parts(self) -> Parts | None:
+        """What goals consist of; None of goals without parts."""
+        return Parts(self.attributes, self.held_out, self.goals) if self.attributes else None
+
+    @property
+    def own_width(self) -> int:
+        """Entries of a listener's observation before the messages: velocity, vectors to the landmarks, and with
+        attributes the one-hots of each landmark."""
+        return 2 + 2 * self.num_landmarks + self.num_landmarks * sum(self.attributes)
 
     @property
     def coloured(self) -> bool:
         """Whether goals are shown as mpe2's colours."""
-        return self.num_landmarks == _COLOURS
+        return self.num_landmarks == _COLOURS and not self.attributes
 
     @property
     def exact(self) -> bool:
@@ -139,21 +178,23 @@ class Variant:
     @property
     def obs_sizes(self) -> list[int]:
         """Widths of the observations, speakers first."""
-        own = 2 + 2 * self.num_landmarks
         speakers = [self.goal_width * len(self.listeners_of(speaker)) for speaker in range(self.num_speakers)]
-        return speakers + [own + self.heard_width] * self.num_listeners
+        return speakers + [self.own_width + self.heard_width] * self.num_listeners
 
     def message_heads(self) -> tuple[Head, ...]:
         if self.message_length == 1:
             return (Head("message", self.vocabulary),)
         return tuple(Head(f"message_{place}", self.vocabulary) for place in range(self.message_length))
 
-    def spec(self, env_id: str = VARIANT_ID) -> EnvSpec:
+    def listener_heads(self) -> tuple[Head, ...]:
+        return (Head("move", _NUM_MOVES),)
+
+    def spec(self) -> EnvSpec:
         """Agents, heads, routes and horizon; all agents are one team."""
         names = [*self.speaker_names, *self.listener_names]
-        heads = [self.message_heads()] * self.num_speakers + [(Head("move", _NUM_MOVES),)] * self.num_listeners
+        heads = [self.message_heads()] * self.num_speakers + [self.listener_heads()] * self.num_listeners
         agents = tuple(AgentSpec(*agent) for agent in zip(names, self.obs_sizes, heads, strict=True))
-        return EnvSpec(id=env_id, agents=agents, horizon=self.max_cycles, routes=self._routes())
+        return EnvSpec(id=self.id, agents=agents, horizon=self.max_cycles, routes=self._routes())
 
     def _routes(self) -> tuple[Route, ...]:
         routes = []
@@ -162,19 +203,42 @@ class Variant:
             for listener in range(self.num_listeners):
                 meaning = None
                 if listener in listeners:
-                    meaning = (listeners.index(listener) * self.goal_width, self.goal_width)
+                    sizes = self.attributes or (self.goal_width,)
+                    meaning = (listeners.index(listener) * self.goal_width, *sizes)
                 for place in range(self.message_length):
-                    start = 2 + 2 * self.num_landmarks + (speaker * self.message_length + place) * self.vocabulary
+                    start = self.own_width + (speaker * self.message_length + place) * self.vocabulary
                     receiver = self.num_speakers + listener
                     routes.append(Route(speaker, place, receiver, start, self.vocabulary, self.exact, meaning))
         return tuple(routes)
 
+    # ------------------------------------------------------------- who was right
+    def found(self, goal: NDArray[Any], seen: NDArray[Any], choice: NDArray[Any]) -> NDArray[np.bool_]:
+        """Whether the listener is nearest to the landmark that is its goal, bool [E].
 
-def _require_integer(name: str, value: Any, low: int, high: int | None) -> None:
-    bounds = f"of at least {low}" if high is None else f"in [{low}, {high}]"
-    good = isinstance(value, int) and not isinstance(value, bool) and value >= low
-    if not good or (high is not None and value > high):
-        raise UserError(f"{name} must be an integer {bounds}, got {value!r}.")
+        Args:
+            goal: [E, speaker's width] what the first speaker saw.
+            seen: [E, listener's width] what the listener saw last.
+            choice: int [E] what it did then; of no consequence where it moves.
+
+        Raises:
+            UserError: several listeners.
+        """
+        if self.num_listeners > 1:
+            raise UserError(f"who was right is known of a single listener, got num_listeners={self.num_listeners}.")
+        places = seen[:, 2 : 2 + 2 * self.num_landmarks].reshape(len(seen), self.num_landmarks, 2)
+        nearest: NDArray[np.int64] = np.square(places).sum(-1).argmin(-1)
+        return np.equal(nearest, self.goal_slot(goal, seen))
+
+    def goal_slot(self, goal: NDArray[Any], seen: NDArray[Any]) -> NDArray[np.int64]:
+        """Index among the landmarks of the goal, int [E]; of arguments as for `found`."""
+        slots: NDArray[np.int64]
+        if self.parts is None:
+            slots = goal[:, : self.goal_width].argmax(-1)
+            return slots
+        shown = seen[:, self.own_width - self.num_landmarks * self.parts.width : self.own_width]
+        alike = shown.reshape(len(seen), self.num_landmarks, -1) * goal[:, None, : self.parts.width]
+        slots = alike.sum(-1).argmax(-1)
+        return slots
 
 
 def _require_number(name: str, value: Any, high: float | None) -> None:

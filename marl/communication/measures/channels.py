@@ -239,12 +239,28 @@ def _meanings(channel: Channel, sender_obs: Array, valid: NDArray[np.bool_], fun
     declared = channel.routes[0].meaning
     if declared is None:
         return Meanings(reason="the environment does not declare what the sender has to tell; give a meaning function")
-    start, size = declared
-    part = sender_obs[..., start : start + size]
-    if size > 1 and _is_one_hot(part[valid]):
-        goal = part.argmax(axis=-1)
-        return Meanings(goal, tuple(f"goal {k}" for k in range(size)), goal[..., None])
-    return _number(np.round(part, 6), valid, "goal")
+    told = declared_attributes(sender_obs, declared, valid)
+    if len(declared) == 2 and told.dtype.kind == "i":
+        return Meanings(told[..., 0], tuple(f"goal {k}" for k in range(declared[1])), told)
+    return _number(told, valid, "goal")
+
+
+def declared_attributes(obs: Array, declared: tuple[int, ...], valid: NDArray[np.bool_]) -> np.ndarray:
+    """[..., A] what a route's `meaning` points at in the sender's observations [..., W].
+
+    Integers where it is a goal that is shown as a one-hot (A = 1), or the one-hots of several attributes; else the
+    numbers themselves, rounded. `valid`: which of the observations count, [...].
+    """
+    start, *sizes = declared
+    if len(sizes) > 1:
+        ends = start + np.cumsum(sizes)
+        shown = [obs[..., end - size : end].argmax(axis=-1) for end, size in zip(ends, sizes, strict=True)]
+        return np.stack(shown, axis=-1)
+    part = obs[..., start : start + sizes[0]]
+    if sizes[0] > 1 and _is_one_hot(part[valid]):
+        goal: np.ndarray = part.argmax(axis=-1)[..., None]
+        return goal
+    return np.round(part, 6)
 
 
 def _is_one_hot(rows: Array) -> bool:

@@ -81,7 +81,7 @@ class Resampler:
         permutations, resamples = min(permutations, most), min(resamples, most)
         shuffle = Stream(seed, "communication/permutations", range(permutations))
         pick = Stream(seed, "communication/bootstrap", range(resamples))
-        self.episodes = episodes
+        self.episodes, self._seed = episodes, seed
         self.noise_PN: NDArray[np.float32] = shuffle.uniform(episodes).numpy()
         self.picks_RN: Ints = pick.integers(episodes, episodes).numpy()
         self._free_PN: Ints | None = None
@@ -97,6 +97,12 @@ class Resampler:
         permuted = np.empty(sources_PN.shape, dtype=np.int64)
         permuted[:, places] = values[sources_PN]
         return permuted
+
+    def orders(self, count: int) -> Ints:
+        """Int64 [P, count]: random orders of `count` things other than episodes."""
+        noise = Stream(self._seed, "communication/orders", range(len(self.noise_PN))).uniform(count)
+        orders: Ints = np.argsort(noise.numpy(), axis=1)
+        return orders
 
     def mean_interval(self, values: Floats, level: float = 0.95) -> tuple[float, float]:
         """Percentile bootstrap interval of the mean of `values` [N]."""

@@ -15,6 +15,7 @@ import numpy as np
 from envs.spec import EnvSpec
 from marl.communication.measures import information as info
 from marl.communication.measures.channels import Choice, Heard
+from marl.communication.measures.compositionality import Compositionality, compositionality
 from marl.communication.measures.influence import Answers, HeadInfluence, InputNorm, Predictable, input_norm, listening
 from marl.communication.measures.information import Information, Ints, Resampler, Undefined, Value, contingency
 from marl.results import INLINE, LEFT_OUT, Record, key
@@ -43,6 +44,8 @@ class Usage(Record):
     """Share of an episode's messages that are its most frequent one, in [1/V, 1]."""
     constant_symbol: int | None
     """The symbol that makes up nearly all messages; None where there is none."""
+    bits_per_episode: float | None = field(default=None, metadata=LEFT_OUT)
+    """Mean number of messages of an episode that are heard, times H(M): what they cost at one bit of entropy a unit."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Signalling(Record):
     """A rank correlation, in [-1, 1]."""
     positional_disentanglement: Value | Undefined
     """In [0, 1]."""
+    compositionality: Compositionality | None = field(default=None, metadata=LEFT_OUT)
+    """Every measure of structure beside its chance level; None where the meaning or the message has a single part."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +187,7 @@ def usage(heard: Heard) -> Usage:
         used_share=min(entropy / heard.channel.capacity, 1.0) if size > 1 else 0.0,
         stability=float((in_episode.max(axis=0) / in_episode.sum(axis=0)).mean()),
         constant_symbol=int(share.argmax()) if share.max() >= CONSTANT else None,
+        bits_per_episode=float(heard.valid.sum(axis=0).mean()) * entropy,
     )
 
 
@@ -207,6 +213,7 @@ def signalling(heard: Heard, resampler: Resampler) -> Signalling:
         context_independence=Value(info.context_independence(table)),
         topographic_similarity=info.topographic_similarity(attributes, symbols),
         positional_disentanglement=info.positional_disentanglement(attributes, symbols),
+        compositionality=compositionality(attributes, symbols, heard.channel.sizes, resampler),
     )
 
 

@@ -60,7 +60,7 @@ def test_a_perfect_pair():
 
 CHANNEL = [
     "channel", "sender", "receiver", "symbols", "capacity_bits", "exact", "episodes", "symbol_share", "entropy_bits",
-    "used_share", "stability", "constant_symbol",
+    "used_share", "stability", "constant_symbol", "bits_per_episode",
 ]  # fmt: skip
 TOLD = ["meanings", "table", "signalling"]
 KNOWN = ["entropy_given_meaning_bits", "information_by_step"]
