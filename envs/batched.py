@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from envs.continuous import check_rows, choices_of, from_array, rows_of, to_array
 from envs.errors import UserError
-from envs.spec import EnvSpec
+from envs.spec import AgentSpec, EnvSpec
 
 if TYPE_CHECKING:
     from envs.pettingzoo.reader import Reader
@@ -68,7 +69,8 @@ class BatchedEnv(ABC):
 
     @abstractmethod
     def step(self, actions: Tensor) -> Step:
-        """Play integer actions [N, E, H]; entries of absent heads and absent agents are ignored."""
+        """Play integer actions [N, E, H], or, where a head is continuous, rows [N, E, A] of one-hots and numbers in
+        [-1, 1] (envs/continuous.py); entries of absent heads and absent agents are ignored."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -122,15 +124,19 @@ class BatchedEnv(ABC):
         return {agent.name: obs_NEO[n, :, : agent.obs_size] for n, agent in enumerate(self.spec.agents)}
 
     def encode_actions(self, actions: dict[str, Any]) -> Tensor:
-        """PettingZoo actions {agent: ids [E]} (MultiDiscrete: [E, heads]) to integers [N, E, H]; absent heads 0."""
+        """PettingZoo actions {agent: ids [E]} (MultiDiscrete: [E, heads]; Box: [E, own width]) to what `step` takes;
+        absent heads 0."""
         return encode_actions(self.spec, actions, self.device)
 
     def decode_actions(self, actions: Tensor) -> dict[str, Tensor]:
-        """Integers [N, E, H] to PettingZoo actions {agent: ids [E]} (MultiDiscrete: [E, heads])."""
+        """What `step` takes to PettingZoo actions {agent: ids [E]} (MultiDiscrete: [E, heads]; Box: [E, own width])."""
         return decode_actions(self.spec, actions)
 
     def check_actions(self, actions: Tensor) -> None:
-        """Raise `UserError` unless `actions` is an integer [N, E, H] within every agent's range."""
+        """Raise `UserError` unless `actions` is an integer [N, E, H] within every agent's range, or such rows."""
+        if self.spec.continuous:
+            check_rows(self.spec, self.num_envs, actions)
+            return
         expected = (self.spec.num_agents, self.num_envs, self.spec.num_heads)
         if not isinstance(actions, Tensor) or actions.is_floating_point() or actions.dtype == torch.bool:
             got = actions.dtype if isinstance(actions, Tensor) else type(actions).__name__
@@ -150,50 +156,70 @@ class BatchedEnv(ABC):
 
 
 def encode_actions(spec: EnvSpec, actions: dict[str, Any], device: torch.device | str = "cpu") -> Tensor:
-    """PettingZoo actions {agent: ids [E]} to integers [N, E, H]. The first head runs fastest: id = h0 + n0 * h1."""
+    """PettingZoo actions {agent: ids [E], of a Box an array [E, own width]} to what `BatchedEnv.step` takes.
+
+    The first head runs fastest: id = h0 + n0 * h1. Rows are float64.
+    """
     missing = [name for name in spec.agent_names if name not in actions]
     if missing:
         raise UserError(f"actions for {missing} are missing; expected the agents {list(spec.agent_names)}.")
     columns = []
-    for agent in spec.agents:
+    for n, agent in enumerate(spec.agents):
         given = actions[agent.name]
-        given = given if isinstance(given, Tensor) else np.asarray(given)
-        ids = torch.as_tensor(given, device=device)
-        if ids.is_floating_point() or ids.dtype == torch.bool:
-            raise UserError(f"actions of agent {agent.name!r} must be integers, got {ids.dtype}.")
-        ids = ids.to(torch.int64)
-        heads = ids.new_zeros(len(ids), spec.num_heads)
-        if agent.multi_discrete:
-            sizes = ids.new_tensor([head.size for head in agent.heads])
-            if bool(((ids < 0) | (ids >= sizes)).any()):
-                raise UserError(
-                    f"actions of agent {agent.name!r} must be at least 0 and below {sizes.tolist()}, "
-                    f"got {ids.tolist()[:8]}."
-                )
-            heads[:, : len(agent.heads)] = ids
-        else:
-            rest = ids - agent.start
-            if bool(((rest < 0) | (rest >= agent.num_actions)).any()):
-                raise UserError(
-                    f"action of agent {agent.name!r} must lie in "
-                    f"[{agent.start}, {agent.start + agent.num_actions - 1}], got {ids.tolist()[:8]}."
-                )
-            for h, head in enumerate(agent.heads):
-                heads[:, h] = rest % head.size
-                rest = rest // head.size
-        columns.append(heads)
+        given = torch.as_tensor(given if isinstance(given, Tensor) else np.asarray(given), device=device)
+        if agent.box:
+            row_EA = from_array(agent, given.to(torch.float64), spec.head_size, spec.action_size)
+            columns.append(
+                row_EA if spec.continuous else row_EA.unflatten(1, (spec.num_heads, spec.head_size)).argmax(-1)
+            )
+            continue
+        choices_EH = _choices(spec, agent, given)
+        columns.append(rows_of(spec, n, choices_EH) if spec.continuous else choices_EH)
     return torch.stack(columns)
 
 
-def decode_actions(spec: EnvSpec, actions_NEH: Tensor) -> dict[str, Tensor]:
-    """Integers [N, E, H] to PettingZoo actions {agent: ids [E]}; the inverse of `encode_actions`."""
+def _choices(spec: EnvSpec, agent: AgentSpec, ids: Tensor) -> Tensor:
+    """Integers [E, H] of an agent's ids [E] (MultiDiscrete: [E, heads])."""
+    if ids.is_floating_point() or ids.dtype == torch.bool:
+        raise UserError(f"actions of agent {agent.name!r} must be integers, got {ids.dtype}.")
+    ids = ids.to(torch.int64)
+    heads = ids.new_zeros(len(ids), spec.num_heads)
+    if agent.multi_discrete:
+        sizes = ids.new_tensor([head.size for head in agent.heads])
+        if bool(((ids < 0) | (ids >= sizes)).any()):
+            raise UserError(
+                f"actions of agent {agent.name!r} must be at least 0 and below {sizes.tolist()}, "
+                f"got {ids.tolist()[:8]}."
+            )
+        heads[:, : len(agent.heads)] = ids
+        return heads
+    rest = ids - agent.start
+    if bool(((rest < 0) | (rest >= agent.num_actions)).any()):
+        raise UserError(
+            f"action of agent {agent.name!r} must lie in "
+            f"[{agent.start}, {agent.start + agent.num_actions - 1}], got {ids.tolist()[:8]}."
+        )
+    for h, head in enumerate(agent.heads):
+        heads[:, h] = rest % head.size
+        rest = rest // head.size
+    return heads
+
+
+def decode_actions(spec: EnvSpec, actions: Tensor) -> dict[str, Tensor]:
+    """Integers [N, E, H] or rows [N, E, A] to PettingZoo actions {agent: ids [E]} (MultiDiscrete: [E, heads]; Box:
+    [E, own width]); the inverse of `encode_actions`."""
+    choices_NEH = choices_of(spec, actions)
     decoded = {}
     for n, agent in enumerate(spec.agents):
-        if agent.multi_discrete:
-            decoded[agent.name] = actions_NEH[n, :, : len(agent.heads)]
+        if agent.box:
+            row_EA = actions[n] if actions.is_floating_point() else rows_of(spec, n, choices_NEH[n])
+            decoded[agent.name] = to_array(agent, row_EA, spec.head_size)
             continue
-        ids = torch.zeros_like(actions_NEH[n, :, 0])
+        if agent.multi_discrete:
+            decoded[agent.name] = choices_NEH[n, :, : len(agent.heads)]
+            continue
+        ids = torch.zeros_like(choices_NEH[n, :, 0])
         for h in reversed(range(len(agent.heads))):
-            ids = ids * agent.heads[h].size + actions_NEH[n, :, h]
+            ids = ids * agent.heads[h].size + choices_NEH[n, :, h]
         decoded[agent.name] = ids + agent.start
     return decoded

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
 from envs.batched import BatchedEnv, Step
+from envs.continuous import choices_of
 from envs.errors import UserError, did_you_mean
 from envs.spec import EnvSpec, Route
 from envs.streams import Stream
@@ -153,8 +154,10 @@ class Slots:
         self.remember(obs_NEO)
         return self.written(obs_NEO, [obs_NEO.new_zeros(()) for _ in self.spec.routes])
 
-    def arriving(self, actions_NEH: Tensor, obs_NEO: Tensor) -> list[Tensor]:
-        """What stands in the slot of each route, [E, M], one step after integer `actions_NEH` led to `obs_NEO`."""
+    def arriving(self, actions: Tensor, obs_NEO: Tensor) -> list[Tensor]:
+        """What stands in the slot of each route, [E, M], one step after `actions` (as `BatchedEnv.step` takes them) led
+        to `obs_NEO`."""
+        actions_NEH = choices_of(self.spec, actions)
         kind, routes = self.condition.kind, self.spec.routes
         uniform_En = self._noise.uniform(len(self._place)) if self.condition.noise > 0 else None
         results, first = [], 0

@@ -51,12 +51,16 @@ class Frames:
         no_action = obs_NEO.new_zeros(*obs_NEO.shape[:2], self.entry_size - obs_NEO.shape[2])
         return torch.cat([obs_NEO, no_action], dim=2).expand(self.frames, -1, -1, -1)
 
-    def after(self, kept_FNEX: Tensor, actions_NEH: Tensor, obs_NEO: Tensor) -> Tensor:
-        """[F, N, E, X] once integer `actions_NEH` (those of absent heads do not count) led to `obs_NEO`."""
-        onehot_NEHK = actions_NEH[..., None].to(obs_NEO.device) == self._choices_K
+    def after(self, kept_FNEX: Tensor, actions: Tensor, obs_NEO: Tensor) -> Tensor:
+        """[F, N, E, X] once `actions` led to `obs_NEO`: integers [N, E, H], those of absent heads do not count, or rows
+        [N, E, H * K] of one-hots and numbers."""
+        if actions.is_floating_point():
+            rows_NEA = actions.to(obs_NEO)
+        else:
+            rows_NEA = (actions[..., None].to(obs_NEO.device) == self._choices_K).flatten(2)
         if self._may_be_away:
-            onehot_NEHK &= (kept_FNEX[0, ..., : self._obs_size] != 0).any(-1)[..., None, None]
-        newest = torch.cat([obs_NEO, onehot_NEHK.flatten(2).to(obs_NEO.dtype)], dim=2)
+            rows_NEA = rows_NEA * (kept_FNEX[0, ..., : self._obs_size] != 0).any(-1)[..., None]
+        newest = torch.cat([obs_NEO, rows_NEA.to(obs_NEO.dtype)], dim=2)
         return torch.cat([newest[None], kept_FNEX[:-1]])
 
     def wide(self, kept_FNEX: Tensor) -> Tensor:

@@ -12,16 +12,25 @@ if TYPE_CHECKING:  # --help reads specs' tables and need not wait for torch
 
 @dataclass(frozen=True)
 class Head:
-    """One categorical choice of an agent."""
+    """One part of an agent's action: a categorical choice, or, where there are bounds, some real numbers."""
 
     name: str
     """"move", "message", or "choice_0", "choice_1", ... for the entries of a MultiDiscrete."""
     size: int
-    """Number of choices."""
+    """Number of choices, or of numbers."""
+    low: tuple[float, ...] | None = None
+    """Smallest value of each number in the environment; None: a categorical choice."""
+    high: tuple[float, ...] | None = None
+    """Largest value of each number."""
 
     @property
     def is_message(self) -> bool:
         return self.name.startswith("message")
+
+    @property
+    def continuous(self) -> bool:
+        """Whether it is numbers and not a choice."""
+        return self.low is not None
 
 
 @dataclass(frozen=True)
@@ -33,23 +42,30 @@ class AgentSpec:
     obs_size: int
     """Width of its flattened observation."""
     heads: tuple[Head, ...]
-    """Its choices; all of them are made in every step."""
+    """Its choices and numbers; all of them are made in every step."""
     multi_discrete: bool = False
     """PettingZoo action: an array of one choice a head, else one integer."""
     start: int = 0
     """`start` of a Discrete space: smallest PettingZoo action id."""
+    box: bool = False
+    """PettingZoo action: an array, each head's numbers or one-hot side by side."""
 
     @property
     def num_actions(self) -> int:
-        """Number of joint choices of all heads: the `n` of the PettingZoo `Discrete` space."""
+        """Number of joint choices of all categorical heads: the `n` of the PettingZoo `Discrete` space."""
         product = 1
         for head in self.heads:
-            product *= head.size
+            product *= 1 if head.continuous else head.size
         return product
 
     @property
+    def space_size(self) -> int:
+        """The `n` of the PettingZoo `Discrete` space, or the width of the Box."""
+        return self.choices if self.box else self.num_actions
+
+    @property
     def choices(self) -> int:
-        """Number of choices of all heads together: the width of their one-hots side by side."""
+        """Number of choices (and numbers) of all heads together: the width of their one-hots side by side."""
         return sum(head.size for head in self.heads)
 
 
@@ -131,23 +147,36 @@ class EnvSpec:
 
     @property
     def head_size(self) -> int:
-        """K: the largest head."""
+        """K: the largest head, in choices or numbers."""
         return max(head.size for agent in self.agents for head in agent.heads)
 
     @property
     def action_size(self) -> int:
-        """A = H * K: one-hots of all heads side by side, each padded to the largest head."""
+        """A = H * K: one-hots (or numbers) of all heads side by side, each padded to the largest head."""
         return self.num_heads * self.head_size
 
     @cached_property
+    def continuous(self) -> bool:
+        """Whether some head is continuous. Actions then are rows [N, E, A] (envs/continuous.py)."""
+        return any(head.continuous for agent in self.agents for head in agent.heads)
+
+    @cached_property
     def head_mask(self) -> Tensor:
-        """Bool [N, H, K]: True where agent n's head h has a choice k."""
+        """Bool [N, H, K]: True where agent n's head h has a choice k; a continuous head has none."""
+        return self._entries(False)
+
+    @cached_property
+    def number_mask(self) -> Tensor:
+        """Bool [N, H, K]: True where agent n's head h is continuous and has a number k."""
+        return self._entries(True)
+
+    def _entries(self, continuous: bool) -> Tensor:
         import torch
 
         mask = torch.zeros(self.num_agents, self.num_heads, self.head_size, dtype=torch.bool)
         for n, agent in enumerate(self.agents):
             for h, head in enumerate(agent.heads):
-                mask[n, h, : head.size] = True
+                mask[n, h, : head.size] = head.continuous == continuous
         return mask
 
     @cached_property
@@ -238,7 +267,8 @@ class EnvSpec:
     def from_dict(cls, plain: dict[str, Any]) -> EnvSpec:
         """Inverse of `to_dict`."""
         agents = tuple(
-            AgentSpec(**{**agent, "heads": tuple(Head(**head) for head in agent["heads"])}) for agent in plain["agents"]
+            AgentSpec(**{**agent, "heads": tuple(_head(**head) for head in agent["heads"])})
+            for agent in plain["agents"]
         )
         routes = tuple(
             Route(**{**route, "meaning": None if route["meaning"] is None else tuple(route["meaning"])})
@@ -270,7 +300,16 @@ class EnvSpec:
             if mine != theirs:
                 lines.append(
                     f"{mine.name}: expected observation width {mine.obs_size} and heads "
-                    f"{[(h.name, h.size) for h in mine.heads]}, got {theirs.obs_size} and "
-                    f"{[(h.name, h.size) for h in theirs.heads]}"
+                    f"{_words(mine.heads)}, got {theirs.obs_size} and {_words(theirs.heads)}"
                 )
         return lines
+
+
+def _head(name: str, size: int, low: list[float] | None = None, high: list[float] | None = None) -> Head:
+    """A head from plain data."""
+    return Head(name, size, None if low is None else tuple(low), None if high is None else tuple(high))
+
+
+def _words(heads: tuple[Head, ...]) -> list[tuple[Any, ...]]:
+    """Heads in a message."""
+    return [(head.name, head.size, "continuous") if head.continuous else (head.name, head.size) for head in heads]

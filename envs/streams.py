@@ -90,6 +90,14 @@ class Stream:
         """Standard Gumbel noise -log(-log(U)), float32 [R, *shape], finite by construction."""
         return self.uniform(*shape).log_().neg_().log_().neg_()
 
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal noise, float32 [R, *shape], at most 5.8 in size.
+
+        Source: Box and Muller, "A note on the generation of random normal deviates", 1958; of each pair the cosine's.
+        """
+        radius, angle = self.uniform(2, *shape).unbind(1)
+        return radius.log_().mul_(-2).sqrt_().mul_(angle.mul_(2 * math.pi).cos_())
+
     def integers(self, high: int | Tensor, *shape: int) -> Tensor:
         """Int64 numbers in [0, high), [R, *shape]; bias below high / 2^31. `high` may be a 0-d tensor."""
         return (((self.bits(*shape) >> 33) & 0x7FFFFFFF) * high) >> 31

@@ -16,7 +16,7 @@ from pettingzoo import ParallelEnv
 from envs.errors import UserError
 from envs.pettingzoo.describe import describe_declared, horizon
 from envs.pettingzoo.reader import Reader, nothing_allowed
-from envs.pettingzoo.routes import check_routes, random_action
+from envs.pettingzoo.routes import check_routes, random_action, valid
 from envs.pettingzoo.values import (
     RESET,
     BadValue,
@@ -179,7 +179,7 @@ class Contract:
         masks = self._observations(env, live, observations, infos, 0)
         records = [self._record(live, observations)]
         for step in range(1, self.max_steps + 1):
-            actions = {name: random_action(env.action_space(name), masks.get(name), rng) for name in live}
+            actions = {name: self._action(env, name, masks.get(name), rng) for name in live}
             sent = copy.deepcopy(actions)
             self._progress(seed, step)
             with self.at(step):
@@ -294,6 +294,11 @@ class Contract:
             for name in self.names:
                 check_stays(name, name in stay, env.agents, name in live)
         return stay
+
+    def _action(self, env: ParallelEnv, name: str, mask: Any, rng: np.random.Generator) -> Any:
+        assert self.spec is not None
+        action = random_action(env.action_space(name), mask, rng)
+        return valid(self.spec.agents[self.names.index(name)], action)
 
     def _unchanged(self, actions: Any, sent: Any) -> None:
         if not _same(actions, sent):

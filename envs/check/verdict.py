@@ -114,7 +114,7 @@ def _agent_lines(agents: Sequence[AgentSpec]) -> list[str]:
             lines.append((agent, [agent.name]))
     result = []
     for agent, names in lines:
-        heads = " x ".join(f"{head.name} {head.size}" for head in agent.heads)
+        heads = " x ".join(f"{head.name} {head.size}{' numbers' if head.continuous else ''}" for head in agent.heads)
         who = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]} ({len(names)})"
         result.append(f"  {who:<20} {agent.obs_size:>6} numbers observed   chooses {heads}")
     return result

@@ -121,10 +121,12 @@ def build_spec(
     obs_sizes: Sequence[int],
     heads: Sequence[tuple[Head, ...]],
     horizon: int,
+    box: bool = False,
 ) -> EnvSpec:
-    """The spec of a scenario from its agents, in order, whatever their number."""
+    """The spec of a scenario from its agents, in order, whatever their number; `box`: with continuous_actions."""
     agents = tuple(
-        AgentSpec(name=name, obs_size=size, heads=own) for name, size, own in zip(names, obs_sizes, heads, strict=True)
+        AgentSpec(name=name, obs_size=size, heads=own, box=box)
+        for name, size, own in zip(names, obs_sizes, heads, strict=True)
     )
     adversaries = tuple(n for n, name in enumerate(names) if name.startswith(_ADVERSARY_PREFIXES))
     good = tuple(n for n in range(len(names)) if n not in adversaries)
@@ -137,9 +139,14 @@ def build_spec(
     )
 
 
-def make_heads(movable: bool, silent: bool, num_symbols: int) -> tuple[Head, ...]:
-    """The heads of an MPE agent: a move if it can move, a message if it can speak."""
-    move = (Head("move", NUM_MOVES),) if movable else ()
+def make_heads(movable: bool, silent: bool, num_symbols: int, continuous: bool = False) -> tuple[Head, ...]:
+    """The heads of an MPE agent: a move if it can move, a message if it can speak.
+
+    A continuous move is mpe2's own: five numbers in [0, 1] for none, left, right, down, up, whose differences push.
+    A message is a choice even then: the one-hot of a symbol, where mpe2 would take any numbers in [0, 1].
+    """
+    bounds = ((0.0,) * NUM_MOVES, (1.0,) * NUM_MOVES) if continuous else (None, None)
+    move = (Head("move", NUM_MOVES, *bounds),) if movable else ()
     message = () if silent else (Head("message", num_symbols),)
     return move + message
 
@@ -171,10 +178,10 @@ def describe(name: str, parallel_env: Any) -> EnvSpec:
 
     Args:
         name: its id, with or without the version.
-        parallel_env: the environment, discrete actions.
+        parallel_env: the environment.
 
     Raises:
-        UserError: unknown id, another environment, or continuous actions.
+        UserError: unknown id, or another environment.
     """
     mpe_id = require_id(name)
     raw = getattr(parallel_env, "unwrapped", parallel_env)
@@ -183,13 +190,12 @@ def describe(name: str, parallel_env: Any) -> EnvSpec:
     scenario = mpe_id.rsplit("_v", 1)[0]
     if f"mpe2.{scenario}.{scenario}" not in {base.__module__ for base in type(raw).__mro__}:
         raise UserError(f"expected an mpe2 environment {mpe_id}, got {type(raw).__module__}.{type(raw).__name__}.")
-    if raw.continuous_actions:
-        raise UserError(f"{mpe_id} was built with continuous_actions=True; expected discrete actions (the default).")
+    continuous = bool(raw.continuous_actions)
     names = list(parallel_env.possible_agents)
     by_name = {agent.name: agent for agent in raw.world.agents}
-    heads = [make_heads(by_name[n].movable, by_name[n].silent, raw.world.dim_c) for n in names]
+    heads = [make_heads(by_name[n].movable, by_name[n].silent, raw.world.dim_c, continuous) for n in names]
     obs_sizes = [parallel_env.observation_space(n).shape[0] for n in names]
-    return build_spec(mpe_id, names, obs_sizes, heads, max(1, int(raw.max_cycles)))
+    return build_spec(mpe_id, names, obs_sizes, heads, max(1, int(raw.max_cycles)), continuous)
 
 
 def _variant_spec(mpe_id: str, raw: Any) -> EnvSpec:

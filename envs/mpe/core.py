@@ -178,6 +178,12 @@ class Physics:
         movers, envs = moves.shape
         return self.directions.index_select(1, moves.reshape(-1)).view(2, movers, envs).transpose(0, 1)
 
+    def push(self, moves: Tensor) -> Tensor:
+        """Vectors [movers, 2, E] of numbers [movers, E, 5] in [-1, 1] for none, left, right, down, up: right - left and
+        up - down of the same on mpe2's scale of [0, 1]."""
+        moves = moves.to(self.directions.dtype)
+        return torch.stack((moves[..., 2] - moves[..., 1], moves[..., 4] - moves[..., 3]), 1).mul_(0.5)
+
     def contact_force(self, pos: Tensor) -> Tensor:
         """Sum of the contact forces on every mover, [movers, 2, E], from the positions [entities, 2, E].
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from envs.batched import BatchedEnv, Step
+from envs.continuous import row_shape
 from envs.errors import UserError
 from envs.mpe import transfer
 from envs.mpe.core import World
@@ -18,6 +19,7 @@ from envs.mpe.episodes import Episodes
 from envs.mpe.game import Game
 from envs.mpe.scenario import Scenario
 
+_NUMBERS = (torch.float32, torch.float64)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -102,9 +104,11 @@ class MPE(BatchedEnv):
         self._play = torch.compile(self._advance, fullgraph=True, dynamic=False)
 
     def step(self, actions: Tensor) -> Step:
-        """Play integer actions [N, E, H]; entries of absent heads are ignored."""
+        """Play integer actions [N, E, H], or rows [N, E, A] where moves are continuous; entries of absent heads are
+        ignored."""
         actions = self._usable(actions)
-        if self._check_next and self.device.type != "cpu":
+        on_host = self.device.type == "cpu"  # where indices check integers and nothing checks numbers
+        if self.spec.continuous if on_host else self._check_next:
             self.check_actions(actions)
         self._check_next = False
         try:
@@ -170,12 +174,13 @@ class MPE(BatchedEnv):
 
     def _usable(self, actions: Tensor) -> Tensor:
         """Actions of the right shape, type and device, else `UserError`; their values are not looked at."""
-        expected = (self.spec.num_agents, self.num_envs, self.spec.num_heads)
-        if not isinstance(actions, Tensor) or actions.dtype not in _INTEGERS or tuple(actions.shape) != expected:
+        expected = (self.spec.num_agents, self.num_envs, *row_shape(self.spec))
+        kinds = _NUMBERS if self.spec.continuous else _INTEGERS
+        if not isinstance(actions, Tensor) or actions.dtype not in kinds or tuple(actions.shape) != expected:
             self.check_actions(actions)
         if actions.device != self.device:
             raise UserError(f"actions must be on {self.device}, where the environments are, got {actions.device}.")
-        return actions if actions.dtype in (torch.int64, torch.int32) else actions.long()
+        return actions if actions.dtype in (torch.int64, torch.int32, *_NUMBERS) else actions.long()
 
     # ------------------------------------------------------------- curriculum
     @property

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from envs.mpe.catalogue import NUM_MOVES
 from envs.mpe.core import Physics, World
 from envs.mpe.scenario import Scenario
 from envs.mpe.schedule import Span
@@ -30,11 +31,13 @@ class Game:
 
     def __init__(self, scenario: Scenario, count: int, device: torch.device, dtype: torch.dtype) -> None:
         self.scenario, self.spec = scenario, scenario.spec()
+        self._continuous = self.spec.continuous  # here: a compiled step cannot ask for it
         self.physics = Physics(scenario.agents, scenario.landmarks, device, dtype)
         scenario.prepare(device, dtype)
         movers, (first, last) = self.physics.movers, scenario.speakers()
         head = int(first < last and scenario.agents[first].movable)  # the move, if any, comes first
         self._message_heads = slice(head, head + scenario.message_length)
+        self._message_entries = slice(head * self.spec.head_size, head * self.spec.head_size + scenario.num_symbols)
         assert len({agent.movable for agent in scenario.agents[first:last]}) <= 1, "speakers all move or none does"
 
         def zeros(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
@@ -66,7 +69,7 @@ class Game:
         """One step of every row, no resets, no host, no sync.
 
         Args:
-            actions: integers [N, E, H].
+            actions: integers [N, E, H]; where moves are continuous, rows [N, E, A].
             uniform: numbers in (0, 1) [scenario.step_draws, E]; None where a step draws none.
 
         Returns:
@@ -74,8 +77,14 @@ class Game:
         """
         scenario, world = self.scenario, self.world
         movers, speakers = self.physics.movers, scenario.speakers()
-        thrust = self.physics.thrust(actions[movers[0] : movers[1], :, 0])
-        if speakers[1]:
+        if self._continuous:
+            thrust = self.physics.push(actions[movers[0] : movers[1], :, :NUM_MOVES])
+        else:
+            thrust = self.physics.thrust(actions[movers[0] : movers[1], :, 0])
+        if speakers[1] and self._continuous:
+            said = actions[speakers[0] : speakers[1], :, self._message_entries].argmax(-1, keepdim=True)
+            scenario.speak(world, said.transpose(1, 2))
+        elif speakers[1]:
             said = actions[speakers[0] : speakers[1], :, self._message_heads]
             scenario.speak(world, said.transpose(1, 2))
         if movers[1]:

@@ -69,7 +69,7 @@ SCENARIOS: dict[str, type[Scenario]] = {
 }
 
 # arguments of every mpe2 scenario that are not about the task -> the only value that the port takes
-_FIXED = {"continuous_actions": False, "render_mode": None, "benchmark_data": False}
+_FIXED = {"render_mode": None, "benchmark_data": False}
 _IGNORED = ("dynamic_rescaling",)  # changes only how mpe2 draws
 
 
@@ -81,14 +81,21 @@ def make_scenario(env_id: str, /, **env_args: Any) -> Scenario:
     """
     mpe_id = require_id(env_id)
     own = list(inspect.signature(SCENARIOS[mpe_id].__init__).parameters)[1:]
-    check_arguments(mpe_id, env_args, [*own, *_FIXED, *_IGNORED])
+    check_arguments(mpe_id, env_args, [*own, *_FIXED, *_IGNORED, "continuous_actions"])
     for key, only in _FIXED.items():
         if env_args.get(key, only) != only:
             raise UserError(
                 f"{mpe_id}: {key}={env_args[key]!r} is not supported by the torch backend; leave it at {only!r}, "
                 f'or take the real mpe2 with backend="pettingzoo".'
             )
-    return SCENARIOS[mpe_id](**{key: value for key, value in env_args.items() if key in own})
+    scenario = SCENARIOS[mpe_id](**{key: value for key, value in env_args.items() if key in own})
+    continuous = env_args.get("continuous_actions", False)
+    if not isinstance(continuous, bool):
+        raise UserError(f"{mpe_id}: continuous_actions must be true or false, got {continuous!r}.")
+    if continuous and mpe_id in VARIANT_IDS:
+        raise UserError(f"{mpe_id} has discrete actions only; leave continuous_actions out.")
+    scenario.continuous_actions = continuous
+    return scenario
 
 
 def make(

@@ -32,6 +32,7 @@ class Scenario(ABC):
     num_stages: int = 1  # of the curriculum
     curriculum: bool = False  # whether the stage matters
     curriculum_stage: int = 0
+    continuous_actions: bool = False  # moves are numbers; messages stay symbols
 
     def __init__(self, max_cycles: int) -> None:
         check_count("max_cycles", max_cycles)
@@ -115,8 +116,9 @@ class Scenario(ABC):
 
     def spec(self) -> EnvSpec:
         """Agents, heads, routes, teams and horizon."""
-        heads = [make_heads(agent.movable, agent.silent, self.num_symbols) for agent in self.agents]
-        return build_spec(self.id, [agent.name for agent in self.agents], self.obs_sizes, heads, self.horizon)
+        box = self.continuous_actions
+        heads = [make_heads(agent.movable, agent.silent, self.num_symbols, box) for agent in self.agents]
+        return build_spec(self.id, [agent.name for agent in self.agents], self.obs_sizes, heads, self.horizon, box)
 
     def speakers(self) -> tuple[int, int]:
         """[first, last) agents that can speak."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.continuous import row_shape
 from envs.spec import EnvSpec
 
 
@@ -16,7 +17,7 @@ from envs.spec import EnvSpec
 class Arrays:
     """What goes to and comes from E copies; the arrays may lie in memory that processes share."""
 
-    actions: np.ndarray  # int64 [N, E, H] to play
+    actions: np.ndarray  # int64 [N, E, H] to play, or float64 [N, E, A] where a head is continuous
     obs: np.ndarray  # [N, E, O] to act on next, reset where an episode ended; zeros for absent agents
     final_obs: np.ndarray  # [N, E, O] the true next observation
     reward: np.ndarray  # [N, E]
@@ -39,8 +40,8 @@ class Arrays:
         N, E, O = spec.num_agents, num_envs, spec.obs_size  # noqa: E741 - the tensor legend's letters
         H, K = spec.num_heads, spec.head_size if spec.has_masks else 0
         wide, flag, real = np.dtype(np.int64), np.dtype(np.bool_), np.dtype(dtype)
-        shapes = {
-            "actions": ((N, E, H), wide),
+        shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
+            "actions": ((N, E, *row_shape(spec)), np.dtype(np.float64) if spec.continuous else wide),
             "obs": ((N, E, O), real),
             "final_obs": ((N, E, O), real),
             "reward": ((N, E), real),

@@ -286,14 +286,7 @@ class Copies:
     def _decoded(self, present: np.ndarray | None = None) -> list[dict[str, Any]]:
         """The PettingZoo actions of every copy, of the agents `present` [N, E] (those alive now): plain ints, which
         mpe2 cannot change in place as it does with arrays."""
-        actions, reader = self.arrays.actions, self._reader
-        ids = (actions * reader.strides_NH[:, None, :]).sum(-1)
-        chosen = [
-            list(actions[n, :, : len(sizes)].astype(reader.dtypes[n]))
-            if self.spec.agents[n].multi_discrete
-            else (ids[n] + self.spec.agents[n].start).tolist()
-            for n, sizes in enumerate(reader.sizes)
-        ]
+        chosen = self._reader.actions(self.arrays.actions)
         acting = self._live if present is None else [np.flatnonzero(column).tolist() for column in present.T]
         return [{self._names[n]: chosen[n][e] for n in agents} for e, agents in enumerate(acting)]
 

@@ -140,12 +140,49 @@ def _agent(env_id: str, env: ParallelEnv, name: str, heads: Sequence[Sequence[An
                 f"space MultiDiscrete({sizes}): expected {len(sizes)} heads of these sizes in this order."
             )
         return AgentSpec(name, obs_size, declared, multi_discrete=True)
-    what = "continuous actions" if isinstance(action_space, spaces.Box) else "an action space of another kind"
+    if isinstance(action_space, spaces.Box):
+        return AgentSpec(name, obs_size, box_heads(env_id, name, action_space, _heads(env_id, name, heads)), box=True)
     raise UserError(
-        f"environment {env_id!r}: agent {name!r} has {what}: {action_space}. Expected Discrete or a MultiDiscrete "
-        "with one axis: this package learns discrete actions and messages. Ask the environment for discrete actions, "
-        "or wrap it so that each choice stands for one continuous action."
+        f"environment {env_id!r}: agent {name!r} has an action space of another kind: {action_space}. Expected "
+        "Discrete, or a MultiDiscrete or Box with one axis: wrap the environment so that its actions are one of these."
     )
+
+
+def box_heads(env_id: str, name: str, space: spaces.Box, declared: tuple[Head, ...]) -> tuple[Head, ...]:
+    """The heads of a Box of one axis: its entries side by side, a message as a one-hot, all others as numbers.
+
+    Args:
+        env_id, name: for messages.
+        space: the agent's.
+        declared: names and sizes of heads, in the order of the entries; empty: one head "move".
+
+    Raises:
+        UserError: another number of axes, whole numbers, no bounds, a message with bounds that a one-hot exceeds, or
+            heads that do not fill the Box.
+    """
+
+    def fault(text: str) -> UserError:
+        return UserError(f"environment {env_id!r}: the action space {space} of agent {name!r} {text}.")
+
+    if len(space.shape) != 1 or np.dtype(space.dtype).kind != "f":
+        raise fault("must be a Box of floats with one axis; reshape the actions in a wrapper")
+    width = int(space.shape[0])
+    named = declared or (Head("move", width),)
+    if sum(head.size for head in named) != width:
+        raise fault(f"has {width} entries, but the heads {_pairs(named)} have sizes that do not add up to {width}")
+    heads, start = [], 0
+    for head in named:
+        low, high = (bound[start : start + head.size].astype(float) for bound in (space.low, space.high))
+        start += head.size
+        if head.is_message:
+            if (low > 0).any() or (high < 1).any():
+                raise fault(f"does not hold the one-hots of the head {head.name!r}; expected bounds 0 and 1 there")
+            heads.append(head)
+            continue
+        if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+            raise fault("must have a finite low below a finite high for every number; give it bounds in a wrapper")
+        heads.append(Head(head.name, head.size, tuple(low.tolist()), tuple(high.tolist())))
+    return tuple(heads)
 
 
 def _pairs(heads: Sequence[Head]) -> list[tuple[str, int]]:

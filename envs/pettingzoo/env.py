@@ -13,6 +13,7 @@ from pettingzoo import ParallelEnv
 from torch import Tensor
 
 from envs.batched import BatchedEnv, Step
+from envs.continuous import check_rows, row_shape
 from envs.errors import UserError
 from envs.ids import names_function
 from envs.pettingzoo.arrays import Arrays
@@ -76,7 +77,8 @@ class PettingZooEnv(BatchedEnv):
         heads: {agent: [[name, size], ...]} splits the Discrete action of an agent into several choices whose sizes
             multiply to n (the first runs fastest: action = c_0 + n_0 * c_1), or names the entries of a MultiDiscrete.
             A head whose name begins with "message" is a message. Without it a Discrete is the head "move", and a
-            MultiDiscrete the heads "choice_0", "choice_1", ...
+            MultiDiscrete the heads "choice_0", "choice_1", ... Of a Box they divide the entries: a message is a
+            one-hot there, all other heads are numbers; without it all is the continuous head "move".
         routes: message slots as plain dicts, e.g. {"sender": "speaker_0", "head": "message", "receiver":
             "listener_0", "start": 8, "meaning": [0, 3]}: from entry 8 on, the listener's flattened observation holds
             the one-hot of what the speaker chose one step before (zeros after a reset); the first 3 entries of the
@@ -152,8 +154,8 @@ class PettingZooEnv(BatchedEnv):
             sizes[n, : len(agent.heads)] = [head.size for head in agent.heads]
         self._sizes = sizes[:, None, :]
         self._has_head = (sizes < np.iinfo(np.int64).max)[:, None, :]
-        self._small = np.min_scalar_type(self.spec.head_size)
-        self._history: deque[np.ndarray] = deque()  # joint actions [N, E, H] since the oldest running episode began
+        self._small = np.dtype(np.float64) if self.spec.continuous else np.min_scalar_type(self.spec.head_size)
+        self._history: deque[np.ndarray] = deque()  # joint actions [N, E, ...] since the oldest running episode began
 
     @property
     def reader(self) -> Reader:
@@ -227,7 +229,11 @@ class PettingZooEnv(BatchedEnv):
             raise UserError("this environment is closed; make a new one.")
 
     def _checked(self, actions: Tensor) -> np.ndarray:
-        """Int64 [N, E, H] with zeros for absent heads and agents; `UserError` for what cannot be played."""
+        """As `Arrays.actions`, with zeros for absent heads and agents; `UserError` for what cannot be played."""
+        if self.spec.continuous:
+            rows = actions.detach().cpu() if isinstance(actions, Tensor) else actions
+            check_rows(self.spec, self.num_envs, rows, torch.from_numpy(self._arrays.alive))
+            return np.asarray(rows.numpy() * self._arrays.alive[:, :, None], np.float64)
         expected = (self.spec.num_agents, self.num_envs, self.spec.num_heads)
         usable = isinstance(actions, Tensor) and not actions.is_floating_point() and actions.dtype != torch.bool
         if not usable or tuple(actions.shape) != expected:
@@ -263,7 +269,7 @@ class PettingZooEnv(BatchedEnv):
         """
         arrays = self._arrays
         lengths = arrays.steps[0].tolist()
-        history = np.array(self._history, dtype=np.int64).reshape(-1, *arrays.actions.shape)  # [T, N, E, H]
+        history = np.array(self._history, dtype=arrays.actions.dtype).reshape(-1, *arrays.actions.shape)  # [T, N, E, H]
         played = np.zeros_like(history.transpose(2, 0, 1, 3))  # [E, T, N, H], zeros behind a row's own steps
         for e, length in enumerate(lengths):
             played[e, :length] = history[len(history) - length :, :, e]
@@ -287,8 +293,8 @@ class PettingZooEnv(BatchedEnv):
         """
         self._require_rows(state)
         obs, actions = state["obs"].numpy().swapaxes(0, 1), state["actions"].numpy()
-        N, H = self.spec.num_agents, self.spec.num_heads
-        if obs.shape != self._arrays.obs.shape or actions.shape[2:] != (N, H):
+        shape = self.spec.num_agents, *row_shape(self.spec)
+        if obs.shape != self._arrays.obs.shape or actions.shape[2:] != shape:
             raise UserError("the state is of an environment with other agents, heads or observations.")
         lengths = state["steps"].tolist()
         played = [actions[e, :length] for e, length in enumerate(lengths)]
@@ -308,7 +314,7 @@ class PettingZooEnv(BatchedEnv):
                 "and start again; --rebuild mends one that carries something from one episode into the next."
             )
         longest = max(lengths)
-        history = np.zeros((longest, N, self.num_envs, H), self._small)
+        history = np.zeros((longest, shape[0], self.num_envs, *shape[1:]), self._small)
         for e, part in enumerate(played):
             history[longest - len(part) :, :, e] = part
         self._history.extend(history)
@@ -359,8 +365,8 @@ def _describe(
         return catalogue.describe(recipe.env_id, env), False
     if given is not None:
         own = describe(recipe.env_id, env)
-        sizes = [(agent.name, agent.obs_size, agent.num_actions, agent.multi_discrete) for agent in own.agents]
-        wanted = [(agent.name, agent.obs_size, agent.num_actions, agent.multi_discrete) for agent in given.agents]
+        sizes = [(agent.name, agent.obs_size, agent.space_size, agent.multi_discrete) for agent in own.agents]
+        wanted = [(agent.name, agent.obs_size, agent.space_size, agent.multi_discrete) for agent in given.agents]
         if sizes != wanted:
             raise UserError(
                 f"the given spec does not fit {recipe.env_id!r}: expected (agent, observation width, actions, "

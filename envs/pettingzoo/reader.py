@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
+import torch
 from pettingzoo import ParallelEnv
 
+from envs.batched import decode_actions
 from envs.errors import UserError, did_you_mean
 from envs.pettingzoo.flatten import ObservationReader, RowReader, read_mask
 from envs.pettingzoo.named import renamed
@@ -30,7 +32,7 @@ class Reader:
     Args:
         spec: the environment's description.
         readers: of every agent's observations.
-        dtypes: of every agent's actions; used where they are arrays (MultiDiscrete).
+        dtypes: of every agent's actions; used where they are arrays (MultiDiscrete, Box).
         turns: agents wait for each other: while one has a choice, the masks of others may allow nothing.
         spaces: the observation spaces as plain data; None: they are not known, observations are rows already.
     """
@@ -46,6 +48,7 @@ class Reader:
         self.spec, self.turns, self._spaces = spec, turns, spaces
         self.readers, self.dtypes = list(readers), [np.dtype(dtype) for dtype in dtypes]
         self.sizes = [tuple(head.size for head in agent.heads) for agent in spec.agents]
+        self.boxes = any(agent.box for agent in spec.agents)
         self.index = {name: n for n, name in enumerate(spec.agent_names)}
         self.ids: dict[str, int] = {}  # {name: the environment's own id} where ids are no strings
         self.strides_NH = _strides(spec)
@@ -63,7 +66,7 @@ class Reader:
     @classmethod
     def of_rows(cls, spec: EnvSpec) -> Reader:
         """The reader of an environment whose observations are rows already, as those of MPE are."""
-        return cls(spec, [RowReader(agent.obs_size) for agent in spec.agents], [np.int64] * spec.num_agents)
+        return cls(spec, [RowReader(agent.obs_size) for agent in spec.agents], _dtypes(spec))
 
     def pictures(self) -> dict[str, tuple[int, int, int]]:
         """{agent: (height, width, channels)} of its largest part that is a Box of three axes, where it has one."""
@@ -168,6 +171,9 @@ class Reader:
         Raises:
             BadValue: the mask is not one of this agent's.
         """
+        if any(head.continuous for head in self.spec.agents[n].heads):
+            told = "is given to an agent with continuous actions, expected none: bound its numbers by the space instead"
+            raise BadValue(told, self.spec.agents[n].name, "action_mask")
         try:
             return read_mask(mask, self.sizes[n], self.spec.agents[n].multi_discrete, rows_HK)
         except BadValue as fault:
@@ -194,6 +200,23 @@ class Reader:
             total += stride * choice
             stride *= size
         return total
+
+    def actions(self, played: np.ndarray) -> list[list[Any]]:
+        """Of what `BatchedEnv.step` takes [N, E, ...] every agent's own actions in the E environments."""
+        agents = self.spec.agents
+        if self.boxes:
+            decoded = decode_actions(self.spec, torch.from_numpy(played))
+            own = [decoded[agent.name].numpy() for agent in agents]
+            return [
+                list(own[n].astype(self.dtypes[n])) if own[n].ndim > 1 else own[n].tolist() for n in range(len(agents))
+            ]
+        ids = (played * self.strides_NH[:, None, :]).sum(-1)
+        return [
+            list(played[n, :, : len(sizes)].astype(self.dtypes[n]))
+            if agents[n].multi_discrete
+            else (ids[n] + agents[n].start).tolist()
+            for n, sizes in enumerate(self.sizes)
+        ]
 
     # ------------------------------------------------------------ all agents
     def rows(self, observations: Any, infos: Any = None) -> tuple[np.ndarray, np.ndarray | None, list[int]]:
@@ -333,6 +356,11 @@ def nothing_allowed(name: str) -> BadValue:
 def _kind(value: Any) -> str:
     size = f" of {len(value)}" if isinstance(value, tuple | list) else ""
     return f"a {type(value).__name__}{size}"
+
+
+def _dtypes(spec: EnvSpec) -> list[Any]:
+    """Of every agent's actions in MPE."""
+    return [np.float32 if agent.box else np.int64 for agent in spec.agents]
 
 
 def _strides(spec: EnvSpec) -> np.ndarray:

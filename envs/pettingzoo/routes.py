@@ -11,13 +11,15 @@ from pettingzoo import ParallelEnv
 from envs.errors import UserError
 from envs.pettingzoo.reader import Reader
 from envs.pettingzoo.values import COMMON
-from envs.spec import EnvSpec, Route
+from envs.spec import AgentSpec, EnvSpec, Route
 
 _STEPS = 8
 
 
 def random_action(space: spaces.Space[Any], mask: Any, rng: np.random.Generator) -> Any:
-    """A uniform action of a Discrete or MultiDiscrete space that the action mask (None: all) allows."""
+    """A uniform action of a Discrete, MultiDiscrete or Box space that the action mask (None: all) allows."""
+    if isinstance(space, spaces.Box) and space.is_bounded():
+        return rng.uniform(space.low, space.high).astype(space.dtype)
     if isinstance(space, spaces.Discrete):
         allowed = np.arange(int(space.n)) if mask is None else np.flatnonzero(mask)
         return int(space.start) + int(rng.choice(allowed if len(allowed) else [0]))
@@ -58,7 +60,10 @@ def check_routes(spec: EnvSpec, env: ParallelEnv) -> None:
         if names[route.receiver] in observations:
             _compare(spec, route, observations, None)
     for _ in range(_STEPS):
-        actions = {name: random_action(env.action_space(name), masks.get(name), rng) for name in env.agents}
+        actions = {
+            name: valid(spec.agents[reader.index[name]], random_action(env.action_space(name), masks.get(name), rng))
+            for name in env.agents
+        }
         if not actions:
             return
         played = {name: np.array(action) for name, action in actions.items()}  # the environment may change its own
@@ -69,10 +74,26 @@ def check_routes(spec: EnvSpec, env: ParallelEnv) -> None:
                 _compare(spec, route, observations, played[names[route.sender]])
 
 
+def valid(agent: AgentSpec, action: Any) -> Any:
+    """An action with a one-hot, that of its largest entry, in the place of every message of a Box."""
+    if not agent.box:
+        return action
+    action, start = action.copy(), 0
+    for head in agent.heads:
+        part = action[start : start + head.size]
+        start += head.size
+        if not head.continuous:
+            part[:] = np.arange(head.size) == part.argmax()
+    return action
+
+
 def _compare(spec: EnvSpec, route: Route, observations: dict[str, np.ndarray], action: np.ndarray | None) -> None:
     agent = spec.agents[route.sender]
     expected = np.zeros(route.size)
-    if action is not None and agent.multi_discrete:
+    if action is not None and agent.box:
+        start = sum(head.size for head in agent.heads[: route.head])
+        expected = np.asarray(action[start : start + route.size], expected.dtype)
+    elif action is not None and agent.multi_discrete:
         expected[int(action[route.head])] = 1
     elif action is not None:
         stride = int(np.prod([head.size for head in agent.heads[: route.head]], dtype=np.int64))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from envs.continuous import rows_of
 from envs.pettingzoo.arrays import Arrays
 from envs.spec import EnvSpec
 
@@ -94,7 +95,12 @@ class _Player:
         allowed = self.arrays.mask[:, 0] if self.spec.has_masks else self.head_mask
         score = np.where(allowed, rng.random(allowed.shape), -1.0)
         actions: np.ndarray = score.argmax(-1)
-        return actions
+        if not self.spec.continuous:
+            return actions
+        rows = np.stack(
+            [rows_of(self.spec, n, one[None])[0].numpy() for n, one in enumerate(torch.from_numpy(actions))]
+        )
+        return rows + self.spec.number_mask.flatten(1).numpy() * rng.uniform(-1.0, 1.0, rows.shape)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@
 | choose_action | the actor follows the critic | return 1/3 |
 | answer_observation | the actor reads its observation, each agent its own | return 1/3 |
 | matching_game | the gradient reaches the speaker through messages and one step of time | return 1/goals |
+| track_observation | the actor follows the critic's gradient at its numbers, each its own | return -.43 |
 | recall | actor and critic remember what they saw (`--maddpg.recurrent`) | return 1/3 |
 | witness_game | the critic sees what *all* agents observe | return .25 instead of 1 |
 
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor
 
 from envs.batched import BatchedEnv, Step
+from envs.continuous import row_shape
 from envs.errors import UserError, did_you_mean
 from envs.probes.rules import (
     History,
@@ -37,6 +39,7 @@ from envs.probes.rules import (
     discounted_value_rules,
     matching_game_rules,
     recall_rules,
+    track_observation_rules,
     truncated_value_rules,
     value_from_observation_rules,
     witness_game_rules,
@@ -88,7 +91,8 @@ class Probe(BatchedEnv):
     def step(self, actions: Tensor) -> Step:
         self.check_actions(actions)
         drawn = self._drawn
-        self._played = [*self._played, actions.to(self.device, torch.int64)]
+        kind = torch.float32 if self.spec.continuous else torch.int64
+        self._played = [*self._played, actions.to(self.device, kind)]
         reward = self.rules.reward(drawn, self._played).to(self.dtype)
         final_obs = obs = self._observed()
         ended = len(self._played) == self.rules.length
@@ -115,8 +119,9 @@ class Probe(BatchedEnv):
 
     def state_dict(self) -> dict[str, Any]:
         """Seed, counter of the stream, what was drawn and played in the running episodes."""
-        shape = (0, self.spec.num_agents, self.num_envs, self.spec.num_heads)
-        played = torch.stack(self._played) if self._played else torch.zeros(shape, dtype=torch.int64)
+        shape = (0, self.spec.num_agents, self.num_envs, *row_shape(self.spec))
+        kind = torch.float32 if self.spec.continuous else torch.int64
+        played = torch.stack(self._played) if self._played else torch.zeros(shape, dtype=kind)
         return {
             "seed": self._seed,
             "stream": self._stream.state_dict(),
@@ -141,6 +146,7 @@ PROBES: dict[str, Callable[..., Rules]] = {
     "matching_game": matching_game_rules,
     "witness_game": witness_game_rules,
     "recall": recall_rules,
+    "track_observation": track_observation_rules,
 }
 
 

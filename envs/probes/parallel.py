@@ -10,9 +10,10 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from envs.probes.env import Probe, make
+from envs.spec import AgentSpec
 
 
-class ProbeParallelEnv(ParallelEnv[str, np.ndarray, int]):
+class ProbeParallelEnv(ParallelEnv[str, np.ndarray, Any]):
     """One copy of a probe.
 
     Its metadata declares heads and routes as `envs.pettingzoo.PettingZooEnv` takes them, so that whoever runs it need
@@ -29,10 +30,10 @@ class ProbeParallelEnv(ParallelEnv[str, np.ndarray, int]):
         self.possible_agents = list(spec.agent_names)
         self.agents: list[str] = []
         self._spaces = {
-            agent.name: (spaces.Box(-1.0, 1.0, (agent.obs_size,)), spaces.Discrete(agent.num_actions))
-            for agent in spec.agents
+            agent.name: (spaces.Box(-1.0, 1.0, (agent.obs_size,)), _action_space(agent)) for agent in spec.agents
         }
         self.metadata = {"name": spec.id.partition(":")[2], "render_modes": [], **spec.declaration()}
+        self._boxes = spec.agents[0].box
         self._next = probe.reset(0)  # [N, 1, O] what the next unseeded reset returns
 
     def observation_space(self, agent: str) -> spaces.Space[Any]:
@@ -48,13 +49,13 @@ class ProbeParallelEnv(ParallelEnv[str, np.ndarray, int]):
             self._next = self._probe.reset(seed)
         elif self.agents:  # in the middle of an episode: finish it
             while self.agents:
-                self.step(dict.fromkeys(self.agents, 0))
+                self.step({name: np.zeros(1) if self._boxes else 0 for name in self.agents})
         self.agents = self.possible_agents[:]
         return self._observations(self._next), {name: {} for name in self.agents}
 
-    def step(self, actions: dict[str, int]) -> tuple[Any, ...]:
-        ids = [[[int(actions[name])]] for name in self.possible_agents]
-        step = self._probe.step(torch.tensor(ids))
+    def step(self, actions: dict[str, Any]) -> tuple[Any, ...]:
+        joint = {name: np.asarray(actions[name])[None] for name in self.possible_agents}
+        step = self._probe.step(self._probe.encode_actions(joint))
         names = self.agents
         self._next = step.obs
         if bool(step.done is not None and step.done[0]):
@@ -69,6 +70,10 @@ class ProbeParallelEnv(ParallelEnv[str, np.ndarray, int]):
 
     def _observations(self, obs: torch.Tensor) -> dict[str, np.ndarray]:
         return {name: own[0].numpy().copy() for name, own in self._probe.split_obs(obs).items()}
+
+
+def _action_space(agent: AgentSpec) -> spaces.Space[Any]:
+    return spaces.Box(-1.0, 1.0, (agent.choices,)) if agent.box else spaces.Discrete(agent.num_actions)
 
 
 # ------------------------------------------------------------ as PettingZoo environments
@@ -104,6 +109,11 @@ def choose_action(**options: Any) -> ParallelEnv:
 def answer_observation(**options: Any) -> ParallelEnv:
     """`answer_observation_rules` as a ParallelEnv."""
     return _parallel("answer_observation", **options)
+
+
+def track_observation(**options: Any) -> ParallelEnv:
+    """`track_observation_rules` as a ParallelEnv, whose actions are a Box."""
+    return _parallel("track_observation", **options)
 
 
 def matching_game(goals: int = 3, symbols: int = 3) -> ParallelEnv:

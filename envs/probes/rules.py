@@ -12,8 +12,8 @@ from torch.nn.functional import one_hot
 from envs.errors import UserError
 from envs.spec import AgentSpec, EnvSpec, Head, Route
 
-History = list[Tensor]  # the joint actions [N, E, H] of the running episode
-Fact = tuple[list[list[float]], list[list[int]] | None, list[float]]
+History = list[Tensor]  # the joint actions [N, E, H] of the running episode; rows [N, E, A] of numbers
+Fact = tuple[list[list[float]], Sequence[Sequence[float]] | None, list[float]]
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,33 @@ def answer_observation_rules(agents: int = 1) -> Rules:
         observe=lambda drawn, played: [one_hot(column, 3).float() for column in drawn.T],
         reward=reward,
         facts=facts,
+    )
+
+
+def track_observation_rules(agents: int = 2) -> Rules:
+    """One step; agent n sees x in {-.8, 0, .8} and is paid -(u - x (-1)^n)^2 for its number u: the first must say what
+    it sees, the second the opposite, and so on.
+
+    u = 0 always is worth -.43, which is where an actor stays that does not read its observation.
+    """
+
+    def wanted(drawn: Tensor) -> Tensor:
+        sign = torch.tensor([(-1.0) ** n for n in range(agents)], device=drawn.device)
+        return (drawn.T - 1.0) * 0.8 * sign[:, None]
+
+    head = Head("move", 1, (-1.0,), (1.0,))
+    listed = tuple(AgentSpec(f"agent_{n}", 1, (head,), box=True) for n in range(agents))
+    return Rules(
+        spec=EnvSpec("envs.probes:track_observation", listed, 1),
+        optimum=(0.0,) * agents,
+        chance=(-1 / 3 - 2 / 3 * 0.64,) * agents,
+        highs=(3,) * agents,
+        observe=lambda drawn, played: list(((drawn.T - 1.0) * 0.8)[:, :, None]),
+        reward=lambda drawn, played: -((played[0][:, :, 0] - wanted(drawn)) ** 2),
+        facts=lambda gamma: [
+            ([[0.8]] * agents, [[u]] * agents, [-((u - 0.8 * (-1) ** n) ** 2) for n in range(agents)])
+            for u in (-0.5, 0.0, 0.5)
+        ],
     )
 
 

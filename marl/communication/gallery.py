@@ -35,7 +35,8 @@ def pictures(player: Predictable, result: PlayerAnalysis, material: Material, li
     for k, (report, heard) in enumerate(zip(result.channels, material.heard, strict=True)):
         name = file_name(report.channel)
         drawn[f"protocol_{name}"] = protocol_figure(report)
-        drawn[f"timeline_{name}"] = timeline(material, k)
+        if report.influence:  # else there are no choices to show
+            drawn[f"timeline_{name}"] = timeline(material, k)
         field = action_field(player, spec, heard)
         if field is not None:
             drawn[f"field_{name}"] = field
@@ -90,7 +91,8 @@ def timeline(material: Material, k: int, episode: int = 0) -> Figure:
 def action_field(player: Predictable, spec: EnvSpec, heard: Heard) -> Figure | None:
     """Where the listener would go from rest on a grid of places; None where its observation is not known."""
     channel, landmarks = heard.channel, landmark_count(spec)
-    moves = [h for h, head in enumerate(spec.agents[channel.receiver].heads) if head.name == "move" and head.size == 5]
+    heads = spec.agents[channel.receiver].heads
+    moves = [h for h in responses_of(spec, channel.receiver) if heads[h].name == "move" and heads[h].size == 5]
     if landmarks is None or not moves:
         return None
     places, positions = field_layout(landmarks), field_positions()

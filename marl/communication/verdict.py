@@ -120,19 +120,25 @@ def _is_one_goal(report: ChannelReport) -> bool:
 
 
 def _is_deaf(report: ChannelReport) -> bool:
-    """Whether no symbol changes what the receiver does."""
+    """Whether no symbol changes what the receiver does; False where that is not measured."""
+    if not report.influence:
+        return False
     result = next(iter(report.influence.values()))
     return result.cic_uniform.mean < DEAF[0] and result.flip_rate.mean < DEAF[1]
 
 
 def _hardly_listens(report: ChannelReport) -> bool:
     """Whether symbols change the receiver's probabilities, but next to never the choice that it likes best."""
+    if not report.influence:
+        return False
     return not _is_deaf(report) and next(iter(report.influence.values())).flip_rate.mean < DEAF[1]
 
 
 def what_is_heard(report: ChannelReport) -> list[str]:
     """Sentences on the receiver."""
     receiver = report.receiver
+    if not report.influence:
+        return [f"Whether {receiver} listens is not measured: its moves are continuous. See what the channel is worth."]
     head, result = next(iter(report.influence.items()))
     if _is_deaf(report):
         return [f"{receiver} does not listen: no symbol changes its {head}."]
@@ -192,6 +198,9 @@ def summary(result: PlayerAnalysis) -> str:
         return "no language: every message is constant"
     if result.crypto is not None and result.crypto.with_key.p < MEASURABLE and share < _LITTLE:
         return "a cipher: the message tells the secret to those who hold the key"
+    if not any(one.influence for one in result.channels):
+        spoken = "a language is spoken" if share >= _ALL else f"a partial language ({share:.0%}) is spoken"
+        return spoken if share >= _LITTLE else "no language: the messages tell next to nothing"
     if not known:
         return "messages vary and are listened to" if listens else f"messages vary, but {nobody}"
     if share >= _LITTLE:

@@ -184,6 +184,11 @@ def _lead(config: Config) -> str:
 
 WARNINGS: tuple[Rule, ...] = (
     Rule(
+        ("maddpg.smoothing", "maddpg.continuous"),
+        lambda c: c.maddpg.smoothing > 0 and c.maddpg.continuous == "gaussian",
+        lambda c: f"maddpg.smoothing {c.maddpg.smoothing:g} has no effect with maddpg.continuous gaussian, which draws",
+    ),
+    Rule(
         ("from_run", "from_parts"),
         lambda c: c.from_run is None and c.from_parts != Config().from_parts,
         lambda c: f"from_parts {c.from_parts} has no effect without --from RUN",

@@ -81,7 +81,17 @@ class MADDPGConfig:
     temperature_final: Rate | None = None
     """Temperature at the end of training, reached exponentially; unset: constant."""
     logit_penalty: Weight = 1e-3
-    """Weight of the mean squared logit in the actor loss."""
+    """Weight of the mean squared logit in the actor loss; of continuous heads, of the mean squared input of tanh."""
+    continuous: Literal["deterministic", "gaussian"] = "deterministic"
+    """Policies of continuous heads: one number to which collecting adds noise, or a squashed Gaussian in which the
+    noise is part of the policy, in the losses too."""
+    exploration: Weight = 0.3
+    """Standard deviation of that noise at the start of training; the heads' range is [-1, 1]."""
+    exploration_final: Weight = 0.05
+    """Standard deviation of that noise at the end of training, reached linearly."""
+    smoothing: Weight = 0.0
+    """Standard deviation of the noise on the target actors' numbers, clipped at 2.5 of it (deterministic; MATD3 uses
+    .2)."""
     target_action: Literal["sample", "argmax"] = "sample"
     """Whether the target actors' next actions are sampled or their argmax."""
     other_actions: Literal["replay", "current"] = "replay"

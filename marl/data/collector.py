@@ -36,7 +36,7 @@ class Collector:
     Args:
         env: of all replicas.
         act: observations [S, N, E, O] and masks [S, N, E, H, K] (None: all choices allowed) to one-hot actions
-            [S, N, E, H, K]; absent heads are zero.
+            [S, N, E, H, K], with numbers in [-1, 1] where a head is continuous; absent heads are zero.
         num_replicas: S.
         memory: of recurrent networks, whose `act` is given; None: they remember nothing.
     """
@@ -64,9 +64,9 @@ class Collector:
         """One joint step of every environment; and of the episodes that ended with it the sum of returns [S, N] and
         the number [S]."""
         before = None if self.memory is None else self.memory.state.clone()
-        onehot = self.act(self.obs_SNEO, self.mask)  # [S, N, E, H, K]
-        choices_NRH = onehot.argmax(-1).transpose(0, 1).flatten(1, 2)
-        step = self.env.step(choices_NRH)
+        onehot = self.act(self.obs_SNEO, self.mask)  # [S, N, E, H, K], numbers where a head is continuous
+        played = onehot.flatten(-2) if self.env.spec.continuous else onehot.argmax(-1)
+        step = self.env.step(played.transpose(0, 1).flatten(1, 2))
         active = None if step.active is None else self.grouped(step.active)
         if active is not None:
             onehot = onehot * active[..., None, None]

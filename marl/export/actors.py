@@ -67,7 +67,7 @@ class Actor:
 
     @property
     def sizes(self) -> list[int]:
-        """Choices of each head; their sum is C."""
+        """Choices (or numbers) of each head; their sum is C."""
         return [head.size for head in self.agent.heads]
 
     @property
@@ -110,12 +110,18 @@ class Actor:
             f"{head.name} {low}:{high}" for head, (low, high) in zip(self.agent.heads, self.bounds, strict=True)
         )
         joint: tuple[int | str, ...] = ("B", len(self.sizes)) if self.agent.multi_discrete else ("B",)
+        action = Tensor("action", "int64", joint, "the same as the environment's own action")
+        if self.agent.box:
+            told = "the environment's own action: numbers between their bounds, one-hots of choices"
+            action = Tensor("action", "float32", ("B", self.agent.choices), told)
+        numbers = [head.name for head in self.agent.heads if head.continuous]
+        of_tanh = f"; {', '.join(numbers)}: inputs of tanh" if numbers else ""
+        meaning = f"columns: {names}; forbidden choices {FORBIDDEN:g}{of_tanh}"
+        likeliest = f"the likeliest choice of every head{', 0 of one with numbers' if numbers else ''}"
         return [
-            Tensor(
-                "logits", "float32", ("B", self.agent.choices), f"columns: {names}; forbidden choices {FORBIDDEN:g}"
-            ),
-            Tensor("choices", "int64", ("B", len(self.sizes)), "the likeliest choice of every head"),
-            Tensor("action", "int64", joint, "the same as the environment's own action"),
+            Tensor("logits", "float32", ("B", self.agent.choices), meaning),
+            Tensor("choices", "int64", ("B", len(self.sizes)), likeliest),
+            action,
         ]
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.spec import Head
 from marl.export.actors import EPS, FORBIDDEN, Actor
 
 OPSET = 17
@@ -36,13 +37,24 @@ def model(actor: Actor) -> Any:
         graph.add("Where", "logits", "action_mask", hidden, forbidden)
     else:
         graph.add("Identity", "logits", hidden)
-    chosen = []
+    chosen, own = [], []
     for h, (low, high) in enumerate(actor.bounds):
+        kind = actor.agent.heads[h]
         ends = [graph.constant(f"{word}_{h}", np.array([at])) for word, at in (("from", low), ("to", high))]
         head = graph.add("Slice", f"logits_{h}", "logits", *ends, graph.constant("columns", np.array([1])))
+        if kind.continuous:
+            own.append(_numbers(graph, h, kind, head))
+            first = [graph.constant(f"from_{h}", np.array([low])), graph.constant(f"next_{h}", np.array([low + 1]))]
+            head = graph.add("Slice", f"first_{h}", "logits", *first, graph.constant("columns", np.array([1])))
         chosen.append(graph.add("ArgMax", f"choice_{h}", head, axis=1, keepdims=1))
+        if actor.agent.box and not kind.continuous:
+            symbols = graph.constant(f"symbols_{h}", np.arange(kind.size)[None])
+            same = graph.add("Equal", f"same_{h}", chosen[-1], symbols)
+            own.append(graph.add("Cast", f"onehot_{h}", same, to=1))  # to float
     graph.add("Concat", "choices", *chosen, axis=1)
-    if actor.agent.multi_discrete:
+    if actor.agent.box:
+        graph.add("Concat", "action", *own, axis=1)
+    elif actor.agent.multi_discrete:
         graph.add("Identity", "action", "choices")
     else:
         strides = graph.constant("strides", np.array(actor.strides))
@@ -50,6 +62,16 @@ def model(actor: Actor) -> Any:
         total = graph.add("ReduceSum", "total", parts, graph.constant("columns", np.array([1])), keepdims=0)
         graph.add("Add", "action", total, graph.constant("start", np.array(actor.agent.start)))
     return graph.model()
+
+
+def _numbers(graph: _Graph, h: int, head: Head, inputs: str) -> str:
+    """tanh of a continuous head's outputs, between its bounds."""
+    low, high = np.array(head.low, np.float32), np.array(head.high, np.float32)
+    half, middle = graph.constant(f"half_{h}", (high - low) / 2), graph.constant(f"middle_{h}", (high + low) / 2)
+    scaled = graph.add("Mul", f"scaled_{h}", graph.add("Tanh", f"tanh_{h}", inputs), half)
+    shifted = graph.add("Add", f"shifted_{h}", scaled, middle)
+    above = graph.add("Max", f"above_{h}", shifted, graph.constant(f"low_{h}", low))
+    return graph.add("Min", f"numbers_{h}", above, graph.constant(f"high_{h}", high))
 
 
 class _Graph:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from envs.batched import encode_actions
 from envs.history import Frames
 from envs.spec import AgentSpec, EnvSpec
 from marl.errors import UserError
@@ -75,7 +76,7 @@ class Exported:
             outputs = self._run[n](inputs)
             acted_NEH[n, :, : len(agent.heads)] = torch.from_numpy(outputs["choices"])
             actions[agent.name], self.logits[agent.name] = outputs["action"], outputs["logits"]
-        self._last = kept_FNEX, acted_NEH
+        self._last = kept_FNEX, encode_actions(spec, actions) if spec.continuous else acted_NEH
         return {name: action for name, action in actions.items() if name in observations}
 
 

@@ -26,6 +26,7 @@ class Module(nn.Module):
             actor.bounds,
             actor.agent.multi_discrete,
         )
+        self._heads, self._box = actor.agent.heads, actor.agent.box
         self._start, self._masked = actor.agent.start, actor.masked
         self._last = len(actor.layers) - 1
         for k, (weight_IW, bias_W) in enumerate(actor.layers):
@@ -42,7 +43,18 @@ class Module(nn.Module):
                     x = x / torch.sqrt((x * x).mean(1, keepdim=True) + EPS)
                 x = torch.relu(x)
         logits = x if action_mask is None else torch.where(action_mask, x, FORBIDDEN)
-        choices = torch.stack([logits[:, low:high].argmax(1) for low, high in self._bounds], 1)
+        parts, chosen = [], []
+        for head, (low, high) in zip(self._heads, self._bounds, strict=True):
+            own = logits[:, low:high]
+            chosen.append(torch.zeros_like(own[:, :1]).argmax(1) if head.continuous else own.argmax(1))
+            if head.continuous:
+                least, most = torch.tensor(head.low), torch.tensor(head.high)
+                parts.append(torch.clamp(own.tanh() * ((most - least) / 2) + (most + least) / 2, least, most))
+            else:
+                parts.append(torch.nn.functional.one_hot(chosen[-1], head.size).to(own.dtype))
+        choices = torch.stack(chosen, 1)
+        if self._box:
+            return {"logits": logits + 0.0, "choices": choices, "action": torch.cat(parts, 1)}
         action = choices.clone() if self._multi_discrete else (choices * self.strides).sum(1) + self._start
         return {"logits": logits + 0.0, "choices": choices, "action": action}
 

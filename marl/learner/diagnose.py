@@ -39,12 +39,17 @@ def diagnose(learner: MADDPG, batch: Batch, progress: float, noise: Stream) -> d
     mask = learner.head_mask if batch.mask is None else learner.head_mask & batch.mask[:, :, :ROWS]
     with torch.no_grad():
         logits, value = learner.looked_at(batch, ROWS)
+        value = value if learner.numbers is None else learner.numbers.beside(value, logits)
         sampled = relaxation.sample_onehot(logits, noise.gumbel(*logits.shape[1:]), mask)
     temperature = relaxation.temperature_at(progress, cfg.temperature, cfg.temperature_final)
     metrics: dict[str, Tensor] = {}
     # heads that no estimator teaches: there is nothing to compare
     otherwise = None if learner.otherwise_NH is None else learner.otherwise_NH.tolist()
     for h, estimator in enumerate(learner.estimator_H):
+        named = [(n, agent) for n, agent in enumerate(spec.agents) if h < len(agent.heads)]
+        named = [(n, agent) for n, agent in named if not agent.heads[h].continuous]
+        if not named:
+            continue
         head = logits[..., h, :]
         inner = None
         if estimator == "rao_blackwell":
@@ -59,8 +64,8 @@ def diagnose(learner: MADDPG, batch: Batch, progress: float, noise: Stream) -> d
             inner,
             keep=2,
         )
-        for n, agent in enumerate(spec.agents):
-            if h < len(agent.heads) and (otherwise is None or not otherwise[n][h]):
+        for n, agent in named:
+            if otherwise is None or not otherwise[n][h]:
                 name = f"estimator/{agent.name}/{agent.heads[h].name}"
                 metrics |= {f"{name}/{what}": value_SN[:, n] for what, value_SN in result.items()}
     return metrics

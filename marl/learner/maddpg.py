@@ -1,9 +1,9 @@
-"""MADDPG with discrete actions and messages: every agent of every replica in one batched update.
+"""MADDPG with discrete messages and discrete or continuous moves: all agents of all replicas in one batched update.
 
 Source: Lowe et al. 2017 (arXiv 1706.02275), Algorithm 1.
-Differs from source: actions are categorical and sampled by Gumbel-max; the critic learns on the executed one-hots; the
-actor loss differentiates through a relaxation of its own choice; received messages in replayed observations are
-relabelled with their sender's current policy (Ahilan and Dayan 2020, arXiv 2010.01192).
+Differs from source: choices are categorical and sampled by Gumbel-max (numbers: continuous.py); the critic learns on
+the executed one-hots; the actor loss differentiates through a relaxation of its own choice; received messages in
+replayed observations are relabelled with their sender's current policy (Ahilan and Dayan 2020, arXiv 2010.01192).
 
 Shape suffixes: S replicas, C critics, N agents, E environments, B batch, O observation, H heads, K choices,
 A = H * K, D = N * (O + A).
@@ -25,6 +25,7 @@ from marl.data.batch import Batch, BatchSource
 from marl.data.collector import Memory
 from marl.learner import losses, relaxation, spec_tensors
 from marl.learner.bonuses import bonuses
+from marl.learner.continuous import STREAMS, Numbers
 from marl.learner.explicit.kernels import select
 from marl.learner.explicit.update import ExplicitUpdate, covers
 from marl.learner.finite_gradients import FiniteGradients
@@ -89,9 +90,11 @@ class MADDPG:
             "critic": Moments(self.critic.mlp.flat, self.schedules.critic_lr, found_inf),
             "actor": Moments(self.actor.mlp.flat, self.schedules.actor_lr, found_inf),
         }
-        self.noise = {name: stream(name) for name in _NOISE}
+        numbers = tuple(STREAMS.values()) if spec.continuous else ()
+        self.noise = {name: stream(name) for name in (*_NOISE, *numbers)}
         if share is not None:
-            self.noise |= {name: share.stream(self.noise[name]) for name in _OF_UPDATES}
+            self.noise |= {name: share.stream(self.noise[name]) for name in (*_OF_UPDATES, *numbers[1:])}
+        self.numbers = Numbers(spec, config, self.noise, self.schedules.exploration) if numbers else None
         self.updates = 0
         self._share = share
         self._actor_loss: ActorLoss | None = None
@@ -106,7 +109,7 @@ class MADDPG:
     # ----------------------------------------------------------------- acting
     @torch.no_grad()
     def act(self, obs_SNEO: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Sampled one-hot actions [S, N, E, H, K]; absent heads are zero."""
+        """Sampled one-hots and numbers [S, N, E, H, K]; absent heads are zero."""
         logits = self.actor(obs_SNEO)
         return self.sampled(logits, "act", mask)
 
@@ -121,8 +124,9 @@ class MADDPG:
         return self.head_mask if mask is None else self.head_mask & mask
 
     def sampled(self, logits: Tensor, name: str, mask: Tensor | None) -> Tensor:
-        """One-hots [S, N, B, H, K] drawn with the noise of a stream, among the choices that are allowed."""
-        return relaxation.sample_onehot(logits, self._gumbel(name, logits), self._mask(mask))
+        """One-hots [S, N, B, H, K] of allowed choices, drawn with the noise of a stream; and numbers."""
+        onehot = relaxation.sample_onehot(logits, self._gumbel(name, logits), self._mask(mask))
+        return onehot if self.numbers is None else onehot + self.numbers(logits, name)
 
     # --------------------------------------------------------------- learning
     def update(self, batch: Batch, progress: float = 0.0, measure: bool = False) -> dict[str, Tensor]:
@@ -254,6 +258,7 @@ class MADDPG:
             action = self.sampled(logits, "target", batch.next_mask)
         else:
             action = relaxation.greedy_onehot(logits, self._mask(batch.next_mask))
+            action = action if self.numbers is None else action + self.numbers(logits, "target")
         if not self.spec.fixed_agents:  # who is gone at the next step does nothing
             action = action * (batch.discount > 0)[..., None, None]
         next_q = value(joint_rows(batch.next_obs, action.flatten(-2)))
@@ -315,8 +320,9 @@ class MADDPG:
         conditional = None
         if "rao_blackwell" in self.estimator_H:
             conditional = self.noise["conditional"].uniform(INNER_DRAWS, *logits.shape[1:]).transpose(0, 1)
+        value = self._own_action(batch, joint)
         value_SNB = losses.own_value(
-            self._own_action(batch, joint),
+            value if self.numbers is None else self.numbers.beside(value, logits),
             logits,
             self._gumbel("own", logits),
             self.estimator_H,
@@ -327,7 +333,8 @@ class MADDPG:
             self.scored,
         )
         value_SN = losses.weighted_mean(value_SNB, batch.active)
-        penalty_SN = losses.logit_penalty(logits, mask, batch.active)
+        outputs = mask if self.numbers is None else mask | self.numbers.mask
+        penalty_SN = losses.logit_penalty(logits, outputs, batch.active)
         bonus_SN = self._bonuses(batch, logits)
         loss_SN = cfg.logit_penalty * penalty_SN - value_SN - bonus_SN
         loss = loss_SN.sum()

@@ -54,6 +54,11 @@ class OtherMessages(MADDPG):
         share: UpdateShare | None = None,
     ) -> None:
         require_messages(self.channel, spec)
+        if spec.continuous:
+            raise UserError(
+                f"channel {self.channel} is made for discrete moves, and {spec.id} has continuous ones; leave out "
+                f"--channel, or take one that changes what arrives, such as shuffled."
+            )
         self.routes = self._fitting(spec, config)
         super().__init__(spec, config, seed, replicas, device, share)
         heard = torch.zeros(spec.num_agents, spec.num_heads, dtype=torch.bool)

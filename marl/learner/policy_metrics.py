@@ -11,6 +11,9 @@ from marl.learner import relaxation
 def policy_metrics(spec: EnvSpec, logits_SNBHK: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """Entropy of each head and, for message heads, the perplexity of the symbols in use; all [S].
 
+    Of a continuous head the mean size of its numbers instead, in [0, 1]; near 1 they stand at their bounds, where
+    tanh passes no gradient.
+
     Args:
         spec: of the environment.
         logits_SNBHK: of the policies, without gradient.
@@ -22,6 +25,10 @@ def policy_metrics(spec: EnvSpec, logits_SNBHK: Tensor, mask: Tensor) -> dict[st
     metrics = {}
     for n, agent in enumerate(spec.agents):
         for h, head in enumerate(agent.heads):
+            if head.continuous:
+                numbers = logits_SNBHK[:, n, :, h, : head.size].tanh().abs()
+                metrics[f"numbers/{agent.name}/{head.name}"] = numbers.mean((1, 2))
+                continue
             metrics[f"entropy/{agent.name}/{head.name}"] = entropy_SNH[:, n, h]
             if head.is_message:
                 metrics[f"message_usage/{agent.name}/{head.name}"] = usage_SNH[:, n, h]

@@ -25,6 +25,7 @@ class Schedules:
         self.actor_lr = torch.empty((), dtype=wide, device=device)
         self.critic_lr = torch.empty((), dtype=wide, device=device)
         self.temperature = torch.empty((), device=device)  # float32, of the relaxation
+        self.exploration = torch.empty((), device=device)  # float32, standard deviation of numbers' noise
         self.signalling = torch.empty((), device=device)  # float32, weight of the bonus
         self._progress: float | None = None
         self.follow(0.0)
@@ -39,4 +40,5 @@ class Schedules:
         self.actor_lr.fill_(cfg.actor_lr * factor)
         self.critic_lr.fill_(cfg.critic_lr * factor)
         self.temperature.fill_(temperature_at(share, cfg.temperature, cfg.temperature_final))
+        self.exploration.fill_(cfg.exploration + (cfg.exploration_final - cfg.exploration) * share)
         self.signalling.fill_(cfg.signalling_bonus * (1.0 - (1.0 - cfg.signalling_final) * share))

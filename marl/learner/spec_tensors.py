@@ -43,7 +43,7 @@ def estimators(spec: EnvSpec, config: MADDPGConfig) -> tuple[str, ...]:
     """The estimator of each head position: that of messages where every agent's head there is a message."""
     names = []
     for h in range(spec.num_heads):
-        heads = [agent.heads[h] for agent in spec.agents if h < len(agent.heads)]
-        message = all(head.is_message for head in heads)
+        heads = [agent.heads[h] for agent in spec.agents if h < len(agent.heads) and not agent.heads[h].continuous]
+        message = bool(heads) and all(head.is_message for head in heads)
         names.append((message and config.message_estimator) or config.estimator)
     return tuple(names)

@@ -46,8 +46,10 @@ TASKS = {
 
 
 def plays(config: Config) -> bool:
-    """Whether there is a page for the runs of a configuration: for their task, and for actors that remember nothing."""
-    return catalogue.canonical_id(config.env) in TASKS and not _remembers(config)
+    """Whether there is a page for the runs of a configuration: for their task with discrete moves, and for actors that
+    remember nothing."""
+    numbers = config.env_args.get("continuous_actions", False)
+    return catalogue.canonical_id(config.env) in TASKS and not _remembers(config) and not numbers
 
 
 def _remembers(config: Config) -> bool:
@@ -79,6 +81,8 @@ def content(policy: Policy, source: str, episodes: int, seed: int) -> dict[str, 
             "the page plays actors that see one observation; these remember earlier ones. Give a run without "
             "--maddpg.recurrent and --maddpg.frames."
         )
+    if policy.spec.continuous:
+        raise UserError("the page steps discrete moves; these agents move by real numbers. Give a discrete run.")
     if episodes < 1 or seed < 0:
         raise UserError(f"--episodes must be at least 1 and --seed at least 0, got {episodes} and {seed}.")
     task = TASKS[policy.spec.id]

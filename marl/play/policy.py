@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from envs.batched import decode_actions
 from envs.conditions import Condition
@@ -23,6 +24,7 @@ from marl.config.resolve import from_dict
 from marl.config.schema import Config
 from marl.errors import UserError
 from marl.learner import relaxation
+from marl.learner.continuous import numbers_in_play
 from marl.learner.networks import Actor
 from marl.learner.recurrent import RecurrentActor
 from marl.play.numpy_actor import NumpyActor, NumpyRecurrentActor
@@ -165,7 +167,8 @@ class Policy:
             infos: as the environment gave them; read for action masks, where an observation does not hold its own.
 
         Returns:
-            {agent: its own PettingZoo action} of the agents observed: int, or an array [heads] of a MultiDiscrete.
+            {agent: its own PettingZoo action} of the agents observed: int, or an array [heads] of a MultiDiscrete, or
+            float [entries] of a Box.
 
         Raises:
             UserError: an agent that is not known, an observation that does not belong to its space or is not finite, a
@@ -176,18 +179,22 @@ class Policy:
             kept_FNEX = self._kept(torch.from_numpy(rows_NO)[:, None])
             rows_NO = self._frames.wide(kept_FNEX)[:, 0].numpy()
         state_NW = None if self._state_NEW is None else self._state_NEW[:, 0].numpy()
-        scores_NHK, state_NW = self._numpy_actor(rows_NO, state_NW)
+        outputs_NHK, state_NW = self._numpy_actor(rows_NO, state_NW)
+        scores_NHK = outputs_NHK
         if not self.greedy:
             scores_NHK = scores_NHK + self._noise.gumbel(len(rows_NO), 1, *scores_NHK.shape[1:])[0, :, 0].numpy()
-        if allowed_NHK is None:
-            scores_NHK += self._floor_NHK
-        else:
-            scores_NHK = np.where(allowed_NHK, scores_NHK, _FLOOR)
+        scores_NHK = scores_NHK + self._floor_NHK if allowed_NHK is None else np.where(allowed_NHK, scores_NHK, _FLOOR)
         choices_NH = scores_NHK.argmax(-1)
+        played_NE = torch.from_numpy(choices_NH)[:, None]
+        if self.spec.continuous:
+            played_NE = self._rows(one_hot(played_NE, self.spec.head_size), torch.from_numpy(outputs_NHK)[:, None])
         if self.remembers:
-            self._last = kept_FNEX, torch.from_numpy(choices_NH)[:, None]
+            self._last = kept_FNEX, played_NE
             self._state_NEW = None if state_NW is None else torch.from_numpy(state_NW)[:, None]
         choices, action, names = choices_NH.tolist(), self._reader.action, self.spec.agent_names
+        if self._reader.boxes:
+            own = self._reader.actions(played_NE.numpy())
+            return self._reader.outside({names[n]: own[n][0] for n in there})
         return self._reader.outside({names[n]: action(n, choices[n]) for n in there})
 
     def act(self, observations: dict[str, Any], masks: dict[str, Any] | None = None) -> dict[str, np.ndarray]:
@@ -199,7 +206,7 @@ class Policy:
                 choices), or {agent: bool [E, H, K]}, choices of every head as `EnvSpec.head_mask` pads them.
 
         Returns:
-            {agent: PettingZoo ids int64 [E]} (MultiDiscrete [E, heads]).
+            {agent: PettingZoo ids int64 [E]} (MultiDiscrete [E, heads]; Box: float32 [E, entries]).
 
         Raises:
             UserError: an observation of another shape, or a mask that is not one of its agent's.
@@ -210,16 +217,26 @@ class Policy:
             onehot = relaxation.greedy_onehot(logits, mask)
         else:
             onehot = relaxation.sample_onehot(logits, self._noise.gumbel(*logits.shape)[0], mask)
-        acted_NEH = onehot.argmax(-1)
+        played_NE = self._rows(onehot, logits) if self.spec.continuous else onehot.argmax(-1)
         if self.remembers:
-            self._last, self._state_NEW = (kept_FNEX, acted_NEH), state_NEW
-        ids = decode_actions(self.spec, acted_NEH)
+            self._last, self._state_NEW = (kept_FNEX, played_NE), state_NEW
+        ids = decode_actions(self.spec, played_NE)
         return {name: x.numpy() for name, x in ids.items() if name in observations}
 
     def probabilities(self, observations: dict[str, Any], masks: dict[str, Any] | None = None) -> dict[str, np.ndarray]:
-        """{agent: float64 [E, H, K]} of each head's choices, from what `act` takes; nothing is remembered."""
+        """{agent: float64 [E, H, K]} of each head's choices, from what `act` takes; nothing is remembered. Zeros of
+        continuous heads."""
         p = relaxation.probabilities(self._thought(self._seen(observations))[0].double(), self._allowed(masks))
         return {name: p[n].numpy() for n, name in enumerate(self.spec.agent_names) if name in observations}
+
+    def _rows(self, onehot_NEHK: Tensor, outputs_NEHK: Tensor) -> Tensor:
+        """Float32 [N, E, A]: one-hots of choices, and the numbers of continuous heads, which a Gaussian policy samples
+        with the deviation that its training ended with."""
+        settings, noise = self.config.maddpg, None
+        if settings.continuous == "gaussian" and not self.greedy:
+            noise = settings.exploration_final * self._noise.normal(*outputs_NEHK.shape)[0]
+        choices_NEHK = onehot_NEHK * self.spec.head_mask[:, None]
+        return (choices_NEHK + numbers_in_play(self.spec, outputs_NEHK, noise)).flatten(2)
 
     def _seen(self, observations: dict[str, Any]) -> Tensor:
         """[F, N, E, X] of what the actors see now; nothing is remembered."""

@@ -15,6 +15,7 @@ import torch
 
 import envs
 from envs.batched import BatchedEnv, encode_actions
+from envs.continuous import choices_of
 from envs.ids import names_function
 from envs.mpe import catalogue
 from envs.pettingzoo.env import PettingZooEnv
@@ -25,7 +26,7 @@ from marl.play.budget import Budget, Pace
 from marl.play.channel import Through, condition_of, even_batch
 
 Observations = dict[str, np.ndarray]  # {agent: float32 [E, that agent's own width]}
-Actions = dict[str, np.ndarray]  # {agent: int64 [E] PettingZoo ids} (MultiDiscrete: [E, heads])
+Actions = dict[str, np.ndarray]  # {agent: int64 [E] PettingZoo ids} (MultiDiscrete: [E, heads]; Box: [E, entries])
 Masks = dict[str, np.ndarray]  # {agent: bool [E, heads, largest head]} allowed choices
 Intervention = Callable[[int, Observations], Observations]
 MAX_STEPS = EvaluationConfig.max_steps
@@ -89,7 +90,8 @@ class Episodes:
     returns: np.ndarray  # float64 [episodes, N], undiscounted, per agent
     lengths: np.ndarray  # int64 [episodes]
     obs: Observations | None = None  # {agent: float32 [T, episodes, width]} what the agent saw, after intervention
-    actions: np.ndarray | None = None  # int64 [T, episodes, N, H]
+    actions: np.ndarray | None = None  # int64 [T, episodes, N, H]; 0 of continuous heads
+    rows: np.ndarray | None = None  # float64 [T, episodes, N, A] one-hots and numbers; None where no head is continuous
     rewards: np.ndarray | None = None  # float64 [T, episodes, N]
     unfinished: int = 0  # episodes that were stopped at the limit of steps
 
@@ -213,13 +215,15 @@ def _play_batch(
     unfinished = int(running.sum())
     if not record:
         return Episodes(returns, lengths, unfinished=unfinished)
-    heads = [encode_actions(spec, played).permute(1, 0, 2).numpy() for played in done]  # each [E, N, H]
-    alive = np.arange(len(done))[:, None] < lengths
+    played = torch.stack([encode_actions(spec, one) for one in done]).transpose(1, 2)  # [T, E, N, ...]
+    heads = choices_of(spec, played.flatten(0, 1).transpose(0, 1)).transpose(0, 1).unflatten(0, played.shape[:2])
+    alive = (np.arange(len(done))[:, None] < lengths)[:, :, None, None]
     return Episodes(
         returns,
         lengths,
         obs={name: np.stack([step[name] for step in seen]) for name in spec.agent_names},
-        actions=np.stack(heads) * alive[:, :, None, None],
+        actions=heads.numpy() * alive,
+        rows=played.numpy() * alive if spec.continuous else None,
         rewards=np.stack(paid),
         unfinished=unfinished,
     )
@@ -240,6 +244,8 @@ def _join(parts: list[Episodes], spec: EnvSpec, record: bool) -> Episodes:
             return np.concatenate(padded, axis=1)
 
         joined.obs = {name: along_episodes([p.obs[name] for p in parts if p.obs]) for name in spec.agent_names}
+        if spec.continuous:
+            joined.rows = along_episodes([p.rows for p in parts if p.rows is not None])
         joined.actions = along_episodes([p.actions for p in parts if p.actions is not None])
         joined.rewards = along_episodes([p.rewards for p in parts if p.rewards is not None])
     return joined
@@ -308,7 +314,8 @@ class _RealMPE:
         rewards = np.zeros((count, len(names)))
         ended = np.zeros(count, dtype=bool)
         # Python integers: mpe2 changes 0-d arrays in place
-        rows = zip(*(np.asarray(actions[name]).tolist() for name in names), strict=True)
+        own = [np.asarray(actions[agent.name]) for agent in self.spec.agents]
+        rows = zip(*(list(x) if x.ndim > 1 else x.tolist() for x in own), strict=True)
         for e, row in enumerate(rows):
             if not running[e]:
                 continue

@@ -102,12 +102,16 @@ def _differences(prefix: str, was: dict[str, str], now: dict[str, str]) -> list[
 
 
 def _agent_row(agent: Any) -> dict[str, str]:
-    heads = " x ".join(f"{head.name}({head.size})" for head in agent.heads)
+    heads = " x ".join(
+        f"{head.name}({head.size}{f' numbers in {list(head.low)} to {list(head.high)}' if head.continuous else ''})"
+        for head in agent.heads
+    )
     return {
         "observation size": str(agent.obs_size),
         "action heads": heads,
         "multi-discrete": str(agent.multi_discrete),
         "first action id": str(agent.start),
+        "actions are arrays": str(agent.box),
     }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from envs.batched import decode_actions
+from envs.continuous import rows_of
 from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.play.rollout import Actions, Masks, Observations
@@ -62,7 +63,7 @@ class Script:
 
 
 class Random(Script):
-    """Every choice of every head equally likely; forbidden ones never."""
+    """Every choice of every head equally likely, forbidden ones never; numbers uniform between their bounds."""
 
     def __init__(self, spec: EnvSpec, seed: int = 0) -> None:
         super().__init__(spec, seed)
@@ -71,7 +72,12 @@ class Random(Script):
     def act(self, observations: Observations, masks: Masks | None = None) -> Actions:
         allowed = self._allowed(observations, masks)
         draws = self._stream.uniform(*allowed.shape)[0].numpy()
-        decoded = decode_actions(self.spec, torch.from_numpy(np.where(allowed, draws, -1.0).argmax(-1)))
+        played = torch.from_numpy(np.where(allowed, draws, -1.0).argmax(-1))
+        if self.spec.continuous:
+            numbers_NEHK = torch.from_numpy(2 * draws - 1) * self.spec.number_mask[:, None]
+            onehots = torch.stack([rows_of(self.spec, n, own) for n, own in enumerate(played)])
+            played = onehots + numbers_NEHK.flatten(2)
+        decoded = decode_actions(self.spec, played)
         return {name: ids.numpy() for name, ids in decoded.items()}
 
     def probabilities(self, observations: Observations, masks: Masks | None = None) -> dict[str, np.ndarray]:
@@ -87,10 +93,14 @@ class Random(Script):
 
 
 class NoOp(Script):
-    """The first allowed choice of every head, always: in MPE no push, and the message 0."""
+    """The first allowed choice of every head and the middle of every number's range, always: in MPE no push, and the
+    message 0."""
 
     def act(self, observations: Observations, masks: Masks | None = None) -> Actions:
         actions = {}
+        if any(agent.box for agent in self.spec.agents):
+            nothing = torch.zeros(self.spec.num_agents, len(next(iter(observations.values()))), self.spec.num_heads)
+            return {name: x.numpy() for name, x in decode_actions(self.spec, nothing.long()).items()}
         for agent in self.spec.agents:
             count = len(observations[agent.name])
             shape = (count, len(agent.heads)) if agent.multi_discrete else (count,)

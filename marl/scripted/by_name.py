@@ -162,6 +162,13 @@ def scripted(env_id: str, name: str, *, spec: EnvSpec | None = None, seed: int =
     if spec is None:
         mpe_id = catalogue.require_id(env_id)
         spec = catalogue.describe(mpe_id, catalogue.parallel_env(mpe_id))
+    numbers = any(agent.box for agent in spec.agents)
+    moved = [part for part in parts if numbers and part not in ANYWHERE]
+    if moved:
+        raise UserError(
+            f"the script {moved[0]!r} makes discrete moves, but {env_id} was built with continuous actions; expected "
+            f"{' or '.join(ANYWHERE)} there."
+        )
     players: dict[str, Player] = {}
     for part in sorted(parts, key=lambda part: not known[part].plays):  # those of one side claim their agents first
         player = known[part].script(spec, seed)

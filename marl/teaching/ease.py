@@ -117,7 +117,8 @@ class Beside(ParallelEnv):
     def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
         batch = {name: np.asarray(obs, dtype=np.float32)[None] for name, obs in self._seen.items()}
         played = self.frozen.act(batch)
-        joint = {name: played[name][0].item() for name in self._seen if name not in self.possible_agents}
+        own = {name: played[name][0] for name in self._seen if name not in self.possible_agents}
+        joint = {name: action if action.ndim else action.item() for name, action in own.items()}
         self._seen, *results = self.env.step({**joint, **actions})
         observations, rewards, terminated, truncated, infos = (self._mine(part) for part in (self._seen, *results))
         return observations, rewards, terminated, truncated, infos

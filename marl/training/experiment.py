@@ -20,7 +20,7 @@ from envs.pettingzoo.workers import end_if_importing
 from envs.streams import Stream
 from marl.config.fields import flatten
 from marl.config.resolve import from_dict, to_dict, to_yaml, validated
-from marl.config.schema import Config
+from marl.config.schema import Config, MADDPGConfig
 from marl.data.batch import BatchSource
 from marl.data.replay import Replay
 from marl.data.windows import WindowReplay
@@ -244,6 +244,7 @@ def _run(
     with closing(_logger(config, path, saved, ranks)) as logger:
         if config.maddpg.recurrent and config.maddpg.communication_correction and any(r.exact for r in env.spec.routes):
             notes.append("recurrent networks learn from the messages that were heard: no communication correction.")
+        notes += _idle(config, env)
         for note in notes:
             text = note.removeprefix("warning: ")
             (logger.say if text == note else logger.warn)(text)
@@ -273,6 +274,16 @@ def _run(
         with stop.at_once():  # everything is saved
             result = finish(config, path, trainer, logger, phases)
     return RunResult(path, trainer.step, trainer.journal.clock.seconds, result)
+
+
+def _idle(config: Config, env: BatchedEnv) -> list[str]:
+    """A warning for settings of continuous heads where there are none."""
+    default = MADDPGConfig()
+    names = ("continuous", "exploration", "exploration_final", "smoothing")
+    idle = [f"maddpg.{name}" for name in names if getattr(config.maddpg, name) != getattr(default, name)]
+    if env.spec.continuous or not idle:
+        return []
+    return [f"warning: {', '.join(idle)} has no effect: no action of {env.spec.id} is continuous."]
 
 
 def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDPG, BatchSource]:

@@ -96,6 +96,8 @@ class Rounds:
         """
         with self._located():
             config, learner = self.config, self.learner
+            if learner.numbers is not None:  # exploration follows the steps, also right after a resume
+                learner.schedules.follow(min(self.step / config.total_steps, 1.0))
             self.graphs.run(self.step_kind(), self._collect, self.env.replayed)
             self.step += config.num_envs
             if self.step <= max(config.maddpg.warmup_steps, config.maddpg.lead * config.num_envs):

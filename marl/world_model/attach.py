@@ -37,6 +37,11 @@ def imagining(replay: Replay, learner: MADDPG, config: Config, model: WorldModel
     Raises:
         UserError: the environment cannot be imagined.
     """
+    if learner.spec.continuous:
+        raise UserError(
+            f"the world model predicts what choices lead to and {learner.spec.id} has continuous actions; train it "
+            f"without --world-model."
+        )
     wm = config.wm
     streams = {name: Stream(config.seed, f"world_model/{name}", learner.replicas, learner.device) for name in _STREAMS}
     source = ImaginationSource.of(replay, learner.actor, learner.spec, wm, config.num_envs, streams, model)

@@ -148,8 +148,8 @@ class Heard:
     step: Ints  # [E] the drawn heard step of every episode: row of the arrays above
     obs: dict[str, Array]  # {agent: [J, E, W]} at t
     meanings: Meanings  # at t - 1
-    answer: Choice  # the receiver's own choice at t
-    own_next: Choice | None  # the sender's own move at t; None where it only speaks
+    answer: Choice | None  # the receiver's own choice at t; None where its moves are continuous
+    own_next: Choice | None  # the sender's own move at t; None where it only speaks or its moves are continuous
     kept: NDArray[np.int64]  # [E] index of each episode among those that were played
 
     @property
@@ -195,7 +195,8 @@ def listen(spec: EnvSpec, channel: Channel, played: Episodes, seed: int = 0, mea
     obs = {name: array[1:, keep] for name, array in played.obs.items()}
     valid = np.arange(1, len(played.actions))[:, None] < lengths
     chosen = Stream(seed, "communication/step", range(len(lengths))).uniform().numpy()
-    own = [h for h, head in enumerate(spec.agents[channel.sender].heads) if not head.is_message]
+    own = [h for h, head in enumerate(spec.agents[channel.sender].heads) if not (head.is_message or head.continuous)]
+    answers = responses_of(spec, channel.receiver)
     after = played.actions[1:, keep]
     return Heard(
         channel=channel,
@@ -205,15 +206,18 @@ def listen(spec: EnvSpec, channel: Channel, played: Episodes, seed: int = 0, mea
         step=(chosen * (lengths - 1)).astype(np.int64),
         obs=obs,
         meanings=_meanings(channel, played.obs[spec.agent_names[channel.sender]][:-1, keep], valid, meaning),
-        answer=_choice(spec, channel.receiver, responses_of(spec, channel.receiver), after),
+        answer=_choice(spec, channel.receiver, answers, after) if answers else None,
         own_next=_choice(spec, channel.sender, own, after) if own else None,
         kept=np.flatnonzero(keep),
     )
 
 
 def responses_of(spec: EnvSpec, agent: int) -> list[int]:
-    """Heads with which an agent can answer a message: its moves, or its messages where it cannot move."""
+    """Heads with which an agent can answer a message: its moves, or its messages where it cannot move; none where a
+    move is continuous, since all that is measured of an answer is choices."""
     heads = spec.agents[agent].heads
+    if any(head.continuous for head in heads):
+        return []
     moves = [h for h, head in enumerate(heads) if not head.is_message]
     return moves or list(range(len(heads)))
 

@@ -127,7 +127,8 @@ def causal_influence(answers: Floats, weights: Floats) -> Floats:
 
 
 def listening(spec: EnvSpec, heard: Heard, answers: Answers, resampler: Resampler) -> dict[str, HeadInfluence]:
-    """{head: influence of the messages on it} for every head of the receiver, the head that answers first.
+    """{head: influence of the messages on it} for every head of the receiver, the head that answers first; empty where
+    its moves are continuous.
 
     Args:
         spec: of the environment.
@@ -146,7 +147,7 @@ def listening(spec: EnvSpec, heard: Heard, answers: Answers, resampler: Resample
         return interval_of(heard.episode_mean(values), resampler)
 
     results: dict[str, HeadInfluence] = {}
-    for h in [*first, *(h for h in range(len(heads)) if h not in first)]:
+    for h in [*first, *(h for h in range(len(heads)) if h not in first)] if first else []:
         pi = answers[..., h, : heads[h].size].astype(np.float64)
         greedy = pi.argmax(axis=-1)
         results[heads[h].name] = HeadInfluence(

@@ -122,10 +122,11 @@ class ChannelReport(Record):
     """What arrives; None of an exact channel."""
     speaker_consistency: Information | Undefined
     """I(M; the sender's own move)."""
-    instantaneous_coordination: Coordination
+    instantaneous_coordination: Coordination | Undefined
     """I(M; the receiver's choice)."""
     influence: Mapping[str, HeadInfluence]
-    """{head of the receiver: what messages change}, the head that answers first."""
+    """{head of the receiver: what messages change}, the head that answers first; empty where its moves are
+    continuous."""
     input_norm: InputNorm | Undefined
     """Weights on the message."""
 
@@ -157,12 +158,14 @@ def channel_report(
         signalling=signalling(heard, resampler),
         reception=None if channel.exact else reception(heard, resampler),
         speaker_consistency=(
-            Undefined("the sender only speaks: it has no move of its own")
+            Undefined("the sender only speaks, or its moves are continuous: it chooses no move of its own")
             if heard.own_next is None
             else _drawn_information(heard, heard.own_next, resampler)
         ),
-        instantaneous_coordination=Coordination(
-            _drawn_information(heard, heard.answer, resampler), COORDINATION_WARNING
+        instantaneous_coordination=(
+            Undefined("the receiver's moves are continuous: it chooses none")
+            if heard.answer is None
+            else Coordination(_drawn_information(heard, heard.answer, resampler), COORDINATION_WARNING)
         ),
         influence=listening(spec, heard, answers, resampler),
         input_norm=(

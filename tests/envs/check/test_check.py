@@ -57,7 +57,7 @@ class NewSpaces(Toy):
 
 class Continuous(Toy):
     def make_action_space(self, name):
-        return spaces.Box(-1, 1, (2,))
+        return spaces.Box(-np.inf, np.inf, (2,))
 
 
 class OutOfBounds(Toy):
@@ -262,7 +262,7 @@ class Raising(Toy):
 BROKEN = {
     Renamed: r"possible_agents changed from \['a_0', 'a_1'\] to \['a_1', 'a_0'\]",
     NewSpaces: r"observation_space\('a_0'\) returns another object at every call.*make the spaces once",
-    Continuous: r"'a_0' has continuous actions: Box.*Expected Discrete",
+    Continuous: r"agent 'a_0' must have a finite low below a finite high.*give it bounds",
     OutOfBounds: r"at step 3: observation of agent 'a_0': entry 1 is 0.3, outside.*expected at most 0.2.*Widen",
     Float64: r"at the reset: observation of agent 'a_0': expected dtype float32, got float64.*astype",
     WrongShape: r"at the reset: observation of agent 'a_0': expected shape \(3,\), got shape \(1, 3\)",
@@ -335,7 +335,7 @@ def test_the_command_line(capsys):
     out = capsys.readouterr().out
     assert "1 breach(es) of the contract:\n- at step 3: action_mask of agent 'a_1': allows no action" in out
     assert main(["test_check:Continuous"]) == 2
-    assert "continuous actions" in capsys.readouterr().out
+    assert "must have a finite low" in capsys.readouterr().out
     assert main(["toy_envs:Nope"]) == 2
     assert "no function 'Nope'" in capsys.readouterr().err
     assert main(["toy_envs:Toy", "length"]) == 2

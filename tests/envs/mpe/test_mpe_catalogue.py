@@ -92,8 +92,6 @@ def test_values_that_mpe2_refuses() -> None:
 
 
 def test_what_has_no_spec() -> None:
-    with pytest.raises(UserError, match="continuous_actions=True"):
-        describe("simple", parallel_env("simple", continuous_actions=True))
     with pytest.raises(UserError, match=r"expected an mpe2 environment simple_spread_v3, got mpe2.simple_tag"):
         describe("simple_spread", parallel_env("simple_tag"))
     with pytest.raises(UserError, match=r"expected an mpe2 environment simple_v3, got builtins.int"):

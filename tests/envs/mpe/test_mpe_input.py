@@ -60,9 +60,7 @@ def test_bad_arguments_of_scenarios() -> None:
     refuses(r"num_deposits must be an integer in \[1, 6\]", env_id="collect_treasure", num_deposits=7)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("continuous_actions", True), ("render_mode", "human"), ("benchmark_data", True)]
-)
+@pytest.mark.parametrize(("key", "value"), [("render_mode", "human"), ("benchmark_data", True)])
 def test_what_the_port_does_not_support_is_refused_by_name(key: str, value: Any) -> None:
     refuses(rf'{key}={value!r} is not supported.*backend="pettingzoo"', **{key: value})
 

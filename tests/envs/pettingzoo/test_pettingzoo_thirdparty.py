@@ -151,13 +151,12 @@ def test_pistonball_discrete_images():
     assert [bool(env.step(actions_of(env, generator)).done) for _ in range(5)] == [False] * 4 + [True]
 
 
-def test_continuous_actions_are_refused_by_name():
-    with pytest.raises(UserError, match=r"agent 'piston_0' has continuous actions: Box\(-1.0, 1.0, \(1,\)"):
-        PettingZooEnv(make=pistonball)
-    with pytest.raises(UserError, match=r"agent 'walker_0' has continuous actions"):
-        PettingZooEnv(make=multiwalker)
-    with pytest.raises(UserError, match="continuous"):
-        PettingZooEnv("simple_spread", continuous_actions=True)
+def test_continuous_actions_are_numbers():
+    env = PettingZooEnv(make=multiwalker)
+    head = env.spec.agents[0].heads[0]
+    assert (head.name, head.size, head.low, head.high) == ("move", 4, (-1.0,) * 4, (1.0,) * 4)
+    env.reset(0)
+    assert env.step(torch.full((3, 1, 4), 0.5)).reward.isfinite().all()
 
 
 def test_generated_agents_are_refused():

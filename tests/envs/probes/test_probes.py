@@ -28,7 +28,9 @@ VARIANTS = [(name, {}) for name in NAMES] + [
 
 
 def uniform_actions(env: BatchedEnv, stream: Stream) -> torch.Tensor:
-    """[N, E, H] for environments with one head an agent."""
+    """[N, E, H] for environments with one head an agent, or rows of one number each."""
+    if env.spec.continuous:
+        return 2 * torch.stack([stream.uniform() for _ in env.spec.agents])[:, :, None] - 1
     columns = [stream.integers(agent.heads[0].size) for agent in env.spec.agents]
     return torch.stack(columns)[:, :, None]
 
@@ -71,6 +73,7 @@ class BestRecaller:
 
 
 BEST["recall"] = BestRecaller()
+BEST["track_observation"] = lambda obs, t: obs * (-1.0) ** torch.arange(len(obs))[:, None, None]
 
 
 def best_matcher(goals: int, symbols: int):
@@ -156,7 +159,9 @@ def _key(obs: torch.Tensor, actions: torch.Tensor, seen: slice, e: int) -> tuple
     return tuple(obs[seen, e].flatten().tolist()), tuple(actions[seen, e].flatten().tolist())
 
 
-@pytest.mark.parametrize(("name", "options"), [(name, o) for name, o in VARIANTS if name != "recall"])
+@pytest.mark.parametrize(
+    ("name", "options"), [(name, o) for name, o in VARIANTS if name not in ("recall", "track_observation")]
+)
 def test_facts_are_what_the_bellman_equation_gives(name, options):
     """Observations of three agents with three signs each are too many to meet them all: enough are."""
     env = probes.make(name, num_envs=100, **options)
@@ -175,6 +180,16 @@ def test_facts_are_what_the_bellman_equation_gives(name, options):
                     met += 1
                     assert result == pytest.approx(value, abs=1e-6)
     assert met >= max(1, len(env.rules.facts(GAMMA)) // 2)
+
+
+def test_facts_of_numbers():
+    """Nobody meets the same number twice: the rules pay what the facts say."""
+    rules = probes.PROBES["track_observation"]()
+    for observations, numbers, values in rules.facts(GAMMA):
+        assert observations == [[0.8], [0.8]]
+        assert rules.reward(torch.tensor([[2, 2]]), [torch.tensor(numbers)[:, None]])[:, 0].tolist() == pytest.approx(
+            values
+        )
 
 
 def q_of(env: BatchedEnv, table: dict, obs, action: int) -> float:
@@ -293,7 +308,7 @@ def test_the_parallel_twin_plays_the_same_game(name, options):
             assert rows[0].tolist() == obs[agent].tolist()
         actions = uniform_actions(direct, stream)
         step = direct.step(actions)
-        ids = {agent: int(value[0]) for agent, value in direct.decode_actions(actions).items()}
+        ids = {agent: value[0].numpy() for agent, value in direct.decode_actions(actions).items()}
         obs, rewards, terminations, truncations, _ = raw.step(ids)
         assert list(rewards.values()) == pytest.approx(step.reward[:, 0].tolist())
         assert list(terminations.values()) == step.terminated[:, 0].tolist()

@@ -1,0 +1,39 @@
+"""The arms of the benchmark with continuous moves are configurations, and its table says what was recorded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.learning.continuous import ARMS, CONFIGS, table
+from marl.cli.parse import parse
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("env", ["simple_spread", "simple_speaker_listener"])
+def test_arms_are_configurations(env: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    made = {name: parse(["--config", f"{CONFIGS}/{env}.yaml", *words.split()]).config for name, words in ARMS.items()}
+    assert {config.env for config in made.values()} == {env}
+    assert all(config.env_args == {"continuous_actions": True} for config in made.values())
+    assert len({str(config) for config in made.values()}) == len(ARMS)
+    assert made["harl"].maddpg.updates_per_step * made["harl"].num_envs == pytest.approx(1.0)
+    discrete = parse(["--env", env]).config.maddpg
+    assert made["ours"].maddpg.critic_lr == discrete.critic_lr and made["ours"].maddpg.actor_lr < discrete.actor_lr
+
+
+def test_the_table_is_ordered_by_return(tmp_path: Path) -> None:
+    for name, returns in (("ours", [-9.0, -8.0]), ("harl", [-7.0, -7.5])):
+        judged = {"greedy": {"iqm": sum(returns) / 2, "interval": [-9, -6], "returns": returns, "episodes": 10}}
+        record = {
+            "env": "simple_spread", "arm": name, "replicas": 2, "seed": 2000, "machine": "here", "steps": 640_000,
+            "processor": 10.0, "judged": judged, "curve": {"return": [[-20.0, -22.0], [-9.0, -7.0]]},
+        }  # fmt: skip
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    rows = table(tmp_path).splitlines()
+    assert rows[4] == "| harl | 640k | -7.25 [-9.00, -6.00] | -7.50 | -8.00 | 5 |"
+    assert rows[5] == "| ours | 640k | -8.50 [-9.00, -6.00] | -9.00 | -8.00 | 5 |"
+    assert (tmp_path / "table.md").read_text() == table(tmp_path)
