@@ -96,6 +96,7 @@ def test_the_model_that_predicts_further_imagines(
     assert model.dreams_S.tolist() == [dreams, False]
     assert model.metrics()["dreamer"].tolist() == [float(dreams), 0.0]
     assert model.noise_size == (model.dreamer.noise_size if dreams and model.dreamer else 1)
+    assert (model.observe(seq, Stream(0, "n", [0, 1])).dreamer is not None) == dreams, "it costs nothing where it rests"
 
 
 def test_every_replica_has_the_prediction_of_its_own_model(monkeypatch: pytest.MonkeyPatch) -> None:

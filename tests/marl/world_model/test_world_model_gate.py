@@ -29,6 +29,9 @@ def test_gate(monkeypatch: pytest.MonkeyPatch, errors: list[float], rewards: lis
     monkeypatch.setattr("marl.world_model.imagination.gate.rollout_errors", lambda *_: made)
     built.gate.measure(built.training.model)
     assert built.gate.length_S.tolist() == [gate, 4]
+    metrics = built.gate.metrics()
+    for name, row in (("rmse", made[0]), ("reward_rmse", made[1])):
+        assert torch.equal(metrics[f"{name}_1"], row[:, 0]) and torch.equal(metrics[f"{name}_4"], row[:, 3])
     built.imagine()
     assert built.imagined.usable_S.tolist() == [int(24 * gate * 0.8), int(24 * 4 * 0.8)]
     kept = built.imagined._order_SX[0, : int(built.imagined.usable_S[0])]
