@@ -42,7 +42,7 @@ class FormationRow(Record):
     meanings: tuple[str, ...]
     """[G] labels of those that came up at any checkpoint."""
     shares: tuple[tuple[float, ...], ...]
-    """As `[G][V]`, the share of each symbol for each meaning; rows sum to 1, or to 0 of a meaning that did not come up."""
+    """As `[G][V]`, the share of each symbol for each meaning; rows sum to 1, or to 0 of one that did not come up."""
     information: float
     """Bits that the messages tell of the meaning, at least 0."""
     p: float

@@ -326,6 +326,9 @@ class Config:
     """Root seed: the run is a function of it, the configuration and the versions."""
     num_replicas: Positive = 1
     """Independent training runs side by side."""
+    population: Positive = 1
+    """Replicas that play with one another: each population of so many draws partners anew for every episode, and a
+    replica learns the one role that it plays itself. 1: every replica plays with itself and learns all roles."""
     num_envs: Positive = 16
     """Environments per replica."""
     total_steps: Positive = 100_000

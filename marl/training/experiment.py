@@ -22,12 +22,13 @@ from marl.config.fields import flatten
 from marl.config.resolve import from_dict, to_dict, to_yaml, validated
 from marl.config.schema import Config
 from marl.data.batch import BatchSource
-from marl.data.replay import Replay
+from marl.data.replay import Replay, population_widths
 from marl.data.windows import WindowReplay
 from marl.errors import UserError
 from marl.evaluate.results import Evaluation
 from marl.learner.maddpg import MADDPG
 from marl.learner.messages import LEARNERS
+from marl.learner.population import PopulationMADDPG
 from marl.learner.recurrent_maddpg import RecurrentMADDPG
 from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks, processes
@@ -292,9 +293,15 @@ def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDP
             env.spec, capacity, config.num_envs, stream, settings.gamma,
             settings.window, settings.burn_in, recurrent.memory_shape,
         )  # fmt: skip
-    kind = LEARNERS.get(config.channel, MADDPG)
-    learner = kind(env.spec, settings, config.seed, replicas, config.device, share)
-    replay = Replay(env.spec, capacity, config.num_envs, stream, settings.gamma, settings.n_step)
+    learner: MADDPG
+    if config.population > 1:
+        learner = PopulationMADDPG(
+            env.spec, settings, config.seed, replicas, config.device, population=config.population
+        )
+    else:
+        learner = LEARNERS.get(config.channel, MADDPG)(env.spec, settings, config.seed, replicas, config.device, share)
+    further = population_widths(env.spec) if config.population > 1 else {}
+    replay = Replay(env.spec, capacity, config.num_envs, stream, settings.gamma, settings.n_step, further)
     source: BatchSource = replay
     if config.world_model:
         from marl.world_model.attach import imagining
