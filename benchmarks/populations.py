@@ -1,7 +1,7 @@
 """Do agents that never met understand each other? Raw cross-play against the size of the population they grew up in.
 
     python -m benchmarks.populations --env simple_speaker_listener --sizes 1 2 4 8
-    python -m benchmarks.populations --env E --sizes 1 8 -- --maddpg.frames 2     further flags of run.py for all sizes
+    python -m benchmarks.populations --env E --sizes 1 8 -- --other-play         further flags of run.py for all sizes
 
 For each size P, `--populations` populations of P replicas are trained side by side (`--population P`), for as many
 updates and environment steps of a replica as one size has. One role of N learns from an episode among partners, so

@@ -197,12 +197,16 @@ def nested_interval(groups: Sequence[Any], level: float = 0.95, resamples: int =
     episodes = {table.shape[1] for table in tables}
     _require(len(tables) >= 1 and len(episodes) == 1 and resamples >= 1, f"{len(tables)} groups of runs")
     stream, count = Stream(seed, "stats/nested", [0]), episodes.pop()
-    means = np.empty(resamples)
-    for b in range(resamples):
-        common = np.bincount(stream.integers(count, count)[0].numpy(), minlength=count) / count
-        runs = [table @ common for table in tables]  # of each group the means of its runs
-        drawn = [runs[g] for g in stream.integers(len(runs), len(runs))[0].tolist()]
-        means[b] = np.mean([one[stream.integers(len(one), len(one))[0].numpy()].mean() for one in drawn])
+    common = stream.integers(count, resamples, count)[0].numpy() + count * np.arange(resamples)[:, None]
+    counts_RE = np.bincount(common.ravel(), minlength=resamples * count).reshape(resamples, count)
+    drawn_RG = stream.integers(len(tables), resamples, len(tables))[0].numpy()
+    means_RG = np.zeros(drawn_RG.shape)
+    for g, table in enumerate(tables):
+        runs = counts_RE @ table.T / count  # [resamples, runs]
+        own = stream.integers(len(table), *drawn_RG.shape, len(table))[0].numpy()  # once for every draw of a group
+        mean_RG = np.take_along_axis(runs[:, None], own, axis=2).mean(2)
+        means_RG = np.where(drawn_RG == g, mean_RG, means_RG)
+    means = means_RG.mean(1)
     tail = 50 * (1 - _level(level))
     low, high = np.percentile(means, [tail, 100 - tail])
     return float(low), float(high)

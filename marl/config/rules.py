@@ -178,6 +178,22 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
+        ("other_play", "channel"),
+        lambda c: c.other_play and c.channel == "dial",
+        lambda c: (
+            "other_play and channel dial exclude each other; a gradient reaches the symbol that was sent, not the one "
+            "that is heard, expected another channel with it"
+        ),
+    ),
+    Rule(
+        ("other_play", "world_model"),
+        lambda c: c.other_play and c.world_model,
+        lambda c: (
+            "other_play and world_model exclude each other; imagined messages are those that were sent, expected "
+            "other_play false with it"
+        ),
+    ),
+    Rule(
         ("population", "num_replicas"),
         lambda c: c.num_replicas % c.population != 0,
         lambda c: (

@@ -339,6 +339,9 @@ class Config:
     learn messages."""
     channel_noise: Share = 0.1
     """Probability that another symbol is heard (channel noisy)."""
+    other_play: bool = False
+    """Permute the symbols between a speaker and each listener anew in every episode, in training alone: the control
+    condition in which no convention can be learned (other-play)."""
     backend: Literal["torch", "pettingzoo"] = "torch"
     """What steps the training environments: our batched MPE or the real PettingZoo environment."""
     workers: Count = 0

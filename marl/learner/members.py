@@ -1,6 +1,6 @@
 """Rows of all replicas of a population, side by side for every member, and back.
 
-Shape suffixes: S replicas, n some agents, F features, B rows, R = P * B, P members of a population.
+Shape suffixes: S replicas, n some agents, F features, B rows, R = P * B rows, P members of a population.
 """
 
 from __future__ import annotations

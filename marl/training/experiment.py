@@ -17,6 +17,7 @@ from envs.errors import EnvFailure
 from envs.history import History
 from envs.pettingzoo.construct import callable_id, conversion
 from envs.pettingzoo.workers import end_if_importing
+from envs.relabelled import Relabelled
 from envs.streams import Stream
 from marl.config.fields import flatten
 from marl.config.resolve import from_dict, to_dict, to_yaml, validated
@@ -173,6 +174,8 @@ def _environment(
     condition = Condition.of(config.channel, config.channel_noise)
     if condition is not None:
         env = Conditioned(env, condition, rows, config.num_envs)
+    if config.other_play:
+        env = Relabelled(env, rows)
     if config.maddpg.frames > 1 or config.maddpg.recurrent:
         env = History(env, config.maddpg.frames, own_action=config.maddpg.recurrent)
     if division.shared and division.ranks.size > 1:
@@ -245,6 +248,8 @@ def _run(
     with closing(_logger(config, path, saved, ranks)) as logger:
         if config.maddpg.recurrent and config.maddpg.communication_correction and any(r.exact for r in env.spec.routes):
             notes.append("recurrent networks learn from the messages that were heard: no communication correction.")
+        if config.other_play:
+            notes.append("symbols are permuted in every episode (--other-play): no communication correction.")
         for note in notes:
             text = note.removeprefix("warning: ")
             (logger.say if text == note else logger.warn)(text)
@@ -285,6 +290,8 @@ def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDP
 
     share = SplitUpdates(ranks) if split else None
     settings = config.maddpg
+    if config.other_play:  # what a speaker would say now is not what its listeners would hear
+        settings = replace(settings, communication_correction=False)
     capacity = min(config.replay.capacity, config.total_steps + config.num_envs)
     stream = Stream(config.seed, "replay", replicas, config.device)
     if settings.recurrent:
