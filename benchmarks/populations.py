@@ -4,13 +4,13 @@
     python -m benchmarks.populations --env E --sizes 1 8 -- --other-play         further flags of run.py for all sizes
 
 For each size P, `--populations` populations of P replicas are trained side by side (`--population P`), for as many
-updates and environment steps of a replica as one size has. One role of N learns from an episode among partners, so
+updates and environment steps of a replica as any other size. One role of N learns from an episode among partners, so
 populations take N times the batch of the task's configuration: every agent learns from as many rows. Then the speakers
 of one replica play with the listeners of another, symbols as they are, in the same episodes for all:
 
     self      a replica with itself
     within    with each other member of its population
-    between   with members of the other populations of that size, as many as it has partners within, at least one
+    between   with members of the other populations of that size, as many as it has partners within, at least three
 
 Written: benchmarks/results/communication/populations_ENV.json and .png. Seeds are those for studies; the batched port
 plays (equal to `mpe2` within rounding).
@@ -46,6 +46,9 @@ RESULTS = Path(__file__).resolve().parent / "results" / "communication"
 FIRST_SEED = seeds(RUNS, "studies").first + 500  # size P trains from this plus P
 EPISODES_SEED = seeds(EPISODES, "studies").first + 500_000
 KINDS = {"self": "with itself", "within": "with other members", "between": "with members of other populations"}
+SETTINGS = {"simple_speaker_listener": ("--maddpg.signalling-bonus", "0.03")}
+"""Of all sizes, where the task's configuration does not fit populations. A signalling bonus rewards all codes alike: a
+strong one fixes every speaker's own before anybody understands it, and members do not come together any more."""
 Pair = tuple[int, int]
 
 
@@ -161,8 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--env", default="simple_speaker_listener")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4, 8], help="members (default 1 2 4 8)")
-    parser.add_argument("--populations", type=int, default=4, help="of each size (default 4)")
-    parser.add_argument("--total-steps", type=int, default=10_000, help="of a replica (default 10000)")
+    parser.add_argument("--populations", type=int, default=3, help="of each size (default 3)")
+    parser.add_argument("--total-steps", type=int, default=20_000, help="of a replica (default 20000)")
     parser.add_argument("--episodes", type=int, default=500, help="of each pair (default 500)")
     parser.add_argument("--out", type=Path, help="the record (default: benchmarks/results/communication/)")
     options = parser.parse_args(own)
@@ -171,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     path = options.out or RESULTS / f"populations_{options.env}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    flags = ["--total-steps", str(options.total_steps), *flags]
+    flags = ["--total-steps", str(options.total_steps), *SETTINGS.get(options.env, ()), *flags]
     record: dict[str, Any] = {
         "env": options.env,
         "command": " ".join(["python -m benchmarks.populations", *placeless(words)]),
