@@ -26,8 +26,7 @@ import numpy as np
 
 from envs.commands import say
 from envs.spec import EnvSpec
-from marl.communication.measures.channels import Meaning, channels_of, declared_attributes
-from marl.communication.run_analysis import named_function
+from marl.communication.measures.channels import Meaning, channels_of, declared_attributes, named_function
 from marl.errors import UserError
 from marl.play.policy import Policy
 from marl.play.rollout import Episodes, play

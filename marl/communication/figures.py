@@ -15,10 +15,11 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from marl.communication.formation import FormationRow
+from marl.communication.formation import FormationRow, Formed
 from marl.communication.measures.information import Undefined, wilson_interval
 from marl.communication.measures.signalling import ChannelReport
-from marl.figures.plots import COLOURS, FONT, INK, MAP, WIDTH, canvas, cell_text, label
+from marl.figures.plots import COLOURS, FAINT, FONT, INK, MAP, WIDTH, canvas, cell_text, label
+from marl.stats import MeanInterval
 
 MOVES = ("stay", "left", "right", "down", "up")
 _DIRECTIONS = np.array([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], dtype=float)
@@ -191,15 +192,19 @@ def action_field_figure(positions: np.ndarray, moves: np.ndarray, landmarks: np.
 
 
 # ------------------------------------------------------------------------------------------------------- formation
-def formation_figure(rows: Sequence[FormationRow]) -> Figure:
-    """How a protocol forms: one row a checkpoint, one block of columns a meaning, one column a symbol.
+def formation_figure(rows: Sequence[FormationRow], formed: Formed | Undefined | None = None) -> Figure:
+    """How a protocol forms: one row a checkpoint, one block of columns a meaning, one column a symbol; beside it bits
+    told and said, drift, symbols for a meaning and the worth of the channel, and where the protocol was formed.
 
     Args:
-        rows: the oldest first.
+        rows: the oldest first, all with the same meanings.
+        formed: when; drawn as a line between two checkpoints, its interval as a band.
     """
     shares = np.array([row.shares for row in rows], dtype=float)  # [checkpoints, G, V]
     count, meanings, symbols = shares.shape
-    figure, (left, right) = canvas(max(2.2, 0.26 * count + 1.2), columns=2, sharey=True, width_ratios=[3, 1])
+    height = max(2.4, 0.26 * count + 1.4)
+    figure, axes = canvas(height, 1.9 * WIDTH, columns=5, sharey=True, width_ratios=[3.4, 1, 1, 1, 1])
+    left, told, drifted, spread, worth = axes
     left.imshow(shares.reshape(count, -1), cmap=MAP, vmin=0, vmax=1, aspect="auto")
     for g in range(1, meanings):
         left.axvline(g * symbols - 0.5, color="white", linewidth=3)
@@ -207,22 +212,59 @@ def formation_figure(rows: Sequence[FormationRow]) -> Figure:
     ticks = np.unique(np.linspace(0, count - 1, min(count, 12)).astype(int))
     left.set_yticks(ticks, [f"{rows[k].step / 1000:.3g}k" for k in ticks])
     label(left, f"share of each of {symbols} symbols, for each meaning", "", "environment steps")
-    right.plot([row.information for row in rows], range(count), color=COLOURS[1], marker="o", markersize=3)
-    right.set_xlim(left=0)
-    label(right, "", "bits told")
+    _over_checkpoints(told, [row.entropy_bits for row in rows], FAINT)
+    _over_checkpoints(told, [row.information for row in rows], COLOURS[1])
+    label(told, "bits told\n(grey: said)", "bits")
+    _over_checkpoints(drifted, [row.drift for row in rows], COLOURS[0])
+    drifted.set_xlim(0, 1.05)
+    label(drifted, "drift since\nthe one before", "bits")
+    _over_checkpoints(spread, [row.synonyms for row in rows], COLOURS[2])
+    spread.set_xlim(left=0.9)
+    label(spread, "symbols for\none meaning")
+    _over_checkpoints(worth, [row.value for row in rows], COLOURS[3])
+    worth.axvline(0, color=FAINT, linewidth=0.8)
+    label(worth, "worth of\nthe channel", "return")
+    if isinstance(formed, Formed):
+        place = {row.step: k for k, row in enumerate(rows)}
+        for ax in axes:
+            ax.axhspan(place[formed.low] - 1, place[formed.high], color=COLOURS[1], alpha=0.12, linewidth=0)
+            ax.axhline(place[formed.step] - 0.5, color=COLOURS[1], linewidth=1.2, linestyle="--")
+    left.set_ylim(count - 0.5, -0.5)
     return figure
 
 
+def _over_checkpoints(ax: Any, values: Sequence[float | MeanInterval | None], colour: str) -> None:
+    """A line from the oldest checkpoint at the top down, with intervals where there are any; None is a gap."""
+    means = [one.mean if isinstance(one, MeanInterval) else one for one in values]
+    heights = range(len(values))
+    ax.plot([np.nan if mean is None else mean for mean in means], heights, color=colour, marker="o", markersize=3)
+    for k, one in enumerate(values):
+        if isinstance(one, MeanInterval):
+            ax.plot([one.low, one.high], [k, k], color=colour, linewidth=1)
+    ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
+
+
 def write_formation_csv(rows: Sequence[FormationRow], path: Path) -> Path:
-    """One line a checkpoint: step, bits, p, gain, then p(symbol | meaning) of every pair."""
+    """One line a checkpoint: step, bits, p, gain, p(symbol | meaning) of every pair, then what changes over time."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         meanings, symbols = rows[0].meanings, len(rows[0].shares[0])
         pairs = [f"p(symbol {m} | {meaning})" for meaning in meanings for m in range(symbols)]
-        writer.writerow(["step", "replica", "information_bits", "p", "team_return", "gain", *pairs])
+        known = ["step", "replica", "information_bits", "p", "team_return", "gain"]
+        spans = [f"{name}{end}" for name in ("value", "drift") for end in ("", "_low", "_high")]
+        writer.writerow([*known, *pairs, "entropy_bits", "synonyms", *spans, "formed"])
         for row in rows:
-            cells = [f"{value:.6g}" for given in row.shares for value in given]
-            gain = "" if row.gain is None else f"{row.gain:.6g}"
-            numbers = [f"{value:.6g}" for value in (row.information, row.p, row.team_return)]
-            writer.writerow([row.step, row.replica, *numbers, gain, *cells])
+            numbers = [
+                row.information,
+                row.p,
+                row.team_return,
+                row.gain,
+                *(one for given in row.shares for one in given),
+            ]
+            numbers += [row.entropy_bits, row.synonyms, *_span(row.value), *_span(row.drift), row.formed]
+            writer.writerow([row.step, row.replica, *("" if one is None else f"{one:.6g}" for one in numbers)])
     return path
+
+
+def _span(value: MeanInterval | None) -> tuple[float | None, ...]:
+    return (None, None, None) if value is None else (value.mean, value.low, value.high)

@@ -6,9 +6,7 @@ Everything is played in the real environment. Formulas, units and limits of ever
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -22,14 +20,23 @@ from envs.commands import say
 from envs.spec import EnvSpec
 from marl.communication.analysis import Material, PlayerAnalysis, analyse_player
 from marl.communication.figures import formation_figure, write_formation_csv
-from marl.communication.formation import FormationRow, formation_row
+from marl.communication.formation import FormationRow, Formed, formation, snapshot
 from marl.communication.gallery import pictures
-from marl.communication.measures.channels import Meaning, channels_of
+from marl.communication.measures.channels import channels_of, named_function
 from marl.communication.measures.crossplay import CrossPlay, Participant, cross_play
 from marl.communication.measures.influence import Predictable
+from marl.communication.measures.information import Resampler, Undefined
 from marl.communication.measures.interventions import Lines, possible
 from marl.communication.options import Options, Scope
-from marl.communication.verdict import channel_words, constant_replicas, cross_words, describe, describe_all, summary
+from marl.communication.verdict import (
+    channel_words,
+    constant_replicas,
+    cross_words,
+    describe,
+    describe_all,
+    formed_words,
+    summary,
+)
 from marl.errors import UserError
 from marl.evaluate.anchors import lines_of
 from marl.figures.film import film, write_gif
@@ -45,6 +52,7 @@ if TYPE_CHECKING:
 
 JSON, FIGURES, FORMATION, GIF = "communication.json", "figures", "formation.csv", "episodes.gif"
 _FORMATION_EPISODES = 200
+_RESAMPLING = (999, 400)  # permutations, resamples of the bootstrap
 _FILMED = 3  # episodes of the GIF
 _MOST_CROSS = 8  # participants of a cross-play
 
@@ -79,6 +87,8 @@ class Analysis(Record):
     """The run's `--channel` where it is another than gumbel, as noisy:0.1; else None."""
     formation: tuple[FormationRow, ...] | None = field(default=None, metadata=LEFT_OUT)
     """How the protocol of the shown replica formed; None where it was not asked for."""
+    formed: Formed | Undefined | None = field(default=None, metadata=LEFT_OUT)
+    """When it was formed; None where `formation` is, or empty."""
 
 
 def analyse_run(
@@ -172,10 +182,11 @@ def _analyse(
     )
     numbered = [replace(one, replica=number) for number, one in zip(wanted, result.replicas, strict=True)]
     shown, figures = wanted[result.shown], list(result.figures)
-    formation = None
+    rows, formed, words = None, None, []
     if chosen.formation and first.spec.routes:
-        formation, drawn = _formation(out, shown, chosen, greedy)
+        rows, formed, drawn = _formation(out, shown, chosen, greedy)
         figures += drawn
+        words = formed_words(rows, formed)
     if chosen.figures:
         _film(players[f"replica {shown}"], first.env_id, first.env_args, out / GIF, chosen)
     trained_with = channel_words(first.channel)
@@ -186,9 +197,10 @@ def _analyse(
         replicas=tuple(numbered),
         shown=shown,
         figures=tuple(figures),
-        text="\n".join([*trained_with, result.text, *constant_replicas(numbered)]),
+        text="\n".join([*trained_with, result.text, *constant_replicas(numbered), *words]),
         channel=first.channel if trained_with else None,
-        formation=formation,
+        formation=rows,
+        formed=formed,
     )
     replace_text(out / JSON, json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
     return result
@@ -318,43 +330,31 @@ def _film(player: Predictable, env_id: str, env_args: dict[str, Any] | None, pat
 
 def _formation(
     run_dir: Path, replica: int, options: Options, greedy: bool
-) -> tuple[tuple[FormationRow, ...], list[str]]:
-    """One row for each checkpoint that is kept, and the names of the pictures that were written."""
-    rows = []
+) -> tuple[tuple[FormationRow, ...], Formed | Undefined | None, list[str]]:
+    """One row for each checkpoint that is kept, when the protocol was formed, and the names of the pictures."""
+    taken, episodes = [], min(options.episodes, _FORMATION_EPISODES)
     for checkpoint in saved_checkpoints(run_dir / DIRECTORY):
         step = int(read_manifest(checkpoint)["step"])
         options.progress(f"checkpoint of step {step}")
         player = Policy.load(run_dir, replica=replica, greedy=greedy, checkpoint=checkpoint)
-        result, _ = analyse_player(
-            player, player.env_id, player.spec, episodes=min(options.episodes, _FORMATION_EPISODES),
-            seed=options.seed, env_args=player.env_args, lines=lines_of(player.env_id, player.env_args),
-            meaning=options.meaning, interventions=(), resampling=(999, 100), backend=options.backend,
-            make=options.make,
+        result, material = analyse_player(
+            player, player.env_id, player.spec, episodes=episodes, seed=options.seed, env_args=player.env_args,
+            lines=lines_of(player.env_id, player.env_args), meaning=options.meaning, interventions=("shuffled",),
+            per_channel=False, resampling=_RESAMPLING, backend=options.backend, make=options.make,
         )  # fmt: skip
-        row = formation_row(result, step, replica)
-        if row is not None:
-            rows.append(row)
+        taken.append(snapshot(step, result, material))
+    seen = [one for one in taken if one is not None]
+    if not seen:
+        return (), None, []
+    rows, formed = formation(seen, replica, Resampler(episodes, options.seed, *_RESAMPLING))
     names: list[str] = []
     if len(rows) > 1 and options.figures:
-        names = _write_figures({"formation": formation_figure(rows)}, run_dir / FIGURES, options)
-    if rows:
-        write_formation_csv(rows, run_dir / FORMATION)
-    return tuple(rows), names
+        names = _write_figures({"formation": formation_figure(rows, formed)}, run_dir / FIGURES, options)
+    write_formation_csv(rows, run_dir / FORMATION)
+    return rows, formed, names
 
 
 # --------------------------------------------------------------------------------------------- the command line
-def named_function(name: str) -> Meaning:
-    """The function of --meaning, `module:function`; the current directory is importable."""
-    module, _, attribute = name.partition(":")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        result = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"--meaning {name}: {error}. Expected module:function, as my_module:nearest_prey.") from error
-    return result
-
-
 @contextlib.contextmanager
 def _tensorboard(run_dir: Path) -> Iterator[Callable[[str, Figure], None]]:
     """Shows figures in the run's TensorBoard, where it has one."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from marl.communication.analysis import PlayerAnalysis
+from marl.communication.formation import FormationRow, Formed
 from marl.communication.measures.compositionality import Compared, Compositionality
 from marl.communication.measures.crossplay import CrossPlay
 from marl.communication.measures.information import Information, Undefined
@@ -286,6 +287,31 @@ def constant_replicas(result: Sequence[PlayerAnalysis]) -> list[str]:
 def channel_words(channel: str) -> list[str]:
     """A sentence where a run had another channel than gumbel: it is played and measured through the same one."""
     return [] if channel == "gumbel" else [f"Trained, played and measured with --channel {channel}."]
+
+
+def formed_words(rows: Sequence[FormationRow], formed: Formed | Undefined | None) -> list[str]:
+    """A sentence on when the protocol of the shown replica was formed, and one on how it drifted since."""
+    if formed is None:
+        return []
+    if isinstance(formed, Undefined):
+        return [f"When the protocol formed is not known: {formed.reason}."]
+    bits = f"from {max(formed.bits_before, 0):.2f} to {max(formed.bits_after, 0):.2f} bits"
+    when = f"between the checkpoints of steps {formed.before:,} and {formed.step:,}"
+    span = f"95 % interval over episodes: by step {formed.low:,} to {formed.high:,}"
+    if all(row.p >= MEASURABLE for row in rows):
+        return [f"No protocol formed: at none of {len(rows)} checkpoints did the messages tell anything measurable."]
+    if formed.rise.high < 0:
+        return [f"The protocol was lost {when} ({span}): {bits}."]
+    if formed.rise.low <= 0:
+        return [f"When the protocol formed cannot be told: no change between {len(rows)} checkpoints is measurable."]
+    how = "formed" if 2 * formed.bits_before < formed.bits_after else "was there before and grew most"
+    words = [f"The protocol {how} {when} ({span}): {bits}."]
+    if formed.drift_after is not None:
+        words.append(
+            f"From then on it drifted by at most {formed.drift_after:.2f} from one checkpoint to the next "
+            "(0: the same protocol, 1: no symbol kept its meaning)."
+        )
+    return words
 
 
 def _gain(result: Outcome) -> str:

@@ -23,6 +23,19 @@ class Rule:
 
 _LEARNED = ("rial", "dial", "intent")  # channels that are ways to learn messages
 _NOT_THROUGH = ("exact", "reinforce", "rao_blackwell")  # estimators that no gradient passes through to what was before
+
+
+def _alone(config: Config) -> str | None:
+    """What cannot be learned among partners of other replicas."""
+    if config.maddpg.other_actions == "current":
+        return "maddpg.other_actions current"
+    if config.distributed == "data":
+        return "distributed data"
+    if config.channel in _LEARNED:
+        return f"channel {config.channel}"
+    return "maddpg.recurrent" if config.maddpg.recurrent else "world_model" if config.world_model else None
+
+
 _DEVICE = re.compile(r"auto|cpu|cuda|cuda:\d{1,3}")
 
 RULES: tuple[Rule, ...] = (
@@ -162,6 +175,38 @@ RULES: tuple[Rule, ...] = (
             f"channel dial needs an estimator that is a function of one sample, and "
             f"{c.maddpg.message_estimator or c.maddpg.estimator} is none; expected maddpg.message_estimator gumbel_st, "
             f"gumbel_soft or another"
+        ),
+    ),
+    Rule(
+        ("other_play", "channel"),
+        lambda c: c.other_play and c.channel == "dial",
+        lambda c: (
+            "other_play and channel dial exclude each other; a gradient reaches the symbol that was sent, not the one "
+            "that is heard, expected another channel with it"
+        ),
+    ),
+    Rule(
+        ("other_play", "world_model"),
+        lambda c: c.other_play and c.world_model,
+        lambda c: (
+            "other_play and world_model exclude each other; imagined messages are those that were sent, expected "
+            "other_play false with it"
+        ),
+    ),
+    Rule(
+        ("population", "num_replicas"),
+        lambda c: c.num_replicas % c.population != 0,
+        lambda c: (
+            f"num_replicas {c.num_replicas} cannot be divided into populations of {c.population}; expected a multiple "
+            f"of population"
+        ),
+    ),
+    Rule(
+        ("population", "world_model", "maddpg.recurrent", "maddpg.other_actions", "distributed", "channel"),
+        lambda c: c.population > 1 and _alone(c) is not None,
+        lambda c: (
+            f"population {c.population} and {_alone(c)} exclude each other; partners of other replicas are known for "
+            f"stored transitions of actors without memory only, expected population 1 with it"
         ),
     ),
     Rule(

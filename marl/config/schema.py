@@ -336,6 +336,9 @@ class Config:
     """Root seed: the run is a function of it, the configuration and the versions."""
     num_replicas: Positive = 1
     """Independent training runs side by side."""
+    population: Positive = 1
+    """Replicas that play with one another: each population of so many draws partners anew for every episode, and a
+    replica learns the one role that it plays itself. 1: every replica plays with itself and learns all roles."""
     num_envs: Positive = 16
     """Environments per replica."""
     total_steps: Positive = 100_000
@@ -346,6 +349,9 @@ class Config:
     learn messages."""
     channel_noise: Share = 0.1
     """Probability that another symbol is heard (channel noisy)."""
+    other_play: bool = False
+    """Permute the symbols between a speaker and each listener anew in every episode, in training alone: the control
+    condition in which no convention can be learned (other-play)."""
     backend: Literal["torch", "pettingzoo"] = "torch"
     """What steps the training environments: our batched MPE or the real PettingZoo environment."""
     workers: Count = 0

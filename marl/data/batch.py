@@ -29,6 +29,8 @@ class Transitions:
     mask: Tensor | None = None  # bool [S, N, E, H, K] choices allowed at obs
     next_mask: Tensor | None = None  # bool [S, N, E, H, K] choices allowed at next_obs
     memory: Tensor | None = None  # [S, G, E, W] states of recurrent networks before obs
+    member: Tensor | None = None  # int64 [S, N, E] which member of a population played the agent; None: no populations
+    learns: Tensor | None = None  # bool [S, N, E] the agent was played by the replica itself and learns from this
 
 
 @dataclass
@@ -44,6 +46,15 @@ class Batch:
     active: Tensor | None = None  # [S, N, B] 0 or 1; None: always 1
     mask: Tensor | None = None  # bool [S, N, B, H, K]
     next_mask: Tensor | None = None  # bool [S, N, B, H, K]
+    member: Tensor | None = None  # int64 [S, N, B] which member of a population played the agent; None: no populations
+    learns: Tensor | None = None  # [S, N, B] 0 or 1: whether the agent learns from this; None: always 1
+
+    @property
+    def weight(self) -> Tensor | None:
+        """[S, N, B] 0 or 1: an agent learns where it was there and its own replica played it; None: everywhere."""
+        if self.active is None or self.learns is None:
+            return self.learns if self.active is None else self.active
+        return self.active * self.learns
 
     @property
     def obs(self) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from envs.batched import BatchedEnv
 from marl.data.batch import Transitions
+from marl.data.partners import Partners
 
 
 class Memory(Protocol):
@@ -39,6 +40,7 @@ class Collector:
             [S, N, E, H, K], with numbers in [-1, 1] where a head is continuous; absent heads are zero.
         num_replicas: S.
         memory: of recurrent networks, whose `act` is given; None: they remember nothing.
+        partners: who plays each agent, which `act` follows; None: every replica plays all agents of its environments.
     """
 
     def __init__(
@@ -47,8 +49,9 @@ class Collector:
         act: Callable[[Tensor, Tensor | None], Tensor],
         num_replicas: int,
         memory: Memory | None = None,
+        partners: Partners | None = None,
     ) -> None:
-        self.env, self.act, self.num_replicas, self.memory = env, act, num_replicas, memory
+        self.env, self.act, self.num_replicas, self.memory, self.partners = env, act, num_replicas, memory, partners
         self.obs_SNEO = self.grouped(env.reset()).to(torch.float32, copy=True)
         self.mask = None if env.mask is None else self.grouped(env.mask)
         self.prev_SNEO = torch.zeros_like(self.obs_SNEO)
@@ -84,6 +87,8 @@ class Collector:
             mask=self.mask,
             next_mask=next_mask,
             memory=before,
+            member=None if self.partners is None else self.partners.member_SNE.clone(),
+            learns=None if self.partners is None else self.partners.learns_SNE.clone(),
         )
         done_SE = step.ended.unflatten(0, (self.num_replicas, -1))
         self.return_SNE += transitions.reward
@@ -92,6 +97,8 @@ class Collector:
         if self.memory is not None:
             self.memory.remember(transitions.obs, transitions.action)
             self.memory.state *= keep[..., None]
+        if self.partners is not None:
+            self.partners.draw(done_SE)
         torch.mul(self.obs_SNEO, keep[..., None], out=self.prev_SNEO)
         self.obs_SNEO.copy_(self.grouped(step.obs))
         self.mask = None if step.mask is None else self.grouped(step.mask)
@@ -109,6 +116,7 @@ class Collector:
             "mask": None if self.mask is None else self.mask.clone(),
             "returns": self.return_SNE.clone(),
             **({} if self.memory is None else {"memory": self.memory.state.clone()}),
+            **({} if self.partners is None else {"partners": self.partners.state_dict()}),
         }
 
     def begin_anew(self, state: dict[str, Any]) -> None:
@@ -120,6 +128,9 @@ class Collector:
         self.return_SNE.zero_()
         if self.memory is not None:
             self.memory.state.zero_()
+        if self.partners is not None:
+            self.partners.load_state_dict(state["partners"])
+            self.partners.draw(self.first_SE)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.env.load_state_dict(state["env"])
@@ -130,3 +141,5 @@ class Collector:
         self.mask = None if state["mask"] is None else state["mask"].to(self.env.device)
         if self.memory is not None:
             self.memory.state.copy_(state["memory"])
+        if self.partners is not None:
+            self.partners.load_state_dict(state["partners"])

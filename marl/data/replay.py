@@ -29,6 +29,11 @@ def row_widths(spec: EnvSpec) -> dict[str, int]:
     return widths
 
 
+def population_widths(spec: EnvSpec) -> dict[str, int]:
+    """{field: numbers} of a stored row beside those of `row_widths`, where partners are drawn from populations."""
+    return {"member": spec.num_agents, "learns": spec.num_agents}
+
+
 class Replay:
     """Uniform replay with n-step returns.
 
@@ -119,6 +124,9 @@ class Replay:
         }
         if not self.spec.fixed_agents:
             fields["active"] = rows(active[..., None])
+        if t.member is not None and t.learns is not None:
+            fields |= {"member": rows(t.member[..., None]).to(t.obs.dtype)}
+            fields |= {"learns": rows(t.learns[..., None]).to(t.obs.dtype)}
         if self.spec.has_masks and t.mask is not None and t.next_mask is not None:
             fields |= {"mask": rows(t.mask.flatten(3)).to(t.obs.dtype)}
             fields |= {"next_mask": rows(t.next_mask.flatten(3)).to(t.obs.dtype)}
@@ -197,6 +205,8 @@ class Replay:
             active=parts["active"].transpose(1, 2) if "active" in parts else None,
             mask=masks("mask"),
             next_mask=masks("next_mask"),
+            member=parts["member"].transpose(1, 2).long() if "member" in parts else None,
+            learns=parts["learns"].transpose(1, 2) if "learns" in parts else None,
         )
 
     def metrics(self) -> dict[str, Tensor]:

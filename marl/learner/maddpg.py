@@ -26,8 +26,9 @@ from marl.data.collector import Memory
 from marl.learner import losses, relaxation, spec_tensors
 from marl.learner.bonuses import bonuses
 from marl.learner.continuous import STREAMS, Numbers
+from marl.learner.explicit.covered import covers
 from marl.learner.explicit.kernels import select
-from marl.learner.explicit.update import ExplicitUpdate, covers
+from marl.learner.explicit.update import ExplicitUpdate
 from marl.learner.finite_gradients import FiniteGradients
 from marl.learner.interfaces import ActorLoss, UpdateShare
 from marl.learner.moments import Moments
@@ -55,7 +56,7 @@ class MADDPG:
         UserError: `actor_lr_shares` names an agent that is not there, or differ between agents that share an actor.
     """
 
-    actor_type, critic_type = Actor, Critic
+    actor_type, critic_type, population = Actor, Critic, 1
     # messages that learn otherwise than by an estimator of their sender's value (marl/learner/messages.py)
     otherwise_NH: Tensor | None = None  # bool, which heads
     scored = False  # by the score function
@@ -110,8 +111,7 @@ class MADDPG:
     @torch.no_grad()
     def act(self, obs_SNEO: Tensor, mask: Tensor | None = None) -> Tensor:
         """Sampled one-hots and numbers [S, N, E, H, K]; absent heads are zero."""
-        logits = self.actor(obs_SNEO)
-        return self.sampled(logits, "act", mask)
+        return self.sampled(self.actor(obs_SNEO), "act", mask)
 
     def memory(self, envs: int) -> Memory | None:
         """Of the running episodes of `envs` environments per replica; None: these networks remember nothing."""
@@ -239,16 +239,17 @@ class MADDPG:
 
         Only the observation that is acted on: the next one must keep the message that the critic's action names.
         """
-        routes = [route for route in self.spec.routes if route.exact]
-        if not routes:
+        if not (routes := [route for route in self.spec.routes if route.exact]):
             return
-        senders = self.spec.senders
-        logits = self.actor(batch.prev_obs, senders)
+        senders, logits = self.spec.senders, self._speaking(batch)
         said = relaxation.sample_onehot(logits, self._gumbel("relabel", logits), self.sender_mask)
         said = said * ~batch.first[:, None, :, None, None]
-        for route in routes:
-            symbol_SBM = said[:, senders.index(route.sender), :, route.head, : route.size]
-            batch.obs[:, route.receiver, :, route.slot] = symbol_SBM
+        for r in routes:
+            batch.obs[:, r.receiver, :, r.slot] = said[:, senders.index(r.sender), :, r.head, : r.size]
+
+    def _speaking(self, batch: Batch) -> Tensor:
+        """The senders' logits [S, n, B, H, K] at the observations of the step before."""
+        return self.actor(batch.prev_obs, self.spec.senders)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
@@ -298,22 +299,20 @@ class MADDPG:
     def update_critic(self, batch: Batch, measure: bool) -> dict[str, Tensor]:
         target_SNB = self.targets(batch)
         q_SCNB = self._values(batch)
-        loss_SCN = losses.critic_loss(q_SCNB, target_SNB, batch.active)
+        loss_SCN = losses.critic_loss(q_SCNB, target_SNB, batch.weight)
         norm_SG = self._step(loss_SCN.sum(), self.critic, self.moments["critic"].optimiser, "critic")
         if not measure:
             return {}
-        agents = self.spec.num_agents
         return {
             "critic/loss": loss_SCN.detach().mean(1),
             "critic/q": q_SCNB.detach().mean((1, 3)),
             "critic/target": target_SNB.mean(-1),
-            "critic/grad_norm": norm_SG.unflatten(1, (-1, agents)).mean(1),
+            "critic/grad_norm": norm_SG.unflatten(1, (-1, self.spec.num_agents)).mean(1),
         }
 
     def update_actor(self, batch: Batch, measure: bool) -> dict[str, Tensor]:
         cfg, mask = self.config, self._mask(batch.mask)
-        logits = self._acting_logits(batch)
-        joint = batch.joint
+        logits, joint = self._acting_logits(batch), batch.joint
         if cfg.other_actions == "current":
             with torch.no_grad():
                 joint = joint_rows(batch.obs, self.sampled(logits, "others", batch.mask).flatten(-2))
@@ -332,9 +331,9 @@ class MADDPG:
             self.otherwise_NH,
             self.scored,
         )
-        value_SN = losses.weighted_mean(value_SNB, batch.active)
+        value_SN = losses.weighted_mean(value_SNB, batch.weight)
         outputs = mask if self.numbers is None else mask | self.numbers.mask
-        penalty_SN = losses.logit_penalty(logits, outputs, batch.active)
+        penalty_SN = losses.logit_penalty(logits, outputs, batch.weight)
         bonus_SN = self._bonuses(batch, logits)
         loss_SN = cfg.logit_penalty * penalty_SN - value_SN - bonus_SN
         loss = loss_SN.sum()

@@ -40,6 +40,11 @@ class Division:
                 f"{size} processes cannot share num_replicas {replicas}; expected at least one replica a process. "
                 f"Start fewer processes, train more replicas, or split every replica with --distributed data."
             )
+        if not shared and any(len(part) % config.population for part in ranks.shares(replicas)):
+            raise UserError(
+                f"{size} processes cannot share num_replicas {replicas} in populations of {config.population}; "
+                f"expected as many whole populations as processes, or a multiple."
+            )
         parts = {"num_replicas * num_envs": replicas * config.num_envs, "maddpg.batch_size": config.maddpg.batch_size}
         for name, count in parts.items():
             if shared and count % size:

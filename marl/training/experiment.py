@@ -17,17 +17,19 @@ from envs.errors import EnvFailure
 from envs.history import History
 from envs.pettingzoo.construct import callable_id, conversion
 from envs.pettingzoo.workers import end_if_importing
+from envs.relabelled import Relabelled
 from envs.streams import Stream
 from marl.config.fields import flatten
 from marl.config.resolve import from_dict, to_dict, to_yaml, validated
 from marl.config.schema import Config, MADDPGConfig
 from marl.data.batch import BatchSource
-from marl.data.replay import Replay
+from marl.data.replay import Replay, population_widths
 from marl.data.windows import WindowReplay
 from marl.errors import UserError
 from marl.evaluate.results import Evaluation
 from marl.learner.maddpg import MADDPG
 from marl.learner.messages import LEARNERS
+from marl.learner.population import PopulationMADDPG
 from marl.learner.recurrent_maddpg import RecurrentMADDPG
 from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks, processes
@@ -172,6 +174,8 @@ def _environment(
     condition = Condition.of(config.channel, config.channel_noise)
     if condition is not None:
         env = Conditioned(env, condition, rows, config.num_envs)
+    if config.other_play:
+        env = Relabelled(env, rows)
     if config.maddpg.frames > 1 or config.maddpg.recurrent:
         env = History(env, config.maddpg.frames, own_action=config.maddpg.recurrent)
     if division.shared and division.ranks.size > 1:
@@ -245,6 +249,8 @@ def _run(
         if config.maddpg.recurrent and config.maddpg.communication_correction and any(r.exact for r in env.spec.routes):
             notes.append("recurrent networks learn from the messages that were heard: no communication correction.")
         notes += _idle(config, env)
+        if config.other_play:
+            notes.append("symbols are permuted in every episode (--other-play): no communication correction.")
         for note in notes:
             text = note.removeprefix("warning: ")
             (logger.say if text == note else logger.warn)(text)
@@ -295,6 +301,8 @@ def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDP
 
     share = SplitUpdates(ranks) if split else None
     settings = config.maddpg
+    if config.other_play:  # what a speaker would say now is not what its listeners would hear
+        settings = replace(settings, communication_correction=False)
     capacity = min(config.replay.capacity, config.total_steps + config.num_envs)
     stream = Stream(config.seed, "replay", replicas, config.device)
     if settings.recurrent:
@@ -303,9 +311,15 @@ def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDP
             env.spec, capacity, config.num_envs, stream, settings.gamma,
             settings.window, settings.burn_in, recurrent.memory_shape,
         )  # fmt: skip
-    kind = LEARNERS.get(config.channel, MADDPG)
-    learner = kind(env.spec, settings, config.seed, replicas, config.device, share)
-    replay = Replay(env.spec, capacity, config.num_envs, stream, settings.gamma, settings.n_step)
+    learner: MADDPG
+    if config.population > 1:
+        learner = PopulationMADDPG(
+            env.spec, settings, config.seed, replicas, config.device, population=config.population
+        )
+    else:
+        learner = LEARNERS.get(config.channel, MADDPG)(env.spec, settings, config.seed, replicas, config.device, share)
+    further = population_widths(env.spec) if config.population > 1 else {}
+    replay = Replay(env.spec, capacity, config.num_envs, stream, settings.gamma, settings.n_step, further)
     source: BatchSource = replay
     if config.world_model:
         from marl.world_model.attach import imagining

@@ -13,7 +13,7 @@ from itertools import pairwise
 from envs.batched import BatchedEnv
 from envs.spec import EnvSpec
 from marl.config.schema import Config
-from marl.data.replay import row_widths
+from marl.data.replay import population_widths, row_widths
 from marl.data.windows import further_widths
 from marl.errors import UserError
 
@@ -46,7 +46,7 @@ def refuse_pictures(env: BatchedEnv, config: Config) -> None:
 def parts(config: Config, spec: EnvSpec, replicas: int) -> dict[str, int]:
     """{part: bytes on the training device}, the largest first."""
     n, o, a, learner = spec.num_agents, spec.obs_size, spec.action_size, config.maddpg
-    row = sum(row_widths(spec).values())
+    row = sum(row_widths(spec).values()) + (sum(population_widths(spec).values()) if config.population > 1 else 0)
     kept = min(config.replay.capacity, config.total_steps + config.num_envs)
     critics = n * (2 if learner.twin_critics else 1)
     weights = n * _weights((o, *learner.hidden, a)) + critics * _weights((n * (o + a), *learner.hidden, 1))

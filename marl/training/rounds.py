@@ -8,18 +8,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from envs.batched import BatchedEnv
+from envs.streams import Stream
 from marl.config.schema import Config
 from marl.data.batch import BatchSource
 from marl.data.collector import Collector
+from marl.data.partners import Partners
 from marl.errors import RunFailed
 from marl.learner.diagnose import diagnose
 from marl.learner.maddpg import MADDPG
+from marl.learner.population import PopulationMADDPG
 from marl.training.cuda_graphs import Graphs
 
 
@@ -77,8 +81,13 @@ class Rounds:
     def __init__(self, config: Config, env: BatchedEnv, learner: MADDPG, source: BatchSource) -> None:
         self.config, self.env, self.learner, self.source = config, env, learner, source
         replicas = len(learner.replicas)
-        memory = learner.memory(config.num_envs)
-        self.collector = Collector(env, learner.act if memory is None else memory.act, replicas, memory)
+        memory, partners = learner.memory(config.num_envs), None
+        act = learner.act if memory is None else memory.act
+        if isinstance(learner, PopulationMADDPG):
+            stream = Stream(config.seed, "population", learner.replicas, env.device)
+            partners = Partners(stream, learner.population, env.spec.num_agents, config.num_envs)
+            act = partial(learner.act_as, partners.member_SNE)
+        self.collector = Collector(env, act, replicas, memory, partners)
         self.step = 0  # environment steps of a replica
         self.credit = 0.0  # updates that are due
         self.progress = 0.0  # share of the run that is over, at the last updates

@@ -156,3 +156,25 @@ def test_crossed_interval_grows_by_the_error_of_what_was_added():
 def test_crossed_interval_is_of_a_table():
     with pytest.raises(UserError, match="statistics got values of shape"):
         stats.crossed_interval([1.0, 2.0])
+
+
+def test_runs_of_one_group_are_not_independent() -> None:
+    generator = np.random.default_rng(0)
+    own = generator.normal(size=8)
+    few = [np.full((1, 20), value) for value in own]
+    many = [np.full((9, 20), value) for value in own]
+    low, high = stats.nested_interval(many)
+    assert (high - low) == pytest.approx(np.subtract(*stats.nested_interval(few)[::-1]), rel=0.1)
+    spread = 2 * 1.96 * own.std() / np.sqrt(8)  # of the mean of eight resampled values
+    assert (high - low) == pytest.approx(spread, rel=0.15) and low < own.mean() < high
+    flat = stats.bootstrap_interval(np.concatenate(many).mean(1), stats.mean)
+    assert (high - low) > 2 * (flat[1] - flat[0]), "72 runs of 8 groups are no 72 groups"
+
+
+def test_episodes_are_shared_by_all_groups() -> None:
+    luck = np.random.default_rng(1).normal(size=50)
+    low, high = stats.nested_interval([np.tile(luck, (3, 1))] * 4)
+    assert (high - low) == pytest.approx(2 * 1.96 * luck.std() / np.sqrt(50), rel=0.15)
+    assert stats.nested_interval([np.full((2, 3), 1.5)]) == (1.5, 1.5)
+    with pytest.raises(UserError, match="2 groups of runs"):
+        stats.nested_interval([np.zeros((1, 3)), np.zeros((1, 4))])

@@ -13,7 +13,9 @@ Legend: `T` steps, `J` = T - 1 heard steps, `E` episodes, `W` width of an observ
 
 from __future__ import annotations
 
+import importlib
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -229,6 +231,18 @@ def _choice(spec: EnvSpec, agent: int, heads: Sequence[int], actions: Ints) -> C
 
 
 # ------------------------------------------------------------------------------------------------- what to tell
+def named_function(name: str) -> Meaning:
+    """The function that `module:function` names; the current directory is importable."""
+    module, _, attribute = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        result = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"--meaning {name}: {error}. Expected module:function, as my_module:nearest_prey.") from error
+    return result
+
+
 def _meanings(channel: Channel, sender_obs: Array, valid: NDArray[np.bool_], function: Meaning | None) -> Meanings:
     """From the sender's observations [J, E, W] by `function`, else by what the route declares."""
     if function is not None:

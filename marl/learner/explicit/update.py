@@ -20,8 +20,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from envs.spec import EnvSpec
-from marl.config.schema import MADDPGConfig
 from marl.data.batch import Batch, BatchSource
 from marl.data.replay import Replay
 from marl.learner import losses
@@ -29,31 +27,14 @@ from marl.learner.explicit import kernels
 from marl.learner.explicit.ahead import Ahead
 from marl.learner.explicit.kernels import ESTIMATORS
 from marl.learner.explicit.perceptrons import Backward, Layers, Pass
+from marl.learner.members import picked, pooled
 from marl.learner.policy_metrics import policy_metrics
 
 if TYPE_CHECKING:
     from marl.learner.maddpg import MADDPG
 
 LOSSES = ("critic", "actor")
-PARTIAL = {"active", "mask", "next_mask"}  # stored where agents can be absent or choices forbidden
-
-
-def covers(spec: EnvSpec, config: MADDPGConfig, device: torch.device) -> str | None:
-    """None where the explicit update can do the work, else the reason why not."""
-    if device.type != "cpu":
-        return f"it is for a CPU, not for {device.type}"
-    if spec.continuous:
-        return "a head is continuous"
-    if config.recurrent:
-        return "networks are recurrent"
-    unknown = sorted({config.estimator, config.message_estimator or config.estimator} - set(ESTIMATORS))
-    if unknown:
-        return f"it has no gradient for the estimator {unknown[0]}"
-    if config.other_actions != "replay":
-        return "other_actions are current"
-    if config.listening_bonus > 0 and spec.routes:
-        return "there is a listening bonus"
-    return None if config.hidden else "networks have no hidden layer"
+PARTIAL = {"active", "mask", "next_mask", "member"}  # stored where not everybody acts, chooses or learns alike
 
 
 class ExplicitUpdate:
@@ -92,13 +73,13 @@ class ExplicitUpdate:
             "target_critic": self.critics.plan([(groups, C + c) for groups, c in online]),
         }
         sizes = learner.actor.mlp.sizes
-        early = S * (N + n)
+        early, self.members = S * (N + n), learner.population
         across = [w.transpose(1, 2) for w in self.actors.weights]
         self.early_weights, self.actor_weights = [w[:early] for w in across], [w[early:] for w in across]
         self.critic_weights = [w.transpose(1, 2) for w in self.critics.weights]
         # inputs
         self.joint = torch.ones(2, S, D + 1, B)  # at this step and at the next
-        self.early_in = torch.ones(early, width + 1, B)
+        self.early_in = torch.ones(early, width + 1, self.members * B)  # at all rows of the population
         self.obs = torch.ones(S * N, width + 1, B)
         self.reward, self.discount = torch.zeros(S, N, B), torch.zeros(S, N, B)
         self.weight = torch.full((S, N, B), 1.0 / B)
@@ -108,7 +89,9 @@ class ExplicitUpdate:
         self.first = torch.zeros(S, B)
         self.ahead = Ahead(learner, B, n, form_)
         # passes
-        self.early_pass = Pass(early, sizes, B, norm, form_)
+        self.early_pass = Pass(early, sizes, self.members * B, norm, form_)
+        self.early_logits = torch.zeros(early, A, B) if self.members > 1 else self.early_pass.last_XZB
+        self.member_SnB = torch.zeros(S, N + n, B, dtype=torch.int64)  # who played the agents, then the senders
         self.actor_pass = Pass(S * N, sizes, B, norm, form_)
         critic_sizes = learner.critic.mlp.sizes
         self.both_pass = Pass(2 * C * S * N, critic_sizes, B, norm, form_)
@@ -158,7 +141,7 @@ class ExplicitUpdate:
         )  # fmt: skip
         self._b = {name: bind(getattr(self, name)) for name in names}
         self._b["logits"] = bind(self.actor_pass.last_XZB)
-        self._b["early_logits"] = bind(self.early_pass.last_XZB)
+        self._b["early_logits"] = bind(self.early_logits)
         self._b["weight_XB"] = bind(self.weight.view(S * N, B))
         self._b["all_values"] = bind(self.all_values)
         self._flat_gradients = {name: torch.zeros_like(getattr(learner, name).mlp.flat.detach()) for name in LOSSES}
@@ -184,8 +167,8 @@ class ExplicitUpdate:
         self.obs_SNOB = self.obs.view(S, N, width + 1, B)[:, :, :width]
         self.joint_obs_SNOB = joint[:, :seen].unflatten(1, (N, width))
         self.next_obs_SNOB = following[:, :seen].unflatten(1, (N, width))
-        self.early_obs_SNOB = self.early_in[:cut].view(S, N, width + 1, B)[:, :, :width]
-        self.prev_obs_SnOB = self.early_in[cut:].view(S, n, width + 1, B)[:, :, :width]
+        self.early_obs_SNOB = self.early_in[:cut].view(S, N, width + 1, -1)[:, :, :width]
+        self.prev_obs_SnOB = self.early_in[cut:].view(S, n, width + 1, self.members * B)[:, :, :width]
         rows = [(self.senders.index(r.sender), r.head * self.K, r.size, r.receiver, r.start) for r in self.routes]
         self.route_table = torch.tensor(rows, dtype=torch.int64).reshape(-1, 5)
         self.all_values = self.both_pass.last_XZB.view(2, self.C, S, N, B)
@@ -259,6 +242,8 @@ class ExplicitUpdate:
         # next actions of the target actors, and what senders would say now
         torch.bmm(self.early_weights[0], self.early_in, out=self.early_pass.pre[0])
         self.early_pass.forward(self.early_weights)
+        if self.members > 1:
+            self._pick()
         form.choose(b["early_logits"], self.ahead.early[u], b["early_allowed"], self.K, b["early_choice"])
         absent = not self.learner.spec.fixed_agents
         form.relabel(b["early_choice"], b["discount"], b["first"], absent, b["route_table"], b["joint"], b["obs"])
@@ -325,20 +310,32 @@ class ExplicitUpdate:
         self.joint_SBD.copy_(batch.joint)
         self.obs_SNOB.copy_(self.joint_obs_SNOB)
         self.next_obs_SNOB.copy_(batch.next_obs.transpose(2, 3))
-        self.early_obs_SNOB.copy_(self.next_obs_SNOB)
+        self.early_obs_SNOB.copy_(pooled(self.next_obs_SNOB, self.members))
         if self.senders:
-            self.prev_obs_SnOB.copy_(batch.prev_obs.transpose(2, 3))
+            self.prev_obs_SnOB.copy_(pooled(batch.prev_obs.transpose(2, 3), self.members))
+        if batch.member is not None:
+            self.member_SnB[:, :N].copy_(batch.member)
+            self.member_SnB[:, N:].copy_(batch.member[:, self.senders])
         self.raw_reward.copy_(batch.reward)
         self._share_reward()
         self.discount.copy_(batch.discount)
         self.first.copy_(batch.first)
-        if batch.active is not None:
-            torch.div(batch.active, batch.active.sum(-1, keepdim=True).clamp(min=1.0), out=self.weight)
+        counted = batch.weight
+        if counted is not None:
+            torch.div(counted, counted.sum(-1, keepdim=True).clamp(min=1.0), out=self.weight)
             torch.neg(self.weight.view(S * N, 1, self.rows), out=self.own_slope)
         for mask, into in ((batch.mask, self.allowed), (batch.next_mask, self.early_allowed[: S * N])):
             if mask is not None:
                 both = (mask & self.learner.head_mask).flatten(3).transpose(2, 3)
                 into.unflatten(0, (S, N)).copy_(both)
+
+    def _pick(self) -> None:
+        """Of what every member would do and say, that of the one who played."""
+        S, N, said = self.S, self.N, self.early_pass.last_XZB
+        for part, who in ((slice(S * N), self.member_SnB[:, :N]), (slice(S * N, None), self.member_SnB[:, N:])):
+            if who.shape[1]:
+                every = said[part].unflatten(0, (S, -1))
+                self.early_logits[part] = picked(every, who, self.members).flatten(0, 1)
 
     def _own_action(self, noise: Any, heat: Any, value_too: bool) -> None:
         """The gradient of the loss at every agent's own action; in exact heads the value of every choice.
@@ -396,7 +393,7 @@ class ExplicitUpdate:
         cfg, mask = learner.config, learner._mask(batch.mask)
         logits = self.actor_pass.last_XZB.view(S, N, *learner.actor.heads, self.rows).permute(0, 1, 4, 2, 3)
         value_SN = (self.own_pass.last_XZB.view(S, N, self.rows) * self.weight).sum(-1)
-        penalty_SN = losses.logit_penalty(logits, mask, batch.active)
+        penalty_SN = losses.logit_penalty(logits, mask, batch.weight)
         loss_SN = cfg.logit_penalty * penalty_SN - value_SN - learner._bonuses(batch, logits)
         metrics = {"actor/loss": loss_SN, "actor/logits": penalty_SN.sqrt()}
         return metrics | policy_metrics(learner.spec, logits, mask)

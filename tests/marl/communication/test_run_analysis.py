@@ -11,7 +11,6 @@ from channel_players import Babbling, Scripted
 from envs.mpe import catalogue
 from marl.communication import run_analysis as communication
 from marl.communication.command import main
-from marl.communication.formation import formation_row
 from marl.communication.options import QUICK, Options
 from marl.communication.run_analysis import Analysis, analyse_players, analyse_run
 from marl.errors import UserError
@@ -66,7 +65,7 @@ def test_a_run_of_several_replicas(run_dir):
     assert Analysis.from_json(stored) == result
     assert list(stored) == [
         "run", "mode", "env", "episodes", "seed", "lines", "replicas", "shown", "figures", "cross_play", "text",
-        "formation",
+        "formation", "formed",
     ]  # fmt: skip
     assert list(stored["replicas"][0])[-3:] == ["interventions", "summary", "replica"]
     assert list(stored["cross_play"]) == [
@@ -74,6 +73,7 @@ def test_a_run_of_several_replicas(run_dir):
     ]  # fmt: skip
     assert list(stored["formation"][0]) == [
         "step", "replica", "channel", "meanings", "shares", "information", "p", "team_return", "gain",
+        "entropy_bits", "synonyms", "value", "drift", "formed",
     ]  # fmt: skip
     assert [one.replica for one in result.replicas] == [0, 1, 2]
     assert result.shown in (0, 1) and result.mode == "greedy" and result.env == "simple_speaker_listener_v4"
@@ -91,7 +91,13 @@ def test_a_run_of_several_replicas(run_dir):
     rows = (run_dir / "formation.csv").read_text().splitlines()
     assert len(rows) == 4 and rows[1].startswith("1000,") and rows[3].startswith("3000,")
     assert [row.step for row in result.formation] == [1000, 2000, 3000]
-    assert result.formation[0].information == 0.0 and result.formation[2].information > 1.4
+    first, second, third = result.formation
+    assert first.information == 0.0 and third.information > 1.4
+    assert (first.drift, second.drift.mean) == (None, 0.0) and 0 < third.drift.mean < 1, "one of three kept its symbol"
+    assert (result.formed.before, result.formed.step) == (2000, 3000)
+    assert (first.formed, third.formed) == (0.0, 1.0)
+    assert first.value.mean == pytest.approx(0) and third.value.low > 0, "a constant message shuffled is the same one"
+    assert "The protocol formed between the checkpoints of steps 2,000 and 3,000" in result.text
 
 
 def test_one_replica_gets_every_intervention(run_dir):
@@ -162,7 +168,6 @@ def test_players_of_any_kind_without_a_run():
     )  # fmt: skip
     assert result.figures == () and len(result.replicas) == 2
     assert "two: return" in result.text and "Cross-play of 2" in result.text
-    assert formation_row(result.replicas[0], 5, 0).step == 5
     assert next(iter(result.to_json())) == "env", "without what belongs to a run"
     with pytest.raises(UserError, match="has no channel"):
         spread = spec_of("simple_spread")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from marl.communication import figures as protocol_plots
-from marl.communication.formation import FormationRow
+from marl.communication.formation import FormationRow, Formed
 from marl.communication.measures.information import Information, Undefined
 from marl.communication.measures.signalling import ChannelReport, Coordination, Signalling, Usage
 from marl.figures import plots
@@ -53,10 +53,14 @@ def formation_rows():
     return [
         FormationRow(
             step=1000 * (k + 1), replica=0, channel="speaker_0 -> listener_0", meanings=("goal 0", "goal 1"),
-            shares=share, information=k / 2, p=0.01, team_return=-9.0, gain=None if k == 0 else 0.8,
+            shares=share, information=k / 2, p=0.01, team_return=-9.0, gain=None if k == 0 else 0.8, entropy_bits=1.0,
+            synonyms=2.0 - k / 2, value=bar(k, 0.25), drift=None if k == 0 else bar(0.5, 0.25), formed=k / 2,
         )
         for k, share in enumerate(shares)
     ]  # fmt: skip
+
+
+FORMED = Formed(1000, 2000, 2000, 3000, 0.0, 0.75, bar(0.75), 0.5)
 
 
 def figures():
@@ -82,7 +86,7 @@ def figures():
             title="episode 0", goals=[1] * 24, heard=[2] * 24, actions=would[:, 2], would_do=would, used=[0, 1, 2],
             below=np.linspace(1, 0, 24), below_name="distance to goal"),
         "field": protocol_plots.action_field_figure(positions, moves, landmarks, [0, 1, 2]),
-        "formation": protocol_plots.formation_figure(formation_rows()),
+        "formation": protocol_plots.formation_figure(formation_rows(), FORMED),
     }  # fmt: skip
 
 
@@ -112,7 +116,8 @@ def test_numbers_are_written_out():
     timeline = words(drawn["timeline"])
     assert "if 2 were heard" in timeline and "distance to goal" in timeline
     assert "symbol 2" in words(drawn["field"])
-    assert "bits told" in words(drawn["formation"])
+    formation = words(drawn["formation"])
+    assert all(name in formation for name in ("bits told", "drift since", "symbols for", "worth of"))
 
 
 def test_meanings_that_never_occurred_are_left_out():
@@ -150,7 +155,9 @@ def test_the_table_of_a_forming_protocol(tmp_path):
     path = protocol_plots.write_formation_csv(formation_rows(), tmp_path / "f.csv")
     lines = path.read_text().splitlines()
     assert lines[0].startswith("step,replica,information_bits,p,team_return,gain,p(symbol 0 | goal 0)")
-    assert lines[1] == "1000,0,0,0.01,-9,,0.5,0.5,0.5,0.5" and lines[3] == "3000,0,1,0.01,-9,0.8,1,0,0,1"
+    assert lines[0].endswith(",entropy_bits,synonyms,value,value_low,value_high,drift,drift_low,drift_high,formed")
+    assert lines[1] == "1000,0,0,0.01,-9,,0.5,0.5,0.5,0.5,1,2,0,-0.25,0.25,,,,0"
+    assert lines[3] == "3000,0,1,0.01,-9,0.8,1,0,0,1,1,1,2,1.75,2.25,0.5,0.25,0.75,1"
 
 
 def test_nothing_touches_pyplot():

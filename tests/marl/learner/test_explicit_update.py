@@ -30,8 +30,8 @@ from marl.data.collector import Collector
 from marl.data.replay import Replay
 from marl.errors import RunFailed
 from marl.learner import losses
+from marl.learner.explicit.covered import covers
 from marl.learner.explicit.kernels import select
-from marl.learner.explicit.update import covers
 from marl.learner.maddpg import MADDPG
 from marl.learner.networks import joint_rows
 from marl.parallel.data_mode import SplitUpdates

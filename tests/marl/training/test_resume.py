@@ -39,6 +39,7 @@ LEARNER: dict[str, dict[str, Any]] = {
     "matd3": {"maddpg.twin_critics": True, "maddpg.actor_delay": 2},
     "n_step": {"maddpg.n_step": 3},
     "share_actors": {"env": "simple_spread", "maddpg.share_actors": True},
+    "other-play": {**TWO_HEADS, "other_play": True, "maddpg.frames": 2},
     "frames": {"env": "simple_world_comm", "maddpg.frames": 3},
     "frames and everything": {**TWO_HEADS, **MANY_OPTIONS, "maddpg.frames": 2},
     "recurrent": {**RECURRENT, "num_replicas": 2},
