@@ -73,10 +73,11 @@ class Condition:
                     f"its routes, or take another channel."
                 )
             for route in spec.routes:
-                if route.meaning is not None and route.meaning[1] > route.size:
+                size = route.told.stop - route.told.start
+                if size > route.size:
                     raise UserError(
                         f"channel oracle: what {spec.agent_names[route.sender]!r} has to tell takes "
-                        f"{route.meaning[1]} numbers, and the slot of {spec.agent_names[route.receiver]!r} holds "
+                        f"{size} numbers, and the slot of {spec.agent_names[route.receiver]!r} holds "
                         f"{route.size}; give it as many symbols, or take another channel."
                     )
 
@@ -199,8 +200,8 @@ class Slots:
             return
         parts = []
         for route in self.spec.routes:
-            start, size = route.meaning or (0, 0)
-            parts.append(pad(obs_NEO[route.sender, :, start : start + size], (0, route.size - size)))
+            told = obs_NEO[route.sender, :, route.told]
+            parts.append(pad(told, (0, route.size - told.shape[1])))
         self._told_EM.copy_(torch.cat(parts, dim=1))
 
     # ------------------------------------------------------------------ state

@@ -93,6 +93,12 @@ class Route:
     side by side, (start, number of values of each)."""
 
     @property
+    def told(self) -> slice:
+        """Entries of the sender's observation that say what there is to tell; none where that is not declared."""
+        start, *sizes = self.meaning or (0, 0)
+        return slice(start, start + sum(sizes))
+
+    @property
     def slot(self) -> slice:
         return slice(self.start, self.start + self.size)
 

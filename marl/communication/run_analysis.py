@@ -397,5 +397,4 @@ def analysed(options: CommandLine) -> str:
             result = analyse_run(options.run, on_figure=show, **common)
     if options.json:
         replace_text(options.json, json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
-    pictures = f"\nPictures: {out / FIGURES}/" if result.figures else ""
-    return f"{result.text}\n\nNumbers: {out / JSON}{pictures}"
+    return f"{result.text}\n\nNumbers: {out / JSON}" + (f"\nPictures: {out / FIGURES}/" if result.figures else "")

@@ -145,6 +145,11 @@ class Intent(OtherMessages):
             move = _move(spec, route)
             if move is not None:
                 count, words = sender.heads[move].size, "moves"
+            elif route.meaning is not None and len(route.meaning) > 2:
+                raise UserError(
+                    f"channel intent: what {sender.name!r} of {spec.id} has to tell has {len(route.meaning) - 1} "
+                    "attributes; expected one, whose k-th possibility symbol k stands for. Take another channel."
+                )
             elif route.meaning is not None:
                 count, words = route.meaning[1], "meanings"
             elif any(other.meaning for other in spec.routes if _head(other) == _head(route)):
@@ -174,9 +179,7 @@ class Intent(OtherMessages):
                 said_SBK, told_SBK = before[:, senders.index(sender), :, head], p[:, sender, :, move]
                 weight_SB = spoken_SB if batch.active is None else spoken_SB * batch.active[:, sender]
             else:
-                assert route.meaning is not None
-                start, size = route.meaning
-                observed = batch.obs[:, sender, :, start : start + size]
+                observed = batch.obs[:, sender, :, route.told]
                 told_SBK = F.one_hot(observed.argmax(-1), logits.shape[-1]).to(logits.dtype)
                 said_SBK = logits[:, sender, :, head]
                 weight_SB = torch.ones_like(spoken_SB) if batch.active is None else batch.active[:, sender]

@@ -233,6 +233,9 @@ def test_more_refusals() -> None:
     narrow = envs.make("speaker_listener_variant", 2, num_landmarks=5)
     with pytest.raises(UserError, match=r"takes 5 numbers, and the slot of 'listener_0' holds 3"):
         Conditioned(narrow, Condition("oracle"), range(2), 2)
+    parts = envs.make("speaker_listener_variant", 2, attributes=[3, 2], num_symbols=4)
+    with pytest.raises(UserError, match=r"takes 5 numbers, and the slot of 'listener_0' holds 4"):
+        Conditioned(parts, Condition("oracle"), range(2), 2)
     with pytest.raises(UserError, match="num_envs of at least 2"):
         Conditioned(envs.make("simple_reference", 3), Condition("shuffled"), range(3), 1)
     with pytest.raises(UserError, match=r"unknown condition 'orcale'. Did you mean 'oracle'\?"):

@@ -235,6 +235,12 @@ def test_learns_the_given_language_or_from_the_listener(kind: type[MADDPG]) -> N
             "makes no move, and what it has to tell is not declared",
         ),
         (
+            Intent,
+            of("simple_speaker_listener", routes=tuple(
+                replace(route, meaning=(0, 2, 1)) for route in of("simple_speaker_listener").routes)),
+            "has to tell has 2 attributes; expected one",
+        ),
+        (
             DIAL,
             of("simple_speaker_listener", routes=tuple(
                 replace(route, exact=False) for route in of("simple_speaker_listener").routes)),
