@@ -47,6 +47,7 @@ ACTOR_SETTINGS = (
     "frames",
     "share_actors",
     "recurrent",
+    "continuous",
 )  # of maddpg: those that an actor is made by
 EPISODES = 64  # by which a file is known again
 

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from envs.errors import UserError, did_you_mean
-from envs.mpe.variants.referential import REFERENTIAL_ID
-from envs.mpe.variants.settings import VARIANT_ID
+from envs.mpe.variants.ids import REFERENTIAL_ID, VARIANT_ID
 from envs.spec import AgentSpec, EnvSpec, Head, Route
 
 MPE_IDS: tuple[str, ...] = (

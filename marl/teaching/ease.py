@@ -27,6 +27,7 @@ from envs.spec import EnvSpec
 from marl.config.schema import MADDPGConfig
 from marl.errors import UserError, did_you_mean
 from marl.evaluate.anchors import lines_of
+from marl.play.channel import condition_of
 from marl.play.policy import Policy
 from marl.play.rollout import Player
 from marl.results import Record, key
@@ -140,7 +141,7 @@ def beside(run: str, learners: str, replica: int = 0) -> Beside:
         replica: whose policy is frozen.
     """
     frozen = Policy.load(run, replica=replica, greedy=True)
-    if frozen.condition is not None:
+    if condition_of([frozen]) is not None:
         raise UserError(
             f"{run} was trained with --channel {frozen.channel}, under which what is said does not arrive as it was "
             f"said; expected a run whose messages arrive, as one with --channel gumbel."

@@ -25,7 +25,8 @@ from pettingzoo import ParallelEnv
 from pettingzoo.utils.conversions import parallel_wrapper_fn
 
 from envs.mpe.catalogue import allowed_arguments, check_arguments
-from envs.mpe.variants.settings import VARIANT_ID, Variant
+from envs.mpe.variants.ids import VARIANT_ID
+from envs.mpe.variants.settings import Variant
 
 __all__ = ["env", "parallel_env", "raw_env"]
 

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import UserError
+from envs.mpe.variants.ids import REFERENTIAL_ID
 from envs.mpe.variants.settings import Variant
 from envs.spec import Head
-
-REFERENTIAL_ID = "referential_game_v0"
 
 
 @dataclass(frozen=True)

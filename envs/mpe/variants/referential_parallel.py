@@ -20,8 +20,9 @@ from pettingzoo import ParallelEnv
 from pettingzoo.utils.conversions import parallel_wrapper_fn
 
 from envs.mpe.catalogue import allowed_arguments, check_arguments
+from envs.mpe.variants.ids import REFERENTIAL_ID
 from envs.mpe.variants.parallel import ChannelEnv, VariantScenario, VariantWorld
-from envs.mpe.variants.referential import REFERENTIAL_ID, Referential
+from envs.mpe.variants.referential import Referential
 
 __all__ = ["env", "parallel_env", "raw_env"]
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from envs.mpe.core import Body, World
-from envs.mpe.variants.referential import REFERENTIAL_ID, Referential
+from envs.mpe.variants.ids import REFERENTIAL_ID
+from envs.mpe.variants.referential import Referential
 from envs.mpe.variants.scenario import SpeakerListenerVariant
 
 

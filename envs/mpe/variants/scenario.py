@@ -13,7 +13,8 @@ from torch import Tensor
 from envs.conditions import another_symbol
 from envs.mpe.core import Body, World, relative, squared_length
 from envs.mpe.scenario import Scenario, agents_named, choose, landmarks_named, place
-from envs.mpe.variants.settings import VARIANT_ID, Variant
+from envs.mpe.variants.ids import VARIANT_ID
+from envs.mpe.variants.settings import Variant
 from envs.spec import EnvSpec
 
 

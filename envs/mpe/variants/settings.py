@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import UserError
+from envs.mpe.variants.ids import VARIANT_ID
 from envs.mpe.variants.parts import Parts, require_integer
 from envs.spec import AgentSpec, EnvSpec, Head, Route
 
-VARIANT_ID = "speaker_listener_variant_v0"
 MOST_MESSAGES = 4096  # different messages of one speaker: its PettingZoo action is one integer
 _NUM_MOVES = 5
 _COLOURS = 3  # mpe2 shows the goal among three landmarks as the landmark's colour

@@ -146,7 +146,8 @@ def with_spaces(observation=None, action=None):
 @pytest.mark.parametrize(
     ("action", "words"),
     [
-        (spaces.Box(-1, 1, (2,)), r"'a_0' has continuous actions: Box\(-1.0, 1.0, \(2,\).*Expected Discrete"),
+        (spaces.Box(-1, 1, (2, 2)), r"Box\(-1.0, 1.0, \(2, 2\).*'a_0' must be a Box of floats with one axis"),
+        (spaces.Box(-np.inf, 1, (2,)), "must have a finite low below a finite high for every number"),
         (spaces.MultiBinary(3), r"another kind: MultiBinary\(3\)"),
         (spaces.Tuple([spaces.Discrete(2)]), "another kind: Tuple"),
         (spaces.MultiDiscrete([[2, 3]]), "another kind"),

@@ -28,6 +28,7 @@ class Loaded(Scripted):
     """What `Policy.load` returns: a player that knows its environment."""
 
     env_args: dict = {}  # noqa: RUF012
+    channel = "gumbel"
 
     def __init__(self, code, num_replicas):
         super().__init__(code, heard_as=(0, 1, 2) if len(set(code)) < 3 else np.argsort(code))

@@ -307,6 +307,7 @@ def test_yaml_and_dict_round_trips(data: st.DataObject) -> None:
     config = dataclasses.replace(config, workers=0, rebuild=False, num_envs=1, total_steps=10**12)
     config = with_values(config, {"maddpg.batch_size": 1})
     config = with_values(config, {"maddpg.recurrent": False})  # which asks for larger batches
+    config = with_values(config, {"population": 1, "other_play": False, "channel": "gumbel"})  # which exclude others
     if config.world_model:  # which excludes several frames
         config = with_values(config, {"maddpg.frames": 1})
     assert from_dict(to_dict(config)) == config

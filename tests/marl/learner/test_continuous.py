@@ -24,7 +24,7 @@ from marl.errors import UserError
 from marl.learner import losses
 from marl.learner.continuous import STREAMS, Numbers
 from marl.learner.diagnose import diagnose
-from marl.learner.explicit.update import covers
+from marl.learner.explicit.covered import covers
 from marl.learner.maddpg import MADDPG
 from marl.learner.messages import RIAL
 from marl.learner.networks import joint_rows
