@@ -128,7 +128,7 @@ def _cooperative(run: Path, config: Config, count: int) -> library.Row:
     ours, theirs = (
         dict(zip(one["step"], one["return"], strict=True)) for one in (curve(read_run(run)), record["curve"])
     )
-    if {step: values for step, values in ours.items() if step} != theirs:  # older records have no evaluation at 0
+    if {step: values for step, values in ours.items() if step or 0 in theirs} != theirs:  # older records begin later
         raise UserError(f"{run} has another learning curve than {path}: it is not the run of that row.")
     return row
 

@@ -110,10 +110,11 @@ def fingerprint(config: Config) -> str:
     """12 hexadecimal digits of every setting that changes what is learned, and of the package's version.
 
     Seeds, the number of replicas, and what only logs, evaluates or stores are left out, and so is what has its default,
-    so that a new setting changes no fingerprint.
+    so that a new setting changes no fingerprint. Nor do settings of a world model that is off.
     """
     default = flatten(Config())
-    kept = {k: v for k, v in flatten(config).items() if k.partition(".")[0] not in _NOT_LEARNED and v != default[k]}
+    idle = {*_NOT_LEARNED, *(() if config.world_model else ("wm",))}
+    kept = {k: v for k, v in flatten(config).items() if k.partition(".")[0] not in idle and v != default[k]}
     text = json.dumps({"version": version("marl-discrete-communication"), **kept}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

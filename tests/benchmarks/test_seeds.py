@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from benchmarks import seeds
 from marl.cli.parse import parse
+from marl.config.schema import Config, WorldModelConfig
 from marl.errors import UserError
 
 
@@ -49,6 +51,14 @@ def test_a_configuration_is_reported_once_and_the_next_one_has_new_seeds(tmp_pat
     with pytest.raises(UserError, match="nothing to repeat"):
         seeds.find(config("--maddpg.gamma", "0.6"), ledger)
     assert [one.finished for one in seeds.read(ledger)] == [True, False, False]
+
+
+def test_settings_of_a_world_model_count_where_it_is_on():
+    """A run that was kept names the kind of model that was the default in its time, whether it had one or not."""
+    plain, other = Config(env="simple"), Config(env="simple", wm=WorldModelConfig(kind="mlp"))
+    assert seeds.fingerprint(plain) == seeds.fingerprint(other)
+    on, changed = (dataclasses.replace(one, world_model=True) for one in (plain, other))
+    assert len({seeds.fingerprint(one) for one in (plain, on, changed)}) == 3
 
 
 def test_published_slots_are_of_the_reporting_ranges():
