@@ -95,19 +95,6 @@ def test_the_tutorials_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [(route.sender, route.receiver, route.start, route.meaning) for route in routes] == [(0, 1, 0, (0, 3))]
 
 
-def test_the_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    pytest.importorskip("optuna")
-    from examples import own_sweep
-
-    short = {"total_steps": 64, "evaluation": {"final_episodes": 2}, "logging": {"report": False, "progress": False}}
-    short |= {"maddpg": {"hidden": [8, 8], "batch_size": 16, "warmup_steps": 16}}
-    own_sweep.search("simple_speaker_listener", 1, tmp_path, **short)
-    study = own_sweep.search("simple_speaker_listener", 1, tmp_path, **short)
-    rates = {trial.number: trial.params["lr"] for trial in study.trials}
-    assert list(rates) == [0, 1] and rates[0] != rates[1]
-    assert study.best_value == max(trial.value for trial in study.trials)
-
-
 @pytest.mark.parametrize(
     ("counts", "wanted"),
     [

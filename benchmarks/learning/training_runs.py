@@ -22,6 +22,7 @@ from marl.config.schema import Config
 from marl.runs.checkpoint import DIRECTORY, newest
 from marl.runs.records import RunRecords, read_run
 from marl.training.experiment import RunResult
+from marl.training.trainer import Watch
 
 PLACES = ("--keep", "--out", "--repeat")  # flags of benchmarks that name a folder of this machine
 _COLUMNS = {"step": "step", "seconds": "time/seconds"}
@@ -83,17 +84,19 @@ def run_arm(
     }
 
 
-def train_arm(env: str, flags: Sequence[str], seed: int, replicas: int, directory: Path) -> tuple[Config, RunResult]:
+def train_arm(
+    env: str, flags: Sequence[str], seed: int, replicas: int, directory: Path, watch: Watch | None = None
+) -> tuple[Config, RunResult]:
     """Train with the task's configuration and `flags`, without report or judgement; the settings and what came out.
 
-    A run of the same settings that was cut off in `directory` goes on.
+    A run of the same settings that was cut off in `directory` goes on. `watch` is that of `train`.
     """
     own = ["--env", env, "--seed", str(seed), "--num-replicas", str(replicas), "--run-dir", str(directory)]
     quiet = ["--logging.report", "false", "--logging.tensorboard", "false", "--evaluation.final-episodes", "2"]
     every = ["--evaluation.every", "10000"]  # as the published curves have it, unless the flags say otherwise
     cut_off = newest(directory / DIRECTORY) is not None
     launch = parse([*(["--resume", str(directory)] if cut_off else []), *own, *quiet, *every, *flags])
-    return launch.config, train(launch.config, resume=launch.resume)
+    return launch.config, train(launch.config, resume=launch.resume, watch=watch)
 
 
 def curve(run: RunRecords) -> dict[str, Any]:

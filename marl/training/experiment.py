@@ -49,7 +49,7 @@ from marl.training.phases import Phases
 from marl.training.rounds import Rounds
 from marl.training.saver import Saver
 from marl.training.stop import StopRequest
-from marl.training.trainer import Trainer
+from marl.training.trainer import Trainer, Watch
 from marl.training.warm_start import start_from
 
 
@@ -75,6 +75,7 @@ def train(
     make_env: Callable[..., Any] | None = None,
     ranks: Ranks | None = None,
     began: float | None = None,
+    watch: Watch | None = None,
 ) -> RunResult:
     """Train as `config` says; in a process that torchrun started, together with the others.
 
@@ -88,6 +89,9 @@ def train(
             package.module:function.
         ranks: the processes of the run, where they have been joined before.
         began: `time.perf_counter` when the command began, for the times that the run's last words name; None: now.
+        watch: called as `watch(step, evaluation, policies)` after every evaluation during training, the one before the
+            first step included, in every process with the greedy policies that it evaluated. It may request `stop`;
+            what it raises ends the run without a save: how a search gives a run up, or a script plots it as it goes.
 
     Raises:
         UserError: the configuration, environment or run directory is unusable.
@@ -100,7 +104,7 @@ def train(
         with processes() as result:
             return train(
                 config, resume=resume, resume_environment=resume_environment, stop=stop, make_env=make_env,
-                ranks=result, began=began,
+                ranks=result, began=began, watch=watch,
             )  # fmt: skip
     if make_env is None:
         config = validated(config)
@@ -141,8 +145,9 @@ def train(
         torch.set_num_threads(choose_threads(config.threads, networks, rows, width, ranks.local_size))
         with memory_named(config, env.spec, len(division.trained), device.type == "cpu"):
             return _run(
-                config, path, env, resume, stop or StopRequest(), make_env, notes, division, fresh, describe, phases
-            )
+                config, path, env, resume, stop or StopRequest(), make_env, notes, division, fresh, describe, phases,
+                watch,
+            )  # fmt: skip
 
 
 def _environment(
@@ -228,6 +233,7 @@ def _run(
     fresh: bool,
     describe: Callable[[], None],
     phases: Phases,
+    watch: Watch | None,
 ) -> RunResult:
     ranks = division.ranks
 
@@ -262,6 +268,7 @@ def _run(
             Saver(path, config, env, logger, stop),
             stop,
             division,
+            watch,
         )
         if resume is not None:
             trainer.restore(None if saved is None else saved.parts, fresh)

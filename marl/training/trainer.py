@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from marl.config.schema import Config
+from marl.evaluate.results import Evaluation
 from marl.evaluate.tables import fewer, unfinished
 from marl.parallel.division import Division
+from marl.play.policy import Policy
 from marl.training.evaluator import Evaluator
 from marl.training.journal import Journal
 from marl.training.rounds import Rounds
 from marl.training.saver import Saver
 from marl.training.stop import StopRequest
+
+Watch = Callable[[int, Evaluation, list[Policy]], None]
+"""Is told of an evaluation during training: the step, what it gave, and the policies that this process evaluated."""
 
 
 class Trainer:
@@ -27,6 +33,7 @@ class Trainer:
         saver: writes checkpoints.
         stop: polled once a round.
         division: which replicas this process trains, and who else is there.
+        watch: called after every evaluation during training.
     """
 
     def __init__(
@@ -38,9 +45,10 @@ class Trainer:
         saver: Saver,
         stop: StopRequest,
         division: Division,
+        watch: Watch | None = None,
     ) -> None:
         self.config, self.rounds, self.journal, self.evaluator = config, rounds, journal, evaluator
-        self.saver, self.stop, self.division = saver, stop, division
+        self.saver, self.stop, self.division, self._watch = saver, stop, division, watch
         self._told = False  # that evaluations play fewer episodes than was asked for
         self.began = 0  # the step at which this process took the run over
         self._resumed = False
@@ -91,6 +99,9 @@ class Trainer:
         if shortened and not self._told:
             self._told = True
             self.journal.logger.say(f"Evaluations during training: {shortened}")
+        if self._watch is not None:
+            with self.journal.aside():
+                self._watch(self.step, result, self.evaluator.policies())
 
     def _passes(self, before: int, every: int) -> bool:
         """Whether the round from step `before` passes a multiple of `every` (0: never)."""

@@ -14,7 +14,11 @@ MODULES = sorted(
 )
 
 
-EXTRAS = {"mutants": "cosmic_ray", "mutations": "cosmic_ray"}  # of pyproject.toml, which not every installation has
+EXTRAS = {
+    "mutants": "cosmic_ray",
+    "mutations": "cosmic_ray",
+    "search_study": "optuna",
+}  # of pyproject.toml, which not every installation has
 
 
 @pytest.mark.parametrize("name", MODULES)
