@@ -8,6 +8,7 @@ trials of one process are therefore the same with and without interruptions. Tri
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 import zlib
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from filelock import FileLock
 from optuna.distributions import BaseDistribution
 from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, TrialState
@@ -72,39 +74,43 @@ def open_study(where: str, name: str, conditions: dict[str, Any]) -> optuna.Stud
         UserError: the study was begun under other conditions, or the database cannot be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if "://" in where:
-        url, options = where, {}
-    else:
+    url, options, alone = where, {}, contextlib.nullcontext()
+    if "://" not in where:
         path = Path(where).resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         url, options = f"sqlite:///{path}", {"connect_args": {"timeout": _WAIT}}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # signs of life
-            storage = optuna.storages.RDBStorage(
-                url,
-                engine_kwargs=options,
-                heartbeat_interval=_SIGN_OF_LIFE,
-                grace_period=_PATIENCE,
-                heartbeat_stale_trial_callback=begin_again,
+        alone = FileLock(f"{path}.lock")  # processes that begin together would each make the tables
+    with alone:
+        try:
+            study = optuna.create_study(
+                storage=_storage(url, options),
+                study_name=name,
+                direction="maximize",
+                load_if_exists=True,
+                sampler=Repeatable(conditions["seed"]),
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=conditions["prune_after"]),
             )
-        study = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            direction="maximize",
-            load_if_exists=True,
-            sampler=Repeatable(conditions["seed"]),
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=conditions["prune_after"]),
-        )
-    except Exception as error:  # SQLAlchemy's, of any driver
-        raise UserError(f"--study {where} cannot be opened as a database of Optuna: {error}") from error
-    begun = study.user_attrs.get("conditions")
-    if begun is None:
-        study.set_user_attr("conditions", conditions)
-    elif begun != conditions:
+        except Exception as error:  # SQLAlchemy's, of any driver
+            raise UserError(f"--study {where} cannot be opened as a database of Optuna: {error}") from error
+        begun = study.user_attrs.get("conditions")
+        if begun is None:
+            study.set_user_attr("conditions", conditions)
+    if begun is not None and begun != conditions:
         other = ", ".join(f"{key} {begun.get(key)!r}" for key in conditions if begun.get(key) != conditions[key])
         raise UserError(f"the study in {where} was begun with {other}; give the same, or another --study.")
     return study
+
+
+def _storage(url: str, options: dict[str, Any]) -> optuna.storages.RDBStorage:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # signs of life
+        return optuna.storages.RDBStorage(
+            url,
+            engine_kwargs=options,
+            heartbeat_interval=_SIGN_OF_LIFE,
+            grace_period=_PATIENCE,
+            heartbeat_stale_trial_callback=begin_again,
+        )
 
 
 def search(
