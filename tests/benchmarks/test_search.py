@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock, Timeout
 
 from benchmarks.learning import search
 from benchmarks.learning.search_space import EVERY_TASK, WITH_MESSAGES, space
@@ -89,6 +90,7 @@ def test_a_killed_process_leaves_its_trial_to_the_next(tmp_path: Path) -> None:
     database.close()
     (again,) = go_on(opened(file), 4)
     assert again.user_attrs == {"draw": 2, "again": killed.number} and tuple(again.params.values()) == wanted
+    search_study.begin_again(study, study.trials[killed.number])  # it was not dead after all, and breaks
     (further,) = go_on(opened(file), 5)
     assert further.user_attrs["draw"] == 4
 
@@ -105,6 +107,20 @@ def test_two_processes_share_a_study(tmp_path: Path) -> None:
     first = opened(file)
     assert [one.number for one in go_on(first, 4, meanwhile)] == [0, 1]
     assert sorted(by_draw(first)) == [0, 1, 2, 3, 4]  # one more than was asked for
+
+
+def test_the_tables_are_made_by_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of processes that begin together the others would break on tables that are half made."""
+    storage = search_study._storage
+
+    def alone(*words: Any) -> Any:
+        with pytest.raises(Timeout):
+            FileLock(tmp_path / "s.db.lock", timeout=0).acquire()
+        return storage(*words)
+
+    monkeypatch.setattr(search_study, "_storage", alone)
+    opened(tmp_path / "s.db")
+    FileLock(tmp_path / "s.db.lock", timeout=0).acquire().lock.release()
 
 
 def test_a_trial_below_the_median_is_stopped(tmp_path: Path) -> None:
