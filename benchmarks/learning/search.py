@@ -37,6 +37,7 @@ from benchmarks.learning.search_space import Drawn, space
 from benchmarks.learning.training_runs import split_at_dashes, train_arm
 from benchmarks.machine import machine
 from envs.ids import names_function
+from envs.mpe.catalogue import canonical_id
 from marl import Policy
 from marl.cli.parse import parse
 from marl.errors import UserError
@@ -58,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     own, flags = split_at_dashes(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     options = parser.parse_args(own)
+    if known := canonical_id(options.env):  # of MPE: without its version, as SCRIPTS and the logs name it
+        options.env = known.rpartition("_v")[0]
     path: Path = options.log or RESULTS / f"{options.env.replace(':', '.')}.jsonl"
     if options.trials:
         try:

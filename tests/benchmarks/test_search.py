@@ -124,7 +124,7 @@ def test_the_tables_are_made_by_one_process_at_a_time(tmp_path: Path, monkeypatc
 
 
 def test_a_trial_below_the_median_is_stopped(tmp_path: Path) -> None:
-    level = {0: 1.0, 1: 3.0, 2: 1.9, 3: 2.1, 4: float("nan")}
+    level = {0: 3.0, 1: 1.0, 2: 1.9, 3: 2.1, 4: float("nan")}
     reached: dict[int, int] = {}
 
     def reporting(trial: Any) -> float:
@@ -178,14 +178,15 @@ def test_the_page_has_the_space() -> None:
 
 
 TINY = [
-    "--replicas", "1", "--episodes", "6", "--trials", "2", "--seed", "7", "--",
+    "--replicas", "1", "--episodes", "6", "--prune-after", "2", "--seed", "7", "--",
     "--total-steps", "96", "--evaluation.episodes", "4", "--maddpg.warmup-steps", "16", "--maddpg.batch-size", "16",
     "--maddpg.hidden", "8", "8", "--num-envs", "4", "--maddpg.share-actors", "false",
 ]  # fmt: skip
 
 
-def searched(folder: Path) -> int:
-    return search.main(["--env", "simple", "--study", str(folder / "s.db"), "--log", str(folder / "log.jsonl"), *TINY])
+def searched(folder: Path, trials: int = 2) -> int:
+    places = ["--study", str(folder / "s.db"), "--log", str(folder / "log.jsonl")]
+    return search.main(["--env", "simple", "--trials", str(trials), *places, *TINY])
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:
@@ -219,10 +220,15 @@ def test_a_real_search_is_stopped_and_goes_on(
     study = optuna.load_study(study_name="simple", storage=f"sqlite:///{tmp_path / 'cut' / 's.db'}")
     assert study.best_value == best
     assert [list(one.intermediate_values) for one in study.trials] == [[1, 2, 3, 4, 5], [1, 2], [1, 2, 3, 4, 5]]
+    monkeypatch.setattr(search, "on_its_way", lambda *words: -1e9)
+    assert searched(tmp_path / "cut", trials=3) == 0
+    last = logged(tmp_path / "cut")[-1]
+    assert last["trial"] == 2 and last["objective"] is None and last["parts"] == {"reported": [-1e9]}
+    assert "2 trials complete, 1 pruned" in capsys.readouterr().out
 
 
 def test_records_of_before_are_ranked(capsys: pytest.CaptureFixture[str]) -> None:
-    assert search.main(["--env", "simple_crypto"]) == 0
+    assert search.main(["--env", "simple_crypto_v3"]) == 0
     shown = capsys.readouterr().out.split()
     records = (ROOT / "benchmarks" / "results" / "search" / "simple_crypto.jsonl").read_text().splitlines()
     assert float(shown[0]) == pytest.approx(max(json.loads(one)["objective"] for one in records), abs=1e-3)
