@@ -17,6 +17,7 @@ COMMANDS = {
     "marl.report": "marl.report.command",
     "marl.listen": "marl.listen.command",
     "marl.export": "marl.export.command",
+    "marl.exploit": "marl.exploit.command",
     "marl.teaching": "marl.teaching.command",
     "marl.world_model.evaluate": "marl.world_model.evaluate",
     "envs.check": "envs.check.command",

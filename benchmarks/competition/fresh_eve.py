@@ -1,79 +1,56 @@
 """Does a trained cipher of simple_crypto hold against an Eve who never trained with it?
 
-Alice and Bob are frozen and a fresh Eve learns beside them, for as many environment steps as they trained, with the
-same settings. Since Alice and Bob are a table of four rows (secret and key), greedy or sampled, the best Eve without
-memory is also known exactly.
+Alice and Bob are frozen and a fresh Eve learns beside them (`marl.exploit`), for as many environment steps as they
+trained, with the same settings. Since Alice and Bob are a table of four rows (secret and key), greedy or sampled, the
+best Eve without memory is also known exactly.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.competition.duels import Arena
-from envs.mpe import catalogue
-from envs.spec import EnvSpec
-from marl import train
-from marl.config.schema import Config
 from marl.errors import UserError
+from marl.exploit import best_response
 from marl.play.policy import Policy
 from marl.play.rollout import Player
-from marl.teaching.ease import Beside, settings_of
 
 ENV = "simple_crypto"
 SYMBOLS = 4
 HEARD_STEPS = 24  # of 25: at the first one nothing has been said
 
 
-def train_beside(config: Config, spec: EnvSpec, frozen: Player, learners: list[str]) -> Policy:
-    """The greedy policy of fresh learners beside a frozen player.
-
-    Args:
-        config: its environment, settings, seed and `total_steps`.
-        spec: of the whole environment.
-        frozen: without memory; plays all other agents.
-        learners: names of the agents that learn.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        run = Path(scratch) / "run"
-        quiet = replace(
-            config,
-            maddpg=settings_of(config.maddpg, learners),
-            num_replicas=1,
-            run_dir=str(run),
-            evaluation=replace(config.evaluation, every=0, final_episodes=1),
-            checkpoint=replace(config.checkpoint, every=0),
-            logging=replace(config.logging, progress=False, tensorboard=False, report=False),
-        )
-        train(quiet, make_env=lambda: Beside(catalogue.parallel_env(ENV), spec, frozen, learners))
-        return Policy.load(run)
-
-
-def fresh_eves(arena: Arena, players: Sequence[Policy], seed: int) -> dict[str, list[float]]:
+def fresh_eves(arena: Arena, run: Path, seed: int, greedy: bool) -> dict[str, list[float]]:
     """What Alice and Bob of every replica keep against an Eve who learns beside them, frozen.
 
     Args:
         arena: of simple_crypto; where they meet afterwards.
-        players: the replicas, greedy or sampled.
-        seed: of the first Eve; the others have the next ones.
+        run: directory of the run.
+        seed: of the Eves, one a replica.
+        greedy: how Alice and Bob play, and the Eve of their own training: greedily, else sampled; fresh Eves play
+            greedily.
 
     Returns:
         Return of each of Alice and Bob, one a replica: `with their own eve`, `with a fresh eve`, `guaranteed` (by the
         best Eve without memory); and of Eve: `fresh eve`.
 
     Raises:
-        UserError: the players have memory.
+        UserError: the run's policies have memory.
     """
-    if any(pair.config.maddpg.frames > 1 for pair in players):
-        raise UserError("the fresh Eve and the best one are for policies that see one observation (--maddpg.frames 1).")
-    eves = [
-        train_beside(replace(pair.config, env_args={}, seed=seed + s), arena.spec, pair, arena.sides["eve"])
-        for s, pair in enumerate(players)
-    ]
+    first = Policy.load(run)
+    if first.remembers:
+        raise UserError(
+            "the fresh Eve and the best one are for policies that see one observation (--maddpg.frames 1, no recurrent "
+            "networks)."
+        )
+    players = [Policy.load(run, r, greedy=greedy) for r in range(first.num_replicas)]
+    with tempfile.TemporaryDirectory() as scratch:
+        learned = Path(scratch) / "eves"
+        best_response(run, arena.sides["alice and bob"], learned, seed=seed, greedy=greedy)
+        eves = [Policy.load(learned, r) for r in range(first.num_replicas)]
     own = [arena.play({"eve": pair, "alice and bob": pair}) for pair in players]
     fresh = [arena.play({"eve": eve, "alice and bob": pair}) for eve, pair in zip(eves, players, strict=True)]
     return {

@@ -2,6 +2,7 @@
 
     python -m benchmarks.competition --env simple_tag --replicas 5       trains, plays, writes, prints the tables
     python -m benchmarks.competition --env simple_tag --run RUN          the same for a run that there is
+    python -m benchmarks.competition --env simple_tag --exploitability   trains fresh opponents against frozen teams
     python -m benchmarks.competition                                     only prints the tables of what was written
 
 Every replica trains for the `total_steps` of configs/<env>.yaml. What is written among the published results has run
@@ -16,10 +17,15 @@ to `mpe2` within rounding and far faster), all duels over the same episodes:
   with the same settings, and against the best Eve without memory. Ciphers with synonyms want --sampled: greedy Alice
   may use one of two synonyms with one secret and the other with the other, which tells Eve.
 
+With --exploitability the teams of <env>.json are trained again (seed, replicas, mode and flags are those of the file;
+or the replicas of --run), then each side is frozen and a fresh other side learns against it, with the same settings,
+for as many steps (`marl.exploit`). Exploitability: what the frozen side earned with the opponent of its own training,
+less what it earns against the fresh one, in the same episodes; a lower bound, since the fresh one need not be the best.
+
 A pairing is beaten where the mean paired difference exceeds two standard errors, which hold the spread of replicas and
 that of episodes; a replica beats it where its own difference exceeds two of its own.
 
-Written: benchmarks/results/competition/<env>.json and .png, and README.md with the tables.
+Written: benchmarks/results/competition/<env>.json and .png, <env>_exploitability.json, and README.md with the tables.
 """
 
 from __future__ import annotations
@@ -35,6 +41,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import seeds
+from benchmarks.competition import exploited
 from benchmarks.competition.duels import SCRIPTS, Arena, against_scripts, tournament
 from benchmarks.competition.fresh_eve import ENV as CRYPTO
 from benchmarks.competition.fresh_eve import fresh_eves, guaranteed
@@ -55,25 +62,47 @@ def main() -> int:
     parser = _parser()
     options = parser.parse_args(own)
     if options.env:
-        slot, options.episodes_seed = None, EPISODES_SEED
-        if options.out == RESULTS and options.run is None:
-            slot = seeds.reserve(parse(["--env", options.env, *flags]).config)
-            options.seed, options.episodes_seed = slot.run_seed, slot.episodes_seed
-        elif options.run is None:
-            seeds.require(seeds.RUNS, "tuning", options.seed)
-        command = " ".join(["python -m benchmarks.competition", *placeless(own), *(["--", *flags] if flags else [])])
-        record = measured(options, flags) | {"machine": machine(), "command": command}
+        options.episodes_seed = EPISODES_SEED
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / f"{options.env}.json").write_text(json.dumps(record) + "\n")
-        plots.save(figure(record), options.out / f"{options.env}.png")
-        if slot is not None:
-            seeds.finish(slot)
-    records = [json.loads(path.read_text()) for path in sorted(options.out.glob("*.json"))]
-    tables = "\n\n".join(map(table, records))
-    if records:
+        (_exploitability if options.exploitability else _duels)(options, own, flags)
+    written = sorted(options.out.glob("*.json"))
+    tables = "\n\n".join(_table_of(path) for path in written)
+    if written:
         (options.out / "README.md").write_text(f"{__doc__}\n{tables}\n")
     print(tables)
     return 0
+
+
+def _duels(options: argparse.Namespace, own: Sequence[str], flags: Sequence[str]) -> None:
+    """Write the duels of a task and their picture."""
+    slot = None
+    if options.out == RESULTS and options.run is None:
+        slot = seeds.reserve(parse(["--env", options.env, *flags]).config)
+        options.seed, options.episodes_seed = slot.run_seed, slot.episodes_seed
+    elif options.run is None:
+        seeds.require(seeds.RUNS, "tuning", options.seed)
+    record = measured(options, flags) | _made(own, flags)
+    (options.out / f"{options.env}.json").write_text(json.dumps(record) + "\n")
+    plots.save(figure(record), options.out / f"{options.env}.png")
+    if slot is not None:
+        seeds.finish(slot)
+
+
+def _exploitability(options: argparse.Namespace, own: Sequence[str], flags: Sequence[str]) -> None:
+    """Write the exploitability of a task's teams."""
+    record = exploited.measured(options, exploited.as_published(options, flags)) | _made(own, flags)
+    (options.out / f"{options.env}{exploited.SUFFIX}.json").write_text(json.dumps(record) + "\n")
+
+
+def _made(own: Sequence[str], flags: Sequence[str]) -> dict[str, str]:
+    """Where and by which command a record was made."""
+    words = ["python -m benchmarks.competition", *placeless(own), *(["--", *flags] if flags else [])]
+    return {"machine": machine(), "command": " ".join(words)}
+
+
+def _table_of(path: Path) -> str:
+    record = json.loads(path.read_text())
+    return exploited.table(record) if path.stem.endswith(exploited.SUFFIX) else table(record)
 
 
 def measured(options: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any]:
@@ -84,10 +113,11 @@ def measured(options: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any
             train_arm(options.env, flags, options.seed, options.replicas, run)
         first = Policy.load(run)
         replicas = range(first.num_replicas)
+        arena = Arena(options.env, options.episodes, options.episodes_seed)
         players, greedy = ([Policy.load(run, r, greedy=g) for r in replicas] for g in (not options.sampled, True))
+        eves = fresh_eves(arena, run, EVE_SEED, not options.sampled) if options.env == CRYPTO else {}
         seconds = [float(line["time/seconds"]) for line in read_run(run).metrics if "time/seconds" in line][-1]
     config = first.config
-    arena = Arena(options.env, options.episodes, options.episodes_seed)
     played = tournament(arena, players)
     record = {
         "env": options.env,
@@ -106,8 +136,7 @@ def measured(options: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any
         "against": against_scripts(played),
     }
     if options.env == CRYPTO:
-        record["fresh_eves"] = fresh_eves(arena, players, EVE_SEED)
-        record["fresh_eves"]["guaranteed, greedy"] = [guaranteed(pair) for pair in greedy]
+        record["fresh_eves"] = {**eves, "guaranteed, greedy": [guaranteed(pair) for pair in greedy]}
     return record
 
 
@@ -220,6 +249,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of a trial with another --out: a tuning seed")
     parser.add_argument("--replicas", type=int, default=5, help="independent runs (default 5)")
     parser.add_argument("--episodes", type=int, default=1000, help="of every duel (default 1000)")
+    parser.add_argument("--exploitability", action="store_true", help="fresh opponents against frozen teams")
     parser.add_argument("--sampled", action="store_true", help="play sampled policies, not greedy ones")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the run directory there")
     parser.add_argument("--run", type=Path, metavar="RUN", help="play with the replicas of this run; train nothing")

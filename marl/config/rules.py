@@ -210,6 +210,14 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
+        ("from_parts", "maddpg.actor_lr_shares"),
+        lambda c: c.from_parts == "frozen" and 0.0 not in c.maddpg.actor_lr_shares.values(),
+        lambda c: (
+            "from_parts frozen takes the actors of agents that never learn, and every agent learns; expected "
+            "maddpg.actor_lr_shares NAME=0 for at least one"
+        ),
+    ),
+    Rule(
         ("device",),
         lambda c: _DEVICE.fullmatch(c.device) is None,
         lambda c: f"device: got {c.device[:60]!r}; expected auto, cpu, cuda or cuda:i",
@@ -237,6 +245,11 @@ WARNINGS: tuple[Rule, ...] = (
         ("from_run", "from_parts"),
         lambda c: c.from_run is None and c.from_parts != Config().from_parts,
         lambda c: f"from_parts {c.from_parts} has no effect without --from RUN",
+    ),
+    Rule(
+        ("from_greedy", "from_parts"),
+        lambda c: c.from_greedy and c.from_parts != "frozen",
+        lambda c: "from_greedy has no effect without --from-parts frozen",
     ),
     Rule(
         ("channel", "channel_noise"),

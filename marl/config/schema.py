@@ -373,10 +373,11 @@ class Config:
     run_dir: str | None = None
     """Where everything is written; unset: runs/<env>/<date-time>_seed<seed>/."""
     from_run: str | None = None
-    """Run or checkpoint directory whose weights this run starts from, one replica from each, or all from the only one;
-    all else starts anew. `--from` for short."""
-    from_parts: Literal["actors", "all"] = "all"
-    """What starts from there: the actors alone, or the critics too; replay, optimisers and counters never do."""
+    """Run or checkpoint directory whose weights this run starts from, replica by replica or all from the only one."""
+    from_parts: Literal["actors", "all", "frozen"] = "all"
+    """Actors, critics too, or only actors of agents that never learn (actor_lr_shares 0); all else starts anew."""
+    from_greedy: bool = False
+    """Agents that are frozen (from_parts) take the argmax of every choice, as evaluations do, in place of a sample."""
     world_model: bool = False
     """Mix imagined transitions into the replay."""
     maddpg: MADDPGConfig = field(default_factory=MADDPGConfig)

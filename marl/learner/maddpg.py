@@ -239,7 +239,7 @@ class MADDPG:
 
         Only the observation that is acted on: the next one must keep the message that the critic's action names.
         """
-        if not (routes := [route for route in self.spec.routes if route.exact]):
+        if not (routes := spec_tensors.corrected_routes(self.spec, self.config)):
             return
         senders, logits = self.spec.senders, self._speaking(batch)
         said = relaxation.sample_onehot(logits, self._gumbel("relabel", logits), self.sender_mask)

@@ -60,6 +60,10 @@ class GroupedMLP(nn.Module):
         """Weights [S, G, in, out] and biases [S, G, out] of every layer, as views of `flat`."""
         return [(block[:, :, :-1], block[:, :, -1]) for block in grouped.blocks(self.flat, self.sizes)]
 
+    def last(self, flat_SGP: Tensor) -> Tensor:
+        """Parameters [S, G, in + 1, out] of the layer behind which the outputs stand, as a view of `flat_SGP`."""
+        return grouped.blocks(flat_SGP, self.sizes)[-1]
+
     def prepare(self, flat_SGP: Tensor, shared_input: bool = False) -> tuple[Tensor, ...]:
         """Parameters of this shape in the form that a forward pass takes (`grouped_mlp.prepare`)."""
         return grouped.prepare(flat_SGP, self.sizes, self.layer_norm, shared_input)

@@ -80,6 +80,10 @@ class GroupedGRU(nn.Module):
         blocks = grouped_mlp.blocks(self.flat[:, :, : self._lengths[0]], self.sizes)
         return [(block[:, :, :-1], block[:, :, -1]) for block in blocks]
 
+    def last(self, flat_SGP: Tensor) -> Tensor:
+        """Parameters [S, G, W + 1, out] of the layer behind which the outputs stand, as a view of `flat_SGP`."""
+        return grouped_mlp.blocks(flat_SGP.split(self._lengths, dim=2)[2], (self.width, self._out))[-1]
+
     def prepare(self, flat_SGP: Tensor, shared_input: bool = False) -> Prepared:
         """Parameters of this shape in the form of the products; `shared_input` as for `grouped_mlp.prepare`."""
         inputs, inner, head = flat_SGP.split(self._lengths, dim=2)

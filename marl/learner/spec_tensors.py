@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from envs.spec import EnvSpec
+from envs.spec import EnvSpec, Route
 from marl.config.schema import MADDPGConfig
 from marl.errors import UserError
 
@@ -28,6 +28,16 @@ def frozen_shares(spec: EnvSpec, config: MADDPGConfig, device: torch.device) -> 
     if any(len(group) > 1 for group in by_group):
         raise UserError("maddpg.actor_lr_shares differ between agents that share one actor (maddpg.share_actors).")
     return torch.tensor([[1.0 - group.pop()] for group in by_group], device=device)
+
+
+def corrected_routes(spec: EnvSpec, config: MADDPGConfig) -> tuple[Route, ...]:
+    """Routes on which the communication correction relabels: what arrives is what was said, by a sender that learns.
+
+    A sender whose share of the steps is 0 says today what it would have said then: nothing is to be corrected, and a
+    message drawn anew would not be the one upon which its listener acted.
+    """
+    shares, names = config.actor_lr_shares, spec.agent_names
+    return tuple(route for route in spec.routes if route.exact and shares.get(names[route.sender], 1.0) > 0.0)
 
 
 def team_matrix(spec: EnvSpec, device: torch.device) -> Tensor:

@@ -66,7 +66,7 @@ def check_networks(saved: Any, was: Config, spec: EnvSpec, config: Config, path:
             one, other = _agent_row(named[now.name]), _agent_row(now)
             rows += _differences(f"{now.name}: ", {n: one[n] for n in sizes}, {n: other[n] for n in sizes})
     rows += _differences("", *({_SEEN: _env_row(one)[_SEEN]} for one in (theirs, spec)))
-    names = _ACTOR_SIZES if config.from_parts == "actors" else (*_ACTOR_SIZES, *_CRITIC_SIZES)
+    names = (*_ACTOR_SIZES, *_CRITIC_SIZES) if config.from_parts == "all" else _ACTOR_SIZES
     rows += _differences("maddpg.", *({name: str(getattr(c.maddpg, name)) for name in names} for c in (was, config)))
     if config.maddpg.share_actors and theirs.kinds != spec.kinds:
         rows.append(("agents that share an actor", str(theirs.kinds), str(spec.kinds)))

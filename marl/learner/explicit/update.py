@@ -29,6 +29,7 @@ from marl.learner.explicit.kernels import ESTIMATORS
 from marl.learner.explicit.perceptrons import Backward, Layers, Pass
 from marl.learner.members import picked, pooled
 from marl.learner.policy_metrics import policy_metrics
+from marl.learner.spec_tensors import corrected_routes
 
 if TYPE_CHECKING:
     from marl.learner.maddpg import MADDPG
@@ -53,9 +54,8 @@ class ExplicitUpdate:
         self.S, self.N, self.width, self.A = len(learner.replicas), spec.num_agents, spec.obs_size, spec.action_size
         self.C = learner.critic.num_critics
         S, N, width, A, C, B = self.S, self.N, self.width, self.A, self.C, rows
-        routes = [route for route in spec.routes if route.exact]
-        correct = cfg.communication_correction and spec.fixed_agents and routes
-        self.routes = routes if correct else []
+        correct = cfg.communication_correction and spec.fixed_agents
+        self.routes = list(corrected_routes(spec, cfg)) if correct else []
         self.senders = list(spec.senders) if self.routes else []
         n, norm, form_ = len(self.senders), cfg.layer_norm, self.form
         D = N * (width + A)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from whole_runs import whole
 
 import envs
 from benchmarks.competition import matches
@@ -213,29 +213,10 @@ def test_the_scripted_ciphers_keep_what_they_earn_against_an_eve_who_repeats() -
         assert abs(guaranteed(player) - earned.mean()) < 4 * earned.std() / 20 + 0.01
 
 
-def test_a_fresh_eve_breaks_plain_text_and_nothing_breaks_the_key() -> None:
-    """She learns what a symbol stands for in a few hundred updates; against the xor she is left with guessing."""
-    arena = arena_of("simple_crypto", 400)
-    learner = MADDPGConfig(
-        hidden=(16,), batch_size=64, warmup_steps=100, actor_lr=1e-2, critic_lr=1e-2, gamma=0.5, updates_per_step=0.25
-    )
-    learner = replace(learner, actor_lr_shares={"alice_0": 0.1})  # of an agent that does not learn here
-    config = Config(env="simple_crypto", total_steps=4000, num_envs=16, maddpg=learner)
-    pairs = [XOR, Answers([[2, 2], [3, 3]], [[0, 0, 0, 1]] * 2)]
-    for pair in pairs:
-        pair.config = config  # type: ignore[attr-defined]
-    result = fresh_eves(arena, pairs, seed=5)  # type: ignore[arg-type]
-    assert result["guaranteed"] == [24.0, 0.0]
-    xor, plain = result["with a fresh eve"]
-    assert 20 < xor < 28 and -3 < plain < 3
-    assert result["fresh eve"][1] > -3 and result["fresh eve"][0] < -20
-
-
-def test_what_eve_could_learn_of_a_pair_with_memory_is_not_told() -> None:
-    pair = Answers([[0, 1], [1, 0]], [[0, 1, 0, 0]] * 2)
-    pair.config = Config(env="simple_crypto", maddpg=MADDPGConfig(frames=2))  # type: ignore[attr-defined]
+def test_what_eve_could_learn_of_a_pair_with_memory_is_not_told(tmp_path: Path) -> None:
+    run = whole(tmp_path / "run", {"env": "simple_crypto", "total_steps": 8, "maddpg.frames": 2})
     with pytest.raises(UserError, match=r"policies that see one observation"):
-        fresh_eves(arena_of("simple_crypto", 4), [pair], seed=5)  # type: ignore[list-item]
+        fresh_eves(arena_of("simple_crypto", 4), run, seed=5, greedy=True)
 
 
 # ------------------------------------------------------------------ the commands
@@ -261,6 +242,16 @@ def test_competition_of_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert printed.strip() in (out / "README.md").read_text() and (out / "simple_crypto.png").stat().st_size > 10_000
     for row in record["against"]:
         assert f"| {row['side']} | {row['opponent']} |" in printed
+    words = ["--env", "simple_crypto", "--episodes", "20", "--exploitability", "--out", str(out)]
+    assert command(monkeypatch, matches, *words) == 0
+    assert "### simple_crypto: exploitability" in capsys.readouterr().out
+    assert "### simple_crypto: exploitability" in (out / "README.md").read_text()
+    found = json.loads((out / "simple_crypto_exploitability.json").read_text())
+    assert (found["seed"], found["replicas"], found["steps"], found["mode"]) == (0, 2, 240, "greedy")
+    assert found["command"] == "python -m benchmarks.competition --env simple_crypto --episodes 20 --exploitability"
+    for team in found["teams"]:  # the same teams in the same episodes
+        assert team["own"] == [record["returns"][team["team"]][r][r] for r in range(2)]
+        assert team["learners"] == record["sides"]["eve" if team["team"] != "eve" else "alice and bob"]
     again = tmp_path / "again"
     words = ["--env", "simple_crypto", "--episodes", "20", "--run", str(run), "--out", str(again)]
     assert command(monkeypatch, matches, *words) == 0

@@ -172,8 +172,10 @@ def test_absent_agents_and_forbidden_choices(estimator: str, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_different_step_size_for_one_agent(form: str) -> None:
-    compared(SPECS["simple_reference"], MADDPGConfig(hidden=(8,), actor_lr_shares={"agent_0": 0.1}), form)
+@pytest.mark.parametrize("share", [0.1, 0.0])
+def test_a_different_step_size_for_one_agent(share: float, form: str) -> None:
+    """With 0 its messages are not relabelled either."""
+    compared(SPECS["simple_reference"], MADDPGConfig(hidden=(8,), actor_lr_shares={"agent_0": share}), form)
 
 
 # ------------------------------------------------- gradients by themselves

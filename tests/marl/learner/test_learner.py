@@ -160,6 +160,15 @@ def test_relabelling_changes_the_slot_alone_and_leaves_first_steps_silent() -> N
     assert torch.equal(batch.joint[..., WIDTH + 2 : WIDTH + 5], slot)  # the critic sees the same
 
 
+def test_messages_of_a_sender_that_never_learns_are_not_relabelled() -> None:
+    agent, buffer = learner(actor_lr_shares={"speaker": 0.0}), replay()
+    t = transitions()
+    buffer.add(t)
+    batch = buffer.gather(torch.arange(E).repeat(S, 1) + buffer._offset_S1)
+    agent.relabel(batch)
+    assert torch.equal(batch.obs, t.obs)
+
+
 def test_critic_learns_on_the_executed_one_hots() -> None:
     agent, seen = learner(), []
     agent.use("autograd", "its critic is watched")

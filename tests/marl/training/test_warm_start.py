@@ -131,3 +131,42 @@ def test_no_run_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist; expected a run directory"):
         started(tmp_path / "run", tmp_path / "nothing")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_frozen_agents_play_on_and_all_others_begin_anew(tmp_path: Path, recurrent: bool) -> None:
+    """Through updates too. Guard: seen failing with the critics taken too, and with outputs of the last agent alone."""
+    own = {"env": "simple_push", "maddpg.recurrent": recurrent, "maddpg.window": 4, "maddpg.burn_in": 2}
+    first = whole(tmp_path / "old", {**own, **SLOW})
+    frozen = {**own, "maddpg.actor_lr_shares": {"agent_0": 0.0}, "seed": 5}
+    taken = {**frozen, "from_run": str(first), "from_parts": "frozen", "total_steps": 40}
+    learned, loud = (
+        whole(tmp_path / name, {**taken, "from_greedy": greedy}) for name, greedy in (("run", False), ("loud", True))
+    )
+    drawn = networks(whole(tmp_path / "drawn", {**frozen, **SLOW}))
+    unmoved = networks(whole(tmp_path / "unmoved", {**taken, **SLOW}))
+    theirs, mine, louder = networks(first), networks(learned), networks(loud)
+    for name in ("actor", "target_actor"):
+        assert torch.equal(mine[name][:, 1], theirs["actor"][:, 1]) and torch.equal(
+            unmoved[name][:, 0], drawn[name][:, 0]
+        )
+    assert torch.equal(unmoved["critic"], drawn["critic"]) and state(learned)["learner"]["updates"] > 0
+    assert not torch.equal(mine["actor"][:, 0], drawn["actor"][:, 0]), "the other one learns"
+    outputs = (8 + 1) * 5  # of the last hidden layer and its bias, to five moves
+    assert torch.equal(louder["actor"][:, 1, :-outputs], theirs["actor"][:, 1, :-outputs])
+    assert torch.equal(louder["actor"][:, 1, -outputs:], theirs["actor"][:, 1, -outputs:] * 1e4)
+
+
+def test_frozen_agents_are_named(old: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"and every agent learns; expected maddpg\.actor_lr_shares NAME=0"):
+        started(tmp_path / "run", old, from_parts="frozen")
+
+
+def test_numbers_of_frozen_agents_stay_as_they_are(tmp_path: Path) -> None:
+    """A greedy one's choices are loud, its numbers are not. Guard: seen failing with every output made loud."""
+    own = {**SLOW, "env": "simple_speaker_listener", "env_args": {"continuous_actions": True}}
+    first = networks(whole(tmp_path / "old", own))["actor"]
+    shares = {"maddpg.actor_lr_shares": {"speaker_0": 0.0, "listener_0": 0.0}}
+    taken = {**shares, "from_run": str(tmp_path / "old"), "from_parts": "frozen", "from_greedy": True}
+    mine = networks(whole(tmp_path / "run", {**own, **taken}))["actor"]
+    assert torch.equal(mine[:, 1], first[:, 1]) and not torch.equal(mine[:, 0], first[:, 0])
