@@ -161,7 +161,7 @@ def table(numbers: dict[str, Any]) -> str:
         for name in ("copy last", "mean", "linear"):
             lines.append(f"| {env_id} | {name} | | {_errors_words(some['rmse'][name])} | | |")
         for kind, result in kinds.items():
-            updates, r2 = result["path"][-1]["updates"], np.mean(result.reward_r2, axis=0)
+            updates, r2 = result["path"][-1]["updates"], np.mean(result["reward_r2"], axis=0)
             slots = "" if result["slots"] is None else f"{100 * float(np.mean(result['slots'])):.1f} %"
             errors = _errors_words(result["rmse"]["model"])
             lines.append(f"| {env_id} | **{kind}** | {updates} | {errors} | {r2[4]:.3f} / {r2[19]:.3f} | {slots} |")
@@ -186,7 +186,7 @@ def errors(env_id: str, kinds: dict[str, Any]) -> Figure:
     """Left: error over the steps of an episode. Right: error over the updates of training."""
     figure, (left, right) = plots.canvas(3.2, 2 * plots.WIDTH, columns=2)
     some = next(iter(kinds.values()))
-    curves = {kind: result.rmse["model"].steps[0] for kind, result in kinds.items()}
+    curves = {kind: result["rmse"]["model"]["steps"][0] for kind, result in kinds.items()}
     curves |= {name: some["rmse"][name]["steps"][0] for name in ("linear", "copy last", "mean") if name not in curves}
     steps = some["context"] + 1 + np.arange(len(some["reward_r2"][0]))
     for colour, (name, values) in zip(plots.COLOURS, curves.items(), strict=False):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from world_model_data import episodes
@@ -17,6 +19,7 @@ from benchmarks.sample_efficiency import (
     reached,
     table,
 )
+from benchmarks.world_model import prediction
 from benchmarks.world_model.prediction import steps_of
 from benchmarks.world_model.simulator_model import SimulatorModel
 from envs.streams import Stream
@@ -82,3 +85,11 @@ def test_episodes_as_joint_steps_are_stored_as_they_were() -> None:
     again = store.from_start(26)
     for name, value in vars(again).items():
         assert torch.equal(value, getattr(seq, name)[:, :, 1:4]), name
+
+
+def test_the_table_of_predictions_is_that_of_its_record() -> None:
+    """And its figures can be drawn from the record alone."""
+    numbers = json.loads((prediction.RESULTS / "prediction.json").read_text(encoding="utf-8"))
+    assert prediction.table(numbers) == (prediction.RESULTS / "prediction.md").read_text(encoding="utf-8")
+    figure = prediction.errors("simple_spread", numbers["tasks"]["simple_spread"])
+    assert {line.get_label() for line in figure.axes[0].lines} >= {"mlp", "rssm", "copy last", "mean"}

@@ -267,26 +267,17 @@ def test_competition_of_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_published_and_tuning_seeds_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     for seed in ("1000", "10000"):
         with pytest.raises(SystemExit) as refused:
-            command(monkeypatch, search, "--env", "simple_tag", "--seed", seed)
+            command(monkeypatch, search, "--env", "simple_tag", "--trials", "1", "--seed", seed)
         assert refused.value.code == 2 and "For tuning take one of 0 to 999" in capsys.readouterr().err
     with pytest.raises(UserError, match="seed 10000 serves reporting"):
         command(monkeypatch, matches, "--env", "simple_tag", "--seed", "10000", "--out", str(tmp_path))
 
 
-def test_search_logs_each_trial_once_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    log = tmp_path / "log.jsonl"
-    words = ["--env", "simple_push", "--replicas", "1", "--episodes", "10", "--log", str(log)]
-    tail = ["--", *TINY]
-    assert command(monkeypatch, search, *words, "--trials", "1", *tail) == 0
-    first = log.read_text()
-    assert command(monkeypatch, search, *words, "--trials", "2", *tail) == 0
-    lines = [json.loads(text) for text in log.read_text().splitlines()]
-    assert log.read_text().startswith(first) and [line["trial"] for line in lines] == [0, 1]
-    assert lines[0]["settings"] == {} and lines[1]["settings"] == search.drawn("simple_push", 1, 1)
-    sides = [np.mean(list(scores.values())) for scores in lines[1]["parts"].values()]
-    assert len(sides) == 2 and lines[1]["objective"] == pytest.approx(np.mean(sides))
-    ranking = capsys.readouterr().out.strip().splitlines()[-2:]
-    assert float(ranking[0].split()[0]) >= float(ranking[1].split()[0])
+def test_a_competitive_policy_is_judged_against_scripts_side_by_side() -> None:
+    judged = search.objective("simple_push", [Policy.pretrained("simple_push")], 10, {})
+    sides = [np.mean(list(scores.values())) for scores in judged["parts"].values()]
+    assert len(sides) == 2 and judged["objective"] == pytest.approx(np.mean(sides))
+    assert 0.5 < judged["objective"] < 2.0, "a trained policy is far above random play"
 
 
 def test_the_objective_is_fair_to_both_sides_and_bounds_a_lucky_opponent() -> None:
@@ -297,6 +288,3 @@ def test_the_objective_is_fair_to_both_sides_and_bounds_a_lucky_opponent() -> No
         {"side": "b", "opponent": "y", "score": None},
     ]
     assert search.combined(rows)["objective"] == pytest.approx(((0.5 + 2.0) / 2 - 1.0) / 2)
-    assert search.drawn("simple_tag", 1, 3) == search.drawn("simple_tag", 1, 3) != search.drawn("simple_tag", 1, 4)
-    assert "--maddpg.signalling-bonus" in search.drawn("simple_crypto", 1, 1)
-    assert "--maddpg.signalling-bonus" not in search.drawn("simple_tag", 1, 1)
