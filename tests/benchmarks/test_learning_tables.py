@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from benchmarks.learning import tables
@@ -95,3 +98,13 @@ def test_commands_of_records_name_no_place_of_a_machine() -> None:
     assert placeless(words) == ["--env", "simple", "--run", "RUN", "--replicas", "3"]
     for path in (tables.ROOT / "benchmarks" / "results").rglob("*.json"):
         assert "--keep" not in path.read_text(), path
+
+
+def test_no_record_names_a_place_of_a_machine() -> None:
+    results = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+    kinds = (".json", ".jsonl", ".md")
+    texts = {path: path.read_text(encoding="utf-8") for path in results.rglob("*") if path.suffix in kinds}
+    assert len(texts) > 50
+    assert [
+        path.name for path, text in texts.items() if re.search(r"(?<![\w.])/(tmp|home|root|work|Users)/", text)
+    ] == []
