@@ -41,11 +41,12 @@ def _cells(arm: dict[str, Any], replicas: int) -> list[str]:
     greedy, protocols = arm["judged"], arm["protocols"]
     low, high = greedy["interval"]
     shares = [one["share"] for one in protocols if one["share"] is not None]
+    formed = _share([one["formed"] for one in protocols])
     return [
         f"{greedy['iqm']:.2f} [{low:.2f}, {high:.2f}]",
         "" if greedy["gain"] is None else f"{greedy['gain']:.3f}",
-        _share([one["formed"] for one in protocols]),
-        _steps(arm["formed_at"], replicas),
+        formed,
+        _steps(arm["formed_at"], replicas) if formed else "",
         f"{np.median(shares):.2f}" if shares else "",
         f"{np.mean([one['lost'] for one in protocols]):.2f}",
         f"{arm['seconds']:.0f}",

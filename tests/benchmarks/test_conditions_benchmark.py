@@ -37,6 +37,8 @@ def test_table_by_hand() -> None:
     lines = table(record).splitlines()
     assert lines[-2] == ("| `dial` | -8.00 [-8.50, -7.50] | 0.950 | 1 of 2 [0.09, 0.91] | never | 0.75 | 1.50 | 61 |")
     assert lines[-1].startswith("| `oracle` | No. |")
+    told = {**arm, "protocols": [{**one, "formed": None} for one in protocols]}  # the criterion is not asked of it
+    assert "| 0.950 |  |  | 0.75 |" in table({**record, "arms": {"oracle": told}})
     assert {line.count("|") for line in lines[2:]} == {len(HEAD) + 1}
 
 
