@@ -21,7 +21,7 @@ def test_phases_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_names_its_phases(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    whole(tmp_path / "run", {"total_steps": 40, "evaluation.every": 20, "evaluation.episodes": 2})
+    whole(tmp_path / "run", {"total_steps": 40, "evaluation.every": 20, "evaluation.episodes": 500})
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Time: "))
     number = r"\d+\.\d s"
     assert re.fullmatch(
