@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
-from benchmarks.conditions.__main__ import ARMS, refused
+from benchmarks.conditions.__main__ import ARMS, RESULTS, refused
 from benchmarks.conditions.protocols import formed_at
 from benchmarks.conditions.tables import HEAD, table
 from marl.config.fields import settings
@@ -47,3 +49,9 @@ def test_every_channel_is_an_arm_and_impossible_ones_have_a_reason() -> None:
     reasons = {name: refused(tuned("simple_world_comm", channel=name)) for name in ("oracle", "intent", "dial", "none")}
     assert reasons["dial"] is None and reasons["none"] is None
     assert "does not declare" in str(reasons["oracle"]) and "5 moves to tell with 4 symbols" in str(reasons["intent"])
+
+
+def test_the_page_repeats_the_records() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "conditions.md").read_text(encoding="utf-8")
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*.json")]
+    assert records and all(table(record) in page for record in records)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from benchmarks import parts
@@ -36,3 +39,8 @@ def test_an_arm_holds_goals_out(arm: str) -> None:
     env, flags = parts.ARMS[arm]
     config = parse(["--env", env, *flags]).config
     assert config.env_args["attributes"] == [3, 3] and config.env_args["held_out"] == 3
+
+
+def test_the_page_repeats_the_record() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "communication.md").read_text(encoding="utf-8")
+    assert parts.table(json.loads(parts.RESULT.read_text(encoding="utf-8"))) in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -43,3 +44,15 @@ def test_a_tiny_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert [one["batch_size"] for one in record["sizes"]] == [32, 64]
     assert [list(one["pairs"]) for one in record["sizes"]] == [["self", "between"], ["self", "within", "between"]]
     assert str(tmp_path) not in record["command"] and "with other members" in capsys.readouterr().out
+
+
+def test_the_page_repeats_the_record() -> None:
+    root = Path(__file__).resolve().parents[2]
+    path = root / "benchmarks" / "results" / "communication" / "populations_simple_speaker_listener.json"
+    page = (root / "docs" / "communication.md").read_text(encoding="utf-8")
+    for one in json.loads(path.read_text(encoding="utf-8"))["sizes"]:
+        told = [str(one["size"])]
+        for name in ("self", "within", "between"):
+            cell = one["pairs"].get(name)
+            told.append("" if cell is None else "{:.2f} [{:.2f}, {:.2f}]".format(cell["return"], *cell["interval"]))
+        assert re.sub(" +", " ", f"| {' | '.join(told)} |") in page
