@@ -1,4 +1,4 @@
-# A small image for a CPU, without root: docker build -t marl . && docker run --rm -v "$PWD/runs:/work/runs" marl
+# A small image for a CPU, without root: docker build -t marl . && docker run --rm -v "$PWD/runs:/marl/runs" marl
 # What follows the image's name replaces the default command: docker run --rm marl marl-evaluate simple_reference --pretrained
 FROM python:3.12-slim AS build
 WORKDIR /source
@@ -17,9 +17,9 @@ RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torc
     && pip install --no-cache-dir /wheels/*.whl \
     && rm -r /wheels \
     && useradd --create-home --uid 1000 marl \
-    && install --directory --owner marl /work /work/runs
+    && install --directory --owner marl /marl /marl/runs
 USER marl
-WORKDIR /work
+WORKDIR /marl
 # No display: pygame and matplotlib draw into memory.
 ENV SDL_VIDEODRIVER=dummy MPLBACKEND=Agg PYTHONUNBUFFERED=1
 CMD ["marl-train", "--env", "simple_speaker_listener", "--device", "cpu"]

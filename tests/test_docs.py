@@ -30,7 +30,7 @@ from marl.data.collector import Collector
 from marl.data.replay import Replay
 from marl.data.windows import WindowReplay
 from marl.learner.maddpg import MADDPG
-from marl.learner.recurrent_maddpg import RecurrentMADDPG
+from marl.learner.recurrent.maddpg import RecurrentMADDPG
 from marl.runs import checkpoint
 from marl.world_model.imagination.rollouts import rows_of
 from marl.world_model.layout import Layout

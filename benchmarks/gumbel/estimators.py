@@ -17,8 +17,8 @@ from torch import Tensor
 
 from benchmarks.gumbel.facts import uniform
 from envs.streams import Stream
-from marl.learner import gradient_error as estimator_diagnostics
 from marl.learner import relaxation
+from marl.learner.diagnostics import gradient_error as estimator_diagnostics
 
 K, HIDDEN, WEIGHT_SCALE = 5, 16, 0.5
 

@@ -26,14 +26,14 @@ from marl.data.collector import Memory
 from marl.learner import losses, relaxation, spec_tensors
 from marl.learner.bonuses import bonuses
 from marl.learner.continuous import STREAMS, Numbers
+from marl.learner.diagnostics.finite_gradients import FiniteGradients
+from marl.learner.diagnostics.policy_metrics import policy_metrics
 from marl.learner.explicit.covered import covers
 from marl.learner.explicit.kernels import select
 from marl.learner.explicit.update import ExplicitUpdate
-from marl.learner.finite_gradients import FiniteGradients
 from marl.learner.interfaces import ActorLoss, UpdateShare
 from marl.learner.moments import Moments
 from marl.learner.networks import Actor, Critic, joint_rows
-from marl.learner.policy_metrics import policy_metrics
 from marl.learner.schedules import Schedules
 
 _OF_UPDATES = ("target", "own", "others", "relabel", "conditional")  # streams whose draws are [..., B, H, K]
@@ -266,7 +266,7 @@ class MADDPG:
         reward = batch.reward if self.team_NN is None else torch.matmul(self.team_NN, batch.reward)
         return self._returns(batch, reward, next_q)
 
-    # What recurrent networks do otherwise (marl/learner/recurrent_maddpg.py): all that depends on earlier steps.
+    # What recurrent networks do otherwise (marl/learner/recurrent/maddpg.py): all that depends on earlier steps.
     def _ahead(self, batch: Batch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The target actors' logits at the next observation, and the target critics' values of joint rows there."""
         return self.target_actor(batch.next_obs), self.target_critic

@@ -26,7 +26,7 @@ from marl.errors import UserError
 from marl.learner import relaxation
 from marl.learner.continuous import numbers_in_play
 from marl.learner.networks import Actor
-from marl.learner.recurrent import RecurrentActor
+from marl.learner.recurrent.networks import RecurrentActor
 from marl.play.numpy_actor import NumpyActor, NumpyRecurrentActor
 from marl.pretrained import library
 from marl.runs import checkpoint as checkpoints

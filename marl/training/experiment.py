@@ -29,8 +29,8 @@ from marl.errors import UserError
 from marl.evaluate.results import Evaluation
 from marl.learner.maddpg import MADDPG
 from marl.learner.messages import LEARNERS
-from marl.learner.population import PopulationMADDPG
-from marl.learner.recurrent_maddpg import RecurrentMADDPG
+from marl.learner.population.maddpg import PopulationMADDPG
+from marl.learner.recurrent.maddpg import RecurrentMADDPG
 from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks, processes
 from marl.runs import checkpoint

@@ -21,9 +21,9 @@ from marl.data.batch import BatchSource
 from marl.data.collector import Collector
 from marl.data.partners import Partners
 from marl.errors import RunFailed
-from marl.learner.diagnose import diagnose
+from marl.learner.diagnostics.diagnose import diagnose
 from marl.learner.maddpg import MADDPG
-from marl.learner.population import PopulationMADDPG
+from marl.learner.population.maddpg import PopulationMADDPG
 from marl.training.cuda_graphs import Graphs
 
 

@@ -13,9 +13,9 @@ from envs.streams import Stream
 from marl.config.schema import Config
 from marl.data.replay import Replay
 from marl.data.windows import WindowReplay
-from marl.learner.finite_gradients import FiniteGradients
+from marl.learner.diagnostics.finite_gradients import FiniteGradients
 from marl.learner.maddpg import MADDPG
-from marl.learner.recurrent_maddpg import RecurrentMADDPG
+from marl.learner.recurrent.maddpg import RecurrentMADDPG
 from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks
 from marl.runs.logger import Silent

@@ -23,12 +23,12 @@ from torch import Tensor
 from marl.data.batch import Batch, BatchSource
 from marl.data.replay import Replay
 from marl.learner import losses
+from marl.learner.diagnostics.policy_metrics import policy_metrics
 from marl.learner.explicit import kernels
 from marl.learner.explicit.ahead import Ahead
 from marl.learner.explicit.kernels import ESTIMATORS
 from marl.learner.explicit.perceptrons import Backward, Layers, Pass
-from marl.learner.members import picked, pooled
-from marl.learner.policy_metrics import policy_metrics
+from marl.learner.population.members import picked, pooled
 from marl.learner.spec_tensors import corrected_routes
 
 if TYPE_CHECKING:

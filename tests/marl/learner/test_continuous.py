@@ -23,7 +23,7 @@ from marl.data.replay import Replay
 from marl.errors import UserError
 from marl.learner import losses
 from marl.learner.continuous import STREAMS, Numbers
-from marl.learner.diagnose import diagnose
+from marl.learner.diagnostics.diagnose import diagnose
 from marl.learner.explicit.covered import covers
 from marl.learner.maddpg import MADDPG
 from marl.learner.messages import RIAL

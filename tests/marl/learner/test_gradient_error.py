@@ -1,4 +1,4 @@
-"""marl.learner.gradient_error: the exact gradient, single draws and their comparison."""
+"""marl.learner.diagnostics.gradient_error: the exact gradient, single draws and their comparison."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from marl.learner import gradient_error as ed
 from marl.learner import relaxation as rx
+from marl.learner.diagnostics import gradient_error as ed
 
 ALL = (*rx.PATHWISE, "reinforce", "exact")
 

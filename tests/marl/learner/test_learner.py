@@ -18,7 +18,7 @@ from marl.data.collector import Collector
 from marl.data.replay import Replay
 from marl.errors import RunFailed, UserError
 from marl.learner import losses, maddpg, relaxation
-from marl.learner.finite_gradients import FiniteGradients
+from marl.learner.diagnostics.finite_gradients import FiniteGradients
 from marl.learner.maddpg import MADDPG
 from marl.learner.networks import Actor, Critic, joint_rows
 

@@ -25,8 +25,8 @@ from marl.data.partners import Partners
 from marl.data.replay import Replay, population_widths
 from marl.errors import UserError
 from marl.learner.maddpg import MADDPG
-from marl.learner.members import picked, pooled
-from marl.learner.population import PopulationMADDPG
+from marl.learner.population.maddpg import PopulationMADDPG
+from marl.learner.population.members import picked, pooled
 from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 import envs
 from envs.streams import Stream
-from marl.learner import grouped_gru
-from marl.learner.recurrent import (
+from marl.learner.recurrent import grouped_gru
+from marl.learner.recurrent.networks import (
     GroupedGRU,
     OwnActionInMemory,
     RecurrentActor,

@@ -16,9 +16,9 @@ from marl.config.schema import Config, MADDPGConfig
 from marl.data.collector import Collector
 from marl.data.replay import Replay
 from marl.data.windows import WindowReplay
-from marl.learner.diagnose import diagnose
+from marl.learner.diagnostics.diagnose import diagnose
 from marl.learner.maddpg import MADDPG
-from marl.learner.recurrent_maddpg import RecurrentMADDPG
+from marl.learner.recurrent.maddpg import RecurrentMADDPG
 from marl.play.policy import Policy
 
 QUICK = MADDPGConfig(

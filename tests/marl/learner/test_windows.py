@@ -20,8 +20,8 @@ from marl.data.batch import Transitions, Windows
 from marl.data.collector import Collector
 from marl.data.windows import WindowReplay
 from marl.learner import losses
-from marl.learner.recurrent import actor_input, columns, rows
-from marl.learner.recurrent_maddpg import RecurrentMADDPG, _traced
+from marl.learner.recurrent.maddpg import RecurrentMADDPG, _traced
+from marl.learner.recurrent.networks import actor_input, columns, rows
 
 S, E = 2, 5
 CONFIG = MADDPGConfig(hidden=(7, 6), recurrent=True, window=3, burn_in=2, batch_size=60, twin_critics=True)

@@ -19,8 +19,8 @@ from envs.pettingzoo.env import PettingZooEnv
 from envs.streams import Stream
 from marl.config.schema import Config, MADDPGConfig
 from marl.errors import UserError
-from marl.learner.recurrent import RecurrentActor
-from marl.learner.recurrent_maddpg import RecurrentMADDPG
+from marl.learner.recurrent.maddpg import RecurrentMADDPG
+from marl.learner.recurrent.networks import RecurrentActor
 from marl.play.policy import Policy
 
 TASKS = ("simple_adversary", "simple_world_comm", "simple_reference")

@@ -20,7 +20,7 @@ from marl.data.replay import Replay
 from marl.data.windows import WindowReplay
 from marl.errors import UserError
 from marl.learner.maddpg import MADDPG
-from marl.learner.recurrent_maddpg import RecurrentMADDPG
+from marl.learner.recurrent.maddpg import RecurrentMADDPG
 from marl.training.memory import named, parts, refuse_pictures
 
 

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from marl.data.batch import Batch
 from marl.learner.maddpg import MADDPG
-from marl.learner.members import picked, pooled
 from marl.learner.networks import Actor
+from marl.learner.population.members import picked, pooled
 
 
 class PopulationMADDPG(MADDPG):

@@ -13,7 +13,7 @@ from torch import Tensor
 from envs.streams import Stream
 from marl.data.batch import Batch
 from marl.learner import relaxation
-from marl.learner.gradient_error import gradient_statistics
+from marl.learner.diagnostics.gradient_error import gradient_statistics
 from marl.learner.maddpg import INNER_DRAWS, MADDPG
 
 ROWS = 64  # of the batch

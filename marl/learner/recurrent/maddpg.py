@@ -6,7 +6,7 @@ critic's memory holds the actions that were executed; the actor loss replaces an
 
 Shape suffixes: S replicas, C critics, N agents, E environments, T steps of a window, b windows, B = T * b rows,
 G networks of a replica, its actors and then its critics, W width of their states. The others are those of
-marl/learner/recurrent.py.
+marl/learner/recurrent/networks.py.
 
 Source: Kapturowski et al. 2019 (R2D2), section 3, for windows; Heess et al. 2015 (arXiv 1512.04455), section 3, RDPG,
 for recurrent actors and critics of continuous actions.
@@ -23,7 +23,7 @@ from marl.data.batch import Batch, Windows
 from marl.learner import losses
 from marl.learner.maddpg import MADDPG
 from marl.learner.networks import joint_rows
-from marl.learner.recurrent import (
+from marl.learner.recurrent.networks import (
     OwnActionInMemory,
     Prepared,
     RecurrentActor,

@@ -1,0 +1,1 @@
+"""The learner among partners of other replicas."""

@@ -1,0 +1,1 @@
+"""Networks with memory, and the learner on windows of steps."""
