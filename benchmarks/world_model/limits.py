@@ -78,7 +78,7 @@ def measure(
     model.calibrate(held_out.windows(STEPS + 1, 32, stream), stream)
     spent = time.process_time() - start
     result = assess(model, layout, unseen, learned, Stream(0, "test", range(replicas)))
-    radii = [] if model.pushes is None else model.pushes.radius_SK.tolist()
+    radii = [] if model.solved.pushes is None else model.solved.pushes.radius_SK.tolist()
     return {
         **result.to_json(),
         "level": [LEVELS[level] for level in model.level_S.tolist()],

@@ -28,7 +28,7 @@ from marl.world_model.imagination.rollouts import rows_of
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import Prediction, WorldModel, open_loop
 from marl.world_model.sequences import FrameStore, Sequences
-from marl.world_model.small.model import LeastSquares
+from marl.world_model.small.regression import LeastSquares
 
 Policy = Callable[[Tensor], Tensor]
 CONTEXT = 5  # observed steps

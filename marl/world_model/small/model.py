@@ -9,7 +9,7 @@ No open loop is worse than a simpler one: `calibrate` compares copying the last 
 with pushes, and all of it with networks on held-out episodes, and imagination uses the simplest that is as good as any.
 
 Shape suffixes: S replicas, M members, E environments, n rows, J predicted observation entries, U joint action,
-N agents, P inputs of the linear part, Q those and the pushes, L levels of the dynamics.
+N agents, Q inputs of the dynamics, F features, L levels of the dynamics.
 
 Source: ensembles with a random member per step: Chua et al. 2018 (PETS, arXiv 1805.12114), Janner et al. 2019 (MBPO,
 1906.08253).
@@ -34,20 +34,15 @@ from marl.world_model.layout import Layout
 from marl.world_model.optimiser import ReplicaAdam
 from marl.world_model.protocol import Prediction, raise_on_faults
 from marl.world_model.sequences import Normaliser, Sequences, StepRows
-from marl.world_model.small.pushes import Pushes, padded
-from marl.world_model.small.regression import Features, LeastSquares, Ridge
-from marl.world_model.small.sample import Sample
+from marl.world_model.small.closed_form import ClosedForm, with_one
+from marl.world_model.small.pushes import padded
 
 WIDTH = 128  # of the networks' hidden layers
 DECAY = 0.3  # of the networks' weights, as a share of the step size: there are few transitions to learn from
 BEFORE = 0.1  # scale of the observation before the step among the rewards' inputs: seldom needed, and it costs data
-GROWTH = 1.02  # of the data, after which what is linear is solved anew
-SEARCH_GROWTH = 1.5  # of the data, after which pushes are looked for anew
-SAMPLE = 4096  # transitions in which they are looked for
 COPY, LINEAR, PUSHES, NETWORKS = range(4)  # levels of the dynamics, each with all below it
 GAIN = 0.95  # of the error of a simpler level, below which a level must be to be preferred
 STARTS = 5  # frames of a held-out window from which levels are compared
-FARTHEST = 10.0  # deviations from the mean, to which the rewards' closed form is cut
 
 
 @dataclass
@@ -109,66 +104,33 @@ class SmallModel:
         self.updates_per_step = config.update_rate
         replicas, device = len(stream.key_R), stream.key_R.device
         self.remembers_S = torch.zeros(replicas, dtype=torch.bool, device=device)
-        agents, j, u = layout.spec.num_agents, layout.obs_size, layout.action_size
-        self.features = Features(layout, replicas)
-        inputs, pairs = j + u + 1, self.features.pairs_L
-        self.linear = LeastSquares(inputs, j, replicas, device)
-        self._pushing = config.kind != "linear" and len(pairs) > 0
-        self._paid = len(pairs) > 0 and not self.features.multiply  # rewards may depend on who touches whom
-        searched = self._pushing or self._paid
-        self.pushes = Pushes(pairs, inputs, j, replicas, device) if searched else None
-        self.sample = Sample(SAMPLE if searched else 0, (j, u, agents), replicas, device)
-        self.rewards = Ridge(self.features.reward_size + self._paid * Pushes.MOST, agents, replicas, device)
-        self.obs_scale = Normaliser(replicas, j, device)
-        self.reward_scale = Normaliser(replicas, agents, device)
+        self.solved = ClosedForm(layout, config.kind != "linear", replicas)
+        self.obs_scale = Normaliser(replicas, layout.obs_size, device)
         dynamics = config.kind != "linear"
-        self.networks = Networks(self.features.size, layout, config.size("ensemble"), dynamics, stream)
+        self.networks = Networks(self.solved.features.size, layout, config.size("ensemble"), dynamics, stream)
         self.optimiser = ReplicaAdam(
             self.networks, replicas, config.lr, config.max_grad_norm, config.lr_warmup, config.average, DECAY
         )
         self.averaged = self.optimiser.averaged
-        self._absorbed, self._solved, self._searched = 0, 0, 0  # joint steps
-        self._levels = [COPY, LINEAR, *([PUSHES] if self._pushing else []), *([NETWORKS] if dynamics else [])]
+        self._levels = [COPY, LINEAR, *([PUSHES] if self.solved.pushing else []), *([NETWORKS] if dynamics else [])]
         self.level_S = torch.full((replicas,), self._levels[-1], device=device)  # of the dynamics that imagine
         self._highest = self._levels[-1]  # of these, on the host
         self._metrics: dict[str, Tensor] = {}
 
+    @property
+    def reward_scale(self) -> Normaliser:
+        """Of the rewards."""
+        return self.solved.reward_scale
+
     def absorb(self, step: StepRows, mask_SE: Tensor) -> None:
         """Add one joint step to the least-squares problems and the statistics."""
-        obs, after = step.obs[..., self.layout.dynamic_J], step.next_obs[..., self.layout.dynamic_J]
-        self._absorbed += 1
-        self.linear.add(_with_one(obs, step.action), after, mask_SE)
-        if self.pushes is not None:
-            self.sample.add(obs, step.action, after, step.reward, mask_SE)
-        self.rewards.add(self._paying(after), step.reward, mask_SE)
-        self.obs_scale.add(after, mask_SE)
-        self.features.scale.add(self.features.raw(after), mask_SE)
-        self.reward_scale.add(step.reward, mask_SE)
-
-    def _inputs(self, obs_SnJ: Tensor, action_SnU: Tensor) -> Tensor:
-        """Observation, action, one, and the pushes if there are any, [S, n, Q]."""
-        inputs = _with_one(obs_SnJ, action_SnU)
-        if not self._pushing:
-            return inputs
-        assert self.pushes is not None
-        return torch.cat([inputs, self.pushes.features(obs_SnJ)], dim=2)
-
-    def _paying(self, after_SnJ: Tensor) -> Tensor:
-        """Inputs of the rewards' closed form."""
-        if not self._paid:
-            return self.features.rewards(after_SnJ)
-        assert self.pushes is not None
-        return torch.cat([self.features.rewards(after_SnJ), self.pushes.touching(after_SnJ)], dim=2)
-
-    @property
-    def closed(self) -> LeastSquares:
-        """All of the dynamics in closed form, of `_inputs`."""
-        return self.pushes.fitted if self._pushing and self.pushes is not None else self.linear
+        self.solved.absorb(step, mask_SE)
+        self.obs_scale.add(step.next_obs[..., self.layout.dynamic_J], mask_SE)
 
     def _weight(self, level_S: Tensor) -> Tensor:
         """Of the closed form at every replica's level, [S, Q, J]."""
-        full = self.closed.weight_SPJ
-        linear = padded(self.linear.weight_SPJ, full.shape[1])
+        full = self.solved.dynamics.weight_SPJ
+        linear = padded(self.solved.linear.weight_SPJ, full.shape[1])
         copy = torch.eye(*full.shape[1:], dtype=full.dtype, device=full.device)
         level = level_S[:, None, None]
         return torch.where(level == COPY, copy, torch.where(level == LINEAR, linear, full))
@@ -178,37 +140,20 @@ class SmallModel:
         x = torch.cat(inputs_SnX, dim=2)[:, None].expand(-1, self.config.size("ensemble"), -1, -1)
         return network(x.flatten(0, 1)).unflatten(0, (-1, self.config.size("ensemble")))
 
-    def _heads(
-        self, networks: Networks, obs_SnJ: Tensor, action_SnU: Tensor, after_SnJ: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _heads(self, networks: Networks, obs_SnJ: Tensor, action_SnU: Tensor, raw_SnF: Tensor) -> tuple[Tensor, Tensor]:
         """What the closed form leaves of the rewards, in its deviations, and discount logits, each [S, M, n, N]."""
-        inputs = (self.features(after_SnJ), action_SnU, BEFORE * self.obs_scale.apply(obs_SnJ))
+        inputs = (self.solved.features.standard(raw_SnF), action_SnU, BEFORE * self.obs_scale.apply(obs_SnJ))
         reward, discount = self._members(networks.heads, *inputs).chunk(2, dim=3)
         return reward, discount
 
     # --------------------------------------------------------------- training
     def update(self, seq: Sequences, stream: Stream, pairs: Sequences | None = None) -> None:
         """One Adam step of all networks on the transitions of `seq`; now and then new solutions of what is linear."""
-        if self._absorbed > GROWTH * self._solved:
-            self._solved = self._absorbed
-            self.linear.solve()
-            if self.pushes is not None and self._absorbed > SEARCH_GROWTH * self._searched:
-                self._searched = self._absorbed
-                self._search(self.pushes)
-            self.rewards.solve()
+        self.solved.solve()
         self.optimiser.zero_grad()
         loss_S, self._metrics = self.loss(seq)
         loss_S.sum().backward()
         self._metrics["grad_norm"] = self.optimiser.step()
-
-    def _search(self, pushes: Pushes) -> None:
-        """Look for pushes anew; rewards by whether they touch are then learned from the sample."""
-        rows = self.sample.rows()
-        pushes.fit(rows, self.linear)
-        if self._paid:
-            inputs, agents = self.rewards.cross_SPJ.shape[1:]
-            self.rewards = Ridge(inputs, agents, len(rows.weight), rows.weight.device)
-            self.rewards.add(self._paying(rows.after), rows.reward, rows.weight)
 
     def loss(self, seq: Sequences) -> tuple[Tensor, dict[str, Tensor]]:
         """Half the squared error of rewards and residuals, cross entropy of the discount, [S]; and each [S]."""
@@ -217,8 +162,9 @@ class SmallModel:
         action, reward, alive = (x[:, 1:].flatten(1, 2) for x in (seq.action, seq.reward, seq.alive))
         weight_Sn = seq.follows[:, 1:].flatten(1, 2).float()
         share_S1n = (weight_Sn / weight_Sn.sum(1, keepdim=True).clamp(min=1.0))[:, None]
-        predicted, logits = self._heads(self.networks, obs, action, after)
-        rest_reward = (reward - self._solved_rewards(after)) / self._reward_rest_scale()
+        raw = self.solved.features.raw(after)
+        predicted, logits = self._heads(self.networks, obs, action, raw)
+        rest_reward = (reward - self._solved_rewards(after, raw)) / self._reward_rest_scale()
         error_SMnN = rest_reward[:, None] - predicted
         log_g = losses.bernoulli_log_prob((self.gamma * alive)[:, None].expand_as(logits), logits)
         wrong_SMnN = error_SMnN.detach() * (self._reward_rest_scale() / self.reward_scale.std_S1X)[:, None]
@@ -226,25 +172,24 @@ class SmallModel:
         metrics = {"reward_r2": 1.0 - squares_S}
         total_SMn = 0.5 * error_SMnN.square().sum(3) - log_g.sum(3)
         if self.networks.residual is not None:
-            rest = (after - self.closed(self._inputs(obs, action))) / self._rest_scale()
-            guess = self._members(self.networks.residual, self.features(obs), action)
+            rest = (after - self.solved.dynamics(self.solved.inputs(obs, action))) / self._rest_scale()
+            guess = self._members(self.networks.residual, self.solved.features(obs), action)
             total_SMn = total_SMn + 0.5 * (rest[:, None] - guess).square().sum(3)
         loss_S = (total_SMn * share_S1n).sum((1, 2))
-        relative = (self.closed.residual_S1J / self.obs_scale.std_S1X).square().mean((1, 2)).sqrt()
+        relative = (self.solved.dynamics.residual_S1J / self.obs_scale.std_S1X).square().mean((1, 2)).sqrt()
         return loss_S, {**metrics, "loss": loss_S.detach(), "linear_rmse": relative}
 
     def _rest_scale(self) -> Tensor:
         """Deviation of the closed form's residual; at least a thousandth of the entry's own."""
-        return torch.maximum(self.closed.residual_S1J, 1e-3 * self.obs_scale.std_S1X)
+        return torch.maximum(self.solved.dynamics.residual_S1J, 1e-3 * self.obs_scale.std_S1X)
 
     def _reward_rest_scale(self) -> Tensor:
         """Deviation of what the closed form leaves of the rewards, [S, 1, N]; at least a thousandth of their own."""
-        return torch.maximum(self.rewards.residual_S1J, 1e-3 * self.reward_scale.std_S1X)
+        return torch.maximum(self.solved.rewards.residual_S1J, 1e-3 * self.reward_scale.std_S1X)
 
-    def _solved_rewards(self, after_SnJ: Tensor) -> Tensor:
+    def _solved_rewards(self, after_SnJ: Tensor, raw_SnF: Tensor) -> Tensor:
         """Rewards by the closed form, [S, n, N]."""
-        predicted = self.reward_scale.apply(self.rewards(self._paying(after_SnJ)))
-        return self.reward_scale.invert(predicted.clamp(-FARTHEST, FARTHEST))
+        return self.reward_scale.invert(self.solved.paid_for(after_SnJ, raw_SnF))
 
     # -------------------------------------------------------------- imagining
     def observe(self, seq: Sequences, stream: Stream) -> ObsState:
@@ -255,33 +200,44 @@ class SmallModel:
         """Nothing: there are no latents."""
         return {}
 
-    def step(self, state: ObsState, action_SnU: Tensor, uniform_SnR: Tensor) -> tuple[ObsState, Prediction]:
+    def step(
+        self, state: ObsState, action_SnU: Tensor, uniform_SnR: Tensor, uncertain: bool = True
+    ) -> tuple[ObsState, Prediction]:
         """One step of a member that `uniform_SnR` picks for every row; the mean of all members' rewards."""
         obs, networks = state.obs, self.averaged
-        after, spread_Sn = self._after(obs, action_SnU, uniform_SnR, self.level_S, self._highest)
-        predicted, logits = self._heads(networks, obs, action_SnU, after)
+        after, doubt_Sn = self._after(obs, action_SnU, uniform_SnR, self.level_S, self._highest, uncertain)
+        raw = self.solved.features.raw(after)
+        predicted, logits = self._heads(networks, obs, action_SnU, raw)
         predicted = predicted * self._reward_rest_scale()[:, None]
-        reward = self._solved_rewards(after) + predicted.mean(1)
-        discount = torch.sigmoid(logits).mean(1)
-        doubt_Sn = _variance(predicted.detach() / self.reward_scale.std_S1X[:, None])
-        return ObsState(after), Prediction(after, reward, discount, spread_Sn + doubt_Sn)
+        reward = self._solved_rewards(after, raw) + predicted.mean(1)
+        discount = torch.sigmoid(logits.detach()).mean(1)
+        if uncertain:
+            doubt_Sn = doubt_Sn + _variance(predicted.detach() / self.reward_scale.std_S1X[:, None])
+        return ObsState(after), Prediction(after, reward, discount, doubt_Sn)
 
     def _after(
-        self, obs_SnJ: Tensor, action_SnU: Tensor, uniform_SnR: Tensor, level_S: Tensor, highest: int
+        self,
+        obs_SnJ: Tensor,
+        action_SnU: Tensor,
+        uniform_SnR: Tensor,
+        level_S: Tensor,
+        highest: int,
+        uncertain: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """The next observation at every replica's level, and the members' disagreement [S, n]."""
+        """The next observation at every replica's level, and the members' disagreement [S, n] where it is asked for."""
+        none_Sn = torch.zeros_like(obs_SnJ[..., 0])
         if highest == COPY:
-            return obs_SnJ, torch.zeros_like(obs_SnJ[..., 0])
-        inputs = self._inputs(obs_SnJ, action_SnU) if highest > LINEAR else _with_one(obs_SnJ, action_SnU)
+            return obs_SnJ, none_Sn
+        inputs = self.solved.inputs(obs_SnJ, action_SnU) if highest > LINEAR else with_one(obs_SnJ, action_SnU)
         after = torch.bmm(inputs, self._weight(level_S)[:, : inputs.shape[2]])
         residual = self.averaged.residual
         if residual is None or highest < NETWORKS:
-            return after, torch.zeros_like(obs_SnJ[..., 0])
-        rest_SMnJ = self._members(residual, self.features(obs_SnJ), action_SnU)
+            return after, none_Sn
+        rest_SMnJ = self._members(residual, self.solved.features(obs_SnJ), action_SnU)
         rest_SMnJ = rest_SMnJ * (self._rest_scale() * (level_S == NETWORKS)[:, None, None])[:, None]
         member_Sn = (uniform_SnR[..., 0] * self.config.size("ensemble")).long()
         index = member_Sn[:, None, :, None].expand(-1, 1, -1, rest_SMnJ.shape[3])
-        spread_Sn = _variance(rest_SMnJ.detach() / self.obs_scale.std_S1X[:, None])
+        spread_Sn = _variance(rest_SMnJ.detach() / self.obs_scale.std_S1X[:, None]) if uncertain else none_Sn
         return after + rest_SMnJ.gather(1, index)[:, 0], spread_Sn
 
     # ------------------------------------------------------------ what to trust
@@ -335,23 +291,14 @@ class SmallModel:
     def metrics(self) -> dict[str, Tensor]:
         return {**self._metrics, "level": self.level_S.float()}
 
-    def _parts(self) -> dict[str, Any]:
-        return {
-            "optimiser": self.optimiser,
-            "linear": self.linear,
-            "sample": self.sample,
-            **({} if self.pushes is None else {"pushes": self.pushes}),
-            "rewards": self.rewards,
-            "features": self.features.scale,
-            "obs_scale": self.obs_scale,
-            "reward_scale": self.reward_scale,
-        }
-
     def state_dict(self) -> dict[str, Any]:
-        parts = {name: part.state_dict() for name, part in self._parts().items()}
-        counts = {"absorbed": self._absorbed, "solved": self._solved, "searched": self._searched}
-        # metrics of the last update: the next record may come before another
-        return {**parts, **counts, "level": self.level_S, "metrics": self._metrics}
+        return {
+            **self.solved.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "obs_scale": self.obs_scale.state_dict(),
+            "level": self.level_S,
+            "metrics": self._metrics,  # of the last update: the next record may come before another
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue bit for bit.
@@ -364,17 +311,13 @@ class SmallModel:
                 "the checkpoint's small world model is of an earlier version, whose pushes had fixed radii; expected "
                 "one with learned radii. Train anew, or resume with the version that wrote the checkpoint."
             )
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        self._absorbed, self._solved, self._searched = state["absorbed"], state["solved"], state["searched"]
+        self.solved.load_state_dict(state)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.obs_scale.load_state_dict(state["obs_scale"])
         device = self.obs_scale.mean_S1X.device
         self.level_S = state["level"].to(device)
         self._highest = int(self.level_S.max())
         self._metrics = {name: value.to(device) for name, value in state["metrics"].items()}
-
-
-def _with_one(obs_SnJ: Tensor, action_SnU: Tensor) -> Tensor:
-    return torch.cat([obs_SnJ, action_SnU, torch.ones_like(obs_SnJ[..., :1])], dim=2)
 
 
 def _variance(predicted_SMnX: Tensor) -> Tensor:

@@ -43,14 +43,18 @@ class Features:
         lengths = squares.index_select(2, self.pairs_L) + squares.index_select(2, self.pairs_L + 1)
         return torch.cat([obs_SnJ, squares, (lengths + 1e-8).sqrt()], dim=2)
 
-    def rewards(self, obs_SnJ: Tensor) -> Tensor:
+    def rewards(self, obs_SnJ: Tensor, raw_SnF: Tensor | None = None) -> Tensor:
         """What rewards are made of, [S, n, reward_size]: one, the features, and every entry times every square and
         length; where these would be too many, the least length among agents of a kind instead.
 
         Which landmark's distance pays, where this depends on who is told to go where, is a product. How near the
         nearest agent is to a landmark is a least length. (That two bodies touch comes from their pushes.)
+
+        Args:
+            obs_SnJ: observations.
+            raw_SnF: their features, where `raw` has been called already.
         """
-        raw = self.raw(obs_SnJ)
+        raw = self.raw(obs_SnJ) if raw_SnF is None else raw_SnF
         parts = [torch.ones_like(raw[..., :1]), raw]
         if self.multiply:
             return torch.cat([*parts, (obs_SnJ[..., :, None] * raw[..., None, self._entries :]).flatten(2)], dim=2)
@@ -59,7 +63,11 @@ class Features:
 
     def __call__(self, obs_SnJ: Tensor) -> Tensor:
         """[S, n, J] to [S, n, size]."""
-        return self.scale.apply(self.raw(obs_SnJ)).clamp(-self.LIMIT, self.LIMIT)
+        return self.standard(self.raw(obs_SnJ))
+
+    def standard(self, raw_SnF: Tensor) -> Tensor:
+        """Features in deviations from their mean."""
+        return self.scale.apply(raw_SnF).clamp(-self.LIMIT, self.LIMIT)
 
 
 def _alike(layout: Layout, owner_of_pair: list[int]) -> list[list[list[int]]]:

@@ -47,12 +47,12 @@ def test_levels_that_go_wrong_are_not_used() -> None:
     model.calibrate(held_out, stream)
     assert model.level_S.tolist() == [PUSHES], "a network after one update knows nothing"
     errors = [error(model, held_out)]
-    assert model.pushes is not None
-    model.pushes.fitted.weight_SPJ = 1.5 * model.pushes.fitted.weight_SPJ
+    assert model.solved.pushes is not None
+    model.solved.pushes.fitted.weight_SPJ = 1.5 * model.solved.pushes.fitted.weight_SPJ
     model.calibrate(held_out, stream)
     assert model.level_S.tolist() == [LINEAR]
     errors.append(error(model, held_out))
-    model.linear.weight_SPJ = 1.5 * model.linear.weight_SPJ
+    model.solved.linear.weight_SPJ = 1.5 * model.solved.linear.weight_SPJ
     model.calibrate(held_out, stream)
     assert model.level_S.tolist() == [COPY]
     errors.append(error(model, held_out))

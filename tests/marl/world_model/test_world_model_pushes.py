@@ -130,7 +130,7 @@ def test_bodies_of_another_size_are_no_harder() -> None:
     """With a grid of radii that holds .30, bodies of .16 (which touch at .32) had many times the error of .15."""
     usual, other = spread_error(0.15), spread_error(0.16)
     for (model, error), touch in ((usual, 0.30), (other, 0.32)):
-        radii = model.pushes.radius_SK[0]  # type: ignore[union-attr]
+        radii = model.solved.pushes.radius_SK[0]  # type: ignore[union-attr]
         assert radii[radii > 0].tolist() == pytest.approx([touch] * 3, abs=2e-3)
         assert error < 0.003  # linear: .18 and .21
     assert other[1] < 3 * usual[1]

@@ -130,7 +130,7 @@ def test_networks_learn_what_the_closed_form_leaves_of_the_rewards() -> None:
     model, _ = trained("simple_tag", 100, count=60)
     _, seq, _ = episodes("simple_tag", 60)
     model.update(seq, Stream(0, "noise", [0]))
-    left = (model.rewards.residual_S1J / model.reward_scale.std_S1X).mean() ** 2
+    left = (model.solved.rewards.residual_S1J / model.reward_scale.std_S1X).mean() ** 2
     assert model.metrics()["reward_r2"] > 1 - 0.8 * left
 
 
@@ -141,8 +141,8 @@ def test_networks_learn_what_is_not_linear() -> None:
     obs = seq.obs[..., model.layout.dynamic_J]
     before, after = obs[:, :-1].flatten(1, 2), obs[:, 1:].flatten(1, 2)
     action = seq.action[:, 1:].flatten(1, 2)
-    linear = model.closed(model._inputs(before, action))
-    rest = model._members(model.networks.residual, model.features(before), action).mean(1)  # type: ignore[arg-type]
+    linear = model.solved.dynamics(model.solved.inputs(before, action))
+    rest = model._members(model.networks.residual, model.solved.features(before), action).mean(1)  # type: ignore[arg-type]
     both = linear + rest * model._rest_scale()
     assert (both - after).square().mean() < 0.8 * (linear - after).square().mean()
 
@@ -164,8 +164,8 @@ def test_member_is_chosen_by_the_noise() -> None:
     state, action = model.observe(test, Stream(0, "n", [0])), test.action.flatten(1, 2)
     model.level_S.fill_(NETWORKS)
     model._highest = NETWORKS
-    solved = torch.bmm(model._inputs(state.obs, action), model._weight(model.level_S))
-    rest = model._members(model.averaged.residual, model.features(state.obs), action)  # type: ignore[arg-type]
+    solved = torch.bmm(model.solved.inputs(state.obs, action), model._weight(model.level_S))
+    rest = model._members(model.averaged.residual, model.solved.features(state.obs), action)  # type: ignore[arg-type]
     rest = rest * model._rest_scale()[:, None]
     members = rest.shape[1]
     apart = (rest[:, 1:] - rest[:, :-1]).abs().amax((0, 2, 3))
@@ -197,14 +197,15 @@ def test_state_continues_bit_for_bit(kind: str) -> None:
     for model in (one, two):
         model.update(test, Stream(5, "noise", [0]))
     assert torch.equal(one.optimiser.flat_P, two.optimiser.flat_P)
-    assert torch.equal(one.linear.weight_SPJ, two.linear.weight_SPJ)
+    assert torch.equal(one.solved.linear.weight_SPJ, two.solved.linear.weight_SPJ)
 
 
 def sums_of(model: SmallModel) -> list[torch.Tensor]:
     """All that `absorb` writes."""
-    fits = [x for fit in (model.linear, model.rewards) for x in (fit.gram_SPP, fit.cross_SPJ, fit.squares_SJ)]
-    scales = [scale.sums_S3X for scale in (model.obs_scale, model.reward_scale, model.features.scale)]
-    return [*fits, model.linear.count_S, model.rewards.count_S, *scales]
+    solved = model.solved
+    fits = [x for fit in (solved.linear, solved.rewards) for x in (fit.gram_SPP, fit.cross_SPJ, fit.squares_SJ)]
+    scales = [scale.sums_S3X for scale in (model.obs_scale, model.reward_scale, solved.features.scale)]
+    return [*fits, solved.linear.count_S, solved.rewards.count_S, *scales]
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
