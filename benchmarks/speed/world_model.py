@@ -1,10 +1,12 @@
-"""What does an update of DreamerV2's model cost, beside its own matrix products?
+"""What do an update of DreamerV2's model and a loss through a model cost, beside their own matrix products?
 
     python -m benchmarks.speed.world_model [--env simple_speaker_listener simple_spread] [--rounds 15]
 
-The settings that ship (`--wm.kind rssm`, preset cpu), one replica, one pinned core, processor time. The products are
-every matrix product that one update makes, forward and backward, in its order, with operands of the same sizes and
-strides in buffers that are there already, and nothing else. Both run in turn, round after round; the table shows the
+One replica, one pinned core, processor time. The update is that of the settings that ship (`--wm.kind rssm`, preset
+cpu). The loss is the actors' through eight imagined steps from 64 starts, with its gradient, through the small model
+and through DreamerV2's; beside it the learner's whole update without and with that loss (batch 256). The products are
+every matrix product that one of them makes, forward and backward, in its order, with operands of the same sizes and
+strides in buffers that are there already, and nothing else. All run in turn, round after round; the tables show the
 medians, and the median of each round's own ratio. The floating point operations are counted from the same products.
 
 Written: benchmarks/results/update/world_model.json and .md.
@@ -29,8 +31,14 @@ import envs
 from benchmarks.machine import machine
 from benchmarks.world_model.prediction import STEPS, configuration, steps_of
 from envs.streams import Stream
+from marl.cli.parse import parse
+from marl.data.collector import Collector
+from marl.data.replay import Replay
+from marl.learner.interfaces import ActorLoss, further_gradient
+from marl.learner.maddpg import MADDPG
 from marl.training.devices import keep_freed_memory
 from marl.world_model.assess import collect
+from marl.world_model.attach import imagining
 from marl.world_model.imagination.source import make_model
 from marl.world_model.layout import Layout
 
@@ -92,13 +100,47 @@ def update(env_id: str) -> Callable[[], None]:
     return lambda: model.update(episodes, stream)
 
 
-def measure(env_id: str, rounds: int) -> dict[str, Any]:
-    """{update, products: milliseconds of every round, ratio: median of the rounds' own, operations, count}."""
-    step = update(env_id)
+def through(env_id: str, kind: str) -> dict[str, Callable[[], None]]:
+    """{"update": the loss through a model and its gradient, "alone", "with": the learner's update without and with it}.
+
+    The model has seen 40 steps of 16 environments and few updates: what it predicts does not change what it costs.
+    """
+    words = ["--env", env_id, "--world-model", "--wm.kind", kind, "--num-envs", "16", "--maddpg.batch-size", "256"]
+    words += ["--wm.through-horizon", "8", "--wm.starts", "64", "--wm.warmup-steps", "200", "--wm.gate", "1e9"]
+    words += ["--wm.validation-share", "0.25", "--wm.reward-gate", "1e9", "--total-steps", "640"]
+    config = parse(words).config
+    env = envs.make(env_id, config.num_envs)
+    env.reset(seed=0)
+    learner = MADDPG(env.spec, config.maddpg, 0)
+    replay = Replay(env.spec, config.total_steps, config.num_envs, Stream(0, "replay", [0]), config.maddpg.gamma)
+    source, collector = imagining(replay, learner, config), Collector(env, learner.act, 1)
+    for _ in range(config.total_steps // config.num_envs):
+        source.add(collector.collect()[0])
+    loss = learner.actor_loss
+    assert loss is not None and further_gradient(learner) is not None, "its gate is open"
+
+    def whole(further: ActorLoss | None) -> None:
+        learner.actor_loss = further
+        learner.update(source.sample(config.maddpg.batch_size))
+        learner.actor_loss = loss
+
+    def alone() -> None:
+        further_gradient(learner)
+
+    return {
+        "update": alone,
+        "alone": lambda: whole(None),
+        "with": lambda: whole(loss),
+    }
+
+
+def measure(calls: dict[str, Callable[[], None]], rounds: int) -> dict[str, Any]:
+    """{update, products, ...: milliseconds of every round, ratio: median of the rounds' own, operations, count}."""
+    step = calls["update"]
     step()
     with Recorder() as recorder:
         step()
-    contenders = {"update": step, "products": replay(recorder.products)}
+    contenders = {**calls, "products": replay(recorder.products)}
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for k in range(rounds + 1):
         for name, call in contenders.items():
@@ -121,18 +163,26 @@ def _milliseconds(call: Callable[[], None]) -> float:
 
 
 def table(record: dict[str, Any]) -> str:
-    """Markdown: a row a task."""
-    lines = [
-        "| task | products of an update | operations | products alone, ms | update, ms | update / products |",
-        "|---|---:|---:|---:|---:|---:|",
+    """Markdown: a row a task, for the updates and for the losses through a model."""
+    head = "| task | products of an update | operations | products alone, ms | update, ms | update / products |"
+    lines = [head, "|---|---:|---:|---:|---:|---:|"]
+    lines += [f"| {env_id} {_cells(one)} |" for env_id, one in record["tasks"].items()]
+    lines += [
+        "",
+        head.replace("task", "task, loss through").replace("an update", "a loss").replace("update", "loss")[:-1]
+        + "| update without, ms | with |",
     ]
-    for env_id, one in record["tasks"].items():
-        update_, products = (statistics.median(one[name]) for name in ("update", "products"))
-        lines.append(
-            f"| {env_id} | {one['count']} | {one['operations'] / 1e9:.2f} G | {products:.1f} | {update_:.1f} "
-            f"| {one['ratio']:.2f} |"
-        )
+    lines += ["|---|---:|---:|---:|---:|---:|---:|---:|"]
+    for name, one in record["through"].items():
+        alone, whole = (statistics.median(one[key]) for key in ("alone", "with"))
+        lines.append(f"| {name} {_cells(one)} | {alone:.1f} | {whole:.1f} |")
     return "\n".join(lines) + "\n"
+
+
+def _cells(one: dict[str, Any]) -> str:
+    update_, products = (statistics.median(one[name]) for name in ("update", "products"))
+    counts = f"{one['count']} | {one['operations'] / 1e9:.2f} G"
+    return f"| {counts} | {products:.1f} | {update_:.1f} | {one['ratio']:.2f}"
 
 
 def main() -> None:
@@ -145,7 +195,12 @@ def main() -> None:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     keep_freed_memory()
     record: dict[str, Any] = {"command": "python -m benchmarks.speed.world_model", "machine": machine()}
-    record["tasks"] = {env_id: measure(env_id, options.rounds) for env_id in options.env}
+    record["tasks"] = {env_id: measure({"update": update(env_id)}, options.rounds) for env_id in options.env}
+    record["through"] = {
+        f"{env_id}, {kind}": measure(through(env_id, kind), options.rounds)
+        for env_id in options.env
+        for kind in ("mlp", "rssm")
+    }
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "world_model.json").write_text(json.dumps(record) + "\n")
     (options.out / "world_model.md").write_text(table(record))

@@ -64,7 +64,9 @@ class SimulatorModel:
         return ObsState(seq.obs[..., self.layout.dynamic_J].flatten(1, 2))
 
     @torch.no_grad()
-    def step(self, state: ObsState, action_SnU: Tensor, uniform_SnR: Tensor) -> tuple[ObsState, Prediction]:
+    def step(
+        self, state: ObsState, action_SnU: Tensor, uniform_SnR: Tensor, uncertain: bool = True
+    ) -> tuple[ObsState, Prediction]:
         replicas, rows = state.obs.shape[:2]
         env = self._env(replicas * rows)
         fresh = env.state_dict()

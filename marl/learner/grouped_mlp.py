@@ -21,7 +21,7 @@ Source: Ba, Kiros, Hinton 2016 (arXiv 1607.06450), equation 4, without gain and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -100,26 +100,10 @@ class _Prepare(torch.autograd.Function):
 class _Run(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_YIB: Tensor, layer_norm: bool, *parameters: Tensor) -> Tensor:
-        inputs, hidden = [x_YIB], []  # of every layer; normalised pre-activation and scale of every hidden one
-        x = x_YIB
-        for k in range(0, len(parameters), 2):
-            weight, bias = parameters[k : k + 2]
-            pre = torch.baddbmm(bias, weight, x)
-            if k + 2 == len(parameters):
-                break
-            following = parameters[k + 2]  # groups that shared their input part ways behind the first layer
-            pre = pre.view(following.shape[0], following.shape[2], -1)
-            if layer_norm:
-                x = pre * pre
-                scale_X1B = x.sum(1, keepdim=True).mul_(1.0 / x.shape[1]).add_(EPS).rsqrt_()
-                hidden += [pre.mul_(scale_X1B), scale_X1B]
-                torch.clamp(pre, min=0.0, out=x)
-            else:
-                x = pre.clamp_(min=0.0)
-            inputs.append(x)
+        output, inputs, hidden = forward(x_YIB, parameters, layer_norm)
         ctx.layer_norm, ctx.num_inputs, ctx.num_hidden = layer_norm, len(inputs), len(hidden)
         ctx.save_for_backward(*inputs, *hidden, *parameters[0::2])
-        return pre
+        return output
 
     @staticmethod
     @once_differentiable
@@ -128,24 +112,73 @@ class _Run(torch.autograd.Function):
         inputs, hidden = saved[: ctx.num_inputs], saved[ctx.num_inputs : ctx.num_inputs + ctx.num_hidden]
         weights = saved[ctx.num_inputs + ctx.num_hidden :]
         to_parameters: list[Tensor | None] = [None] * (2 * len(weights))
-        for k in reversed(range(len(weights))):
-            weight, x = weights[k], inputs[k]
+
+        def take(k: int, gradient: Tensor) -> None:
             if ctx.needs_input_grad[2 + 2 * k]:
-                to_parameters[2 * k] = torch.bmm(x, gradient.transpose(1, 2)).transpose(1, 2)
+                to_parameters[2 * k] = torch.bmm(inputs[k], gradient.transpose(1, 2)).transpose(1, 2)
                 to_parameters[2 * k + 1] = gradient.sum(2, keepdim=True)
-            if k == 0 and not ctx.needs_input_grad[0]:
-                return None, None, *to_parameters
-            # one output: a product of matrices would run ten times slower than this outer product
-            across = weight.transpose(1, 2)
-            gradient = across * gradient if weight.shape[1] == 1 else torch.bmm(across, gradient)
-            if k == 0:
-                break
-            if ctx.layer_norm:
-                normalised, scale_X1B = hidden[2 * k - 2 : 2 * k]
-                along_X1B = (gradient * x).sum(1, keepdim=True)
-                gradient = torch.ops.aten.threshold_backward(gradient, x, 0.0, grad_input=gradient)
-                gradient.addcmul_(normalised, along_X1B, value=-1.0 / x.shape[1]).mul_(scale_X1B)
-            else:
-                gradient = torch.ops.aten.threshold_backward(gradient, x, 0.0, grad_input=gradient)
-            gradient = gradient.view(weights[k - 1].shape[0], weights[k - 1].shape[1], -1)
-        return gradient, None, *to_parameters
+
+        to_input = backward(gradient, inputs, hidden, weights, ctx.layer_norm, ctx.needs_input_grad[0], take)
+        return to_input, None, *to_parameters
+
+
+def forward(x_YIB: Tensor, parameters: Sequence[Tensor], layer_norm: bool) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """The outputs [X, O, B] of `run`, every layer's input, and of every hidden layer what `backward` needs."""
+    inputs, hidden = [x_YIB], []  # normalised pre-activation and scale of every hidden layer
+    x = x_YIB
+    for k in range(0, len(parameters), 2):
+        weight, bias = parameters[k : k + 2]
+        pre = torch.baddbmm(bias, weight, x)
+        if k + 2 == len(parameters):
+            break
+        following = parameters[k + 2]  # groups that shared their input part ways behind the first layer
+        pre = pre.view(following.shape[0], following.shape[2], -1)
+        if layer_norm:
+            x = pre * pre
+            scale_X1B = x.sum(1, keepdim=True).mul_(1.0 / x.shape[1]).add_(EPS).rsqrt_()
+            hidden += [pre.mul_(scale_X1B), scale_X1B]
+            torch.clamp(pre, min=0.0, out=x)
+        else:
+            x = pre.clamp_(min=0.0)
+        inputs.append(x)
+    return pre, inputs, hidden
+
+
+def backward(
+    gradient: Tensor,
+    inputs: Sequence[Tensor],
+    hidden: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    layer_norm: bool,
+    to_input: bool,
+    take: Callable[[int, Tensor], None],
+) -> Tensor | None:
+    """The gradient at the inputs of `forward` from that at its outputs; None if not `to_input`.
+
+    Args:
+        gradient: at the outputs, [X, O, B].
+        inputs, hidden: of `forward`.
+        weights: of every layer.
+        layer_norm: as in `forward`.
+        to_input: whether the gradient goes on to the inputs.
+        take: is given every layer's number and the gradient at its pre-activation; it may keep it.
+    """
+    for k in reversed(range(len(weights))):
+        weight, x = weights[k], inputs[k]
+        take(k, gradient)
+        if k == 0 and not to_input:
+            return None
+        # one output: a product of matrices would run ten times slower than this outer product
+        across = weight.transpose(1, 2)
+        gradient = across * gradient if weight.shape[1] == 1 else torch.bmm(across, gradient)
+        if k == 0:
+            break
+        if layer_norm:
+            normalised, scale_X1B = hidden[2 * k - 2 : 2 * k]
+            along_X1B = (gradient * x).sum(1, keepdim=True)
+            gradient = torch.ops.aten.threshold_backward(gradient, x, 0.0, grad_input=gradient)
+            gradient.addcmul_(normalised, along_X1B, value=-1.0 / x.shape[1]).mul_(scale_X1B)
+        else:
+            gradient = torch.ops.aten.threshold_backward(gradient, x, 0.0, grad_input=gradient)
+        gradient = gradient.view(weights[k - 1].shape[0], weights[k - 1].shape[1], -1)
+    return gradient

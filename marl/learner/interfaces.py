@@ -5,8 +5,9 @@ Shape suffixes: S replicas, G groups of parameters, P parameters; X terms of a l
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from envs.streams import Stream
@@ -27,3 +28,19 @@ class ActorLoss(Protocol):
 
     def loss(self, temperature: Tensor) -> Tensor:
         """Its terms [S, X] at the relaxation's temperature; their sum is added to the actors' loss."""
+
+
+class Learner(Protocol):
+    """What `further_gradient` reads of a learner."""
+
+    actor_loss: ActorLoss | None
+    actor: Any
+    schedules: Any
+
+
+def further_gradient(learner: Learner) -> Tensor | None:
+    """Of a further loss of the actors at their parameters, [S, G, P], by autograd; None: there is none now."""
+    if learner.actor_loss is None:
+        return None
+    total = learner.actor_loss.loss(learner.schedules.temperature).sum()
+    return torch.autograd.grad(total, learner.actor.mlp.flat)[0] if total.requires_grad else None

@@ -98,7 +98,7 @@ class MADDPG:
         self.numbers = Numbers(spec, config, self.noise, self.schedules.exploration) if numbers else None
         self.updates = 0
         self._share = share
-        self._actor_loss: ActorLoss | None = None
+        self.actor_loss: ActorLoss | None = None
         self.head_mask = spec.head_mask.to(self.device)[:, None]  # [N, 1, H, K]
         self.sender_mask = self.head_mask[list(spec.senders)]
         self.team_NN = spec_tensors.team_matrix(spec, self.device) if config.team_reward else None
@@ -176,14 +176,11 @@ class MADDPG:
 
     def add_actor_loss(self, loss: ActorLoss) -> None:
         """Let the actors learn from `loss` too, from the next update on; a learner takes one."""
-        assert self._actor_loss is None, "the actors have a further loss already"
-        self._actor_loss = loss
-        self._autograd = self._autograd or self._why_autograd()
+        assert self.actor_loss is None, "the actors have a further loss already"
+        self.actor_loss = loss
 
     def _why_autograd(self) -> str | None:
         """Why the explicit update does not cover this learner; None where it does."""
-        if self._actor_loss is not None:
-            return "a world model adds its loss"
         averaged = "gradients are averaged over processes" if self._share is not None else None
         return covers(self.spec, self.config, self.device) or averaged
 
@@ -223,7 +220,7 @@ class MADDPG:
 
     def pattern(self) -> Hashable | None:
         """What the host decides of the next update by autograd; None: it takes part (as `BatchedEnv.pattern`)."""
-        return (self.actors_next,) if self._share is None and self._actor_loss is None else None
+        return (self.actors_next,) if self._share is None and self.actor_loss is None else None
 
     def replayed(self) -> None:
         """The device has replayed an update (a recorded CUDA graph) without a call of `update`: count it."""
@@ -337,8 +334,8 @@ class MADDPG:
         bonus_SN = self._bonuses(batch, logits)
         loss_SN = cfg.logit_penalty * penalty_SN - value_SN - bonus_SN
         loss = loss_SN.sum()
-        if self._actor_loss is not None:
-            loss = loss + self._actor_loss.loss(self.schedules.temperature).sum()
+        if self.actor_loss is not None:
+            loss = loss + self.actor_loss.loss(self.schedules.temperature).sum()
         norm_SG = self._step(loss, self.actor, self.moments["actor"].optimiser, "actor")
         if not measure:
             return {}

@@ -7,7 +7,7 @@ P parameters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.learner import grouped_mlp as grouped
+from marl.learner.unrolled_mlp import UnrolledMLP
 
 
 class GroupedMLP(nn.Module):
@@ -110,6 +111,24 @@ class Actor(nn.Module):
         """Logits [S, n, B, H, K] of n agents from their observations and their `prepared` parameters."""
         logits_XAB = grouped.run(obs_SNBO.transpose(2, 3).flatten(0, 1), parameters, self.mlp.layer_norm)
         logits: Tensor = logits_XAB.unflatten(0, obs_SNBO.shape[:2]).transpose(2, 3).unflatten(-1, self.heads)
+        return logits
+
+    def unrolled(self, block_N: Tensor, num_blocks: int) -> Callable[[Tensor], Tensor]:
+        """Logits [S, N, B, H, K] of observations [S, N, B, O] at the steps of a rollout, one call a step.
+
+        Args:
+            block_N: int64, in which of the blocks that the rows come in each agent's parameters are live; elsewhere
+                they are constants.
+            num_blocks: of so many rows each.
+        """
+        flat_SGP = self.mlp.flat if self.group_N is None else self.mlp.flat.index_select(1, self.group_N)
+        steps = UnrolledMLP(flat_SGP, self.mlp.sizes, self.mlp.layer_norm, block_N, num_blocks)
+
+        def logits(obs_SNBO: Tensor) -> Tensor:
+            logits_XAB = steps(obs_SNBO.transpose(2, 3).flatten(0, 1))
+            result: Tensor = logits_XAB.unflatten(0, obs_SNBO.shape[:2]).transpose(2, 3).unflatten(-1, self.heads)
+            return result
+
         return logits
 
     def _index(self, agents: tuple[int, ...]) -> Tensor:

@@ -33,7 +33,7 @@ class Prediction:
     obs: Tensor  # [S, n, J] in the environment's units
     reward: Tensor  # [S, n, N]
     discount: Tensor  # [S, n, N] gamma (1 - terminated)
-    uncertainty: Tensor  # [S, n] disagreement of the ensemble about the step that led here; 0 where not known
+    uncertainty: Tensor  # [S, n] disagreement of the ensemble about the step that led here; 0 where not asked for
 
 
 class WorldModel(Protocol):
@@ -77,8 +77,10 @@ class WorldModel(Protocol):
     def observe(self, seq: Sequences, stream: Stream) -> Any:
         """The state after every frame, given all frames up to it; rows [S, T * B, ·]."""
 
-    def step(self, state: Any, action_SnU: Tensor, uniform_SnR: Tensor) -> tuple[Any, Prediction]:
-        """Imagine one step; differentiable in state and action."""
+    def step(
+        self, state: Any, action_SnU: Tensor, uniform_SnR: Tensor, uncertain: bool = True
+    ) -> tuple[Any, Prediction]:
+        """Imagine one step; differentiable in state and action. Not `uncertain`: nobody reads the uncertainty."""
 
     def diagnose(self, seq: Sequences, stream: Stream) -> dict[str, Tensor]:
         """What its latents do: `kl`, `posterior_entropy`, `prior_entropy` [S, T], `active_latents` [S]; or nothing."""

@@ -46,6 +46,19 @@ def test_command_writes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     words = ["--env", "simple_speaker_listener", "--rounds", "1", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["world_model", *words])
     world_model.main()
-    record = json.loads((tmp_path / "world_model.json").read_text())["tasks"]["simple_speaker_listener"]
+    numbers, text = json.loads((tmp_path / "world_model.json").read_text()), capsys.readouterr().out
+    record = numbers["tasks"]["simple_speaker_listener"]
     assert record["ratio"] > 1 and 2e9 < record["operations"] < 4e9
-    assert f"| {record['count']} |" in capsys.readouterr().out
+    assert f"| {record['count']} |" in text
+    for kind in ("mlp", "rssm"):
+        through = numbers["through"][f"simple_speaker_listener, {kind}"]
+        assert through["ratio"] > 1 and f"| simple_speaker_listener, {kind} | {through['count']} |" in text
+        assert through["with"][0] > through["update"][0], "the whole update holds the loss"
+
+
+def test_the_page_repeats_the_record() -> None:
+    record = json.loads((world_model.RESULTS / "world_model.json").read_text())
+    table = world_model.table(record)
+    assert table == (world_model.RESULTS / "world_model.md").read_text(encoding="utf-8")
+    page = (world_model.RESULTS.parents[2] / "docs" / "speed.md").read_text(encoding="utf-8")
+    assert table.strip() in page

@@ -28,6 +28,7 @@ from marl.learner.explicit import kernels
 from marl.learner.explicit.ahead import Ahead
 from marl.learner.explicit.kernels import ESTIMATORS
 from marl.learner.explicit.perceptrons import Backward, Layers, Pass
+from marl.learner.interfaces import further_gradient
 from marl.learner.population.members import picked, pooled
 from marl.learner.spec_tensors import corrected_routes
 
@@ -61,7 +62,7 @@ class ExplicitUpdate:
         D = N * (width + A)
         # parameters in the layout of the products
         group_N = learner.actor.group_N
-        group_N = torch.arange(N) if group_N is None else group_N
+        self.group_N = group_N = torch.arange(N) if group_N is None else group_N
         self.actors = Layers(learner.actor, (N, n, N), False, form_)  # targets, senders, all
         self.critics = Layers(learner.critic, (N,) * (2 * C), True, form_)  # critics, their targets
         targets, speaking, acting = (group_N, 0), (group_N[self.senders], 1), (group_N, 2)
@@ -230,10 +231,7 @@ class ExplicitUpdate:
             self.moments[name] = form.bind(moments.mean_SGP), form.bind(moments.square_SGP)
         schedules = learner.schedules
         self._lr = {"critic": float(schedules.critic_lr), "actor": float(schedules.actor_lr)}
-        self._heat, self._signalling = (
-            form.number(float(schedules.temperature)),
-            form.number(float(schedules.signalling)),
-        )
+        self._heat, self._signalling = (form.number(float(x)) for x in (schedules.temperature, schedules.signalling))
 
     def _update(self, u: int, own: int | None, measured: Batch | None) -> dict[str, Tensor]:
         """The update from what is loaded and the noise drawn u-th; actors learn with the `own`-th noise, None: not."""
@@ -275,6 +273,8 @@ class ExplicitUpdate:
             form.signal(b["logits"], N, n, start, size, self._k, self._signalling, b["grad_logits"])
         grad = self.actor_back(self.grad_logits)
         torch.bmm(self.obs, grad.transpose(1, 2), out=self.actor_grads.weights[0])
+        if (further_SGP := further_gradient(self.learner)) is not None:
+            self.actor_grads.add(further_SGP, self.group_N)
         self._step("actor")
         if measured is not None and self.norms["actor"].shape[1] == N:
             metrics["actor/grad_norm"] = self.norms["actor"].clone()

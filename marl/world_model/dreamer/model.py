@@ -263,7 +263,9 @@ class DreamerModel:
         information_SL = -(marginal_SCL * marginal_SCL.clamp(min=1e-12).log()).sum(losses.CLASSES) - conditional_SL
         return {**results, "active_latents": (information_SL > 0.01).sum(1)}
 
-    def step(self, state: State, action_SnU: Tensor, uniform_SnR: Tensor) -> tuple[State, Prediction]:
+    def step(
+        self, state: State, action_SnU: Tensor, uniform_SnR: Tensor, uncertain: bool = True
+    ) -> tuple[State, Prediction]:
         """One step of the prior, decoded; uncertainty is the disagreement of the ensemble."""
         networks = self.averaged
         assert state.obs is not None, "a state that was observed or imagined by the model"
@@ -277,8 +279,10 @@ class DreamerModel:
             standardised = self.rewards.averaged(seen, action_SnU) + self.by_state_S[:, None, None] * standardised
         reward = self.reward_scale.invert(standardised)
         discount = torch.sigmoid(networks.discount(features))
-        with torch.no_grad():
-            uncertainty = disagreement(networks.rssm.ensemble_logits(state.h))
+        uncertainty = torch.zeros_like(action_SnU[..., 0])
+        if uncertain:
+            with torch.no_grad():
+                uncertainty = disagreement(networks.rssm.ensemble_logits(state.h))
         return state, Prediction(obs, reward, discount, uncertainty)
 
     def judged(self, length_S: Tensor) -> None:

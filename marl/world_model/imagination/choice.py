@@ -57,9 +57,11 @@ class CopyLast:
     def __init__(self, obs_scale: Normaliser, reward_scale: Normaliser) -> None:
         self.obs_scale, self.reward_scale = obs_scale, reward_scale
 
-    def step(self, state: ObsState, action_SnU: Tensor, uniform_SnR: Tensor) -> tuple[ObsState, Prediction]:
+    def step(
+        self, state: ObsState, action_SnU: Tensor, uniform_SnR: Tensor, uncertain: bool = True
+    ) -> tuple[ObsState, Prediction]:
         """The same observation again, the mean reward."""
-        del uniform_SnR
+        del uniform_SnR, uncertain
         rows = action_SnU[..., :1]
         reward = self.reward_scale.mean_S1X.to(rows.dtype).expand(-1, rows.shape[1], -1)
         return state, Prediction(state.obs, reward, torch.ones_like(reward), torch.zeros_like(rows[..., 0]))
@@ -158,12 +160,14 @@ class AutoModel:
         dreamer = self.dreamer.observe(seq, stream) if self.dreamer is not None and self._any else None
         return BothStates(self.small.observe(seq, stream), dreamer)
 
-    def step(self, state: BothStates, action_SnU: Tensor, uniform_SnR: Tensor) -> tuple[BothStates, Prediction]:
+    def step(
+        self, state: BothStates, action_SnU: Tensor, uniform_SnR: Tensor, uncertain: bool = True
+    ) -> tuple[BothStates, Prediction]:
         """One step of both, each replica's prediction from the model that imagines there."""
-        small, first = self.small.step(state.small, action_SnU, uniform_SnR)
+        small, first = self.small.step(state.small, action_SnU, uniform_SnR, uncertain)
         if self.dreamer is None or state.dreamer is None:
             return BothStates(small, None), first
-        dreamer, second = self.dreamer.step(state.dreamer, action_SnU, uniform_SnR)
+        dreamer, second = self.dreamer.step(state.dreamer, action_SnU, uniform_SnR, uncertain)
 
         def chosen(one: Tensor, other: Tensor) -> Tensor:
             return torch.where(self.dreams_S.view(-1, *[1] * (one.dim() - 1)), other, one)

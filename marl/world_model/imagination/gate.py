@@ -114,7 +114,9 @@ class Imagines(Protocol):
     def reward_scale(self) -> Normaliser: ...
     @property
     def noise_size(self) -> int: ...
-    def step(self, state: Any, action_SnU: Tensor, uniform_SnR: Tensor) -> tuple[Any, Prediction]: ...
+    def step(
+        self, state: Any, action_SnU: Tensor, uniform_SnR: Tensor, uncertain: bool = True
+    ) -> tuple[Any, Prediction]: ...
 
 
 @torch.no_grad()
@@ -143,7 +145,8 @@ def rollout_errors(
         action, obs, reward, follows = (torch.roll(x, -k, 1) for x in (seq.action, seq.obs, seq.reward, seq.follows))
         inside_T = torch.arange(length, device=obs.device) < length - k
         going_STB = going_STB & follows & inside_T[:, None]
-        state, seen = model.step(state, action.flatten(1, 2), stream.uniform(length * rows, model.noise_size))
+        noise = stream.uniform(length * rows, model.noise_size)
+        state, seen = model.step(state, action.flatten(1, 2), noise, uncertain=False)
         truth = obs[..., layout.dynamic_J].flatten(1, 2)
         off_obs = relative_error(model.obs_scale.apply(truth), model.obs_scale.apply(seen.obs))
         paid = model.reward_scale.apply(reward.flatten(1, 2))

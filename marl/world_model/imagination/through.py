@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from marl.learner import relaxation
+from marl.learner.networks import Actor
 from marl.world_model.imagination.gate import Gate
 from marl.world_model.imagination.rollouts import Rollouts
 
@@ -39,7 +40,7 @@ class ThroughModel:
     Args:
         rollouts: model, starts and stream.
         gate: where it is closed, there is no loss.
-        actor: observations [S, N, B, O] to logits [S, N, B, H, K]; the module whose parameters learn.
+        actor: whose parameters learn.
         tail: the critics' value at the end of a rollout; it may pass gradients to observations and actions.
         groups: agents with a common objective, the mean of their rewards; every agent in exactly one.
         estimator: relaxation of the actors' choices, one of `PATHWISE` (marl/learner/relaxation.py) without noise
@@ -50,7 +51,7 @@ class ThroughModel:
         self,
         rollouts: Rollouts,
         gate: Gate,
-        actor: nn.Module,
+        actor: Actor,
         tail: Tail,
         groups: tuple[tuple[int, ...], ...],
         estimator: str,
@@ -60,7 +61,7 @@ class ThroughModel:
         device = gate.length_S.device
         agents = torch.arange(rollouts.layout.spec.num_agents)
         member_PN = torch.stack([torch.isin(agents, torch.tensor(group)) for group in groups]).to(device)
-        self._live_NP = member_PN.T
+        self._group_N = member_PN.int().argmax(0)
         self._share_PN = member_PN / member_PN.sum(1, keepdim=True)
 
     def loss(self, temperature: float | Tensor) -> Tensor:
@@ -86,28 +87,27 @@ class ThroughModel:
     def _value(self, state: object, obs_SNXO: Tensor, temperature: float | Tensor) -> Tensor:
         """V of every agent, [S, N, X]."""
         rollouts = self._rollouts
+        horizon, rows = rollouts.config.size("through_horizon"), obs_SNXO.shape[2]
+        actor = self._actor.unrolled(self._group_N, len(self._share_PN))
+        agents, heads = rollouts.layout.spec.num_agents, self._actor.heads
+        gumbel = rollouts.stream.gumbel(horizon + 1, agents, rows, *heads).unbind(1)
+        noise = rollouts.stream.uniform(horizon, rows, rollouts.model.noise_size).unbind(1)
+
+        def act(obs_SNXO: Tensor, step: int) -> Tensor:
+            """Relaxed one-hots [S, N, X, A]; in a group's rows the parameters of all other agents are constants."""
+            logits = actor(obs_SNXO)
+            return relaxation.relax(self._estimator, logits, gumbel[step], temperature, rollouts.head_mask).flatten(-2)
+
         total, weight = torch.zeros_like(obs_SNXO[..., 0]), torch.ones_like(obs_SNXO[..., 0])
-        for _ in range(rollouts.config.size("through_horizon")):
-            action = self._act(obs_SNXO, temperature)
-            rows = rollouts.layout.join_action(action)
-            noise = rollouts.stream.uniform(obs_SNXO.shape[2], rollouts.model.noise_size)
-            state, predicted = rollouts.model.step(state, rows, noise)
+        for k in range(horizon):
+            action = act(obs_SNXO, k)
+            joint = rollouts.layout.join_action(action)
+            state, predicted = rollouts.model.step(state, joint, noise[k], uncertain=False)
             total = total + weight * predicted.reward.transpose(1, 2)
             going = predicted.discount.detach().transpose(1, 2) >= 0.5 * rollouts.gamma
             weight = weight * rollouts.gamma * going
-            obs_SNXO = rollouts.layout.assemble(predicted.obs, rows)
-        return total + weight * self._tail(obs_SNXO, self._act(obs_SNXO, temperature))
-
-    def _act(self, obs_SNXO: Tensor, temperature: float | Tensor) -> Tensor:
-        """Relaxed one-hots [S, N, X, A]; in a group's rows the parameters of all other agents are constants."""
-        logits = self._actor(obs_SNXO)
-        if len(self._share_PN) > 1:
-            constant = {name: p.detach() for name, p in self._actor.named_parameters()}
-            fixed = torch.func.functional_call(self._actor, constant, (obs_SNXO,))
-            live_NX = self._live_NP.repeat_interleave(obs_SNXO.shape[2] // len(self._share_PN), dim=1)
-            logits = torch.where(live_NX[..., None, None], logits, fixed)
-        gumbel = self._rollouts.stream.gumbel(*logits.shape[1:])
-        return relaxation.relax(self._estimator, logits, gumbel, temperature, self._rollouts.head_mask).flatten(-2)
+            obs_SNXO = rollouts.layout.assemble(predicted.obs, joint)
+        return total + weight * self._tail(obs_SNXO, act(obs_SNXO, horizon))
 
 
 def critic_tail(critic: nn.Module) -> Tail:

@@ -330,10 +330,32 @@ def test_what_is_not_covered_is_told() -> None:
     learner = MADDPG(spec, MADDPGConfig(), 0)
     assert learner.path.startswith("explicit")
     assert "averaged" in MADDPG(spec, MADDPGConfig(), 0, share=SplitUpdates(Ranks())).path
-    learner.add_actor_loss(Nothing())
-    assert "a world model adds its loss" in learner.path and learner.form == "autograd"
-    with pytest.raises(ValueError, match="a world model adds its loss"):
-        learner.use("torch")
+
+
+class Pull:
+    """Squares of the logits' distance to 3, at an observation of ones."""
+
+    def __init__(self, learner: MADDPG) -> None:
+        self._actor, self._spec = learner.actor, learner.spec
+
+    def loss(self, temperature: Tensor) -> Tensor:
+        obs = torch.ones(S, self._spec.num_agents, 1, self._spec.obs_size)
+        return (self._actor(obs) - 3.0).square().sum((1, 2, 3, 4))[:, None]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_further_loss_of_the_actors_adds_its_gradient(shared: bool, form: str) -> None:
+    config = MADDPGConfig(hidden=(12, 8), share_actors=shared, max_grad_norm=1e9)
+    explicit, reference = pair(SPECS["simple_spread"], config, form)
+    alone = copy.deepcopy(reference)
+    for learner in (explicit, reference):
+        learner.add_actor_loss(Pull(learner))
+    for learner in (explicit, reference, alone):
+        learner.update(random_batch(learner.spec))
+    one, other, without = (learner.moments["actor"].mean_SGP for learner in (explicit, reference, alone))
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert (without - one).norm() > 0.5 * one.norm()
 
 
 def test_a_form_is_chosen_by_name() -> None:
@@ -347,13 +369,6 @@ def test_a_form_is_chosen_by_name() -> None:
     uncovered = MADDPG(SPECS["simple_reference"], MADDPGConfig(estimator="reinmax"), 0)
     with pytest.raises(ValueError, match="reinmax"):
         uncovered.use("torch")
-
-
-class Nothing:
-    """A further loss of the actors."""
-
-    def loss(self, temperature: Tensor) -> Tensor:
-        return torch.zeros(1, 1)
 
 
 def test_the_settings_that_ship_are_covered() -> None:

@@ -41,7 +41,9 @@ class Oracle:
     def observe(self, seq: Sequences, stream: Stream) -> ObsState:
         return ObsState(seq.obs.flatten(1, 2))
 
-    def step(self, state: ObsState, action: Tensor, noise: Tensor) -> tuple[ObsState, Prediction]:
+    def step(
+        self, state: ObsState, action: Tensor, noise: Tensor, uncertain: bool = True
+    ) -> tuple[ObsState, Prediction]:
         self.t += 1
         obs, reward = self.seq.obs[:, self.t][..., self.layout.dynamic_J], self.seq.reward[:, self.t]
         assert torch.equal(action, self.seq.action[:, self.t])

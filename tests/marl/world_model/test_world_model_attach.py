@@ -59,7 +59,8 @@ def test_maddpg_learns_from_every_kind(kind: Any) -> None:
     source, learner = trained(config_of(replace(SMALL, kind=kind)))
     assert bool((source.imagined.usable_S > 20).all())
     assert bool(learner.actor.mlp.flat.isfinite().all())
-    assert ("adds its loss" not in learner.path) == (kind == "rssm"), "unset, the small models' loss goes through them"
+    assert (learner.actor_loss is None) == (kind == "rssm"), "unset, the small models' loss goes through them"
+    assert learner.path.startswith("explicit")
 
 
 def test_the_loss_through_the_model_moves_the_actors_by_its_weight() -> None:

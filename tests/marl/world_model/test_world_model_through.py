@@ -47,7 +47,7 @@ class Game:
     def __init__(self, selfish: bool = False) -> None:
         self.networks, self.selfish = nn.Linear(1, 1), selfish
 
-    def step(self, state: Goal, action_SnU: Tensor, uniform: Tensor) -> tuple[Goal, Prediction]:
+    def step(self, state: Goal, action_SnU: Tensor, uniform: Tensor, uncertain: bool) -> tuple[Goal, Prediction]:
         message, move = action_SnU[..., :2], action_SnU[..., 2:]
         hit = (state.goal * move).sum(-1)
         both = torch.stack([0 * hit, (state.goal * message).sum(-1)] if self.selfish else [hit, hit], -1)
@@ -153,7 +153,7 @@ def test_nothing_counts_after_an_imagined_end(alive: float) -> None:
     made, _ = through(3)
     model = made._rollouts.model
 
-    def step(state: Goal, action_SnU: Tensor, uniform: Tensor) -> tuple[Goal, Prediction]:
+    def step(state: Goal, action_SnU: Tensor, uniform: Tensor, uncertain: bool) -> tuple[Goal, Prediction]:
         ones = torch.ones(*action_SnU.shape[:2], 2)
         return state, Prediction(state.goal, ones, alive * ones, 0 * ones[..., 0])
 
