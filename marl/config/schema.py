@@ -255,6 +255,9 @@ class WorldModelConfig:
     change)."""
     reward_updates: Positive = 8
     """Updates of the reward head in an update of the model (decoder change): it learns slowly and costs little."""
+    solved_rewards: bool = True
+    """Rewards of the decoded observation in closed form too, as for mlp; held-out episodes tell in which replicas it
+    stands for the head (decoder change)."""
     ng: Weight = 1.0
     """Weight of the discount's log-likelihood (summed over agents)."""
 

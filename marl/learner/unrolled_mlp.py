@@ -4,8 +4,8 @@ Autograd would prepare the parameters anew at every step, form their gradient fr
 up. Here a step passes gradients to its input only; layers' inputs and gradients of all steps meet in one product a
 layer at the end.
 
-Rows come in blocks of equal size, and a perceptron's parameters are live in one of these blocks: in all others they are constants,
-through which gradients pass to the inputs alone (world_model/imagination/through.py tells what for).
+Rows come in blocks of equal size, and a perceptron's parameters are live in one of these blocks: in all others they are
+constants, through which gradients pass to the inputs alone (world_model/imagination/through.py tells what for).
 
 Shape suffixes: S replicas, N agents, X = S * N perceptrons, B rows, L rows of one block, I inputs and O outputs of a
 layer, P parameters of one perceptron.

@@ -64,10 +64,10 @@ class RewardTraining:
 
 
 @torch.no_grad()
-def worse_without(own_SnN: Tensor, rest_SnN: Tensor, reward_SnN: Tensor, follows_Sn: Tensor) -> Tensor:
-    """Bool [S]: replicas in which `own + rest` is nearer to the rewards than `own`, by a twentieth of the error."""
-    alone_S, both_S = (
+def better(one_SnN: Tensor, other_SnN: Tensor, reward_SnN: Tensor, follows_Sn: Tensor) -> Tensor:
+    """Bool [S]: replicas in which `one` is nearer to the rewards than `other`, by a twentieth of the error."""
+    one_S, other_S = (
         (losses.relative_error(reward_SnN, mean).square().mean(2) * follows_Sn).sum(1).sqrt()
-        for mean in (own_SnN, own_SnN + rest_SnN)
+        for mean in (one_SnN, other_SnN)
     )
-    return both_S < 0.95 * alone_S
+    return one_S < 0.95 * other_S

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ BLOCK_N = torch.tensor([0, 1, 0])
 
 def parameters() -> Tensor:
     draw = torch.Generator().manual_seed(0)
-    count = sum((i + 1) * o for i, o in zip(SIZES, SIZES[1:], strict=False))
+    count = sum((i + 1) * o for i, o in pairwise(SIZES))
     return torch.randn(S, N, count, generator=draw, dtype=torch.float64).requires_grad_()
 
 

@@ -11,7 +11,7 @@ from test_world_model_rssm import toy
 from envs.streams import Stream
 from marl.config.schema import WorldModelConfig
 from marl.world_model.dreamer.heads import RewardHead
-from marl.world_model.dreamer.rewards import RewardTraining, worse_without
+from marl.world_model.dreamer.rewards import RewardTraining, better
 
 
 def rewards_of(**changes: object) -> RewardTraining:
@@ -61,8 +61,8 @@ def test_the_state_adds_to_rewards_where_it_helps_by_a_twentieth() -> None:
     rest = torch.tensor([-0.06, -0.04, 0.0])[:, None, None].expand(3, 4, 1).clone()
     follows = torch.tensor([[True, True, True, False]]).expand(3, 4)
     rest[2, 3] = -0.5
-    assert worse_without(own, rest, reward, follows).tolist() == [True, False, False]
-    far = worse_without(own + 10.0, rest[:1] * 10, reward + 10.0, follows)
+    assert better(own + rest, own, reward, follows).tolist() == [True, False, False]
+    far = better(own + 10.0 + 10 * rest[:1], own + 10.0, reward + 10.0, follows)
     assert far.tolist() == [True, True, True], "relative to rewards of 10: .4 of an error of 1"
 
 
