@@ -19,6 +19,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"delay": 3, "noise": 0.5, "num_symbols": 4},
     {"message_length": 3, "num_symbols": 2},
     {"silence": True, "message_cost": 0.2},
+    {"velocity": False},
+    {"velocity": False, "attributes": (2, 3), "num_landmarks": 4, "delay": 1},
     {
         "num_speakers": 3,
         "num_listeners": 2,

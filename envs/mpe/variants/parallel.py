@@ -166,7 +166,8 @@ class VariantScenario(BaseScenario):
 
     def own(self, agent: Agent, world: VariantWorld) -> list[NDArray[np.float64]]:
         """What a listener sees of itself and of places."""
-        return [agent.state.p_vel, *(landmark.state.p_pos - agent.state.p_pos for landmark in world.landmarks)]
+        moving = [agent.state.p_vel] if self.variant.velocity else []
+        return [*moving, *(landmark.state.p_pos - agent.state.p_pos for landmark in world.landmarks)]
 
     def attributes(self, world: VariantWorld) -> NDArray[np.float64]:
         """One-hots of the landmarks' attributes, landmark by landmark; empty of goals without parts."""
@@ -237,12 +238,13 @@ class raw_env(ChannelEnv, EzPickle):  # mpe2's name for it
         attributes: tuple[int, ...] = (),
         held_out: int = 0,
         goals: str = "training",
+        velocity: bool = True,
         render_mode: str | None = None,
         dynamic_rescaling: bool = True,
     ) -> None:
         own = (
             num_speakers, num_listeners, num_landmarks, num_symbols, message_length, noise, erasure, delay, silence,
-            message_cost, max_cycles, attributes, held_out, goals,
+            message_cost, max_cycles, attributes, held_out, goals, velocity,
         )  # fmt: skip
         EzPickle.__init__(self, *own, render_mode, dynamic_rescaling)
         ChannelEnv.__init__(self, VariantScenario(Variant(*own)), render_mode, dynamic_rescaling)

@@ -43,10 +43,11 @@ class SpeakerListenerVariant(Scenario):
         attributes: tuple[int, ...] = (),
         held_out: int = 0,
         goals: str = "training",
+        velocity: bool = True,
     ) -> None:
         variant = Variant(
             num_speakers, num_listeners, num_landmarks, num_symbols, message_length, noise, erasure, delay, silence,
-            message_cost, max_cycles, attributes, held_out, goals,
+            message_cost, max_cycles, attributes, held_out, goals, velocity,
         )  # fmt: skip
         self._set_up(variant, agents_named("listener", num_listeners, size=0.075))
 
@@ -162,18 +163,18 @@ class SpeakerListenerVariant(Scenario):
         return torch.add(distance, said, alpha=self.variant.message_cost).neg_()
 
     def observe(self, world: World, seen: Tensor) -> list[tuple[Tensor, ...]]:
-        """Speakers: the goals that they know. Listeners: velocity, vectors to the landmarks, all messages."""
+        """Speakers: the goals that they know. Listeners: velocity (if seen), vectors to the landmarks, all messages."""
         variant, envs = self.variant, seen.shape[-1]
         listeners = variant.num_listeners
         heard = self._heard(world, envs).expand(listeners, -1, -1)
-        to_landmarks = relative(world.landmarks, seen).flatten(1, 2)
+        own = (*([world.vel] if variant.velocity else []), relative(world.landmarks, seen).flatten(1, 2))
         if variant.parts is not None:
             goals, shown = self._parts_shown(world)
-            return [(goals.expand(variant.num_speakers, -1, -1),), (world.vel, to_landmarks, shown, heard)]
+            return [(goals.expand(variant.num_speakers, -1, -1),), (*own, shown, heard)]
         goal = self.shown.index_select(1, world.facts["goal"].reshape(-1)).view(-1, listeners, envs).transpose(0, 1)
         groups = variant.groups
         speakers = [(goal[i % groups :: groups].reshape(1, -1, envs),) for i in range(variant.num_speakers)]
-        return [*speakers, (world.vel, to_landmarks, heard)]
+        return [*speakers, (*own, heard)]
 
     def _parts_shown(self, world: World) -> tuple[Tensor, Tensor]:
         """One-hots of the attributes of the goal [1, width, e] and of all landmarks [1, landmarks * width, e]."""

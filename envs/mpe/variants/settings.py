@@ -63,6 +63,9 @@ class Variant:
     goals: str = "training"
     """Which combinations are goals: those of "training", or those that are "held_out" of it. The other landmarks are
     training combinations in both."""
+    velocity: bool = True
+    """Whether listeners see their velocity; without it an observation does not tell what follows, and one has to
+    remember where one was."""
 
     id: ClassVar[str] = VARIANT_ID
     landmarks_name: ClassVar[str] = "num_landmarks"  # the argument, as errors name it
@@ -77,8 +80,9 @@ class Variant:
         _require_number("noise", self.noise, 1.0)
         _require_number("erasure", self.erasure, 1.0)
         _require_number("message_cost", self.message_cost, None)
-        if not isinstance(self.silence, bool):
-            raise UserError(f"silence must be true or false, got {self.silence!r}.")
+        for name in ("silence", "velocity"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"{name} must be true or false, got {getattr(self, name)!r}.")
         if self.message_cost > 0 and not self.silence:
             raise UserError(
                 f"message_cost={self.message_cost} needs silence=True: without a symbol that is free, every message "
@@ -134,9 +138,9 @@ class Variant:
 
     @property
     def own_width(self) -> int:
-        """Entries of a listener's observation before the messages: velocity, vectors to the landmarks, and with
-        attributes the one-hots of each landmark."""
-        return 2 + 2 * self.num_landmarks + self.num_landmarks * sum(self.attributes)
+        """Entries of a listener's observation before the messages: velocity (if seen), vectors to the landmarks, and
+        with attributes the one-hots of each landmark."""
+        return 2 * self.velocity + 2 * self.num_landmarks + self.num_landmarks * sum(self.attributes)
 
     @property
     def coloured(self) -> bool:
@@ -225,7 +229,7 @@ class Variant:
         """
         if self.num_listeners > 1:
             raise UserError(f"who was right is known of a single listener, got num_listeners={self.num_listeners}.")
-        places = seen[:, 2 : 2 + 2 * self.num_landmarks].reshape(len(seen), self.num_landmarks, 2)
+        places = seen[:, 2 * self.velocity :][:, : 2 * self.num_landmarks].reshape(len(seen), self.num_landmarks, 2)
         nearest: NDArray[np.int64] = np.square(places).sum(-1).argmin(-1)
         return np.equal(nearest, self.goal_slot(goal, seen))
 
