@@ -20,8 +20,8 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,14 @@ class Task:
     measure: Callable[[str, float], float | None]
     thresholds: tuple[float, ...]
     flags: tuple[str, ...]
+    env: str = ""  # the environment, where the task's name is not its id
+    env_args: Mapping[str, Any] = field(default_factory=dict)
+    scale: str | None = ""  # whose anchors measure it, and whose script plays the same episodes; "": its own; None: no
+
+    def named(self, name: str) -> Task:
+        """This task with its environment and its scale filled in from its name."""
+        env = self.env or name
+        return replace(self, env=env, scale=env if self.scale == "" else self.scale)
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,21 @@ TASKS = {
     "simple_speaker_listener": Task(2500, 10.0, anchors.gain, (0.8, 0.9), _task_flags("0.7", "3")),
     "simple_reference": Task(12000, 4.0, anchors.gain, (0.8, 0.9), _task_flags("0.75", "0.1", "0.5")),
     "simple_spread": Task(4000, 5.0, anchors.score, (0.3, 0.5, 0.8, 0.9), _task_flags("0.9")),
-}
+    # the listener does not see its velocity; and a channel that delays and mishears: on the scale of the plain task
+    "without_velocity": Task(
+        2500, 10.0, anchors.gain, (0.6, 0.7), _task_flags("0.7", "3"),
+        "speaker_listener_variant", {"velocity": False}, "simple_speaker_listener",
+    ),
+    "late_and_misheard": Task(
+        2500, 10.0, anchors.gain, (0.4, 0.5), _task_flags("0.7", "3"),
+        "speaker_listener_variant", {"delay": 2, "noise": 0.1}, "simple_speaker_listener",
+    ),
+    "torus": Task(  # no body, no distance: cells, of which opposite edges meet; measured by its return
+        2500, 10.0, lambda _, value: value, (10.0, 15.0), _task_flags("0.9"), "benchmarks.world_model.torus:torus",
+        scale=None,
+    ),
+}  # fmt: skip
+TASKS = {name: task.named(name) for name, task in TASKS.items()}
 # nine tenths of every batch are imagined, and no loss through the model
 ALONE = ("--wm.through-horizon", "0", "--wm.starts", "256", "--wm.ensemble", "5", "--wm.updates-per-step", "0.25")
 PERFECT = ("--world-model", "--wm.kind", "linear", *ALONE)
@@ -132,10 +154,11 @@ ARMS = {
 }
 
 
-def run(env_id: str, arm: Arm, config: Config, say: Callable[[str], None]) -> dict[str, Any]:
+def run(name: str, arm: Arm, config: Config, say: Callable[[str], None]) -> dict[str, Any]:
     """Train all replicas of `config`; returns at every evaluation, [times][S], and what the model was like."""
     replicas = range(config.num_replicas)
-    env = envs.make(env_id, num_envs=config.num_replicas * config.num_envs)
+    task = TASKS[name]
+    env = envs.make(task.env, num_envs=config.num_replicas * config.num_envs, env_args=task.env_args)
     env.reset(seed=config.seed)
     learner = MADDPG(env.spec, config.maddpg, config.seed, replicas)
     stream = Stream(config.seed, "replay", replicas)
@@ -156,7 +179,7 @@ def run(env_id: str, arm: Arm, config: Config, say: Callable[[str], None]) -> di
                 learner.update(source.sample(config.maddpg.batch_size), step / config.total_steps)
         if step // EVERY > (step - config.num_envs) // EVERY:
             results["steps"].append(step)
-            results["returns"].append(greedy_returns(env_id, learner, config.num_replicas).tolist())
+            results["returns"].append(greedy_returns(task, learner, config.num_replicas).tolist())
             told = {n.split("/")[1]: v.tolist() for n, v in source.metrics().items() if n.startswith("world_model/")}
             results["model"].append({n: told[n] for n in ("rollout", "rmse_1", "reward_rmse_1") if n in told})
             say(f"{step:>7} {np.round(results['returns'][-1], 2)} {results['model'][-1].get('rollout', '')}")
@@ -164,9 +187,10 @@ def run(env_id: str, arm: Arm, config: Config, say: Callable[[str], None]) -> di
 
 
 @torch.no_grad()
-def greedy_returns(env_id: str, learner: MADDPG, replicas: int) -> Tensor:
+def greedy_returns(task: Task, learner: MADDPG, replicas: int) -> Tensor:
     """Mean return per agent of every replica's greedy policy [S]; all play the same episodes."""
-    env = envs.make(env_id, num_envs=replicas * EPISODES, rows=list(range(EPISODES)) * replicas)
+    rows = list(range(EPISODES)) * replicas
+    env = envs.make(task.env, num_envs=len(rows), rows=rows, env_args=task.env_args)
     obs, total = env.reset(seed=EVALUATION_SEED), torch.zeros(env.spec.num_agents, replicas * EPISODES)
     for _ in range(env.spec.horizon or 0):
         logits = learner.actor(obs.unflatten(1, (replicas, -1)).transpose(0, 1))
@@ -177,8 +201,10 @@ def greedy_returns(env_id: str, learner: MADDPG, replicas: int) -> Tensor:
 
 
 @functools.cache
-def ease(env_id: str) -> float:
-    """By how much returns per agent are higher in the evaluation's episodes than in others."""
+def ease(env_id: str | None) -> float:
+    """By how much returns per agent are higher in the evaluation's episodes than in others; 0 without a script."""
+    if env_id is None:
+        return 0.0
     script = scripted(env_id, "coast")
     same = play(env_id, script, EPISODES, EVALUATION_SEED, backend="torch", batch=EPISODES)
     others = play(env_id, script, 20_000, EVALUATION_SEED + 1, backend="torch", batch=1000)
@@ -187,14 +213,17 @@ def ease(env_id: str) -> float:
 
 def measured(env_id: str, returns: Sequence[float]) -> list[float]:
     """Gains (scores where messages do not exist) of returns in the evaluation's episodes."""
-    result = (TASKS[env_id].measure(env_id, value - ease(env_id)) for value in returns)
+    task = TASKS[env_id]
+    result = (task.measure(task.scale or "", value - ease(task.scale)) for value in returns)
     return [float("nan") if one is None else one for one in result]
 
 
 def configuration(env_id: str, arm: Arm, seed: int, replicas: int, extra: Sequence[str] = ()) -> Config:
     """The task's and the arm's settings, checked as on the command line of run.py."""
     task = TASKS[env_id]
-    words = ["--env", env_id, "--seed", str(seed), "--num-replicas", str(replicas)]
+    words = ["--env", task.env, "--seed", str(seed), "--num-replicas", str(replicas)]
+    if task.env_args:
+        words += ["--env-args", *(f"{name}={json.dumps(value)}" for name, value in task.env_args.items())]
     words += ["--total-steps", str(round(task.steps * arm.stretch))]
     words += ["--maddpg.updates-per-step", str(updates(task, arm)), *task.flags, *arm.flags, *extra]
     return parse(words).config
