@@ -23,7 +23,7 @@ from marl.config.schema import WorldModelConfig
 from marl.errors import UserError
 from marl.world_model import losses
 from marl.world_model.dreamer.heads import ChangeDecoder, RewardHead, StateHead
-from marl.world_model.dreamer.rewards import RewardTraining, better
+from marl.world_model.dreamer.rewards import Rewards
 from marl.world_model.dreamer.rssm import RSSM, Observed, Sizes, State
 from marl.world_model.layers import MLP, Dense
 from marl.world_model.layout import Layout
@@ -112,29 +112,29 @@ class DreamerModel:
         self.optimiser = ReplicaAdam(
             self.networks, replicas, config.lr, config.max_grad_norm, config.lr_warmup, config.average
         )
-        self.rewards: RewardTraining | None = None
-        self.solved: ClosedForm | None = None
+        self.rewards: Rewards | None = None
         if config.decoder == "change":
-            if config.solved_rewards and isinstance(layout, Layout):
-                self.solved = ClosedForm(layout, False, replicas)
             head = RewardHead(layout.obs_size + layout.action_size, num_agents, stream)
-            self.rewards = RewardTraining(head, replicas, config)
-        self.by_solution_S = torch.zeros(replicas, dtype=torch.bool, device=device)  # rewards, not by the head
-        self.by_state_S = torch.zeros(replicas, dtype=torch.bool, device=device)  # rewards are read from it too
-        self.pairs = 0 if self.rewards is None else self.rewards.frames
+            solvable = config.solved_rewards and isinstance(layout, Layout)
+            solved = ClosedForm(layout, False, replicas) if solvable else None  # type: ignore[arg-type]
+            self.rewards = Rewards(head, solved, replicas, config)
         self.averaged = self.optimiser.averaged
         self.obs_scale = Normaliser(replicas, layout.obs_size, device)
         self.reward_scale = Normaliser(replicas, num_agents, device)
         self.noise_size = config.latents
-        self._any_solved = False  # by_solution_S, on the host
         self._metrics: dict[str, Tensor] = {}
+
+    @property
+    def pairs(self) -> int:
+        """Windows of two frames that an update wants."""
+        return 0 if self.rewards is None else self.rewards.frames
 
     def absorb(self, step: StepRows, mask_SE: Tensor) -> None:
         """Update means and deviations."""
         self.obs_scale.add(step.next_obs[..., self.layout.dynamic_J], mask_SE)
         self.reward_scale.add(step.reward, mask_SE)
-        if self.solved is not None:
-            self.solved.absorb(step, mask_SE)
+        if self.rewards is not None and self.rewards.solved is not None:
+            self.rewards.solved.absorb(step, mask_SE)
 
     # --------------------------------------------------------------- training
     def update(self, seq: Sequences, stream: Stream, pairs: Sequences | None = None) -> None:
@@ -151,8 +151,6 @@ class DreamerModel:
         loss_S.sum().backward()
         self._metrics = {name: value.detach() for name, value in metrics.items()}
         self._metrics["grad_norm"] = self.optimiser.step()
-        if self.solved is not None:
-            self.solved.solve()
         if self.rewards is not None:
             self._metrics["log_reward"] = self.rewards.update(*self._reward_rows(seq if pairs is None else pairs))
 
@@ -200,7 +198,7 @@ class DreamerModel:
         if self.rewards is None:
             log_r = losses.gaussian_log_prob(reward, networks.reward(features))
         else:
-            own = self._own_rewards(rows, action)
+            own = self.rewards(rows, self.obs_scale.invert(rows), action)
             log_r = losses.relative_log_prob(reward, own + networks.reward(features.detach()))
         terms["reward"] = (-config.nr, mean_over(log_r.unflatten(1, frames), follows))
         members = self._ensemble_entropy(observed).unflatten(1, frames)
@@ -232,28 +230,14 @@ class DreamerModel:
         return -losses.categorical_log_prob(q_SnCL[:, None], torch.log_softmax(logits_SMnCL, dim=losses.CLASSES)).sum(1)
 
     # -------------------------------------------------------------- imagining
-    def _own_rewards(self, obs_SnJ: Tensor, action_SnU: Tensor) -> Tensor:
-        """Standardised rewards [S, n, N] of standardised observations and the actions that led to them."""
-        assert self.rewards is not None
-        own = self.rewards.averaged(obs_SnJ, action_SnU)
-        if self.solved is None or not self._any_solved:
-            return own
-        solved = self.solved.paid_for(self.obs_scale.invert(obs_SnJ))
-        return torch.where(self.by_solution_S[:, None, None], solved, own)
-
     @torch.no_grad()
     def calibrate(self, seq: Sequences, stream: Stream) -> None:
-        """By what rewards are told: in closed form or by the head, and from the state too; all else imagines."""
-        if self.rewards is None:
-            return
-        obs, action, reward, follows = self._reward_rows(seq)
-        if self.solved is not None:
-            learned, solved = self.rewards.averaged(obs, action), self.solved.paid_for(self.obs_scale.invert(obs))
-            self.by_solution_S = better(solved, learned, reward, follows)
-            self._any_solved = bool(self.by_solution_S.any())
-        features = self.read(self.averaged, seq, stream)[1].state.features[:, 1:].flatten(1, 2)
-        own = self._own_rewards(obs, action)
-        self.by_state_S = better(own + self.averaged.reward(features), own, reward, follows)
+        """By what rewards are told; all else of the model imagines."""
+        if self.rewards is not None:
+            features = self.read(self.averaged, seq, stream)[1].state.features[:, 1:].flatten(1, 2)
+            obs, action, reward, follows = self._reward_rows(seq)
+            both = obs, self.obs_scale.invert(obs)
+            self.rewards.choose(both, action, self.averaged.reward(features), reward, follows)
 
     @torch.no_grad()
     def observe(self, seq: Sequences, stream: Stream) -> State:
@@ -301,7 +285,8 @@ class DreamerModel:
         obs = self.obs_scale.invert(seen)
         standardised = networks.reward(features)
         if self.rewards is not None:
-            standardised = self._own_rewards(seen, action_SnU) + self.by_state_S[:, None, None] * standardised
+            own = self.rewards(seen, obs, action_SnU)
+            standardised = own + self.rewards.by_state_S[:, None, None] * standardised
         reward = self.reward_scale.invert(standardised)
         discount = torch.sigmoid(networks.discount(features))
         uncertainty = torch.zeros_like(action_SnU[..., 0])
@@ -336,13 +321,9 @@ class DreamerModel:
         return self._metrics
 
     def state_dict(self) -> dict[str, Any]:
-        rewards = {} if self.rewards is None else {"rewards": self.rewards.optimiser.state_dict()}
-        if self.solved is not None:
-            rewards |= {"solved": self.solved.state_dict(), "by_solution": self.by_solution_S}
         return {
             "optimiser": self.optimiser.state_dict(),
-            **rewards,
-            "by_state": self.by_state_S,
+            **({} if self.rewards is None else self.rewards.state_dict()),
             "obs_scale": self.obs_scale.state_dict(),
             "reward_scale": self.reward_scale.state_dict(),
             "metrics": self._metrics,  # of the last update: the next record may come before another
@@ -362,15 +343,10 @@ class DreamerModel:
             )
         self.optimiser.load_state_dict(state["optimiser"])
         if self.rewards is not None:
-            self.rewards.optimiser.load_state_dict(state["rewards"])
-        if self.solved is not None:
-            self.solved.load_state_dict(state["solved"])
-            self.by_solution_S = state["by_solution"].to(self.by_solution_S.device)
-            self._any_solved = bool(self.by_solution_S.any())
+            self.rewards.load_state_dict(state)
         self.obs_scale.load_state_dict(state["obs_scale"])
         self.reward_scale.load_state_dict(state["reward_scale"])
         device = self.obs_scale.mean_S1X.device
-        self.by_state_S = state["by_state"].to(device)
         self._metrics = {name: value.to(device) for name, value in state["metrics"].items()}
 
 

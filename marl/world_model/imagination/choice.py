@@ -132,8 +132,8 @@ class AutoModel:
     def _begin(self) -> None:
         self.dreamer = DreamerModel(self.layout, replace(self.config, kind="rssm"), self.gamma, self._stream)
         self.dreamer.obs_scale, self.dreamer.reward_scale = self.small.obs_scale, self.small.reward_scale
-        if self.dreamer.solved is not None:
-            self.dreamer.solved = self.small.solved
+        if self.dreamer.rewards is not None and self.dreamer.rewards.solved is not None:
+            self.dreamer.rewards.solved = self.small.solved
 
     # -------------------------------------------------------------- imagining
     @torch.no_grad()

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 from test_world_model_heads import noise
 from test_world_model_rssm import toy
+from world_model_data import episodes, play
 
+import envs
 from envs.streams import Stream
 from marl.config.schema import WorldModelConfig
+from marl.errors import UserError
 from marl.world_model.dreamer.heads import RewardHead
-from marl.world_model.dreamer.rewards import RewardTraining, better
+from marl.world_model.dreamer.model import DreamerModel
+from marl.world_model.dreamer.rewards import Rewards, better
+from marl.world_model.imagination.rollouts import rows_of
+from marl.world_model.sequences import Sequences
 
 
-def rewards_of(**changes: object) -> RewardTraining:
+def rewards_of(**changes: object) -> Rewards:
     config = replace(WorldModelConfig(kind="rssm", lr=0.01, lr_warmup=0, sparse=0.0, max_grad_norm=1e9), **changes)  # type: ignore[arg-type]
-    return RewardTraining(RewardHead(3, 1, Stream(0, "init", [0])), 1, config)
+    return Rewards(RewardHead(3, 1, Stream(0, "init", [0])), None, 1, config)
 
 
 def test_rewards_learn_several_times_from_rows_that_an_action_led_to() -> None:
@@ -80,7 +87,7 @@ def test_rewards_are_read_from_the_state_too_where_that_helps() -> None:
     rest = model.averaged.reward(state.features).unflatten(1, seq.first.shape[1:])
     seq.reward[1] = model.reward_scale.invert(rest.flatten(1, 2)).unflatten(1, seq.first.shape[1:])[1]
     model.calibrate(seq, Stream(3, "noise", [0, 1]))
-    assert model.by_state_S.tolist() == [False, True]
+    assert model.rewards.by_state_S.tolist() == [False, True]
     after, seen = model.step(state, seq.action.flatten(1, 2), torch.rand(2, 15, model.noise_size))
     told = model.reward_scale.apply(seen.reward)
     assert not bool(told[0].any())
@@ -98,3 +105,79 @@ def test_pairs_teach_rewards_and_nothing_else() -> None:
     assert not torch.equal(one.rewards.optimiser.flat_P, two.rewards.optimiser.flat_P)
     assert not torch.equal(one.rewards.optimiser.flat_P, three.rewards.optimiser.flat_P)
     assert one.pairs == 256 * one.config.reward_updates
+
+
+def solved_toy() -> tuple[DreamerModel, Sequences]:
+    """A toy whose head says nothing and whose solution pays the first entry of the observation to both agents."""
+    model, seq = toy()
+    assert model.rewards is not None and model.rewards.solved is not None
+    with torch.no_grad():
+        for p in model.rewards.averaged.parameters():
+            p.zero_()
+        model.rewards.solved.rewards.weight_SPJ.zero_()
+        model.rewards.solved.rewards.weight_SPJ[:, 1] = 1.0  # the inputs are one, the entries, and more
+    return model, seq
+
+
+def test_rewards_are_solved_for_where_that_is_nearer() -> None:
+    """The second replica is paid the first entry of its observation, the first minus that."""
+    model, seq = solved_toy()
+    first = seq.obs[..., model.layout.dynamic_J][..., :1].expand(-1, -1, -1, 2)
+    seq.reward[0], seq.reward[1] = -first[0], first[1]
+    model.calibrate(seq, Stream(3, "noise", [0, 1]))
+    assert model.rewards is not None and model.rewards.by_solution_S.tolist() == [False, True]
+    state = model.observe(seq, Stream(3, "noise", [0, 1]))
+    after, seen = model.step(state, seq.action.flatten(1, 2), torch.rand(2, 15, model.noise_size))
+    assert after.obs is not None
+    torch.testing.assert_close(seen.reward[1], seen.obs[1, :, :1].expand(-1, 2))
+    assert not bool(seen.reward[0].any())
+
+
+def test_solved_rewards_pass_their_gradient_to_the_state() -> None:
+    model, seq = solved_toy()
+    assert model.rewards is not None
+    model.rewards.by_solution_S = torch.tensor([False, True])
+    model.rewards._solved_in = 1
+    state = model.observe(seq, Stream(3, "noise", [0, 1]))
+    action = seq.action.flatten(1, 2).requires_grad_()
+    with torch.no_grad():
+        for p in model.averaged.parameters():
+            p.add_(0.1)
+    reward = model.step(state, action, torch.rand(2, 15, model.noise_size))[1].reward
+    (gradient,) = torch.autograd.grad(reward.sum(), action)
+    assert bool(gradient[1].any())
+
+
+def test_solutions_continue_and_are_not_made_where_switched_off() -> None:
+    (one, seq), (two, _), (without, _) = solved_toy(), toy(), toy(solved_rewards=False)
+    assert without.rewards is not None and without.rewards.solved is None
+    seq.reward.copy_(seq.obs[..., one.layout.dynamic_J][..., :1].expand(-1, -1, -1, 2))
+    one.calibrate(seq, Stream(3, "noise", [0, 1]))
+    two.load_state_dict(one.state_dict())
+    assert two.pairs == 256 and one.pairs == 256, "nobody asks the head"
+    assert two.rewards is not None and two.rewards.by_solution_S.tolist() == [True, True]
+    assert one.rewards is not None and one.rewards.solved is not None and two.rewards.solved is not None
+    assert torch.equal(one.rewards.solved.rewards.weight_SPJ, two.rewards.solved.rewards.weight_SPJ)
+    steps = [
+        model.step(
+            model.observe(seq, Stream(3, "noise", [0, 1])), seq.action.flatten(1, 2), torch.full((2, 15, 1), 0.5)
+        )
+        for model in (one, two)
+    ]
+    assert torch.equal(steps[0][1].reward, steps[1][1].reward)
+    with pytest.raises(UserError, match="no-solved-rewards"):
+        two.load_state_dict(without.state_dict())
+
+
+def test_what_forty_episodes_pay_is_solved_for() -> None:
+    """Rewards of speaker_listener: a choice among three squared distances. The untrained head knows none of it."""
+    layout, test, _ = episodes("simple_speaker_listener", 20, seed=1)
+    model = DreamerModel(layout, WorldModelConfig(kind="rssm", hidden=8, deter=8), 0.9, Stream(0, "init", [0]))
+    for step in play(envs.make("simple_speaker_listener", num_envs=40), 25):
+        model.absorb(rows_of(layout, step), torch.ones(1, 40, dtype=torch.bool))
+    assert model.rewards is not None and model.rewards.solved is not None
+    model.rewards.solved.solve()
+    model.calibrate(test, Stream(1, "noise", [0]))
+    obs, action, reward, follows = model._reward_rows(test)
+    error = (model.rewards(obs, model.obs_scale.invert(obs), action) - reward)[follows].square().mean().sqrt()
+    assert model.rewards.by_solution_S.tolist() == [True] and error < 0.1
