@@ -117,14 +117,14 @@ TASKS = {name: task.named(name) for name, task in TASKS.items()}
 ALONE = ("--wm.through-horizon", "0", "--wm.starts", "256", "--wm.ensemble", "5", "--wm.updates-per-step", "0.25")
 PERFECT = ("--world-model", "--wm.kind", "linear", *ALONE)
 IMAGINED = ("--world-model", "--wm.kind", "mlp")
-RSSM = ("--world-model", "--wm.kind", "rssm", "--wm.updates-per-step", "0.5")
+RSSM = ("--world-model", "--wm.kind", "rssm")  # with the settings that ship
+UNTHROUGH = ("--wm.through-horizon", "0", "--wm.starts", "256", "--wm.ensemble", "5")
 STORED = ("--wm.no-blend",)  # rollouts start where an episode has been, not between two of them
 # a loss through 8 steps costs as much as 6 to 10 updates even with few rollouts and the least ensemble that there is
 THROUGH = ("--wm.through-horizon", "8", "--wm.starts", "64", "--wm.ensemble", "2", "--wm.updates-per-step", "0.0625")
-STATE = ("--wm.decoder", "state")  # as in the paper: not right to .1 deviations within these steps, so that by default
+STATE = ("--wm.decoder", "state", "--wm.deter", "200", "--wm.hidden", "200")  # as in the paper: not right to .1 deviations within these steps, so that by default
 LENIENT = ("--wm.gate", "0.4", "--wm.reward-gate", "1.0")  # nobody would learn from it
 SHORT_THROUGH = ("--wm.through-horizon", "3", "--wm.starts", "64", "--wm.ensemble", "2")
-RSSM_THROUGH = ("--wm.through-horizon", "8", "--wm.starts", "64", "--wm.ensemble", "2")
 SHARED = ("--maddpg.share-actors", "true")
 ARMS = {
     "maddpg": Arm("MADDPG", updates=0.25, stretch=12.0),
@@ -142,9 +142,9 @@ ARMS = {
     "mlp_through_shared": Arm(
         "small model, loss through it, one actor for all", (*IMAGINED, *THROUGH, *SHARED), updates=1.0, stretch=4.0
     ),
-    "rssm": Arm("RSSM", (*RSSM, "--wm.through-horizon", "0"), updates=1.0, stretch=1.5),
-    "rssm_through": Arm("RSSM, loss through it", (*RSSM, *RSSM_THROUGH), updates=1.0, stretch=1.5),
-    "rssm_state": Arm("RSSM, decoded from its state", (*RSSM, *STATE), updates=1.0, stretch=1.5),
+    "rssm": Arm("RSSM", (*RSSM, *UNTHROUGH), updates=1.0, stretch=1.5),
+    "rssm_through": Arm("RSSM, loss through it", RSSM, updates=1.0, stretch=1.5),
+    "rssm_state": Arm("RSSM, decoded from its state", (*RSSM, *STATE, *UNTHROUGH), updates=1.0, stretch=1.5),
     "rssm_state_through": Arm(
         "RSSM, decoded from its state, loss through it, wide gates",
         (*RSSM, *STATE, *LENIENT, *SHORT_THROUGH),

@@ -190,7 +190,7 @@ class CheckpointConfig:
 
 
 PRESETS: dict[str, dict[str, int]] = {
-    "cpu": {"classes": 8, "deter": 200, "hidden": 200, "sequences": 32},
+    "cpu": {"classes": 8, "deter": 128, "hidden": 128, "sequences": 32},
     "gpu": {"classes": 32, "deter": 512, "hidden": 512, "sequences": 128},
 }
 _SMALL: dict[str, Any] = {"updates_per_step": 0.0625, "ensemble": 2, "starts": 64, "through_horizon": 8}
@@ -198,7 +198,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "auto": _SMALL,
     "mlp": _SMALL,
     "linear": _SMALL,
-    "rssm": {"updates_per_step": 0.25, "ensemble": 5, "starts": 256, "through_horizon": 0},
+    "rssm": {"updates_per_step": 0.5, "ensemble": 2, "starts": 32, "through_horizon": 8},
 }
 
 
@@ -211,7 +211,7 @@ class WorldModelConfig:
     imagines. rssm: DreamerV2's categorical state-space model. mlp: dynamics and rewards in closed form with an ensemble
     of small networks for the rest. linear: linear dynamics alone (rewards as for mlp)."""
     preset: Literal["cpu", "gpu"] = "cpu"
-    """Sizes: cpu is 32 x 8 latents, 200 units, 32 sequences; gpu is 32 x 32 latents, 512 units, 128 sequences."""
+    """Sizes: cpu is 32 x 8 latents, 128 units, 32 sequences; gpu is 32 x 32 latents, 512 units, 128 sequences."""
 
     # --------------------------------------------------------------- sizes (rssm)
     latents: Positive = 32
@@ -219,9 +219,9 @@ class WorldModelConfig:
     classes: Positive | None = None
     """Classes of a latent; unset: the preset's 8 or 32."""
     deter: Positive | None = None
-    """Units of the recurrent state; unset: the preset's 200 or 512."""
+    """Units of the recurrent state; unset: the preset's 128 or 512."""
     hidden: Positive | None = None
-    """Width of every hidden layer of the model; unset: the preset's 200 or 512."""
+    """Width of every hidden layer of the model; unset: the preset's 128 or 512."""
     layers: Positive = 2
     """Hidden layers of encoder, decoder, reward and discount heads."""
     decoder: Literal["change", "state"] = "change"
@@ -280,12 +280,12 @@ class WorldModelConfig:
     warmup_steps: Count = 400
     """Environment steps of a replica before the model's first update."""
     updates_per_step: Rate | None = None
-    """Model updates per environment step of a replica; unset: 1/16, or 1/4 (rssm)."""
+    """Model updates per environment step of a replica; unset: 1/16, or 1/2 (rssm)."""
     validation_share: Annotated[float, Range(0.01, 0.5)] = 0.1
     """Share of the episodes held out from training, to measure prediction errors."""
     ensemble: Annotated[int, Range(2)] | None = None
-    """Members whose disagreement measures uncertainty: networks (mlp, linear; unset: 2) or small prior heads (rssm;
-    unset: 5)."""
+    """Members whose disagreement measures uncertainty: networks (mlp, linear) or small prior heads (rssm); unset:
+    2."""
 
     # ----------------------------------------------------------------- imagination
     imagined_share: Share = 0.9
@@ -299,7 +299,7 @@ class WorldModelConfig:
     """The same bound for the rewards' error."""
     starts: Positive | None = None
     """Rollouts per replica in one generation of imagined transitions, and in the loss through the model; unset: 64, or
-    256 (rssm)."""
+    32 (rssm)."""
     blend: bool = True
     """Rollouts start between two stored states that agree in all entries of few values (rssm: in replicas in which its
     memory predicts no better on held-out episodes)."""
@@ -309,7 +309,7 @@ class WorldModelConfig:
     """Environment steps of a replica between two generations of imagined transitions."""
     through_horizon: Annotated[int, Range(0)] | None = None
     """Steps of the actor loss through the model, with the critic's value at the end; a message needs 3; 0: off; unset:
-    8, or off (rssm)."""
+    8."""
     through_weight: Weight = 1.0
     """Weight of the actor loss through the model beside the ordinary one."""
 

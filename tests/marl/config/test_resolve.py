@@ -101,7 +101,7 @@ def test_what_a_world_model_leaves_unset_depends_on_its_kind() -> None:
         return wm.update_rate, wm.size("ensemble"), wm.size("starts"), wm.size("through_horizon"), wm.size("classes")
 
     assert values() == values("--wm.kind", "linear") == (1 / 16, 2, 64, 8, 8)
-    assert values("--wm.kind", "rssm", "--wm.preset", "gpu") == (0.25, 5, 256, 0, 32)
+    assert values("--wm.kind", "rssm", "--wm.preset", "gpu") == (0.5, 2, 32, 8, 32)
     given = ("--wm.updates-per-step", "2", "--wm.ensemble", "3", "--wm.starts", "4", "--wm.through-horizon", "0")
     assert values(*given) == (2.0, 3, 4, 0, 8)
 

@@ -60,7 +60,7 @@ def test_it_learns_at_its_own_rate_from_all_that_is_stored_and_shares_the_statis
     monkeypatch.setattr(choice, "PATIENCE", 0)
     built = filled(steps=40, **{**AUTO, "gate": 0.0, "updates_per_step": None})
     model = model_of(built)
-    assert model.dreamer is not None and model.updates_per_step == 0.25
+    assert model.dreamer is not None and model.updates_per_step == 0.5
     assert model.dreamer.obs_scale is model.small.obs_scale
     done = []
     monkeypatch.setattr(model.small, "update", lambda *_: done.append("small"))
