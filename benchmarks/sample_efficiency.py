@@ -32,6 +32,7 @@ from torch import Tensor
 import envs
 from benchmarks.gumbel.page import ROOT, meta
 from benchmarks.world_model.simulator_model import SimulatorModel
+from envs.batched import BatchedEnv
 from envs.streams import Stream
 from marl.cli.parse import parse
 from marl.config.schema import Config
@@ -72,6 +73,11 @@ class Task:
         """This task with its environment and its scale filled in from its name."""
         env = self.env or name
         return replace(self, env=env, scale=env if self.scale == "" else self.scale)
+
+    def make(self, rows: Sequence[int]) -> BatchedEnv:
+        """Environments of these rows."""
+        backend = "pettingzoo" if ":" in self.env else "torch"
+        return envs.make(self.env, len(rows), backend=backend, rows=rows, env_args=self.env_args)
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,14 @@ UNTHROUGH = ("--wm.through-horizon", "0", "--wm.starts", "256", "--wm.ensemble",
 STORED = ("--wm.no-blend",)  # rollouts start where an episode has been, not between two of them
 # a loss through 8 steps costs as much as 6 to 10 updates even with few rollouts and the least ensemble that there is
 THROUGH = ("--wm.through-horizon", "8", "--wm.starts", "64", "--wm.ensemble", "2", "--wm.updates-per-step", "0.0625")
-STATE = ("--wm.decoder", "state", "--wm.deter", "200", "--wm.hidden", "200")  # as in the paper: not right to .1 deviations within these steps, so that by default
+STATE = (
+    "--wm.decoder",
+    "state",
+    "--wm.deter",
+    "200",
+    "--wm.hidden",
+    "200",
+)  # as in the paper: not right to .1 deviations within these steps, so that by default
 LENIENT = ("--wm.gate", "0.4", "--wm.reward-gate", "1.0")  # nobody would learn from it
 SHORT_THROUGH = ("--wm.through-horizon", "3", "--wm.starts", "64", "--wm.ensemble", "2")
 SHARED = ("--maddpg.share-actors", "true")
@@ -158,7 +171,7 @@ def run(name: str, arm: Arm, config: Config, say: Callable[[str], None]) -> dict
     """Train all replicas of `config`; returns at every evaluation, [times][S], and what the model was like."""
     replicas = range(config.num_replicas)
     task = TASKS[name]
-    env = envs.make(task.env, num_envs=config.num_replicas * config.num_envs, env_args=task.env_args)
+    env = task.make(range(config.num_replicas * config.num_envs))
     env.reset(seed=config.seed)
     learner = MADDPG(env.spec, config.maddpg, config.seed, replicas)
     stream = Stream(config.seed, "replay", replicas)
@@ -189,8 +202,7 @@ def run(name: str, arm: Arm, config: Config, say: Callable[[str], None]) -> dict
 @torch.no_grad()
 def greedy_returns(task: Task, learner: MADDPG, replicas: int) -> Tensor:
     """Mean return per agent of every replica's greedy policy [S]; all play the same episodes."""
-    rows = list(range(EPISODES)) * replicas
-    env = envs.make(task.env, num_envs=len(rows), rows=rows, env_args=task.env_args)
+    env = task.make(list(range(EPISODES)) * replicas)
     obs, total = env.reset(seed=EVALUATION_SEED), torch.zeros(env.spec.num_agents, replicas * EPISODES)
     for _ in range(env.spec.horizon or 0):
         logits = learner.actor(obs.unflatten(1, (replicas, -1)).transpose(0, 1))
