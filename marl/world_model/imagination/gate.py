@@ -127,7 +127,8 @@ def rollout_errors(
 
     In standard deviations of each entry, or relative to the value itself where that is more than a deviation from the
     mean (the first episodes of untrained policies end far from where any later one goes); with the recorded actions,
-    averaged over frames, entries and agents; infinite where no episode is long enough.
+    averaged over frames, entries and agents; infinite where no episode is long enough. Entries that hold what was heard
+    over a channel with noise or delay do not count: a model that knows the channel draws them, and no draw is right.
 
     Args:
         model: what is measured.
@@ -149,6 +150,8 @@ def rollout_errors(
         state, seen = model.step(state, action.flatten(1, 2), noise, uncertain=False)
         truth = obs[..., layout.dynamic_J].flatten(1, 2)
         off_obs = relative_error(model.obs_scale.apply(truth), model.obs_scale.apply(seen.obs))
+        if len(layout.judged_J) < off_obs.shape[2]:
+            off_obs = off_obs[..., layout.judged_J]
         paid = model.reward_scale.apply(reward.flatten(1, 2))
         off_reward = relative_error(paid, model.reward_scale.apply(seen.reward))
         weight_Sn = going_STB.flatten(1, 2).float()
