@@ -128,15 +128,9 @@ UNTHROUGH = ("--wm.through-horizon", "0", "--wm.starts", "256", "--wm.ensemble",
 STORED = ("--wm.no-blend",)  # rollouts start where an episode has been, not between two of them
 # a loss through 8 steps costs as much as 6 to 10 updates even with few rollouts and the least ensemble that there is
 THROUGH = ("--wm.through-horizon", "8", "--wm.starts", "64", "--wm.ensemble", "2", "--wm.updates-per-step", "0.0625")
-STATE = (
-    "--wm.decoder",
-    "state",
-    "--wm.deter",
-    "200",
-    "--wm.hidden",
-    "200",
-)  # as in the paper: not right to .1 deviations within these steps, so that by default
-LENIENT = ("--wm.gate", "0.4", "--wm.reward-gate", "1.0")  # nobody would learn from it
+# as in the paper: not right to .1 deviations within these steps, so that by default nobody would learn from it
+STATE = ("--wm.decoder", "state", "--wm.deter", "200", "--wm.hidden", "200")
+LENIENT = ("--wm.gate", "0.4", "--wm.reward-gate", "1.0")
 SHORT_THROUGH = ("--wm.through-horizon", "3", "--wm.starts", "64", "--wm.ensemble", "2")
 SHARED = ("--maddpg.share-actors", "true")
 ARMS = {
