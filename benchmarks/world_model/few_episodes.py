@@ -4,7 +4,8 @@
     python -m benchmarks.world_model.few_episodes --env simple_reference --arms change      printed, not stored
 
 Errors in standard deviations of each entry after 1 to 20 open-loop steps from every frame of 200 episodes that it has
-not learned from (the measure of the gate, marl/world_model/imagination/gate.py); random policy, one seed.
+not learned from (the measure of the gate, marl/world_model/imagination/gate.py); random policy, one seed. By what
+rewards are told is chosen on 20 further episodes.
 Results: benchmarks/results/world_model/few_episodes.json, few_episodes.md.
 """
 
@@ -31,12 +32,14 @@ from marl.world_model.layout import Layout
 TASKS = {"simple_speaker_listener": 100, "simple_reference": 150, "simple_spread": 150}  # episodes
 ARMS: dict[str, tuple[str, ...]] = {
     "state": ("--wm.decoder", "state"),
-    "change, no penalty": ("--wm.sparse", "0"),
-    "change": (),
+    "change, no penalty": ("--wm.no-solved-rewards", "--wm.sparse", "0"),
+    "change": ("--wm.no-solved-rewards",),
+    "change, rewards solved for": (),
 }
 UPDATES = (150, 300, 600)
 AHEAD = (1, 3, 8, 20)  # steps
 TEST = 200
+HELD_OUT = 20  # further episodes, by which a model chooses what of it imagines
 
 
 def measure(env_id: str, episodes: int, flags: Sequence[str], updates: Sequence[int] = UPDATES) -> list[dict[str, Any]]:
@@ -44,6 +47,7 @@ def measure(env_id: str, episodes: int, flags: Sequence[str], updates: Sequence[
     config = configuration(env_id, "rssm", flags)
     layout = Layout(envs.make(env_id).spec)
     learned, unseen = collect(env_id, None, 1, episodes, STEPS, 1), collect(env_id, None, 1, TEST, STEPS, 1_000_000)
+    held_out = collect(env_id, None, 1, HELD_OUT, STEPS, 2_000_000)
     model = make_model(layout, config.wm, config.maddpg.gamma, Stream(0, "model", [0]))
     store = stored(learned, layout, model)
     stream, window = Stream(0, "training", [0]), config.wm.window or STEPS // 2 + 1
@@ -54,6 +58,7 @@ def measure(env_id: str, episodes: int, flags: Sequence[str], updates: Sequence[
         if done in updates:
             spent = time.process_time() - started
             test = Stream(0, "test", [0])
+            model.calibrate(held_out, Stream(0, "held out", [0]))
             errors = rollout_errors(model, model.observe(unseen, test), unseen, max(AHEAD), layout, test)
             observation, reward = ([round(float(row[0, k - 1]), 4) for k in AHEAD] for row in errors)
             results.append(
