@@ -165,7 +165,8 @@ class Opponents:
         noise_SJM = self.stream.gumbel(against, members)
         weight_SJM = self.weights().gather(1, team_SJ[..., None].expand_as(noise_SJM))
         member_SJ = (weight_SJM.log() + noise_SJM).argmax(-1)
-        frozen_SNJ = self._plays_TN[team_SJ].transpose(1, 2) & (weight_SJM > 0).any(-1)[:, None]
+        plays_SJN = self._plays_TN.index_select(0, team_SJ.flatten()).unflatten(0, team_SJ.shape)
+        frozen_SNJ = plays_SJN.transpose(1, 2) & (weight_SJM > 0).any(-1)[:, None]
         self.team_SJ.copy_(torch.where(ended_SJ, team_SJ, self.team_SJ))
         self.member_SJ.copy_(torch.where(ended_SJ, member_SJ, self.member_SJ))
         self.frozen_SNJ.copy_(torch.where(ended_SJ[:, None], frozen_SNJ, self.frozen_SNJ))
