@@ -245,7 +245,7 @@ def batches(env: Any, learner: PoolMADDPG) -> Batch:
 
 @torch.no_grad()
 def test_what_is_stored_is_what_the_snapshot_does_now_and_next() -> None:
-    """Actors so sure that a sample is their argmax; the snapshot's are others than those that are left when it plays."""
+    """Actors so sure that a sample is their argmax; the snapshot does otherwise than the actors that learn on."""
     env, learner = learners()
     learner.actor.mlp.last(learner.actor.mlp.flat).mul_(1e5)
     drawn = Opponents(
