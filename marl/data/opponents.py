@@ -13,8 +13,8 @@ Snapshots lie in a ring of `slots`, of which all but the oldest are drawn: the o
 the episodes that it still plays.
 
 Shape suffixes: S replicas, N agents, T teams, E environments of a replica, J environments that play against the pool,
-K slots in the ring of one replica, M members that a replica draws from, O observation, A = H * K action, H heads,
-K behind them choices.
+K slots in the ring of one replica, or choices behind H, R rings that a replica draws from, M = R * K members in them,
+O observation, A action, H heads.
 
 Source: fictitious self-play, Heinrich, Lanctot and Silver 2015, for `uniform`: best responses to the average of earlier
 policies. Differs from source: the average is over snapshots and not over all behaviour, of a bounded number, and a

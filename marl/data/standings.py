@@ -4,7 +4,7 @@ The tasks have returns and no winners, and a return says little across teams who
 member where it earns more in the episode than it has earned of late against that side's pool as a whole, whoever of it
 played; as much counts half.
 
-Shape suffixes: S replicas, T teams, M members of the pool, J environments that play against it.
+Shape suffixes: S replicas, T teams, M members of a pool, J environments that play against it, X = T * M.
 
 Source: Vinyals et al. 2019, "Grandmaster level in StarCraft II using multi-agent reinforcement learning", Methods,
 prioritised fictitious self-play: a member B is drawn with a probability in proportion to f(P[A beats B]), for the main

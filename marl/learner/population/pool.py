@@ -11,8 +11,9 @@ rows of frozen agents:
 
 In the actor loss the others' actions are those of the replay, the frozen agents' too, as in the source.
 
-Shape suffixes: S replicas, N agents, B rows, D joint input of a critic, J environments that play against the pool,
-K slots in the ring of one replica, G groups of parameters, P parameters, X = S * J, O observation, A action.
+Shape suffixes: S replicas, N agents, B rows, D joint input of a critic, J environments that play against a pool,
+K slots in the ring of one replica, or choices behind H, G groups of parameters, P parameters, X = S * J frozen players,
+O observation, A action, H heads.
 """
 
 from __future__ import annotations

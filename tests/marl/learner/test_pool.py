@@ -246,7 +246,7 @@ def batches(env: Any, learner: PoolMADDPG) -> Batch:
 @torch.no_grad()
 def test_what_is_stored_is_what_the_snapshot_does_now_and_next() -> None:
     """Actors so sure that a sample is their argmax; the snapshot does otherwise than the actors that learn on."""
-    env, learner = learners()
+    env, learner = learners("simple_tag")
     learner.actor.mlp.last(learner.actor.mlp.flat).mul_(1e5)
     drawn = Opponents(
         FrozenActors(learner, 3, 2), Stream(0, "opponents", range(S)), env.spec.teams, (3, E), 2, "uniform"
@@ -339,7 +339,13 @@ def test_who_is_frozen_everywhere_does_not_learn(form: str) -> None:
 
 
 # ------------------------------------------------------------------ whole runs
-POOL = {"env": "simple_crypto", "num_replicas": 2, "opponents.kind": "pool", "opponents.every": 20}
+POOL = {
+    "env": "simple_crypto",
+    "env_args": {"max_cycles": 9},
+    "num_replicas": 2,
+    "opponents.kind": "pool",
+    "opponents.every": 20,
+}
 MORE = {"opponents.size": 3, "opponents.draw": "prioritised", "opponents.replicas": True, "maddpg.n_step": 3}
 
 
@@ -376,7 +382,9 @@ def rivals() -> Masked:
 
 
 def test_masks_and_agents_that_leave_in_a_pettingzoo_environment(tmp_path: Path) -> None:
-    chosen = config(tmp_path, {**POOL, "opponents.share": 1.0, "total_steps": 120, "backend": "pettingzoo"})
+    chosen = config(
+        tmp_path, {**POOL, "env_args": {}, "opponents.share": 1.0, "total_steps": 120, "backend": "pettingzoo"}
+    )
     train(chosen, make_env=rivals)
     parts = state(tmp_path)
     assert parts["learner"]["updates"] > 5 and not parts["collector"]["opponents"]["learns"].all()
