@@ -200,8 +200,10 @@ def test_every_field_at_the_seams_has_a_row(fixed: tuple[dict[str, Any], dict[st
 
 def test_optional_tensors_are_there_where_they_are_needed(leaving: tuple[dict[str, Any], dict[str, int]]) -> None:
     absent = {name for name in ROWS if ROWS[name][2] and name in leaving[0] and leaving[0][name] is None}
-    populations = {f"{name}.{field}" for name in ("Transitions", "Batch") for field in ("member", "learns")}
-    assert absent == {"Transitions.memory", *populations}  # of recurrent networks and of populations
+    populations = {
+        f"{name}.{field}" for name in ("Transitions", "Batch") for field in ("member", "learns", "next_action")
+    }
+    assert absent == {"Transitions.memory", *populations}  # of recurrent networks, populations and pools
 
 
 def test_shapes_of_recurrent_networks() -> None:

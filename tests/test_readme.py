@@ -25,7 +25,7 @@ PAGES = {
 }
 README = PAGES["README.md"]
 MODULES = {f"docs/{name}.md": PAGES[f"docs/{name}.md"] for name in ("architecture", "world_model")}  # list every module
-RUN_FLAGS = {"--config", "--resume", "--resume-environment", "--from", "--help"}  # of run.py, besides the settings
+RUN_FLAGS = {"--config", "--resume", "--resume-environment", "--from", "--opponents", "--help"}  # besides the settings
 
 
 def settings_flags() -> set[str]:

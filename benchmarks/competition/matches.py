@@ -3,6 +3,8 @@
     python -m benchmarks.competition --env simple_tag --replicas 5       trains, plays, writes, prints the tables
     python -m benchmarks.competition --env simple_tag --run RUN          the same for a run that there is
     python -m benchmarks.competition --env simple_tag --exploitability   trains fresh opponents against frozen teams
+    python -m benchmarks.competition --env simple_tag --exploitability --variant pool -- --opponents pool
+                                                                         the same for teams that trained otherwise
     python -m benchmarks.competition                                     only prints the tables of what was written
 
 Every replica trains for the `total_steps` of configs/<env>.yaml. What is written among the published results has run
@@ -25,7 +27,8 @@ less what it earns against the fresh one, in the same episodes; a lower bound, s
 A pairing is beaten where the mean paired difference exceeds two standard errors, which hold the spread of replicas and
 that of episodes; a replica beats it where its own difference exceeds two of its own.
 
-Written: benchmarks/results/competition/<env>.json and .png, <env>_exploitability.json, and README.md with the tables.
+Written: benchmarks/results/competition/<env>.json and .png, <env>_exploitability.json or, of teams that trained with
+other flags, <env>_<variant>_exploitability.json, and README.md with the tables.
 """
 
 from __future__ import annotations
@@ -91,7 +94,8 @@ def _duels(options: argparse.Namespace, own: Sequence[str], flags: Sequence[str]
 def _exploitability(options: argparse.Namespace, own: Sequence[str], flags: Sequence[str]) -> None:
     """Write the exploitability of a task's teams."""
     record = exploited.measured(options, exploited.as_published(options, flags)) | _made(own, flags)
-    (options.out / f"{options.env}{exploited.SUFFIX}.json").write_text(json.dumps(record) + "\n")
+    name = f"{options.env}_{options.variant}" if options.variant else options.env
+    (options.out / f"{name}{exploited.SUFFIX}.json").write_text(json.dumps(record) + "\n")
 
 
 def _made(own: Sequence[str], flags: Sequence[str]) -> dict[str, str]:
@@ -250,6 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--replicas", type=int, default=5, help="independent runs (default 5)")
     parser.add_argument("--episodes", type=int, default=1000, help="of every duel (default 1000)")
     parser.add_argument("--exploitability", action="store_true", help="fresh opponents against frozen teams")
+    parser.add_argument("--variant", metavar="NAME", help="of the flags behind --, in the name of the record")
     parser.add_argument("--sampled", action="store_true", help="play sampled policies, not greedy ones")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the run directory there")
     parser.add_argument("--run", type=Path, metavar="RUN", help="play with the replicas of this run; train nothing")

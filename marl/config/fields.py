@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from marl.config.schema import Range
+from marl.config.ranges import Range
 from marl.config.yaml12 import read, scalar
 from marl.errors import did_you_mean
 

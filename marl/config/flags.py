@@ -18,6 +18,8 @@ from tyro.constructors import PrimitiveConstructorSpec
 from marl.config.fields import Setting, groups, range_words, settings
 from marl.config.suggest import suggestions
 
+SHORT = {"--from": "--from-run", "--opponents": "--opponents.kind"}
+"""Flags by which settings of another name are given: `from` is Python's word, and `opponents` a group."""
 _ABSENT = ("\0",)  # no argument of a process can hold a NUL
 _NUL_FREE = "an argument holds a NUL character; expected plain text."
 
@@ -79,11 +81,12 @@ def split(argv: list[str], cls: type, program: str, description: str) -> Words:
 
 
 def _positive(token: str, known: dict[str, Setting]) -> list[str]:
-    """`--no-world-model` and `--maddpg.no-layer-norm` as their flag and `false`; `--from` as `--from-run`."""
+    """`--no-world-model` and `--maddpg.no-layer-norm` as their flag and `false`; names of `SHORT` in full."""
     if not token.startswith("--"):
         return [token]
-    if token == "--from" or token.startswith("--from="):  # the setting has another name, as `from` is Python's word
-        return ["--from-run" + token.removeprefix("--from")]
+    flag, equals, value = token.partition("=")
+    if flag in SHORT:
+        return [SHORT[flag] + equals + value]
     *group, last = token[2:].replace("-", "_").split(".")
     if group and group[0].startswith("no_"):
         group[0], last = group[0].removeprefix("no_"), "no_" + last

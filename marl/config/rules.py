@@ -210,6 +210,23 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
+        (
+            "opponents.kind",
+            "population",
+            "world_model",
+            "maddpg.recurrent",
+            "maddpg.other_actions",
+            "distributed",
+            "channel",
+        ),
+        lambda c: c.opponents.kind == "pool" and (c.population > 1 or _alone(c) is not None),
+        lambda c: (
+            f"opponents pool and {_alone(c) or f'population {c.population}'} exclude each other; what a frozen team "
+            f"does is known for stored transitions of one replica's actors without memory only, expected opponents "
+            f"current with it"
+        ),
+    ),
+    Rule(
         ("from_parts", "maddpg.actor_lr_shares"),
         lambda c: c.from_parts == "frozen" and 0.0 not in c.maddpg.actor_lr_shares.values(),
         lambda c: (
@@ -296,6 +313,9 @@ def warnings_of(config: Config, given: dict[str, str]) -> list[str]:
     idle = [name for name in given if name.startswith("wm.") and now[name] != default[name]]
     if idle and not config.world_model:
         warned.append(f"{', '.join(idle)} has no effect without --world-model")
+    idle = [name for name in given if name.startswith("opponents.") and now[name] != default[name]]
+    if idle and config.opponents.kind == "current":
+        warned.append(f"{', '.join(idle)} has no effect without --opponents pool")
     idle = [name for name in ("maddpg.window", "maddpg.burn_in") if name in given and now[name] != default[name]]
     if idle and not config.maddpg.recurrent:
         warned.append(f"{', '.join(idle)} has no effect without --maddpg.recurrent")

@@ -9,22 +9,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from envs.ids import names_function
-
-
-@dataclass(frozen=True)
-class Range:
-    """Closed interval of allowed values; `None` is open. `above` excludes the low end."""
-
-    low: float | None = None
-    high: float | None = None
-    above: bool = False
-
-
-Positive = Annotated[int, Range(1)]
-Count = Annotated[int, Range(0)]
-Rate = Annotated[float, Range(0.0, above=True)]
-Weight = Annotated[float, Range(0.0)]
-Share = Annotated[float, Range(0.0, 1.0)]
+from marl.config.opponents import OpponentsConfig
+from marl.config.ranges import Count, Positive, Range, Rate, Share, Weight
 
 Estimator = Literal[
     "gumbel_soft", "gumbel_st", "straight_through", "rao_blackwell", "gapped", "reinmax", "reinforce", "exact"
@@ -388,6 +374,7 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    opponents: OpponentsConfig = field(default_factory=OpponentsConfig)
     wm: WorldModelConfig = field(default_factory=WorldModelConfig)
 
     @property
@@ -396,6 +383,11 @@ class Config:
         every = self.evaluation.every
         least = 10_000 if names_function(self.env) else 1000
         return max(round(self.total_steps / 30), least) if every is None else every
+
+    @property
+    def snapshot_every(self) -> int:
+        """`opponents.every`, or what it is where it is unset."""
+        return self.opponents.every or max(self.total_steps // 20, 1)
 
     @property
     def channel_name(self) -> str:

@@ -30,7 +30,8 @@ class Transitions:
     next_mask: Tensor | None = None  # bool [S, N, E, H, K] choices allowed at next_obs
     memory: Tensor | None = None  # [S, G, E, W] states of recurrent networks before obs
     member: Tensor | None = None  # int64 [S, N, E] which member of a population played the agent; None: no populations
-    learns: Tensor | None = None  # bool [S, N, E] the agent was played by the replica itself and learns from this
+    learns: Tensor | None = None  # bool [S, N, E] the replica's own policy played the agent, which learns from this
+    next_action: Tensor | None = None  # [S, N, E, A] of frozen agents at next_obs, 0 of others; None: no pool
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Batch:
     next_mask: Tensor | None = None  # bool [S, N, B, H, K]
     member: Tensor | None = None  # int64 [S, N, B] which member of a population played the agent; None: no populations
     learns: Tensor | None = None  # [S, N, B] 0 or 1: whether the agent learns from this; None: always 1
+    next_action: Tensor | None = None  # [S, N, B, A] of frozen agents at next_obs, 0 of others; None: no pool
 
     @property
     def weight(self) -> Tensor | None:
@@ -55,6 +57,18 @@ class Batch:
         if self.active is None or self.learns is None:
             return self.learns if self.active is None else self.active
         return self.active * self.learns
+
+    @property
+    def frozen(self) -> Tensor:
+        """Bool [S, N, B]: the agent was played by a policy of the pool (marl/data/opponents.py)."""
+        assert self.learns is not None and self.next_action is not None, "a batch of a run against a pool says who"
+        return self.learns < 0.5
+
+    @property
+    def frozen_action(self) -> Tensor:
+        """[S, N, B, A] what frozen agents would do at the next observation, those that are gone then: nothing."""
+        assert self.next_action is not None, "a batch of a run against a pool says what"
+        return self.next_action * (self.discount > 0)[..., None]
 
     @property
     def obs(self) -> Tensor:

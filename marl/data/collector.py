@@ -14,6 +14,7 @@ from torch import Tensor
 
 from envs.batched import BatchedEnv
 from marl.data.batch import Transitions
+from marl.data.opponents import Opponents
 from marl.data.partners import Partners
 
 
@@ -41,6 +42,7 @@ class Collector:
         num_replicas: S.
         memory: of recurrent networks, whose `act` is given; None: they remember nothing.
         partners: who plays each agent, which `act` follows; None: every replica plays all agents of its environments.
+        opponents: who plays in place of `act` where a team is frozen; None: nobody.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class Collector:
         num_replicas: int,
         memory: Memory | None = None,
         partners: Partners | None = None,
+        opponents: Opponents | None = None,
     ) -> None:
         self.env, self.act, self.num_replicas, self.memory, self.partners = env, act, num_replicas, memory, partners
+        self.opponents = opponents
         self.obs_SNEO = self.grouped(env.reset()).to(torch.float32, copy=True)
         self.mask = None if env.mask is None else self.grouped(env.mask)
         self.prev_SNEO = torch.zeros_like(self.obs_SNEO)
@@ -64,10 +68,16 @@ class Collector:
         return x_NR.unflatten(1, (self.num_replicas, -1)).transpose(0, 1)
 
     def collect(self) -> tuple[Transitions, tuple[Tensor, Tensor]]:
-        """One joint step of every environment; and of the episodes that ended with it the sum of returns [S, N] and
-        the number [S]."""
+        """One joint step of every environment; and of the episodes that ended with it, but for those with a frozen
+        team, the sum of returns [S, N] and the number [S]."""
+        opponents, learns, seats = self.opponents, None, None
         before = None if self.memory is None else self.memory.state.clone()
         onehot = self.act(self.obs_SNEO, self.mask)  # [S, N, E, H, K], numbers where a head is continuous
+        if opponents is not None:
+            seats, learns = opponents.seats(), opponents.learns_SNE.clone()
+            onehot = opponents.act(seats, onehot, self.obs_SNEO, self.mask)
+        if self.partners is not None:
+            learns = self.partners.learns_SNE.clone()
         played = onehot.flatten(-2) if self.env.spec.continuous else onehot.argmax(-1)
         step = self.env.step(played.transpose(0, 1).flatten(1, 2))
         active = None if step.active is None else self.grouped(step.active)
@@ -88,17 +98,22 @@ class Collector:
             next_mask=next_mask,
             memory=before,
             member=None if self.partners is None else self.partners.member_SNE.clone(),
-            learns=None if self.partners is None else self.partners.learns_SNE.clone(),
+            learns=learns,
         )
+        if opponents is not None:
+            transitions.next_action = opponents.ahead(seats, transitions.next_obs, next_mask)
         done_SE = step.ended.unflatten(0, (self.num_replicas, -1))
         self.return_SNE += transitions.reward
-        finished = (self.return_SNE * done_SE[:, None]).sum(-1), done_SE.sum(-1)
+        counted_SE = done_SE if opponents is None else done_SE & ~opponents.faced_SE
+        finished = (self.return_SNE * counted_SE[:, None]).sum(-1), counted_SE.sum(-1)
         keep = (~done_SE)[:, None]
         if self.memory is not None:
             self.memory.remember(transitions.obs, transitions.action)
             self.memory.state *= keep[..., None]
         if self.partners is not None:
             self.partners.draw(done_SE)
+        if opponents is not None:
+            opponents.turn(self.return_SNE, done_SE)
         torch.mul(self.obs_SNEO, keep[..., None], out=self.prev_SNEO)
         self.obs_SNEO.copy_(self.grouped(step.obs))
         self.mask = None if step.mask is None else self.grouped(step.mask)
@@ -117,6 +132,7 @@ class Collector:
             "returns": self.return_SNE.clone(),
             **({} if self.memory is None else {"memory": self.memory.state.clone()}),
             **({} if self.partners is None else {"partners": self.partners.state_dict()}),
+            **({} if self.opponents is None else {"opponents": self.opponents.state_dict()}),
         }
 
     def begin_anew(self, state: dict[str, Any]) -> None:
@@ -131,6 +147,9 @@ class Collector:
         if self.partners is not None:
             self.partners.load_state_dict(state["partners"])
             self.partners.draw(self.first_SE)
+        if self.opponents is not None:
+            self.opponents.load_state_dict(state["opponents"])
+            self.opponents.draw(self.first_SE)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.env.load_state_dict(state["env"])
@@ -141,5 +160,7 @@ class Collector:
         self.mask = None if state["mask"] is None else state["mask"].to(self.env.device)
         if self.memory is not None:
             self.memory.state.copy_(state["memory"])
+        if self.opponents is not None:
+            self.opponents.load_state_dict(state["opponents"])
         if self.partners is not None:
             self.partners.load_state_dict(state["partners"])

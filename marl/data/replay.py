@@ -124,9 +124,12 @@ class Replay:
         }
         if not self.spec.fixed_agents:
             fields["active"] = rows(active[..., None])
-        if t.member is not None and t.learns is not None:
+        if t.member is not None:
             fields |= {"member": rows(t.member[..., None]).to(t.obs.dtype)}
+        if t.learns is not None:
             fields |= {"learns": rows(t.learns[..., None]).to(t.obs.dtype)}
+        if t.next_action is not None:
+            fields |= {"next_action": rows(t.next_action)}
         if self.spec.has_masks and t.mask is not None and t.next_mask is not None:
             fields |= {"mask": rows(t.mask.flatten(3)).to(t.obs.dtype)}
             fields |= {"next_mask": rows(t.next_mask.flatten(3)).to(t.obs.dtype)}
@@ -143,8 +146,9 @@ class Replay:
             # an environment is reset as a whole: the next observation stays at the end of its episode
             env_going_SE1 = going_SEN.any(2, keepdim=True)
             oldest["next_obs"] = torch.where(env_going_SE1, later["next_obs"], oldest["next_obs"])
-            if "next_mask" in oldest:
-                oldest["next_mask"] = torch.where(env_going_SE1, later["next_mask"], oldest["next_mask"])
+            for name in ("next_mask", "next_action"):
+                if name in oldest:
+                    oldest[name] = torch.where(env_going_SE1, later[name], oldest[name])
             going_SEN = going_SEN & ~later["ended"].bool()
         return oldest
 
@@ -207,6 +211,7 @@ class Replay:
             next_mask=masks("next_mask"),
             member=parts["member"].transpose(1, 2).long() if "member" in parts else None,
             learns=parts["learns"].transpose(1, 2) if "learns" in parts else None,
+            next_action=per_agent(parts["next_action"]) if "next_action" in parts else None,
         )
 
     def metrics(self) -> dict[str, Tensor]:

@@ -45,6 +45,11 @@ class Division:
                 f"{size} processes cannot share num_replicas {replicas} in populations of {config.population}; "
                 f"expected as many whole populations as processes, or a multiple."
             )
+        if size > 1 and config.opponents.kind == "pool" and config.opponents.replicas:
+            raise UserError(
+                f"{size} processes do not see each other's snapshots, which --opponents.replicas draws from; expected "
+                f"one process, or opponents of each replica's own."
+            )
         parts = {"num_replicas * num_envs": replicas * config.num_envs, "maddpg.batch_size": config.maddpg.batch_size}
         for name, count in parts.items():
             if shared and count % size:

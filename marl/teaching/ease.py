@@ -24,6 +24,7 @@ from pettingzoo import ParallelEnv
 
 from envs.pettingzoo.construct import parallel_env
 from envs.spec import EnvSpec
+from marl.config.opponents import OpponentsConfig
 from marl.config.schema import MADDPGConfig
 from marl.errors import UserError, did_you_mean
 from marl.evaluate.anchors import lines_of
@@ -209,6 +210,7 @@ def ease_of_teaching(
             env="marl.teaching:beside",
             env_args={"run": str(run), "learners": ",".join(learners), "replica": replica},
             channel="gumbel",
+            opponents=OpponentsConfig(),
             maddpg=settings_of(config.maddpg, learners),
             backend="pettingzoo",
             num_replicas=students,

@@ -23,6 +23,7 @@ from marl.config.fields import flatten
 from marl.config.resolve import from_dict, to_dict, to_yaml, validated
 from marl.config.schema import Config, MADDPGConfig
 from marl.data.batch import BatchSource
+from marl.data.opponents import opponent_widths
 from marl.data.replay import Replay, population_widths
 from marl.data.windows import WindowReplay
 from marl.errors import UserError
@@ -30,6 +31,7 @@ from marl.evaluate.results import Evaluation
 from marl.learner.maddpg import MADDPG
 from marl.learner.messages import LEARNERS
 from marl.learner.population.maddpg import PopulationMADDPG
+from marl.learner.population.pool import PoolMADDPG, refuse_one_team
 from marl.learner.recurrent.maddpg import RecurrentMADDPG
 from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks, processes
@@ -139,6 +141,8 @@ def train(
         stack.callback(env.close)
         if resume is None:
             refuse_pictures(env, config)  # in every process
+        if config.opponents.kind == "pool":
+            refuse_one_team(env.spec)
         fresh = resume_environment == "fresh"
         networks, width = len(division.trained) * env.spec.num_agents, max(config.maddpg.hidden)
         rows = config.maddpg.batch_size // (ranks.size if division.shared else 1)
@@ -319,13 +323,16 @@ def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDP
             settings.window, settings.burn_in, recurrent.memory_shape,
         )  # fmt: skip
     learner: MADDPG
+    pool = config.opponents.kind == "pool"
     if config.population > 1:
         learner = PopulationMADDPG(
             env.spec, settings, config.seed, replicas, config.device, population=config.population
         )
+    elif pool:
+        learner = PoolMADDPG(env.spec, settings, config.seed, replicas, config.device)
     else:
         learner = LEARNERS.get(config.channel, MADDPG)(env.spec, settings, config.seed, replicas, config.device, share)
-    further = population_widths(env.spec) if config.population > 1 else {}
+    further = population_widths(env.spec) if config.population > 1 else opponent_widths(env.spec) if pool else {}
     replay = Replay(env.spec, capacity, config.num_envs, stream, settings.gamma, settings.n_step, further)
     source: BatchSource = replay
     if config.world_model:

@@ -13,6 +13,7 @@ from itertools import pairwise
 from envs.batched import BatchedEnv
 from envs.spec import EnvSpec
 from marl.config.schema import Config
+from marl.data.opponents import opponent_widths
 from marl.data.replay import population_widths, row_widths
 from marl.data.windows import further_widths
 from marl.errors import UserError
@@ -46,7 +47,9 @@ def refuse_pictures(env: BatchedEnv, config: Config) -> None:
 def parts(config: Config, spec: EnvSpec, replicas: int) -> dict[str, int]:
     """{part: bytes on the training device}, the largest first."""
     n, o, a, learner = spec.num_agents, spec.obs_size, spec.action_size, config.maddpg
-    row = sum(row_widths(spec).values()) + (sum(population_widths(spec).values()) if config.population > 1 else 0)
+    pool = config.opponents.kind == "pool"
+    further = population_widths(spec) if config.population > 1 else opponent_widths(spec) if pool else {}
+    row = sum(row_widths(spec).values()) + sum(further.values())
     kept = min(config.replay.capacity, config.total_steps + config.num_envs)
     critics = n * (2 if learner.twin_critics else 1)
     weights = n * _weights((o, *learner.hidden, a)) + critics * _weights((n * (o + a), *learner.hidden, 1))
@@ -63,6 +66,10 @@ def parts(config: Config, spec: EnvSpec, replicas: int) -> dict[str, int]:
         f"batches ({learner.batch_size} transitions)": 2 * learner.batch_size * row,
         f"environments ({config.num_envs})": 4 * config.num_envs * n * (o + a),
     }
+    if pool:
+        sizes[f"pool ({config.opponents.size} snapshots)"] = (
+            (config.opponents.size + 1) * n * _weights((o, *learner.hidden, a))
+        )
     if config.world_model:
         frames = min(config.wm.capacity, config.total_steps)
         sizes[f"world model's frames ({frames:,})"] = frames * n * (o + a + 2)

@@ -24,6 +24,7 @@ from marl.errors import RunFailed
 from marl.learner.diagnostics.diagnose import diagnose
 from marl.learner.maddpg import MADDPG
 from marl.learner.population.maddpg import PopulationMADDPG
+from marl.learner.population.pool import opponents_of
 from marl.training.cuda_graphs import Graphs
 
 
@@ -87,7 +88,8 @@ class Rounds:
             stream = Stream(config.seed, "population", learner.replicas, env.device)
             partners = Partners(stream, learner.population, env.spec.num_agents, config.num_envs)
             act = partial(learner.act_as, partners.member_SNE)
-        self.collector = Collector(env, act, replicas, memory, partners)
+        self.opponents = opponents_of(config, learner) if config.opponents.kind == "pool" else None
+        self.collector = Collector(env, act, replicas, memory, partners, self.opponents)
         self.step = 0  # environment steps of a replica
         self.credit = 0.0  # updates that are due
         self.progress = 0.0  # share of the run that is over, at the last updates
@@ -105,6 +107,8 @@ class Rounds:
         """
         with self._located():
             config, learner = self.config, self.learner
+            if self.opponents is not None and self._passed(config.snapshot_every):
+                self.opponents.snapshot(self.step)
             if learner.numbers is not None:  # exploration follows the steps, also right after a resume
                 learner.schedules.follow(min(self.step / config.total_steps, 1.0))
             self.graphs.run(self.step_kind(), self._collect, self.env.replayed)
@@ -125,6 +129,14 @@ class Rounds:
             metrics = learner.update(batch, self.progress, measure)
             noise = learner.noise["diagnose"]
             return Measured(metrics, dict(diagnose(learner, batch, self.progress, noise)) if diagnosed else {})
+
+    def _passed(self, every: int) -> bool:
+        """Whether the round before this one has passed a multiple of `every`."""
+        return self.step > 0 and (self.step - self.config.num_envs) // every != self.step // every
+
+    def metrics(self) -> dict[str, Tensor]:
+        """What batch source and opponents have to record: name -> [S] or [S, N]."""
+        return {**self.source.metrics(), **({} if self.opponents is None else self.opponents.metrics())}
 
     def check(self) -> None:
         """Raise `RunFailed` where the device has met a fault since it was last asked; it is waited for."""

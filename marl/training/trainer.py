@@ -110,7 +110,7 @@ class Trainer:
     def _log(self, metrics: dict[str, Tensor]) -> None:
         rounds = self.rounds
         rounds.check()
-        metrics = {**metrics, **rounds.source.metrics()}
+        metrics = {**metrics, **rounds.metrics()}
         self.journal.metrics(self.step, rounds.returns.take(), metrics, rounds.learner.updates)
         self.journal.warn_once(rounds.source.warnings())
 

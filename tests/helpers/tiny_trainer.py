@@ -11,10 +11,12 @@ import envs
 from envs.history import History
 from envs.streams import Stream
 from marl.config.schema import Config
+from marl.data.opponents import opponent_widths
 from marl.data.replay import Replay
 from marl.data.windows import WindowReplay
 from marl.learner.diagnostics.finite_gradients import FiniteGradients
 from marl.learner.maddpg import MADDPG
+from marl.learner.population.pool import PoolMADDPG
 from marl.learner.recurrent.maddpg import RecurrentMADDPG
 from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks
@@ -59,8 +61,10 @@ def trainer(settings: dict[str, Any], recorder: Any = None, device: str = "cpu",
         stored = m.gamma, m.window, m.burn_in, recurrent.memory_shape
         replay: Replay = WindowReplay(env.spec, chosen.replay.capacity, chosen.num_envs, stream, *stored)
     else:
-        learner = MADDPG(env.spec, m, chosen.seed, replicas, device)
-        replay = Replay(env.spec, chosen.replay.capacity, chosen.num_envs, stream, m.gamma, m.n_step)
+        pool = chosen.opponents.kind == "pool"
+        learner = (PoolMADDPG if pool else MADDPG)(env.spec, m, chosen.seed, replicas, device)
+        further = opponent_widths(env.spec) if pool else {}
+        replay = Replay(env.spec, chosen.replay.capacity, chosen.num_envs, stream, m.gamma, m.n_step, further)
     learner.use("autograd", "rounds are recorded as on a GPU")  # where the explicit update does not run
     division, records, stop = Division(Ranks(), len(replicas)), Records(), StopRequest()
     made = Trainer(

@@ -26,6 +26,7 @@ from marl.learner import losses
 from marl.learner.diagnostics.policy_metrics import policy_metrics
 from marl.learner.explicit import kernels
 from marl.learner.explicit.ahead import Ahead
+from marl.learner.explicit.frozen import Frozen
 from marl.learner.explicit.kernels import ESTIMATORS
 from marl.learner.explicit.perceptrons import Backward, Layers, Pass
 from marl.learner.interfaces import further_gradient
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from marl.learner.maddpg import MADDPG
 
 LOSSES = ("critic", "actor")
-PARTIAL = {"active", "mask", "next_mask", "member"}  # stored where not everybody acts, chooses or learns alike
+PARTIAL = {"active", "mask", "next_mask", "learns"}  # stored where not everybody acts, chooses or learns alike
 
 
 class ExplicitUpdate:
@@ -135,6 +136,7 @@ class ExplicitUpdate:
         self.bonuses = [(s, h * size, int(spec.head_mask[s, h].sum())) for s, h in bonus]
         self.K = size
         self._make_views()
+        self.frozen = Frozen(self)
         names = (
             "early_allowed", "early_choice", "allowed", "choice", "soft", "values", "grad_action", "grad_logits",
             "diff", "code_H", "joint", "obs", "early_in", "reward", "discount", "first", "weight", "error",
@@ -245,6 +247,7 @@ class ExplicitUpdate:
         form.choose(b["early_logits"], self.ahead.early[u], b["early_allowed"], self.K, b["early_choice"])
         absent = not self.learner.spec.fixed_agents
         form.relabel(b["early_choice"], b["discount"], b["first"], absent, b["route_table"], b["joint"], b["obs"])
+        self.frozen.put()
         # y = r + discount min_c Q'_c; critic loss: sum of weight (q - y)^2, gradient 2 weight (q - y)
         for weight, x, out in self.first_products:
             torch.bmm(weight, x, out=out)
@@ -320,6 +323,7 @@ class ExplicitUpdate:
         self._share_reward()
         self.discount.copy_(batch.discount)
         self.first.copy_(batch.first)
+        self.frozen.load(batch)
         counted = batch.weight
         if counted is not None:
             torch.div(counted, counted.sum(-1, keepdim=True).clamp(min=1.0), out=self.weight)

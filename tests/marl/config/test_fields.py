@@ -20,7 +20,8 @@ from marl.config.fields import (
     to_dict,
     with_values,
 )
-from marl.config.schema import Config, Range
+from marl.config.ranges import Range
+from marl.config.schema import Config
 
 
 def test_every_field_has_a_docstring_and_a_default_that_fits_its_own_annotation() -> None:

@@ -17,9 +17,10 @@ from envs.mpe.catalogue import MPE_IDS
 from marl.cli.parse import parse
 from marl.config.fields import settings as all_settings
 from marl.config.fields import with_values
+from marl.config.ranges import Range
 from marl.config.resolve import from_dict, to_dict, to_yaml, tuned, validated
 from marl.config.rules import FREE_ON_RESUME, RULES, WARNED_ON_RESUME, WARNINGS
-from marl.config.schema import Config, Range
+from marl.config.schema import Config
 from marl.config.suggest import ALIASES
 from marl.errors import UserError
 

@@ -12,7 +12,7 @@ import torch
 from whole_runs import whole
 
 import envs
-from benchmarks.competition import matches
+from benchmarks.competition import exploited, matches
 from benchmarks.competition.duels import SCRIPTS, Arena, against_scripts, compared, tournament
 from benchmarks.competition.fresh_eve import fresh_eves, guaranteed
 from benchmarks.learning import search
@@ -252,6 +252,13 @@ def test_competition_of_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for team in found["teams"]:  # the same teams in the same episodes
         assert team["own"] == [record["returns"][team["team"]][r][r] for r in range(2)]
         assert team["learners"] == record["sides"]["eve" if team["team"] != "eve" else "alice and bob"]
+    monkeypatch.setattr(
+        exploited, "measured", lambda options, flags: {**found, "variant": options.variant, "told": flags}
+    )
+    assert command(monkeypatch, matches, *words, "--variant", "pool", "--", "--opponents", "pool") == 0
+    assert "### simple_crypto: exploitability, pool" in capsys.readouterr().out
+    variant = json.loads((out / "simple_crypto_pool_exploitability.json").read_text())
+    assert variant["told"] == [*TINY, "--opponents", "pool"] and variant["variant"] == "pool"
     again = tmp_path / "again"
     words = ["--env", "simple_crypto", "--episodes", "20", "--run", str(run), "--out", str(again)]
     assert command(monkeypatch, matches, *words) == 0

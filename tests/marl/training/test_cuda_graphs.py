@@ -42,6 +42,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "maddpg.target_action": "argmax",
     },
     "frames": {"env": "simple_adversary", "maddpg.frames": 2},
+    "pool": {
+        "env": "simple_crypto",
+        "num_replicas": 2,
+        "env_args": {"max_cycles": 9},
+        "opponents.kind": "pool",
+        "opponents.every": 40,
+        "opponents.draw": "prioritised",
+        "opponents.replicas": True,
+        "maddpg.share_actors": True,
+    },
     "recurrent": {
         "maddpg.recurrent": True,
         "maddpg.window": 2,
