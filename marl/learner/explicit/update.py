@@ -99,9 +99,8 @@ class ExplicitUpdate:
         self.both_pass = Pass(2 * C * S * N, critic_sizes, B, norm, form_)
         self.critic_pass = Pass(C * S * N, critic_sizes, B, norm, form_, of=self.both_pass)
         self.own_pass = Pass(S * N, critic_sizes, B, norm, form_)
-        self.critic_grads, self.actor_grads = (
-            Layers(learner.critic, (N,) * C, True, form_), Layers(learner.actor, (N,), False, form_)
-        )  # fmt: skip
+        self.critic_grads = Layers(learner.critic, (N,) * C, True, form_)
+        self.actor_grads = Layers(learner.actor, (N,), False, form_)
         self.gradients = {
             "critic": (self.critic_grads.plan(online), self.critic_grads.bound, self.critics.bound),
             "actor": (self.actor_grads.plan([(group_N, 0)]), self.actor_grads.bound, self.actors.bound),
@@ -132,9 +131,8 @@ class ExplicitUpdate:
         self.early_choice, self.error = torch.zeros(early, A, B), torch.zeros(C, S, N, B)
         self.code_H = torch.tensor([ESTIMATORS.index(name) for name in learner.estimator_H])
         bonus = sorted({(route.sender, route.head) for route in spec.routes}) if cfg.signalling_bonus > 0 else []
-        size = spec.head_size
+        self.K = size = spec.head_size
         self.bonuses = [(s, h * size, int(spec.head_mask[s, h].sum())) for s, h in bonus]
-        self.K = size
         self._make_views()
         self.frozen = Frozen(self)
         names = (
@@ -155,9 +153,8 @@ class ExplicitUpdate:
             name: (bind(self._flat_gradients[name]), bind(self.norms[name]), bind(share.contiguous()))
             for name, share in zip(LOSSES, shares, strict=True)
         }
-        number = form_.number
-        self._limit, self._tau, self._penalty = number(cfg.max_grad_norm), number(cfg.tau), number(cfg.logit_penalty)
-        self._k = number(cfg.signalling_k)
+        numbers = (cfg.max_grad_norm, cfg.tau, cfg.logit_penalty, cfg.signalling_k)
+        self._limit, self._tau, self._penalty, self._k = map(form_.number, numbers)
         self.networks: dict[str, Any] = {}  # their parameters, bound
         self.moments: dict[str, Any] = {}
 
