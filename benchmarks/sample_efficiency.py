@@ -193,17 +193,27 @@ def run(name: str, arm: Arm, config: Config, say: Callable[[str], None]) -> dict
     return {**results, "updates": learner.updates, "cpu_seconds": time.process_time() - started}
 
 
-@torch.no_grad()
 def greedy_returns(task: Task, learner: MADDPG, replicas: int) -> Tensor:
     """Mean return per agent of every replica's greedy policy [S]; all play the same episodes."""
-    env = task.make(list(range(EPISODES)) * replicas)
-    obs, total = env.reset(seed=EVALUATION_SEED), torch.zeros(env.spec.num_agents, replicas * EPISODES)
+    if ":" not in task.env:
+        return _returns(task, learner, range(replicas))
+    return torch.cat([_returns(task, learner, [s]) for s in range(replicas)])  # real copies, each with a row of its own
+
+
+@torch.no_grad()
+def _returns(task: Task, learner: MADDPG, replicas: Sequence[int]) -> Tensor:
+    """Of some replicas that play side by side."""
+    env = task.make(list(range(EPISODES)) * len(replicas))
+    obs, total = env.reset(seed=EVALUATION_SEED), torch.zeros(env.spec.num_agents, len(replicas) * EPISODES)
+    chosen, every = torch.tensor(list(replicas)), len(learner.replicas)
     for _ in range(env.spec.horizon or 0):
-        logits = learner.actor(obs.unflatten(1, (replicas, -1)).transpose(0, 1))
-        choice = relaxation.greedy_onehot(logits, learner.head_mask).argmax(-1)
+        seen_SNEO = obs.unflatten(1, (len(replicas), -1)).transpose(0, 1)
+        logits = learner.actor(seen_SNEO if len(replicas) == every else seen_SNEO.expand(every, -1, -1, -1))
+        choice = relaxation.greedy_onehot(logits, learner.head_mask).argmax(-1)[chosen]
         step = env.step(choice.transpose(0, 1).flatten(1, 2))
         total, obs = total + step.reward, step.obs
-    return total.mean(0).unflatten(0, (replicas, -1)).mean(1)
+    env.close()
+    return total.mean(0).unflatten(0, (len(replicas), -1)).mean(1)
 
 
 @functools.cache
