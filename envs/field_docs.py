@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 
@@ -18,8 +19,7 @@ def field_docs(cls: type) -> dict[str, str]:
     docs: dict[str, str] = {}
     for one in reversed(cls.__mro__[:-1]):
         tree = _classes(inspect.getsourcefile(one) or "").get(one.__qualname__)
-        body = tree.body if tree else []
-        for here, after in zip(body, body[1:], strict=False):
+        for here, after in pairwise(tree.body if tree else []):
             if not isinstance(here, ast.AnnAssign) or not isinstance(here.target, ast.Name):
                 continue
             if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):

@@ -12,8 +12,8 @@ download   the wheels of torch and of everything else, into a folder
 install    from that folder, without a network
 NAME       each command; `page`: from starting a Chromium until the listening page plays, null where there is none
 
-`together` is what a newcomer waits for beside the download: install, evaluate, communication, listen and page. `nice` is
-the priority of the measurement: a record with any but 0 is not for publishing.
+`together` is what a newcomer waits for beside the download: install, evaluate, communication, listen and page. `nice`
+is the priority of the measurement: a record with any but 0 is not for publishing.
 
 Written: benchmarks/results/wheel.json, and from it the lines of docs/speed.md. Exit code 1 where a command fails.
 """
@@ -83,7 +83,7 @@ class Watch:
         began = time.perf_counter()
         done = subprocess.run(
             [str(word) for word in words], cwd=cwd, env=self.environment, text=True, errors="replace",
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL, capture_output=True,
         )  # fmt: skip
         self.add(step, time.perf_counter() - began)
         if done.returncode != 0:
@@ -174,8 +174,8 @@ def words(record: dict[str, Any] | None) -> str:
         f"it {of['build']}; with everything downloaded ({of['download']}), installing it with torch {of['install']}, "
         f"`marl.evaluate {TASK} --pretrained` {of['evaluate']}, `marl.communication {TASK} --pretrained` "
         f"{of['communication']}, `marl.listen {TASK} --pretrained` {of['listen']}{opened}. Together "
-        f"**{record['together']:.0f} seconds** from `pip install` to a trained pair, its language and its page (the goal "
-        f"was 60). The README's first command, as `marl-train`, takes {of['train']} there, kernels to compile included."
+        f"**{record['together']:.0f} seconds** from `pip install` to a trained pair, its language and its page (the "
+        f"goal was 60). The README's first command, as `marl-train`, takes {of['train']} there, kernels to compile included."
     )
 
 

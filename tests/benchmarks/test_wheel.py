@@ -31,7 +31,7 @@ def test_without_a_browser_no_page_is_claimed() -> None:
     assert "browser" not in text and "--pretrained` 3.0. Together" in text
 
 
-def test_what_a_newcomer_waits_for_leaves_out_download_build_and_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_newcomer_waits_for_leaves_out_download_build_and_training() -> None:
     assert set(wheel.TOGETHER) == {"install", "evaluate", "communication", "listen", "page"}
     assert set(wheel.COMMANDS) <= set(SECONDS)
 
@@ -39,7 +39,8 @@ def test_what_a_newcomer_waits_for_leaves_out_download_build_and_training(monkey
 def test_a_step_that_fails_is_named_with_its_words(tmp_path: Path) -> None:
     watch = wheel.Watch()
     with pytest.raises(wheel.Failed, match=r"(?s)listen: .* exit code 3:\nsaid\ntold"):
-        watch.run("listen", [sys.executable, "-c", "import sys; print('said'); sys.stderr.write('told'); exit(3)"], tmp_path)
+        words = "import sys; print('said'); sys.stderr.write('told'); exit(3)"
+        watch.run("listen", [sys.executable, "-c", words], tmp_path)
 
 
 def test_a_command_sees_no_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
