@@ -175,7 +175,7 @@ def words(record: dict[str, Any] | None) -> str:
         f"`marl.evaluate {TASK} --pretrained` {of['evaluate']}, `marl.communication {TASK} --pretrained` "
         f"{of['communication']}, `marl.listen {TASK} --pretrained` {of['listen']}{opened}. Together "
         f"**{record['together']:.0f} seconds** from `pip install` to a trained pair, its language and its page (the "
-        f"goal was 60). The README's first command, as `marl-train`, takes {of['train']} there, kernels to compile included."
+        f"goal was 60). The README's first command, as `marl-train`, takes {of['train']}, with kernels to compile."
     )
 
 

@@ -23,7 +23,7 @@ def test_the_paragraph_by_hand() -> None:
     assert "(1.9 MB)" in text and "(M, Python 3.x)" in text
     assert "everything downloaded (90.0), installing it with torch 20.0" in text
     assert "`marl.evaluate simple_reference --pretrained` 2.0," in text and "in a browser 1.5. Together" in text
-    assert "**35 seconds**" in text and text.endswith("takes 40.0 there, kernels to compile included.")
+    assert "**35 seconds**" in text and text.endswith("takes 40.0, with kernels to compile.")
 
 
 def test_without_a_browser_no_page_is_claimed() -> None:
