@@ -118,7 +118,9 @@ def _shown(cls: type[T]) -> type[T]:
             extras.append(tyro.conf.FlagCreatePairsOff)
         hint = _hint(field.default, several=kind is object)
         # help: tyro keeps the line breaks of the source, and looks for it longer than all else takes
-        shown: dict[str, Any] = {"help": docs.get(field.name, "")} | ({} if hint is None else {"help_behavior_hint": hint})
+        shown: dict[str, Any] = {"help": docs.get(field.name, "")} | (
+            {} if hint is None else {"help_behavior_hint": hint}
+        )
         extras.append(tyro.conf.arg(**shown))
         own = dataclasses.field() if field.default is dataclasses.MISSING else dataclasses.field(default=field.default)
         changed.append((field.name, Annotated[(kind, *extras)], own))
