@@ -8,8 +8,9 @@ import inspect
 import typing
 from typing import Any
 
-import docstring_parser  # tyro's own: the same help as --help
 from tyro.conf import Positional
+
+from envs.field_docs import field_docs
 
 COMMANDS = {
     "marl.evaluate": "marl.evaluate.command",
@@ -39,7 +40,7 @@ def section(program: str, module: Any) -> str:
 
 def rows(cls: type) -> list[str]:
     """Positional options first, the others in the order of --help."""
-    hints, docs = typing.get_type_hints(cls, include_extras=True), helps(cls)
+    hints, docs = typing.get_type_hints(cls, include_extras=True), field_docs(cls)
     first, others = [], []
     for field in dataclasses.fields(cls):
         kind, *extras = _unwrapped(hints[field.name])
@@ -55,15 +56,6 @@ def rows(cls: type) -> list[str]:
             "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
         )
     return first + others
-
-
-def helps(cls: type) -> dict[str, str]:
-    """The docstring of every field, inherited ones too."""
-    found: dict[str, str] = {}
-    for one in cls.__mro__[:-1]:
-        for param in docstring_parser.parse_from_object(one).params:
-            found.setdefault(param.arg_name, " ".join((param.description or "").split()))
-    return found
 
 
 def default(value: Any) -> str:

@@ -3,7 +3,7 @@
 On the repository's host `../benchmarks/results/x.png` and `../README.md` are plain relative links. A site holds
 only what lies in docs/, and there is no public address that links could be turned into. So every file that a page
 reaches, and those that these reach, is put below `repository/` of the site, and the links are rewritten. All links stay
-checked. Notebooks become pages (docs/notebook_pages.py).
+checked. Notebooks become pages (docs/notebook_pages.py), and formulas MathML (docs/formulas.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import formulas
 import notebook_pages
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,6 +74,14 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         return posixpath.relpath(_place(target), folder or ".") + anchor
 
     return _rewritten(markdown, moved)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    """Draw the formulas of a page."""
+    try:
+        return formulas.drawn(html)
+    except ValueError as error:
+        raise PluginError(f"{page.file.src_uri}: {error}") from error
 
 
 # ------------------------------------------------------------------ paths

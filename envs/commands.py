@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from envs.errors import Failure, UserError
+from envs.field_docs import field_docs
 
 __all__ = ["DONE", "FAILED", "INTERRUPTED", "USER", "Answer", "ended", "explain", "parse", "run", "say"]
 
@@ -104,7 +105,7 @@ def _shown(cls: type[T]) -> type[T]:
     """`cls` as tyro shall see it: with `--debug`, tuples that it need not check, and readable defaults."""
     import tyro
 
-    hints = typing.get_type_hints(cls, include_extras=True)
+    hints, docs = typing.get_type_hints(cls, include_extras=True), field_docs(cls)
     changed: list[tuple[str, Any, Any]] = []
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         kind, *extras = typing.get_args(hints[field.name]) if _is_annotated(hints[field.name]) else (hints[field.name],)
@@ -116,10 +117,13 @@ def _shown(cls: type[T]) -> type[T]:
         if field.default is False:
             extras.append(tyro.conf.FlagCreatePairsOff)
         hint = _hint(field.default, several=kind is object)
-        if hint is not None:
-            extras.append(tyro.conf.arg(help_behavior_hint=hint))
+        # help: tyro keeps the line breaks of the source, and looks for it longer than all else takes
+        shown: dict[str, Any] = {"help": docs.get(field.name, "")} | (
+            {} if hint is None else {"help_behavior_hint": hint}
+        )
+        extras.append(tyro.conf.arg(**shown))
         own = dataclasses.field() if field.default is dataclasses.MISSING else dataclasses.field(default=field.default)
-        changed.append((field.name, Annotated[(kind, *extras)] if extras else kind, own))
+        changed.append((field.name, Annotated[(kind, *extras)], own))
     debug = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=_DEBUG, help_behavior_hint="")]
     changed.append(("debug", debug, dataclasses.field(default=False)))
     return dataclasses.make_dataclass(cls.__name__, changed, bases=(cls,), frozen=True, kw_only=True)

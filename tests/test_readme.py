@@ -75,6 +75,14 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_every_row_of_a_table_has_its_head(page: str) -> None:
+    """A blank line before a row ends the table: the row is shown as text. Guard: one was."""
+    text = re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL)
+    tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    assert [table.split("\n")[0] for table in tables if not re.match(r".*\n\|[\s:|-]+\n", table)] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_paths_exist(page: str) -> None:
     named = set(re.findall(r"`((?:marl|envs|docs|benchmarks|configs|examples|tests)/[\w/.]*)`", PAGES[page]))
     assert sorted(path for path in named if not (ROOT / path).exists()) == []

@@ -17,6 +17,7 @@ from marl.config.resolve import Sources, check_resume, fresh, from_dict, merge, 
 from marl.config.rules import broken_rules, warnings_of
 from marl.config.schema import Config
 from marl.errors import UserError
+from marl.runs.run_dir import starter
 
 DESCRIPTION = """Train agents that learn to act and to speak in discrete symbols.
 
@@ -46,7 +47,9 @@ def parse(argv: list[str] | None = None) -> Launch:
         UserError: lists every problem of all sources.
         SystemExit: code 0, after `--help`.
     """
-    words = split(sys.argv[1:] if argv is None else argv, Config, "run.py", DESCRIPTION)
+    start = starter()
+    description = DESCRIPTION.replace("python run.py", start)
+    words = split(sys.argv[1:] if argv is None else argv, Config, start, description)
     flags = Sources(problems=list(words.problems))
     debug = _run_flag(words.given, "debug", flags)
     file, resume = _run_flag(words.given, "config", flags), _run_flag(words.given, "resume", flags)

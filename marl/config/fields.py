@@ -6,7 +6,6 @@ optional of these, `Annotated` with a `Range`, or another such dataclass.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
 import math
@@ -15,9 +14,9 @@ import os
 import types
 import typing
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
+from envs.field_docs import field_docs
 from marl.config.ranges import Range
 from marl.config.yaml12 import read, scalar
 from marl.errors import did_you_mean
@@ -77,45 +76,13 @@ def groups(cls: type) -> dict[str, Group]:
 def _fields(cls: type) -> list[tuple[str, Any, Any, str]]:
     """(name, annotation, default, docstring) of every field."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    docs = _field_docs(cls)
+    docs = field_docs(cls)
     rows = []
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         factory = field.default_factory
         default = factory() if factory is not dataclasses.MISSING else field.default
         rows.append((field.name, hints[field.name], default, docs.get(field.name, "")))
     return rows
-
-
-@lru_cache
-def _field_docs(cls: type) -> dict[str, str]:
-    """The string that follows each field in the class's source."""
-    tree = _classes(inspect.getsourcefile(cls) or "")[cls.__qualname__]
-    docs = {}
-    for here, after in zip(tree.body, tree.body[1:], strict=False):
-        if not isinstance(here, ast.AnnAssign) or not isinstance(here.target, ast.Name):
-            continue
-        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-            docs[here.target.id] = " ".join(str(after.value.value).split())
-    return docs
-
-
-@lru_cache
-def _classes(path: str) -> dict[str, ast.ClassDef]:
-    """Every class of a file by its qualified name; `inspect.getsource` would parse the file again for each of them."""
-    classes = {}
-
-    def visit(node: ast.AST, prefix: str) -> None:
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.ClassDef):
-                classes[prefix + child.name] = child
-                visit(child, f"{prefix}{child.name}.")
-            elif isinstance(child, ast.FunctionDef):
-                visit(child, f"{prefix}{child.name}.<locals>.")
-            else:
-                visit(child, prefix)
-
-    visit(ast.parse(Path(path).read_text(encoding="utf-8")), "")
-    return classes
 
 
 # ------------------------------------------------------------------ plain data

@@ -34,7 +34,7 @@ class RunFlag:
 
 
 RUN_FLAGS = (
-    RunFlag("config", "FILE", "YAML file of settings; the command line goes before it."),
+    RunFlag("config", "FILE", "YAML file of settings; what the command line gives overrides it."),
     RunFlag("resume", "DIR", "Continue the run in this directory, exactly where its newest checkpoint is."),
     RunFlag(
         "resume_environment",

@@ -144,7 +144,7 @@ class EvaluationConfig:
     seed: Count = 1_000_000
     """Episode i of the final evaluation is reset with this seed plus i."""
     max_steps: Positive = 10_000
-    """Steps after which an episode is stopped, with a warning; an environment's own longer time limit goes before it.
+    """Steps after which an episode is stopped, with a warning; an environment's own longer time limit takes precedence.
     Where none of 32 episodes ends before, the rest is not played."""
 
 

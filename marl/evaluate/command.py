@@ -40,7 +40,8 @@ class CommandLine:
     seed: int = 0
     """Episode i is reset with this seed plus i."""
     max_steps: int = 10_000
-    """Steps after which an episode is stopped, with a warning; an environment's own longer time limit goes before."""
+    """Steps after which an episode is stopped, with a warning; an environment's own longer time limit takes
+    precedence."""
     seconds: float = 0.0
     """About the seconds after which the rest of the episodes is not played; 0: no limit."""
     sampled: bool = False

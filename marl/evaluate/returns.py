@@ -341,8 +341,6 @@ def _trained(
         return Policy.load(run, replica=number, greedy=not options.sampled, checkpoint=checkpoint, seed=options.seed)
 
     name = f"pretrained {run}" if pretrained else str(run)
-    if not pretrained and not run.exists():
-        raise UserError(f"no such run: {run}. Expected a run directory such as runs/<env>/<date-time>_seed<seed>.")
     if replicas:
         return Party(name, [load(number) for number in replicas])
     first = load(0)

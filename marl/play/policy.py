@@ -112,6 +112,11 @@ class Policy:
             UserError: no such run, checkpoint or replica, or a damaged file.
         """
         path = Path(run_dir)
+        if not path.exists() and str(path) in library.names():
+            raise UserError(
+                f"there is no run directory {path}. To play the policy of that name that comes with the package, add "
+                f"--pretrained (in Python: Policy.pretrained({str(path)!r}))."
+            )
         if isinstance(checkpoint, int):
             path = checkpoints.of_step(path, checkpoint)
         elif checkpoint is not None:

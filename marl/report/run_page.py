@@ -24,6 +24,7 @@ from marl.listen.page import LISTEN
 from marl.runs.durable import replace_text
 from marl.runs.exchange import marl_eval
 from marl.runs.records import RunRecords, differing_settings, read_run
+from marl.runs.run_dir import starter
 from marl.stats import mean_interval
 
 REPORT, COMPARISON = "report.html", "comparison.html"
@@ -206,7 +207,7 @@ def _animations(run: RunRecords) -> list[str]:
 def _commands(run: RunRecords) -> str:
     here = shlex.quote(str(run.path))
     return "\n".join([
-        f"python run.py --config {shlex.quote(str(run.path / 'config.yaml'))} --run-dir NEW_DIRECTORY",
+        f"{starter()} --config {shlex.quote(str(run.path / 'config.yaml'))} --run-dir NEW_DIRECTORY",
         f"python -m marl.evaluate {here}",
         f"python -m marl.communication {here}",
         f"python -m marl.report {here}",

@@ -23,15 +23,20 @@ from marl.runs.durable import replace_text
 from marl.runs.versions import versions
 
 CONFIG, VERSIONS, LOCK = "config.yaml", "versions.json", "run.lock"
+_SCRIPT, _CHECKOUT = "marl-train", Path(__file__).resolve().parents[2]
 _OURS = (CONFIG, VERSIONS, LOCK)
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
+def starter() -> str:
+    """What the user types before the flags of a run: a wheel has no run.py."""
+    program = Path(sys.argv[0]).name
+    return "python run.py" if program != _SCRIPT and (_CHECKOUT / "run.py").is_file() else _SCRIPT
+
+
 def resume_command(directory: Path | str) -> str:
     """What the user types to continue the run (or the checkpoint) in `directory`."""
-    program = Path(sys.argv[0]).name
-    start = program if program == "marl-train" else "python run.py"
-    return f"{start} --resume {shlex.quote(str(directory))}"
+    return f"{starter()} --resume {shlex.quote(str(directory))}"
 
 
 def default_name(env: str, seed: int, now: time.struct_time | None = None) -> Path:

@@ -39,7 +39,8 @@ class Options(Base):
     replicas: Annotated[tuple[int, ...] | None, arg(metavar="I ...")] = None
     """Which."""
     sampled: bool = False
-    """Sample."""
+    """Sample every choice, of every agent of every replica, at every step of every
+    episode."""
     figures: bool = True
     """Draw."""
     kind: Literal["big", "small"] = "big"
@@ -73,11 +74,22 @@ def test_help_says_what_happens_where_nothing_is_given(capsys: pytest.CaptureFix
         "Of the episodes. (default: 0)",
         "--with RUN ... More of them.",
         "Draw. (default: on)",
-        "--sampled Sample.",
+        "--sampled Sample every choice,",
         "--json FILE Numbers go here. --debug",
     ):
         assert words in text
     assert "None" not in text and "False" not in text
+
+
+def test_help_is_broken_where_the_terminal_ends_not_where_the_source_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        parse(Options, "x", ["--help"])
+    rows = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
+    at = next(i for i, row in enumerate(rows) if "Sample every choice" in row)
+    assert rows[at + 1] == "at every step of every episode.", rows[at : at + 3]
 
 
 @pytest.mark.parametrize(

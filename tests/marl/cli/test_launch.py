@@ -75,6 +75,18 @@ def test_the_run_directory_is_decided_before_the_run(run: Callable) -> None:
     assert seen[0].device == "auto" and str(seen[0].run_dir).startswith("runs/simple/2")
 
 
+@pytest.mark.parametrize(("started", "shown"), [("run.py", "python run.py"), ("/bin/marl-train", "marl-train")])
+def test_help_shows_what_was_typed(
+    started: str, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wheel has no run.py."""
+    monkeypatch.setattr(sys, "argv", [started])
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"usage: {shown} [-h]" in text and f"\n  {shown} --env simple_speaker_listener\n" in text
+    assert ("run.py" in text) is (started == "run.py")
+
+
 def test_warnings_come_first(run: Callable) -> None:
     code, err = run(lambda config, **rest: None, "--total-steps", "100")
     assert code == 0 and err.startswith("warning: total_steps 100 ends before the first update")

@@ -186,7 +186,6 @@ def test_scripts_need_no_run(tmp_path, capsys):
     [
         ([], "expected a run directory or --scripted NAME with --env ID, got neither"),
         (["RUN", "--scripted", "oracle"], "got both"),
-        (["no/such/run"], "no such run: no/such/run"),
         (["RUN", "--replica", "7"], "replica 7"),
         (["RUN", "--env", "simple"], "--env goes with --scripted"),
         (["RUN", "--episodes", "0"], "got 0"),

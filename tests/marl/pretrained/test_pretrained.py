@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -131,6 +132,25 @@ def test_an_unknown_name_is_answered_with_the_list(capsys: pytest.CaptureFixture
     assert evaluate(["--pretrained"]) == 2
     assert "simple_reference" in capsys.readouterr().err
     assert evaluate(["simple_reference", "--pretrained", "--checkpoint", "3"]) == 2
+
+
+@pytest.mark.parametrize("command", ["evaluate", "communication", "listen", "export"])
+@pytest.mark.parametrize(
+    ("run", "says"),
+    [
+        ("simple_reference", "add --pretrained (in Python: Policy.pretrained('simple_reference'))"),
+        ("no/such/run", "error: no/such/run does not exist; expected a run directory"),
+    ],
+)
+def test_a_name_without_the_flag_is_answered_with_it(
+    command: str, run: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """A newcomer's first slip, in every command that has the flag."""
+    monkeypatch.chdir(tmp_path)
+    main = importlib.import_module(f"marl.{command}.command").main
+    assert main([run, *(["--out", "x"] if command == "export" else [])]) == 2
+    assert says in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
 def test_a_run_that_is_not_the_row_is_refused(tmp_path: Path) -> None:

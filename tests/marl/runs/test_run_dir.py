@@ -222,6 +222,13 @@ def test_resume_command_is_ready_to_paste(monkeypatch: pytest.MonkeyPatch) -> No
     assert resume_command("a") == "marl-train --resume a"
 
 
+def test_a_wheel_names_no_script_that_it_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever command the user is told by."""
+    monkeypatch.setattr(rundir, "_CHECKOUT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["/site-packages/marl/report/__main__.py"])
+    assert resume_command("a") == "marl-train --resume a"
+
+
 def test_replace_text_leaves_the_old_content_where_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     replace_text(path, "old")
