@@ -112,8 +112,7 @@ class WithoutMemory(Networks):
     """The networks around `LatentCore`."""
 
     def __init__(self, *sizes: int, config: WorldModelConfig, stream: Stream) -> None:
-        super().__init__(*sizes, config, stream)
-        self.rssm = LatentCore(self.rssm.sizes, stream)
+        super().__init__(*sizes, config, stream, LatentCore)
 
 
 class CirculatedModel(DreamerModel):

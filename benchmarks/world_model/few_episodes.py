@@ -33,6 +33,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "state": ("--wm.decoder", "state"),
     "change, no penalty": ("--wm.sparse", "0"),
     "change": (),
+    "change, a state for every agent": ("--wm.factors", "agent"),
 }
 UPDATES = (150, 300, 600)
 AHEAD = (1, 3, 8, 20)  # steps
