@@ -11,6 +11,7 @@ file is joint: z, h and logits of all agents side by side, so that losses, gate 
 
 Shape suffixes: S replicas, T frames, B sequences, n rows, N agents, J predicted observation entries, U joint action, D
 recurrent states, Z = C * N * L latents (classes, agents, latents), L latents, C classes, M prior heads, W hidden width.
+
 Inside, a row of an agent is one of n * N, and all widths are those of one agent.
 
 Source: Egorov and Shpilman 2022 (MAMBA, arXiv 2205.15023), whose transition passes [z_n, a_n] of all agents through
