@@ -45,24 +45,16 @@ from marl.world_model.sequences import Sequences
 RECORD, PAGE = RESULTS / "ablations.json", ROOT / "docs" / "world_model.md"
 AHEAD = (1, 3, 8, 20)  # steps
 WINDOW = STEPS // 2 + 1
-LISTENER, VELOCITY = 1, 2  # its index, and the entries of its observation before all others
 Make = Callable[[Layout, WorldModelConfig, float, Stream], WorldModel]
 
 
-@dataclass(frozen=True)
-class Task:
-    """A game of `speaker_listener_variant`, and whether the listener's velocity is taken out of the observation."""
-
-    arguments: dict[str, Any]
-    blind: bool = False
-
-
-TASKS = {
-    "simple_speaker_listener": Task({}),
-    "without velocities": Task({}, blind=True),
-    "messages 3 steps late": Task({"delay": 3}),
-    "3 steps late, a tenth misheard": Task({"delay": 3, "noise": 0.1}),
+TASKS: dict[str, dict[str, Any]] = {
+    "simple_speaker_listener": {},
+    "without velocities": {"velocity": False},
+    "messages 3 steps late": {"delay": 3},
+    "3 steps late, a tenth misheard": {"delay": 3, "noise": 0.1},
 }
+"""Arguments of `speaker_listener_variant`."""
 
 
 def small(layout: Layout, config: WorldModelConfig, gamma: float, stream: Stream) -> WorldModel:
@@ -130,29 +122,14 @@ class Mixture:
         return logits.unflatten(-1, (self._spec.num_heads, self._spec.head_size))
 
 
-def episodes(task: Task, replicas: int, count: int, seed: int) -> tuple[Layout, Sequences]:
+def episodes(task: dict[str, Any], replicas: int, count: int, seed: int) -> tuple[Layout, Sequences]:
     """Fresh episodes of a task in every replica, and how an observation is laid out."""
-    env = envs.make("speaker_listener_variant", num_envs=replicas * count, env_args=task.arguments)
-    spec = env.spec
-    seq = collect_in(env, Mixture(spec, replicas, seed), replicas, STEPS, seed)
-    return (Layout(unseen(spec)), without_velocity(spec, seq)) if task.blind else (Layout(spec), seq)
+    env = envs.make("speaker_listener_variant", num_envs=replicas * count, env_args=task)
+    policy = Mixture(env.spec, replicas, seed)
+    return Layout(env.spec), collect_in(env, policy, replicas, STEPS, seed)
 
 
-def unseen(spec: EnvSpec) -> EnvSpec:
-    """The specification of the game in which the listener does not see its velocity."""
-    agents = list(spec.agents)
-    agents[LISTENER] = replace(agents[LISTENER], obs_size=agents[LISTENER].obs_size - VELOCITY)
-    routes = tuple(replace(route, start=route.start - VELOCITY) for route in spec.routes)
-    return replace(spec, agents=tuple(agents), routes=routes)
-
-
-def without_velocity(spec: EnvSpec, seq: Sequences) -> Sequences:
-    """Episodes without it."""
-    first = sum(agent.obs_size for agent in spec.agents[:LISTENER])
-    return replace(seq, obs=torch.cat([seq.obs[..., :first], seq.obs[..., first + VELOCITY :]], dim=3))
-
-
-def measure(make: Make, task: Task, protocol: Protocol) -> dict[str, Any]:
+def measure(make: Make, task: dict[str, Any], protocol: Protocol) -> dict[str, Any]:
     """Train one arm; its errors after AHEAD steps, [S][4], and processor seconds of training, of all replicas."""
     replicas, config = protocol.replicas, protocol.config()
     layout, learned = episodes(task, replicas, protocol.episodes, 1)

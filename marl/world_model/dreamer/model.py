@@ -38,26 +38,12 @@ COLLAPSED = 0.95  # R^2 of the reconstruction below which the posterior counts a
 
 
 class Networks(nn.Module):
-    """All parameters of the model, but for a reward head that learns by itself.
-
-    Args:
-        obs_size: J.
-        action_size: U.
-        num_agents: N.
-        config: settings.
-        stream: noise of the initial weights; its rows are the replicas.
-        core: makes the state space.
-    """
+    """All parameters of the model, but for a reward head that learns by itself. `core` makes the state space."""
 
     def __init__(
-        self,
-        obs_size: int,
-        action_size: int,
-        num_agents: int,
-        config: WorldModelConfig,
-        stream: Stream,
+        self, obs_size: int, action_size: int, num_agents: int, config: WorldModelConfig, stream: Stream,
         core: Callable[..., RSSM] = RSSM,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         width = config.size("hidden")
         hidden = [width] * config.layers
