@@ -35,6 +35,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "change, no penalty": ("--wm.no-solved-rewards", "--wm.sparse", "0"),
     "change": ("--wm.no-solved-rewards",),
     "change, rewards solved for": (),
+    "change, a state for every agent": ("--wm.no-solved-rewards", "--wm.factors", "agent"),
 }
 UPDATES = (150, 300, 600)
 AHEAD = (1, 3, 8, 20)  # steps

@@ -66,11 +66,11 @@ def steps_of(seq: Sequences, episodes: slice) -> list[StepRows]:
 
 
 def stored(seq: Sequences, layout: Layout, model: WorldModel) -> FrameStore:
-    """Episodes of one replica in a store, and absorbed by `model`."""
-    episodes = seq.first.shape[2]
+    """Episodes in a store, and absorbed by `model`."""
+    replicas, _, episodes = seq.first.shape
     widths = (layout.full_size, layout.action_size, layout.spec.num_agents)
-    store = FrameStore(widths, 1, episodes, episodes * seq.first.shape[1], "cpu")
-    everything = torch.ones(1, episodes, dtype=torch.bool)
+    store = FrameStore(widths, replicas, episodes, episodes * seq.first.shape[1], "cpu")
+    everything = torch.ones(replicas, episodes, dtype=torch.bool)
     for step in steps_of(seq, slice(None)):
         store.add(step, everything)
         model.absorb(step, everything)

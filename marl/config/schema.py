@@ -213,6 +213,9 @@ class WorldModelConfig:
     decoder: Literal["change", "state"] = "change"
     """Observations are predicted as a change of the last one, rewards by products of them and the action; or both from
     the model's state alone, as in the paper."""
+    factors: Literal["joint", "agent"] = "joint"
+    """One state of all agents together; or one for each agent, with weights that they share and attention between them
+    in every step: latents, classes, deter and hidden then are those of one agent."""
     posterior: Literal["state", "observation"] = "state"
     """The posterior sees [h, observation] as in the paper, or the observation alone, which leaves only the recurrent
     cell sequential."""

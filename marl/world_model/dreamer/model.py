@@ -11,6 +11,7 @@ the reward head knows products (heads.py) and learns by itself (rewards.py), unl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -37,11 +38,12 @@ COLLAPSED = 0.95  # R^2 of the reconstruction below which the posterior counts a
 
 
 class Networks(nn.Module):
-    """All parameters of the model, but for a reward head that learns by itself."""
+    """All parameters of the model, but for a reward head that learns by itself. `core` makes the state space."""
 
     def __init__(
-        self, obs_size: int, action_size: int, num_agents: int, config: WorldModelConfig, stream: Stream
-    ) -> None:
+        self, obs_size: int, action_size: int, num_agents: int, config: WorldModelConfig, stream: Stream,
+        core: Callable[..., RSSM] = RSSM,
+    ) -> None:  # fmt: skip
         super().__init__()
         width = config.size("hidden")
         hidden = [width] * config.layers
@@ -55,18 +57,19 @@ class Networks(nn.Module):
             ensemble=config.size("ensemble"),
         )
         self.encoder: nn.Module = MLP((obs_size, *hidden), stream)
-        self.rssm = RSSM(sizes, stream, config.posterior)
+        self.rssm = core(sizes, stream, config.posterior)
+        features = self.rssm.features
         self.decoder: nn.Module
         self.reward: nn.Module
         if config.decoder == "change":
-            self.decoder = ChangeDecoder((sizes.features, *hidden, obs_size), action_size, stream)
+            self.decoder = ChangeDecoder((features, *hidden, obs_size), action_size, stream)
             # what the state adds to a head that learns by itself: from latents, which tell few episodes apart, a map
             # learns those by heart, so that it is used only where it helps on others, and teaches the state nothing
-            self.reward = Dense(sizes.features, num_agents, stream, gain=0.0)
+            self.reward = Dense(features, num_agents, stream, gain=0.0)
         else:
-            self.decoder = StateHead((sizes.features, *hidden, obs_size), stream)
-            self.reward = StateHead((sizes.features, *hidden, num_agents), stream)
-        self.discount = MLP((sizes.features, *hidden, num_agents), stream)
+            self.decoder = StateHead((features, *hidden, obs_size), stream)
+            self.reward = StateHead((features, *hidden, num_agents), stream)
+        self.discount: nn.Module = MLP((features, *hidden, num_agents), stream)
 
     def encode(self, obs_SnJ: Tensor) -> Tensor:
         """Standardised observations to [S, n, W]."""
@@ -90,7 +93,7 @@ class DreamerModel:
         config: settings.
         gamma: the learner's discount, in the discount head's label gamma (1 - terminated).
         stream: noise of the initial weights; its rows are the replicas.
-        networks: all parameters; None: those for vectors.
+        networks: all parameters; None: those for vectors and one state of all agents.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class DreamerModel:
         self.remembers_S = torch.ones(replicas, dtype=torch.bool, device=device)
         num_agents = layout.spec.num_agents
         if networks is None:
+            assert config.factors == "joint", "agents.networks_of makes the networks of a state for every agent"
             networks = Networks(layout.obs_size, layout.action_size, num_agents, config, stream)
         self.networks = networks
         self.optimiser = ReplicaAdam(
@@ -121,7 +125,7 @@ class DreamerModel:
         self.averaged = self.optimiser.averaged
         self.obs_scale = Normaliser(replicas, layout.obs_size, device)
         self.reward_scale = Normaliser(replicas, num_agents, device)
-        self.noise_size = config.latents
+        self.noise_size = self.networks.rssm.noise_size
         self._metrics: dict[str, Tensor] = {}
 
     @property
@@ -166,7 +170,7 @@ class DreamerModel:
         frames = seq.first.shape[1:]
         obs_SnJ = self.obs_scale.apply(seq.obs[..., self.layout.dynamic_J].flatten(1, 2))
         encoded = networks.encode(obs_SnJ).unflatten(1, frames)
-        uniform = stream.uniform(*frames, self.config.latents)
+        uniform = stream.uniform(*frames, self.noise_size)
         observed = networks.rssm.observe(encoded, seq.action, seq.first, uniform)
         return obs_SnJ.unflatten(1, frames), observed
 

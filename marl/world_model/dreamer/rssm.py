@@ -109,6 +109,16 @@ class RSSM(nn.Module):
         self.prior = MLP((d, w, z), stream)
         self.ensemble = MLP((d, sizes.ensemble_hidden, z), stream, groups=sizes.ensemble)
 
+    @property
+    def noise_size(self) -> int:
+        """Numbers in (0, 1) that a step takes per row."""
+        return self.sizes.latents
+
+    @property
+    def features(self) -> int:
+        """Width of `State.features`."""
+        return self.sizes.features
+
     # ---------------------------------------------------------------- one step
     def initial(self, replicas: int, rows: int, like: Tensor) -> State:
         """The state before an episode: zeros."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from envs.streams import Stream
 from marl.config.schema import WorldModelConfig
+from marl.world_model.dreamer.agents import networks_of
 from marl.world_model.dreamer.model import DreamerModel
 from marl.world_model.dreamer.rssm import State
 from marl.world_model.imagination.gate import allowed, rollout_errors
@@ -130,7 +131,9 @@ class AutoModel:
             self._begin()
 
     def _begin(self) -> None:
-        self.dreamer = DreamerModel(self.layout, replace(self.config, kind="rssm"), self.gamma, self._stream)
+        config = replace(self.config, kind="rssm")
+        networks = networks_of(self.layout, config, self._stream)
+        self.dreamer = DreamerModel(self.layout, config, self.gamma, self._stream, networks)
         self.dreamer.obs_scale, self.dreamer.reward_scale = self.small.obs_scale, self.small.reward_scale
         if self.dreamer.rewards is not None and self.dreamer.rewards.solved is not None:
             self.dreamer.rewards.solved = self.small.solved

@@ -20,6 +20,7 @@ from marl.config.schema import WorldModelConfig
 from marl.data.batch import Batch, Transitions
 from marl.data.replay import Replay
 from marl.errors import UserError
+from marl.world_model.dreamer.agents import networks_of
 from marl.world_model.dreamer.model import DreamerModel
 from marl.world_model.imagination.choice import AutoModel
 from marl.world_model.imagination.gate import Gate
@@ -39,7 +40,7 @@ def make_model(layout: Layout, config: WorldModelConfig, gamma: float, stream: S
     if config.kind == "auto":
         return AutoModel(layout, config, gamma, stream)
     if config.kind == "rssm":
-        return DreamerModel(layout, config, gamma, stream)
+        return DreamerModel(layout, config, gamma, stream, networks_of(layout, config, stream))
     return SmallModel(layout, config, gamma, stream)
 
 
