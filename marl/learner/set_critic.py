@@ -67,12 +67,6 @@ class SetMLP(nn.Module):
         length = self.parts * (self.below[0] + 1) * self.below[1]
         return [(block[:, :, :-1], block[:, :, -1]) for block in grouped.blocks(self.flat[:, :, length:], self.behind)]
 
-    def activated(self, pre_XWB: Tensor) -> Tensor:
-        """A hidden layer's outputs from its centred pre-activations: normalised as in `grouped_mlp`, then ReLU."""
-        if self.layer_norm:
-            pre_XWB = pre_XWB * (pre_XWB.square().mean(1, keepdim=True) + grouped.EPS).rsqrt()
-        return pre_XWB.relu()
-
 
 class SetCritic(Critic):
     """C centralised critics per agent, each invariant to the order of interchangeable others; `Critic`'s interface."""
@@ -121,7 +115,7 @@ class SetCritic(Critic):
         weight_XWI = own_XIW[:, :-1].transpose(1, 2)
         constant_XWB = torch.baddbmm(own_XIW[:, -1:].transpose(1, 2), weight_XWI[..., :-actions], seen_XIB)
         joined_XZWB = self._joined(joint_SBD, block_SNZIW, agents).flatten(0, 1)
-        joined_XZWB[:, 0] = 0.0
+        joined_XZWB[:, 0].zero_()
         weight, bias, *rest = grouped.prepare(behind, self.mlp.behind, norm)
         following = weight[..., : self.mlp.below[1]], torch.baddbmm(bias, weight, joined_XZWB.flatten(1, 2))
         parameters = (weight_XWI[..., -actions:], constant_XWB, *following, *rest)
@@ -142,7 +136,7 @@ class SetCritic(Critic):
         each_XIY = each_SGNIW.permute(0, 2, 3, 1, 4).flatten(0, 1).flatten(2)  # every agent's row is read once
         each_XYI = each_XIY.transpose(1, 2)
         pre_XYB = torch.baddbmm(each_XYI[..., -1:], each_XYI[..., :-1], self._rows(joint_SBD))
-        embedded = self.mlp.activated(pre_XYB.view(-1, width, rows))
+        embedded = grouped.hidden(pre_XYB.view(-1, width, rows), self.mlp.layer_norm)
         embedded_SGNR = embedded.view(-1, agents, groups, width * rows).transpose(1, 2)
         joined_SGZWB: Tensor = torch.matmul(self.mean_GZN[:groups], embedded_SGNR).unflatten(3, (width, rows))
         return joined_SGZWB
