@@ -136,7 +136,7 @@ def test_own_action_value_equals_the_full_critic() -> None:
 
 @pytest.mark.parametrize("layer_norm", [True, False])
 def test_gradients_are_those_of_finite_differences(layer_norm: bool) -> None:
-    """Of the parameters, in float64, and of the own action."""
+    """Of the parameters, in float64, of the joint rows (the end of an imagined rollout) and of the own action."""
     duo = EnvSpec(id="duo", agents=(agent("a_0", 2, 2), agent("a_1", 2, 2), agent("b_0", 1, 2)))
     net = SetCritic(duo, (3, 2), layer_norm, Stream(3, "critic", [0])).double()
     net.part_GNZ, net.mean_GZN = net.part_GNZ.double(), net.mean_GZN.double()
@@ -148,6 +148,7 @@ def test_gradients_are_those_of_finite_differences(layer_norm: bool) -> None:
         return torch.func.functional_call(net, {"mlp.flat": flat}, (joint,))
 
     assert torch.autograd.gradcheck(value, start.requires_grad_())
+    assert torch.autograd.gradcheck(net, joint.clone().requires_grad_())
     assert torch.autograd.gradcheck(net.own_action(joint), action.clone().requires_grad_())
 
 
