@@ -18,6 +18,7 @@ The batched port plays (equal to `mpe2` within rounding).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -52,14 +53,21 @@ RESAMPLING = (999, 400)  # permutations, resamples of the bootstrap
 Course = tuple[tuple[FormationRow, ...], Formed | Undefined]
 
 
+class SeenEnough(Exception):
+    """Ends a training after its last look."""
+
+
 class Looks:
     """Measures every replica's protocol whenever it is called with the policies (`marl.training.trainer.Watch`).
 
     Args:
         config: of the run.
         episodes: of a look.
-        until: the last step that is looked at.
+        until: the last step that is looked at; what comes behind it is not trained.
         say: told what was found.
+
+    Raises:
+        SeenEnough: when it is called at a later step.
     """
 
     def __init__(self, config: Config, episodes: int, until: int, say: Callable[[str], None]) -> None:
@@ -68,7 +76,7 @@ class Looks:
 
     def __call__(self, step: int, evaluation: Evaluation, policies: list[Policy]) -> None:
         if step > self._until:
-            return
+            raise SeenEnough
         self.taken = self.taken or [[] for _ in policies]
         for player, one in zip(policies, self.taken, strict=True):
             result, material = analyse_player(
@@ -160,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     every = max(until // max(options.looks, 2), 1)
     looks = Looks(config, options.episodes, until, lambda text: print(text, flush=True))
     began = time.process_time()
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, contextlib.suppress(SeenEnough):
         quiet = ["--evaluation.every", str(every), "--evaluation.episodes", "2", "--checkpoint.every", "0"]
         train_arm(options.env, [*quiet, *flags], seed, options.replicas, Path(scratch) / "run", looks)
     courses = looks.courses()

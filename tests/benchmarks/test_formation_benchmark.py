@@ -38,8 +38,8 @@ def test_the_published_seed_is_taken_for_the_published_settings_alone() -> None:
 
 def test_a_tiny_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "record.json"
-    words = ["--replicas", "2", "--looks", "3", "--episodes", "10", "--out", str(out)]
-    few = ["--total-steps", "300", "--num-envs", "4", "--maddpg.hidden", "8", "--maddpg.updates-per-step", "0.01"]
+    words = ["--replicas", "2", "--looks", "2", "--until", "200", "--episodes", "10", "--out", str(out)]
+    few = ["--total-steps", "100000", "--num-envs", "4", "--maddpg.hidden", "8", "--maddpg.updates-per-step", "0.01"]
     assert formation.main([*words, "--", *few]) == 0
     record = json.loads(out.read_text())
     assert out.with_suffix(".png").exists() and str(tmp_path) not in record["command"] and not record["published"]
