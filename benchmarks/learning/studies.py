@@ -56,6 +56,8 @@ ABLATIONS: dict[str, str] = {
     "gamma_0.9": "--maddpg.gamma 0.9",
     "shared_actors": "--maddpg.share-actors true",
     "independent_critics": "--maddpg.independent-critics true",
+    "joint_critics": "--maddpg.independent-critics false",
+    "set_critics": "--maddpg.independent-critics false --maddpg.critic sets",
     "no_logit_penalty": "--maddpg.logit-penalty 0",
 }
 ESTIMATORS: dict[str, str] = {

@@ -105,6 +105,26 @@ RULES: tuple[Rule, ...] = (
         lambda c: "maddpg.recurrent makes the last hidden layer a GRU; expected at least one width in maddpg.hidden",
     ),
     Rule(
+        ("maddpg.critic", "maddpg.independent_critics"),
+        lambda c: c.maddpg.critic == "sets" and c.maddpg.independent_critics,
+        lambda c: (
+            "maddpg.critic sets is a way to see the other agents, whom maddpg.independent_critics do not see; expected "
+            "one of the two"
+        ),
+    ),
+    Rule(
+        ("maddpg.critic", "maddpg.recurrent"),
+        lambda c: c.maddpg.critic == "sets" and c.maddpg.recurrent,
+        lambda c: "maddpg.critic sets has no memory; expected maddpg.critic joint with maddpg.recurrent",
+    ),
+    Rule(
+        ("maddpg.critic", "maddpg.hidden"),
+        lambda c: c.maddpg.critic == "sets" and not c.maddpg.hidden,
+        lambda c: (
+            "maddpg.critic sets embeds agents in the first hidden layer; expected at least one width in maddpg.hidden"
+        ),
+    ),
+    Rule(
         ("maddpg.recurrent", "distributed"),
         lambda c: c.maddpg.recurrent and c.distributed == "data",
         lambda c: (

@@ -90,6 +90,8 @@ class MADDPGConfig:
     """Rewards summed before the bootstrap."""
     share_actors: bool = False
     """Interchangeable agents (same name prefix, team and sizes) share one actor."""
+    critic: Literal["joint", "sets"] = "joint"
+    """How a critic sees the others: in one row, or as sets of interchangeable agents, in any order (deep sets)."""
     independent_critics: bool = False
     """Critics see their own agent's observation and action only (IDDPG): the ablation of the central critic."""
     team_reward: bool = False
@@ -105,8 +107,7 @@ class MADDPGConfig:
     listening_bonus: Weight = 0.0
     """Weight of the receivers' bonus for acting differently with and without the message."""
     diagnostics_every: Count = 1000
-    """Updates between measurements of the estimator's cosine, bias and deviation against the exact gradient; 0: never.
-    """
+    """Updates between measurements of the estimator's cosine, bias and deviation from the exact gradient; 0: never."""
 
     @property
     def lead(self) -> int:
@@ -356,8 +357,7 @@ class Config:
     device: str = "auto"
     """auto, cpu, cuda or cuda:i."""
     distributed: Literal["replicas", "data"] = "replicas"
-    """What several processes started by torchrun share: the replicas, or the environments and batch of every replica.
-    """
+    """What several processes of torchrun share: the replicas, or the environments and batch of every replica."""
     threads: Count = 0
     """CPU threads of torch; 0: chosen by the size of the work."""
     graphs: bool = True

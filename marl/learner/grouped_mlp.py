@@ -65,6 +65,34 @@ def run(x_YIB: Tensor, parameters: Sequence[Tensor], layer_norm: bool) -> Tensor
     return output
 
 
+def hidden(pre_XWB: Tensor, layer_norm: bool) -> Tensor:
+    """What a hidden layer passes on [X, W, B] from its centred pre-activations: normalised, then ReLU; as in `run`."""
+    if not layer_norm:
+        return pre_XWB.relu()
+    output: Tensor = _Hidden.apply(pre_XWB)  # type: ignore[no-untyped-call]
+    return output
+
+
+class _Hidden(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pre_XWB: Tensor) -> Tensor:
+        x_XWB = pre_XWB * pre_XWB
+        scale_X1B = x_XWB.sum(1, keepdim=True).mul_(1.0 / pre_XWB.shape[1]).add_(EPS).rsqrt_()
+        normalised_XWB = torch.mul(pre_XWB, scale_X1B, out=x_XWB)
+        output_XWB = normalised_XWB.clamp(min=0.0)
+        ctx.save_for_backward(normalised_XWB, output_XWB, scale_X1B)
+        return output_XWB
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        normalised_XWB, output_XWB, scale_X1B = ctx.saved_tensors
+        along_X1B = (gradient * output_XWB).sum(1, keepdim=True)
+        gradient = torch.ops.aten.threshold_backward(gradient, output_XWB, 0.0)
+        gradient.addcmul_(normalised_XWB, along_X1B, value=-1.0 / output_XWB.shape[1])
+        return gradient.mul_(scale_X1B)
+
+
 class _Prepare(torch.autograd.Function):
     @staticmethod
     def forward(

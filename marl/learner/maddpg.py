@@ -35,6 +35,7 @@ from marl.learner.interfaces import ActorLoss, UpdateShare
 from marl.learner.moments import Moments
 from marl.learner.networks import Actor, Critic, joint_rows
 from marl.learner.schedules import Schedules
+from marl.learner.set_critic import SetCritic
 
 _OF_UPDATES = ("target", "own", "others", "relabel", "conditional")  # streams whose draws are [..., B, H, K]
 _NOISE = ("act", *_OF_UPDATES, "diagnose")
@@ -78,8 +79,8 @@ class MADDPG:
 
         norm, hidden = config.layer_norm, config.hidden
         self.actor = self.actor_type(spec, hidden, norm, stream("actor"), config.share_actors)
-        num_critics = 2 if config.twin_critics else 1
-        self.critic = self.critic_type(spec, hidden, norm, stream("critic"), num_critics, config.independent_critics)
+        critic = SetCritic if config.critic == "sets" else self.critic_type
+        self.critic = critic(spec, hidden, norm, stream("critic"), 1 + config.twin_critics, config.independent_critics)
         self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.schedules = Schedules(config, self.device)
@@ -96,8 +97,7 @@ class MADDPG:
         if share is not None:
             self.noise |= {name: share.stream(self.noise[name]) for name in (*_OF_UPDATES, *numbers[1:])}
         self.numbers = Numbers(spec, config, self.noise, self.schedules.exploration) if numbers else None
-        self.updates = 0
-        self._share = share
+        self.updates, self._share = 0, share
         self.actor_loss: ActorLoss | None = None
         self.head_mask = spec.head_mask.to(self.device)[:, None]  # [N, 1, H, K]
         self.sender_mask = self.head_mask[list(spec.senders)]

@@ -185,30 +185,35 @@ class Critic(nn.Module):
         values = grouped.run(joint_SBD.transpose(1, 2), self.prepared(), self.mlp.layer_norm)
         return values.view(-1, self.num_critics, self.num_agents, joint_SBD.shape[1])
 
+    @torch.no_grad()
     def own_action(self, joint_SBD: Tensor) -> OwnActionValue:
-        """The first critic's value as a function of each agent's own action, all else as in `joint_SBD`."""
-        return OwnActionValue(self, joint_SBD)
+        """The first critic's value as a function of each agent's own action, all else as in `joint_SBD`.
+
+        The first layer is linear, so replacing one agent's action adds its rows of the weight times (new - old) to the
+        pre-activation of the joint row: N joint inputs cost one product and N small ones.
+        """
+        flat_SNP = self.flat()[:, : self.num_agents]
+        first_SYD, bias_SY1, *tail = self.mlp.prepare(flat_SNP, shared_input=True)
+        first = own_inputs(first_SYD, bias_SY1, joint_SBD, self.num_agents, self.action_size)
+        return OwnActionValue((joint_SBD.shape[0], self.num_agents), (*first, *tail), self.mlp.layer_norm)
 
 
 class OwnActionValue:
     """Q_i with agent i's action replaced, for all i at once; differentiable in the action only.
 
-    The first layer is linear, so replacing one agent's action adds its rows of the weight times (new - old) to the
-    pre-activation of the joint row: N joint inputs cost one product and N small ones.
+    Args:
+        agents: (S, N).
+        parameters: constants of `grouped_mlp.run`, as functions of the own action: all else is in the biases.
+        layer_norm: whether hidden layers are normalised.
     """
 
-    @torch.no_grad()
-    def __init__(self, critic: Critic, joint_SBD: Tensor) -> None:
-        self._agents, self._layer_norm = (joint_SBD.shape[0], critic.num_agents), critic.mlp.layer_norm
-        flat_SNP = critic.flat()[:, : critic.num_agents]
-        first_SYD, bias_SY1, *self._tail = critic.mlp.prepare(flat_SNP, shared_input=True)
-        self._first = own_inputs(first_SYD, bias_SY1, joint_SBD, critic.num_agents, critic.action_size)
+    def __init__(self, agents: tuple[int, int], parameters: tuple[Tensor, ...], layer_norm: bool) -> None:
+        self._agents, self._parameters, self._layer_norm = agents, parameters, layer_norm
 
     def __call__(self, action_SNBA: Tensor) -> Tensor:
         """Values [S, N, B] of own actions [S, N, B, A]."""
         action_XAB = action_SNBA.transpose(2, 3).flatten(0, 1)
-        values = grouped.run(action_XAB, (*self._first, *self._tail), self._layer_norm)
-        return values.view(*self._agents, -1)
+        return grouped.run(action_XAB, self._parameters, self._layer_norm).view(*self._agents, -1)
 
 
 def own_inputs(

@@ -81,7 +81,7 @@ def check_networks(saved: Any, was: Config, spec: EnvSpec, config: Config, path:
 
 _SEEN = "observations at a time"
 _ACTOR_SIZES = ("hidden", "layer_norm", "share_actors", "recurrent")
-_CRITIC_SIZES = ("twin_critics", "independent_critics")
+_CRITIC_SIZES = ("critic", "twin_critics", "independent_critics")
 
 
 def _actors_alone(rows: list[tuple[str, str, str]], config: Config) -> str:

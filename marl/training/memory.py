@@ -53,6 +53,11 @@ def parts(config: Config, spec: EnvSpec, replicas: int) -> dict[str, int]:
     kept = min(config.replay.capacity, config.total_steps + config.num_envs)
     critics = n * (2 if learner.twin_critics else 1)
     weights = n * _weights((o, *learner.hidden, a)) + critics * _weights((n * (o + a), *learner.hidden, 1))
+    if learner.critic == "sets":
+        width, *behind = learner.hidden
+        seen = max(spec.kinds) + 2  # an embedding for every kind of agents and one for itself
+        weights = n * _weights((o, *learner.hidden, a))
+        weights += critics * (seen * _weights((o + a, width)) + _weights((seen * width, *behind, 1)))
     if learner.recurrent:
         *below, width = learner.hidden
         row += sum(further_widths(spec, n + critics, width).values())

@@ -41,7 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "maddpg.independent_critics": True,
         "maddpg.target_action": "argmax",
     },
-    "frames": {"env": "simple_adversary", "maddpg.frames": 2},
+    "frames": {"env": "simple_adversary", "maddpg.frames": 2, "maddpg.critic": "sets"},
     "pool": {
         "env": "simple_crypto",
         "num_replicas": 2,

@@ -90,6 +90,19 @@ def test_parts_of_recurrent_networks_are_those_that_are_allocated() -> None:
     assert sizes["networks"] == 5 * (learner.actor.mlp.flat.nbytes + learner.critic.mlp.flat.nbytes)
 
 
+def test_parts_of_set_critics_are_those_that_are_allocated() -> None:
+    settings = {
+        "env": "simple_world_comm",
+        "maddpg.twin_critics": True,
+        "maddpg.critic": "sets",
+        "maddpg.hidden": (7, 5),
+    }
+    chosen, spec = config(Path("none"), settings), envs.make("simple_world_comm").spec
+    sizes = {name.split(" (")[0]: size for name, size in parts(chosen, spec, 3).items()}
+    learner = MADDPG(spec, chosen.maddpg, 0, range(3), "cpu")
+    assert sizes["networks"] == 5 * (learner.actor.mlp.flat.nbytes + learner.critic.mlp.flat.nbytes)
+
+
 @pytest.mark.parametrize("error", [MemoryError(), torch.cuda.OutOfMemoryError("CUDA out of memory.")])
 def test_an_error_of_memory_names_the_largest_part_first(error: BaseException, capsys: Any) -> None:
     chosen = config(Path("none"), {"total_steps": 10**7, "replay.capacity": 10**7})

@@ -46,6 +46,7 @@ LEARNER: dict[str, dict[str, Any]] = {
     "recurrent, small replay": {**RECURRENT, "replay.capacity": 60, "maddpg.burn_in": 0},
     "recurrent and everything": {**TWO_HEADS, **MANY_OPTIONS, **RECURRENT, "maddpg.frames": 2},
     "recurrent, one layer": {**RECURRENT, "maddpg.hidden": (6,), "env": "simple_world_comm"},
+    "set critics": {"env": "simple_world_comm", "maddpg.critic": "sets", "maddpg.twin_critics": True},
     "iddpg": {"maddpg.independent_critics": True},
     "team_reward": {"env": "simple_tag", "maddpg.team_reward": True},
     "argmax targets": {"maddpg.target_action": "argmax"},
@@ -98,7 +99,15 @@ def check(tmp_path: Path, settings: dict[str, Any], rounds: int = 23) -> None:
 
 
 # ------------------------------------------------------------------ exact resume
-FAST = ("defaults", "matd3", "n_step", "small replay, n_step", "everything at once", "recurrent and everything")
+FAST = (
+    "defaults",
+    "matd3",
+    "n_step",
+    "small replay, n_step",
+    "everything at once",
+    "recurrent and everything",
+    "set critics",
+)
 
 
 @pytest.mark.parametrize("name", FAST)
