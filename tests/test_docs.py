@@ -273,7 +273,7 @@ def tensors(tree: Any) -> list[Tensor]:
 
 def test_shapes_of_sequences() -> None:
     env = envs.make("simple_world_comm", num_envs=21)
-    sizes, layout = sizes_of(env, 3, 9) | {"T": 5}, Layout(env.spec)
+    sizes, layout = sizes_of(env, 3, 9) | {"T": 5, "V": 0}, Layout(env.spec)
     store = FrameStore((sizes["F"], sizes["U"], sizes["N"]), 3, 7, 70, "cpu")
     for transitions in play(env, 6, replicas=3):
         store.add(rows_of(layout, transitions), torch.ones(3, 7, dtype=torch.bool))

@@ -60,6 +60,8 @@ def steps_of(seq: Sequences, episodes: slice) -> list[StepRows]:
             next_obs=part["obs"][:, t + 1],
             first=part["first"][:, t],
             last=part["last"][:, t + 1],
+            flags=part["flags"][:, t],
+            next_flags=part["flags"][:, t + 1],
         )
         for t in range(seq.first.shape[1] - 1)
     ]

@@ -63,6 +63,7 @@ class Assessment(Record):
     reward_r2: Numbers  # [S][K], over episodes and agents; at most 1
     slots: tuple[float, ...] | None  # [S], share of imagined message entries that are exact; None without messages
     latents: Latents | None = field(default=None, metadata=INLINE)  # None: a model without latents
+    flags_wrong: Numbers | None = None  # [S][K], balanced error rate of flags (flags.py); None: there are none
 
 
 def collect(
@@ -86,24 +87,29 @@ def collect_in(env: envs.BatchedEnv, policy: Policy | None, replicas: int, steps
     """Fresh episodes as `collect` has them, in environments that are dealt out to the replicas; they are closed."""
     spec, layout, episodes = env.spec, Layout(env.spec), env.num_envs // replicas
     stream = Stream(seed, "assess", range(replicas))
-    mask = spec.head_mask[:, None]
+    heads = spec.head_mask[:, None]
 
     def dealt(x: Tensor, dim: int) -> Tensor:
         return x.unflatten(dim, (replicas, episodes)).movedim(dim, 0)
 
-    store = FrameStore(
-        (layout.full_size, layout.action_size, spec.num_agents), replicas, episodes, episodes * (steps + 1), "cpu"
-    )
+    def maybe(x: Tensor | None) -> Tensor | None:
+        return None if x is None else dealt(x, 1)
+
+    store = FrameStore(layout.widths, replicas, episodes, episodes * (steps + 1), "cpu")
     obs = dealt(env.reset(seed=seed), 1)
     running_SB = torch.ones(replicas, episodes, dtype=torch.bool)
     first = running_SB
     for _ in range(steps):
         logits = torch.zeros(*obs.shape[:3], spec.num_heads, spec.head_size) if policy is None else policy(obs)
-        action = relaxation.sample_onehot(logits, stream.gumbel(*logits.shape[1:]), mask)
+        mask = maybe(env.mask)
+        allowed = heads if mask is None else heads & mask
+        action = relaxation.sample_onehot(logits, stream.gumbel(*logits.shape[1:]), allowed)
         step = env.step(action.argmax(-1).movedim(0, 1).flatten(1, 2))
         ended = dealt(step.terminated, 1), dealt(step.truncated, 1)
         reward, after = dealt(step.reward, 1), dealt(step.final_obs, 1)
-        row = Transitions(obs, torch.zeros_like(obs), first, action.flatten(3), reward, *ended, after)
+        active, next_mask = maybe(step.active), maybe(step.final_mask)
+        chosen = action.flatten(3) if active is None else action.flatten(3) * active[..., None]
+        row = Transitions(obs, torch.zeros_like(obs), first, chosen, reward, *ended, after, active, mask, next_mask)
         store.add(rows_of(layout, row), running_SB)
         running_SB = running_SB & ~(ended[0] | ended[1]).all(1)
         first = torch.zeros_like(first)
@@ -126,6 +132,9 @@ def assess(model: WorldModel, layout: Layout, seq: Sequences, train: Sequences, 
     going_SKB = (ahead.valid & ~ahead.first).long().cumprod(1).bool()
     predicted = open_loop(model, seq, CONTEXT, stream)
     imagined = _with_messages(layout, predicted.obs, ahead.action)
+    wrong = None
+    if layout.flags.size:
+        imagined, wrong = _flagged(layout, imagined, seq, predicted, going_SKB)
     guesses = {
         "model": imagined,
         "copy last": seq.obs[:, CONTEXT : CONTEXT + 1].expand_as(ahead.obs),
@@ -153,7 +162,24 @@ def assess(model: WorldModel, layout: Layout, seq: Sequences, train: Sequences, 
         reward_r2=_plain(1.0 - unexplained / variance.clamp(min=1e-12)),
         slots=_plain(mean_where(right, going_SKB, (1, 2))) if copied else None,
         latents=Latents(**latents) if latents else None,
+        flags_wrong=wrong,
     )
+
+
+def _flagged(
+    layout: Layout, imagined_SKBF: Tensor, seq: Sequences, predicted: Prediction, going_SKB: Tensor
+) -> tuple[Tensor, Numbers]:
+    """Imagined rows without agents that are gone, and the error rate of the flags after each step, [S][K]."""
+    flags, start = layout.flags, seq.flags[:, CONTEXT : CONTEXT + 1]
+    ahead = seq.flags[:, CONTEXT + 1 :]
+    guess = start.expand_as(ahead) if predicted.flags is None else predicted.flags
+    if flags.agents:
+        before = torch.cat([start, guess[:, :-1]], dim=1)
+        every = torch.arange(layout.full_size)
+        shown = flags.shown(before.flatten(1, 2), guess.flatten(1, 2), every)
+        imagined_SKBF = imagined_SKBF * shown.unflatten(1, ahead.shape[1:3])
+    steps = zip(guess.unbind(1), ahead.unbind(1), going_SKB.to(ahead.dtype).unbind(1), strict=True)
+    return imagined_SKBF, _plain(torch.stack([flags.wrong(*step) for step in steps], dim=1))
 
 
 def _plain(values: Tensor) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from marl.learner.maddpg import MADDPG
 from marl.learner.networks import Actor
 from marl.learner.relaxation import PATHWISE
 from marl.runs import checkpoint
-from marl.world_model.imagination.source import ImaginationSource, make_model
+from marl.world_model.imagination.source import ImaginationSource, make_model, suited
 from marl.world_model.imagination.through import ThroughModel, critic_tail
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import WorldModel
@@ -42,7 +42,7 @@ def imagining(replay: Replay, learner: MADDPG, config: Config, model: WorldModel
             f"the world model predicts what choices lead to and {learner.spec.id} has continuous actions; train it "
             f"without --world-model."
         )
-    wm = config.wm
+    wm = suited(config.wm, learner.spec)
     streams = {name: Stream(config.seed, f"world_model/{name}", learner.replicas, learner.device) for name in _STREAMS}
     source = ImaginationSource.of(replay, learner.actor, learner.spec, wm, config.num_envs, streams, model)
     if wm.size("through_horizon"):
@@ -87,6 +87,7 @@ def load(run: Path) -> SavedModel:
     saved = checkpoint.load(path, ["source", "policy"])
     spec = EnvSpec.from_dict(manifest["spec"])
     layout, rows = Layout(spec), range(config.num_replicas)
+    config = replace(config, wm=suited(config.wm, spec))
     model = make_model(layout, config.wm, config.maddpg.gamma, Stream(config.seed, "shape", rows))
     model.load_state_dict(saved.parts["source"]["model"])
     learner = config.maddpg

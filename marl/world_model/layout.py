@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from envs.spec import EnvSpec
-from marl.errors import UserError
+from marl.world_model.flags import Flags
 
 
 class Layout:
@@ -22,14 +22,10 @@ class Layout:
     Args:
         spec: agents, heads and routes.
         device: where the tables live.
-
-    Raises:
-        UserError: the environment has agents that leave, or action masks, which the model does not predict.
     """
 
     def __init__(self, spec: EnvSpec, device: torch.device | str = "cpu") -> None:
-        refuse(spec)
-        self.spec = spec
+        self.spec, self.flags = spec, Flags(spec, device)
         n, o, a = spec.num_agents, spec.obs_size, spec.action_size
         heads = spec.head_mask.flatten(1)  # [N, A]
         full = [i * o + j for i, agent in enumerate(spec.agents) for j in range(agent.obs_size)]
@@ -57,6 +53,7 @@ class Layout:
         heard = {r.receiver * o + r.start + k for r in spec.routes for k in range(r.size)}
         # entries that errors are measured in: nobody knows what a channel with noise lets be heard
         self.judged_J = table([j for j, position in enumerate(dynamic) if position not in heard])
+        self.widths = (self.full_size, self.action_size, n, self.flags.size)  # of what is stored of a frame
         self._padded = table([full.index(p) if p in set(full) else len(full) for p in range(n * o)])
 
     def join(self, obs_SNBO: Tensor) -> Tensor:
@@ -76,19 +73,3 @@ class Layout:
         """The predicted entries and the messages just sent, as padded observations [S, N, B, O]; differentiable."""
         rows = torch.cat([obs_SBJ, action_SBU, obs_SBJ.new_zeros(*obs_SBJ.shape[:2], 1)], dim=2)
         return rows.index_select(2, self._source).unflatten(2, (self.spec.num_agents, -1)).transpose(1, 2)
-
-
-def refuse(spec: EnvSpec) -> None:
-    """Raise `UserError` where the environment is not one that the world model can imagine."""
-    if not spec.fixed_agents:
-        raise UserError(
-            f"--world-model: agents of {spec.id!r} may leave before the episode ends, as far as is known; expected an "
-            "environment with fixed agents. Where all of them stay until it ends, let the environment say so, with "
-            "metadata = {'fixed_agents': True, ...} in its class (a run that sees one leave then stops); otherwise "
-            "train without --world-model."
-        )
-    if spec.has_masks:
-        raise UserError(
-            f"--world-model: {spec.id!r} has action masks, which the world model does not predict; expected an "
-            "environment whose choices are always all allowed. Train without --world-model."
-        )

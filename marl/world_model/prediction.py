@@ -90,6 +90,10 @@ def table(result: RunAssessment) -> str:
     lines.append(f"  rewards' R^2: {values}")
     if measured.slots is not None:
         lines.append(f"  imagined message entries that are exact: {100 * float(np.mean(measured.slots)):.1f} %")
+    if measured.flags_wrong is not None:
+        wrong = 100 * np.mean(measured.flags_wrong, axis=0)
+        values = ", ".join(f"{wrong[k]:.1f} % after {k + 1}" for k in sorted({0, min(4, ahead - 1), ahead - 1}))
+        lines.append(f"  who is there and what is allowed, balanced error rate: {values}")
     if (latents := measured.latents) is not None:
         names = ("kl", "posterior_entropy", "prior_entropy")
         means = {name: float(np.mean(getattr(latents, name))) for name in names}

@@ -1,7 +1,7 @@
 """What every world model offers to imagination and evaluation.
 
 Shape suffixes: S replicas, T frames, B sequences, n rows, F entries of the joint observation, J those that are
-predicted (all but exact message slots), U joint action, N agents, R noise numbers a row.
+predicted (all but exact message slots), U joint action, N agents, R noise numbers a row, V flags.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Prediction:
     reward: Tensor  # [S, n, N]
     discount: Tensor  # [S, n, N] gamma (1 - terminated)
     uncertainty: Tensor  # [S, n] disagreement of the ensemble about the step that led here; 0 where not asked for
+    flags: Tensor | None = None  # [S, n, V] who is there then, and what is allowed; None: as before the step
 
 
 class WorldModel(Protocol):
@@ -113,7 +114,8 @@ def open_loop(model: WorldModel, seq: Sequences, context: int, stream: Stream) -
     for t in range(context + 1, length):
         state, prediction = model.step(state, seq.action[:, t], stream.uniform(rows, model.noise_size))
         steps.append(prediction)
-    return Prediction(*(torch.stack([vars(p)[name] for p in steps], 1) for name in vars(steps[0])))
+    names = [name for name, value in vars(steps[0]).items() if value is not None]
+    return Prediction(**{name: torch.stack([vars(p)[name] for p in steps], 1) for name in names})
 
 
 def raise_on_faults(optimiser: ReplicaAdam[Any], metrics: dict[str, Tensor]) -> None:

@@ -4,7 +4,7 @@ A frame is an observation with what led to it: the action before it, the reward 
 steps is 26 frames. Environments write into rings of their own, as their episodes need not end together.
 
 Shape suffixes: S replicas, E environments, C capacity of a ring, T frames of a window, B windows, F observation
-entries, U action entries, N agents, D width of a stored row.
+entries, U action entries, N agents, V flags (flags.py), D width of a stored row.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from envs.streams import Stream
+
+NO_FLAGS = torch.empty(0)  # stands for: an environment that needs none
 
 
 @dataclass
@@ -29,6 +31,11 @@ class Sequences:
     first: Tensor  # bool [S, T, B] no frame of the same episode stands before it in the window
     last: Tensor  # bool [S, T, B] the episode ended here
     valid: Tensor  # bool [S, T, B] False behind the newest frame
+    flags: Tensor = NO_FLAGS  # [S, T, B, V] who is there to act on this frame, and which choices are allowed
+
+    def __post_init__(self) -> None:
+        if self.flags is NO_FLAGS:
+            self.flags = self.reward[..., :0]
 
     @property
     def follows(self) -> Tensor:
@@ -62,13 +69,15 @@ class StepRows:
     next_obs: Tensor  # [S, E, F] true next observation
     first: Tensor  # bool [S, E] obs is the first of its episode
     last: Tensor  # bool [S, E] the episode ends with next_obs
+    flags: Tensor | None = None  # [S, E, V] at obs; None: there are none
+    next_flags: Tensor | None = None  # [S, E, V] at next_obs, as far as this step tells
 
 
 class FrameStore:
     """Rings of frames.
 
     Args:
-        widths: (F, U, N).
+        widths: (F, U, N), and V where there are flags.
         replicas: S.
         num_envs: E.
         capacity: frames kept per replica.
@@ -76,10 +85,11 @@ class FrameStore:
     """
 
     def __init__(
-        self, widths: tuple[int, int, int], replicas: int, num_envs: int, capacity: int, device: torch.device | str
+        self, widths: tuple[int, ...], replicas: int, num_envs: int, capacity: int, device: torch.device | str
     ) -> None:
-        obs, action, agents = widths
-        self._widths = [obs, action, agents, agents, 1, 1]
+        obs, action, agents, *flags = widths
+        self._flags = sum(flags)
+        self._widths = [obs, action, agents, agents, 1, 1, self._flags]
         self.ring = max(capacity // num_envs, 2)
         self.data_SECD = torch.zeros(replicas, num_envs, self.ring, sum(self._widths), device=device)
         self.start_SEC = torch.zeros(replicas, num_envs, self.ring, dtype=torch.int64, device=device)
@@ -89,15 +99,30 @@ class FrameStore:
         self._e_E = torch.arange(num_envs, device=device)
 
     def add(self, step: StepRows, mask_SE: Tensor) -> None:
-        """Append the frames of one joint step in the environments of `mask_SE`."""
+        """Append the frames of one joint step in the environments of `mask_SE`.
+
+        A frame's flags are those of the step that follows it, and are set right when that comes.
+        """
         ones, zeros = torch.ones_like(step.reward), torch.zeros_like(step.reward)
         opens_SE = mask_SE & step.first
         self._episode_SE = torch.where(opens_SE, self.written_SE, self._episode_SE)
         flag = torch.ones_like(step.reward[..., :1])
-        opening = [step.obs, torch.zeros_like(step.action), zeros, ones, flag, 0 * flag]
+        flags, next_flags = self._of_flags(step, mask_SE)
+        opening = [step.obs, torch.zeros_like(step.action), zeros, ones, flag, 0 * flag, *flags]
         self._append(torch.cat(opening, dim=2), opens_SE)
         last = step.last[..., None].to(flag.dtype)
-        self._append(torch.cat([step.next_obs, step.action, step.reward, step.alive, 0 * flag, last], dim=2), mask_SE)
+        after = [step.next_obs, step.action, step.reward, step.alive, 0 * flag, last, *next_flags]
+        self._append(torch.cat(after, dim=2), mask_SE)
+
+    def _of_flags(self, step: StepRows, mask_SE: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Flags of the opening and of the next frame; those of the frame before, in mid-episode, are set right."""
+        if not self._flags or step.flags is None or step.next_flags is None:
+            return [], []
+        at = (self._s_S1, self._e_E, (self.written_SE - 1) % self.ring)
+        known = self.data_SECD[at]
+        now = torch.cat([known[..., : -self._flags], step.flags], dim=2)
+        self.data_SECD[at] = torch.where((mask_SE & ~step.first)[..., None], now, known)
+        return [step.flags], [step.next_flags]
 
     def _append(self, rows_SED: Tensor, mask_SE: Tensor) -> None:
         at = (self._s_S1, self._e_E, self.written_SE % self.ring)
@@ -143,11 +168,11 @@ class FrameStore:
         return self._sequences(rows, valid)
 
     def _sequences(self, rows_STBD: Tensor, valid_STB: Tensor) -> Sequences:
-        obs, action, reward, alive, first, last = rows_STBD.split(self._widths, dim=3)
+        obs, action, reward, alive, first, last, flags = rows_STBD.split(self._widths, dim=3)
         first_STB = first[..., 0] > 0.5
         first_STB[:, 0] = True
         action = torch.where(first_STB[..., None], 0.0, action)
-        return Sequences(obs, action, reward, alive, first_STB, last[..., 0] > 0.5, valid_STB)
+        return Sequences(obs, action, reward, alive, first_STB, last[..., 0] > 0.5, valid_STB, flags)
 
     def state_dict(self) -> dict[str, Any]:
         used = int(self.written_SE.max().clamp(max=self.ring))
@@ -170,7 +195,7 @@ class Episodes:
     """Stored episodes of every environment, of which a share is held out from training.
 
     Args:
-        widths: (F, U, N).
+        widths: (F, U, N), and V where there are flags.
         replicas: S.
         num_envs: E.
         capacity: frames kept per replica for training.
@@ -180,7 +205,7 @@ class Episodes:
 
     def __init__(
         self,
-        widths: tuple[int, int, int],
+        widths: tuple[int, ...],
         replicas: int,
         num_envs: int,
         capacity: int,

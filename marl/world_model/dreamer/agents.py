@@ -36,8 +36,10 @@ from torch import Tensor, nn
 
 from envs.streams import Stream
 from marl.config.schema import WorldModelConfig
+from marl.errors import UserError
 from marl.world_model.dreamer.model import Networks, ObsLayout
 from marl.world_model.dreamer.rssm import RSSM, Observed, Sizes, State, gated
+from marl.world_model.flags import Flags
 from marl.world_model.layers import MLP, Dense, Unrolled
 
 HEADS = 4  # of attention
@@ -278,8 +280,18 @@ class AgentNetworks(Networks):
         self.discount = AgentHead(self.rssm, hidden, stream)
 
 
-def networks_of(layout: ObsLayout, config: WorldModelConfig, stream: Stream) -> Networks:
-    """The networks that `config.factors` asks for, their weights drawn from `stream`, whose rows are the replicas."""
-    if config.factors == "agent":
-        return AgentNetworks(layout, config, stream)
-    return Networks(layout.obs_size, layout.action_size, layout.spec.num_agents, config, stream)
+def networks_of(layout: ObsLayout, config: WorldModelConfig, stream: Stream) -> Networks | None:
+    """The networks of a state for every agent, their weights drawn from `stream`, whose rows are the replicas; None
+    where `config.factors` asks for one state, which `DreamerModel` makes by itself.
+
+    Raises:
+        UserError: agents leave or choices are masked, which only one state of all tells.
+    """
+    if config.factors == "joint":
+        return None
+    if Flags(layout.spec).size:
+        raise UserError(
+            f"--wm.factors agent: agents of {layout.spec.id!r} may leave or have masks, which only --wm.factors joint "
+            "imagines."
+        )
+    return AgentNetworks(layout, config, stream)

@@ -23,9 +23,12 @@ from envs.streams import Stream
 from marl.config.schema import WorldModelConfig
 from marl.errors import UserError
 from marl.world_model import losses
+from marl.world_model.dreamer.flags import FlaggedState, FlagHeads, FlagReading, informed
 from marl.world_model.dreamer.heads import ChangeDecoder, RewardHead, StateHead
+from marl.world_model.dreamer.latents import disagreement, latent_summary
 from marl.world_model.dreamer.rewards import Rewards
 from marl.world_model.dreamer.rssm import RSSM, Observed, Sizes, State
+from marl.world_model.flags import Flags
 from marl.world_model.layers import MLP, Dense
 from marl.world_model.layout import Layout
 from marl.world_model.optimiser import ReplicaAdam
@@ -38,11 +41,21 @@ COLLAPSED = 0.95  # R^2 of the reconstruction below which the posterior counts a
 
 
 class Networks(nn.Module):
-    """All parameters of the model, but for a reward head that learns by itself. `core` makes the state space."""
+    """All parameters of the model, but for a reward head that learns by itself.
+
+    Args:
+        obs_size: J.
+        action_size: U, and V behind it where there are flags.
+        num_agents: N.
+        config: sizes.
+        stream: noise of the initial weights; its rows are the replicas.
+        core: makes the state space.
+        flags: V.
+    """
 
     def __init__(
         self, obs_size: int, action_size: int, num_agents: int, config: WorldModelConfig, stream: Stream,
-        core: Callable[..., RSSM] = RSSM,
+        core: Callable[..., RSSM] = RSSM, flags: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         width = config.size("hidden")
@@ -70,6 +83,7 @@ class Networks(nn.Module):
             self.decoder = StateHead((features, *hidden, obs_size), stream)
             self.reward = StateHead((features, *hidden, num_agents), stream)
         self.discount: nn.Module = MLP((features, *hidden, num_agents), stream)
+        self.flags = FlagHeads(features + obs_size + flags, hidden, flags, stream) if flags else None
 
     def encode(self, obs_SnJ: Tensor) -> Tensor:
         """Standardised observations to [S, n, W]."""
@@ -109,22 +123,26 @@ class DreamerModel:
         replicas, device = len(stream.key_R), stream.key_R.device
         self.remembers_S = torch.ones(replicas, dtype=torch.bool, device=device)
         num_agents = layout.spec.num_agents
+        flags = Flags(layout.spec, device)
+        flagged = networks is None and flags.size > 0
+        actions = layout.action_size + (flags.size if flagged else 0)  # flags stand with the action that they allow
         if networks is None:
             assert config.factors == "joint", "agents.networks_of makes the networks of a state for every agent"
-            networks = Networks(layout.obs_size, layout.action_size, num_agents, config, stream)
+            networks = Networks(layout.obs_size, actions, num_agents, config, stream, flags=flags.size)
         self.networks = networks
         self.optimiser = ReplicaAdam(
             self.networks, replicas, config.lr, config.max_grad_norm, config.lr_warmup, config.average
         )
         self.rewards: Rewards | None = None
         if config.decoder == "change":
-            head = RewardHead(layout.obs_size + layout.action_size, num_agents, stream)
+            head = RewardHead(layout.obs_size + actions, num_agents, stream)
             solvable = config.solved_rewards and isinstance(layout, Layout)
             solved = ClosedForm(layout, False, replicas) if solvable else None  # type: ignore[arg-type]
             self.rewards = Rewards(head, solved, replicas, config)
         self.averaged = self.optimiser.averaged
         self.obs_scale = Normaliser(replicas, layout.obs_size, device)
         self.reward_scale = Normaliser(replicas, num_agents, device)
+        self._flags = FlagReading(flags, layout.dynamic_J, gamma) if flagged else None
         self.noise_size = self.networks.rssm.noise_size
         self._metrics: dict[str, Tensor] = {}
 
@@ -160,10 +178,15 @@ class DreamerModel:
 
     def _reward_rows(self, seq: Sequences) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Observations, actions and rewards of all frames but a window's first, and which an action led to."""
+        action = self._action(seq)[:, 1:].flatten(1, 2)
         seq = seq.select(slice(1, None))
         obs = self.obs_scale.apply(seq.obs[..., self.layout.dynamic_J].flatten(1, 2))
         reward = self.reward_scale.apply(seq.reward.flatten(1, 2))
-        return obs, seq.action.flatten(1, 2), reward, seq.follows.flatten(1, 2)
+        return obs, action, reward, seq.follows.flatten(1, 2)
+
+    def _action(self, seq: Sequences) -> Tensor:
+        """The action before each frame, with the flags that it was chosen by where there are any."""
+        return seq.action if self._flags is None else informed(seq)
 
     def read(self, networks: Networks, seq: Sequences, stream: Stream) -> tuple[Tensor, Observed]:
         """Standardised observations [S, T, B, J] and what the state space of `networks` makes of them."""
@@ -171,7 +194,7 @@ class DreamerModel:
         obs_SnJ = self.obs_scale.apply(seq.obs[..., self.layout.dynamic_J].flatten(1, 2))
         encoded = networks.encode(obs_SnJ).unflatten(1, frames)
         uniform = stream.uniform(*frames, self.noise_size)
-        observed = networks.rssm.observe(encoded, seq.action, seq.first, uniform)
+        observed = networks.rssm.observe(encoded, self._action(seq), seq.first, uniform)
         return obs_SnJ.unflatten(1, frames), observed
 
     def loss(self, seq: Sequences, stream: Stream) -> tuple[Tensor, dict[str, Tensor]]:
@@ -184,11 +207,13 @@ class DreamerModel:
         features = observed.state.flatten().features
         frames = seq.first.shape[1:]
         valid, follows = seq.valid.float(), seq.follows.float()
-        rows, action = obs.flatten(1, 2), seq.action.flatten(1, 2)
+        rows, action = obs.flatten(1, 2), self._action(seq).flatten(1, 2)
         # a sequence's first frame may be in mid-episode, but what was before it is not at hand
         before = torch.cat([torch.zeros_like(obs[:, :1]), obs[:, :-1]], dim=1).flatten(1, 2)
         known = torch.cat([torch.zeros_like(follows[:, :1]), follows[:, 1:]], dim=1).flatten(1, 2)[..., None]
         mean = networks.decoder(features, before, action, known)
+        if self._flags is not None:
+            mean = self._flags.without_absent(mean, rows, seq)
         log_x = losses.gaussian_log_prob(rows, mean).unflatten(1, frames)
         label = self.gamma * seq.alive.flatten(1, 2)
         log_g = losses.bernoulli_log_prob(label, networks.discount(features)).sum(-1).unflatten(1, frames)
@@ -198,6 +223,9 @@ class DreamerModel:
             "discount": (-config.ng, mean_over(log_g, follows)),
             "kl": (config.beta, mean_over(kl_loss, valid)),
         }
+        if self._flags is not None and networks.flags is not None:
+            log_f = self._flags.log_prob(networks.flags, features, rows, seq).unflatten(1, frames)
+            terms["flags"] = (-config.ng, mean_over(log_f, known[..., 0].unflatten(1, frames)))
         reward = self.reward_scale.apply(seq.reward.flatten(1, 2))
         if self.rewards is None:
             log_r = losses.gaussian_log_prob(reward, networks.reward(features))
@@ -208,7 +236,8 @@ class DreamerModel:
         members = self._ensemble_entropy(observed).unflatten(1, frames)
         terms["ensemble"] = (config.beta, mean_over(members, valid))
         loss_S = torch.stack([weight * value for weight, value in terms.values()]).sum(0)
-        metrics = {f"log_{name}": terms[name][1] for name in ("observation", "reward", "discount")}
+        logged = ("observation", "reward", "discount", "flags")
+        metrics = {f"log_{name}": terms[name][1] for name in logged if name in terms}
         metrics |= {"loss": loss_S, "kl": mean_over(kl, valid)}
         metrics["posterior_entropy"] = mean_over(losses.entropy(log_q), valid)
         # unit-variance likelihoods hold half the squared error, the rest is (X / 2) log(2 pi)
@@ -248,33 +277,13 @@ class DreamerModel:
         """Posterior states after every frame, rows [S, T * B, ·]."""
         obs, observed = self.read(self.averaged, seq, stream)
         state = observed.state.flatten()
-        return State(state.h, state.z, obs.flatten(1, 2))
+        state.obs = obs.flatten(1, 2)
+        return state if self._flags is None else FlaggedState.of(state, seq.flags.flatten(1, 2))
 
     @torch.no_grad()
     def diagnose(self, seq: Sequences, stream: Stream) -> dict[str, Tensor]:
-        """What the latents do, frame by frame.
-
-        Returns:
-            `kl`, `posterior_entropy` and `prior_entropy` in nats, [S, T]; `active_latents`, [S]: latents that tell
-            frames apart, their posterior's mutual information with the data above a hundredth of a nat.
-        """
-        observed = self.read(self.averaged, seq, stream)[1]
-        log_q = torch.log_softmax(observed.posterior, dim=losses.CLASSES)
-        log_p = torch.log_softmax(observed.prior, dim=losses.CLASSES)
-        weight_STB = seq.valid.float()
-        count_ST = weight_STB.sum(2).clamp(min=1.0)
-        per_frame = {
-            "kl": losses.kl_divergence(log_q, log_p),
-            "posterior_entropy": losses.entropy(log_q),
-            "prior_entropy": losses.entropy(log_p),
-        }
-        results = {name: (x * weight_STB).sum(2) / count_ST for name, x in per_frame.items()}
-        share = (weight_STB / weight_STB.sum((1, 2), keepdim=True))[..., None, None]
-        q = log_q.exp()
-        marginal_SCL = (q * share).sum((1, 2))
-        conditional_SL = -((q * log_q).sum(losses.CLASSES) * share[..., 0]).sum((1, 2))
-        information_SL = -(marginal_SCL * marginal_SCL.clamp(min=1e-12).log()).sum(losses.CLASSES) - conditional_SL
-        return {**results, "active_latents": (information_SL > 0.01).sum(1)}
+        """What the latents do, frame by frame, as `latent_summary` has it."""
+        return latent_summary(self.read(self.averaged, seq, stream)[1], seq.valid)
 
     def step(
         self, state: State, action_SnU: Tensor, uniform_SnR: Tensor, uncertain: bool = True
@@ -282,9 +291,17 @@ class DreamerModel:
         """One step of the prior, decoded; uncertainty is the disagreement of the ensemble."""
         networks = self.averaged
         assert state.obs is not None, "a state that was observed or imagined by the model"
+        before = state.flags if isinstance(state, FlaggedState) else None
+        if before is not None:
+            action_SnU = torch.cat([action_SnU, before], dim=-1)
         after = networks.rssm.imagine_step(state, action_SnU, uniform_SnR)
         features, follows = after.features, torch.ones_like(action_SnU[..., :1])
         seen = networks.decoder(features, state.obs, action_SnU, follows)
+        discount = torch.sigmoid(networks.discount(features))
+        flags = None
+        if self._flags is not None and networks.flags is not None and before is not None:
+            nothing = self.obs_scale.apply(torch.zeros_like(seen))
+            flags, seen, discount = self._flags.settled(networks.flags, features, seen, nothing, discount, before)
         state = State(after.h, after.z, seen)
         obs = self.obs_scale.invert(seen)
         standardised = networks.reward(features)
@@ -292,12 +309,15 @@ class DreamerModel:
             own = self.rewards(seen, obs, action_SnU)
             standardised = own + self.rewards.by_state_S[:, None, None] * standardised
         reward = self.reward_scale.invert(standardised)
-        discount = torch.sigmoid(networks.discount(features))
+        if self._flags is not None and before is not None:
+            reward = self._flags.paid(reward, before)
         uncertainty = torch.zeros_like(action_SnU[..., 0])
         if uncertain:
             with torch.no_grad():
                 uncertainty = disagreement(networks.rssm.ensemble_logits(state.h))
-        return state, Prediction(obs, reward, discount, uncertainty)
+        if flags is not None:
+            state = FlaggedState.of(state, flags)
+        return state, Prediction(obs, reward, discount, uncertainty, flags)
 
     def judged(self, length_S: Tensor) -> None:
         """It learns alike whatever may be imagined."""
@@ -357,16 +377,3 @@ class DreamerModel:
 def mean_over(x_STB: Tensor, weight_STB: Tensor) -> Tensor:
     """Mean over frames with weight 0 or 1, [S]; 0 where no frame counts."""
     return (x_STB * weight_STB).sum((1, 2)) / weight_STB.sum((1, 2)).clamp(min=1.0)
-
-
-def disagreement(logits_SMnCL: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of M heads in nats, summed over the latents, [S, n].
-
-    Source: Plan2Explore (Sekar et al. 2020, arXiv 2005.05960) measures an ensemble's variance; for categoricals its
-    place is taken by the divergence of the members from their mean, the mutual information of sample and member.
-    """
-    log_p = torch.log_softmax(logits_SMnCL, dim=losses.CLASSES)
-    p = log_p.exp()
-    mean = p.mean(1)
-    joint = -(mean * mean.clamp(min=1e-12).log()).sum((-2, -1))
-    return joint - losses.entropy(log_p).mean(1)

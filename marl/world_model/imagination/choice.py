@@ -142,8 +142,12 @@ class AutoModel:
     @torch.no_grad()
     def calibrate(self, seq: Sequences, stream: Stream) -> None:
         """Choose in every replica the model whose rollouts may be longer; where they may be as long, that of the
-        smaller error. DreamerV2's only where it is better than copying the last observation."""
+        smaller error. DreamerV2's only where it is better than copying the last observation, and always where
+        agents have been absent, which the small one does not predict."""
         self.small.calibrate(seq, stream)
+        broken_S = self.small.stays.broken_S
+        if self.dreamer is None and bool(broken_S.any()):
+            self._begin()
         if self.dreamer is None:
             return
         self.dreamer.calibrate(seq, stream)
@@ -152,12 +156,12 @@ class AutoModel:
         for name, model in (("small", self.small), ("dreamer", self.dreamer)):
             errors[name] = rollout_errors(model, model.observe(seq, stream), seq, steps, layout, stream)
         copying = CopyLast(self.obs_scale, self.reward_scale)
-        copied_SK, _ = rollout_errors(copying, self.small.observe(seq, stream), seq, steps, layout, stream)
-        length = {name: allowed(*both, self.config) for name, both in errors.items()}
-        mean = {name: observation_SK.mean(1) for name, (observation_SK, _) in errors.items()}
+        copied_SK, *_ = rollout_errors(copying, self.small.observe(seq, stream), seq, steps, layout, stream)
+        length = {name: allowed(every[0], every[1], self.config, *every[2:]) for name, every in errors.items()}
+        mean = {name: every[0].mean(1) for name, every in errors.items()}
         further_S = length["dreamer"] > length["small"]
         as_far_S = (length["dreamer"] == length["small"]) & (mean["dreamer"] < mean["small"])
-        self.dreams_S = (further_S | as_far_S) & (mean["dreamer"] < copied_SK.mean(1))
+        self.dreams_S = broken_S | ((further_S | as_far_S) & (mean["dreamer"] < copied_SK.mean(1)))
         self._any = bool(self.dreams_S.any())
 
     def observe(self, seq: Sequences, stream: Stream) -> BothStates:
@@ -177,8 +181,9 @@ class AutoModel:
         def chosen(one: Tensor, other: Tensor) -> Tensor:
             return torch.where(self.dreams_S.view(-1, *[1] * (one.dim() - 1)), other, one)
 
-        both = (chosen(value, getattr(second, name)) for name, value in vars(first).items())
-        return BothStates(small, dreamer), Prediction(*both)
+        both = {name: chosen(value, getattr(second, name)) for name, value in vars(first).items() if value is not None}
+        flags = None if second.flags is None else chosen(torch.ones_like(second.flags), second.flags)  # small: all stay
+        return BothStates(small, dreamer), Prediction(**both, flags=flags)
 
     def diagnose(self, seq: Sequences, stream: Stream) -> dict[str, Tensor]:
         """What the latents do, where DreamerV2's model is there."""
@@ -194,6 +199,13 @@ class AutoModel:
         """That DreamerV2's model has been begun, and why."""
         if self.dreamer is None:
             return []
+        if left := self.small.stays.why:
+            why = (
+                f"{left}, so that DreamerV2's model (rssm), which learns who is there, imagines from now on; to begin "
+                "with it, give --wm.kind rssm, or, where agents should have stayed, mend the environment and declare "
+                "metadata = {'fixed_agents': True}."
+            )
+            return [why, *self.dreamer.warnings()]
         why = (
             f"The small world model may imagine fewer than {ENOUGH} steps after {PATIENCE} steps of the environments, "
             "so that DreamerV2's model (rssm) is trained beside it, which takes far longer; the one that predicts "

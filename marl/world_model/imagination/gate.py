@@ -8,6 +8,7 @@ Shape suffixes: S replicas, N agents, B windows, T frames, K steps of a rollout.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +20,8 @@ from marl.world_model.layout import Layout
 from marl.world_model.losses import relative_error
 from marl.world_model.protocol import Prediction, WorldModel
 from marl.world_model.sequences import FrameStore, Normaliser, Sequences
+
+WRONG = 0.05  # balanced error rate of flags (flags.py), up to which a step is good enough
 
 
 class Gate:
@@ -41,6 +44,7 @@ class Gate:
         self.blended_S = torch.full((replicas,), config.blend, device=device)  # rollouts start between stored states
         self.errors_SK = torch.full((replicas, config.rollout), float("inf"), device=device)
         self.reward_errors_SK = self.errors_SK.clone()
+        self.wrong_SK = torch.ones_like(self.errors_SK) if layout.flags.size else None  # error rates of flags
 
     @property
     def can_measure(self) -> bool:
@@ -53,21 +57,24 @@ class Gate:
         config = self._config
         seq = self._held_out.windows(self._span, config.size("sequences"), self._stream)
         model.calibrate(seq, self._stream)
-        self.errors_SK, self.reward_errors_SK = self._errors(model, seq, seq)
-        self.length_S = allowed(self.errors_SK, self.reward_errors_SK, config)
+        self._take(self._errors(model, seq, seq))
+        self.length_S = allowed(self.errors_SK, self.reward_errors_SK, config, self.wrong_SK)
         self.blended_S = torch.full_like(self.blended_S, config.blend)
         if config.blend and bool(model.remembers_S.any()):
             alone = self._errors(model, seq.single_frames(), seq)
-            length_S = allowed(*alone, config)
+            length_S = allowed(alone[0], alone[1], config, *alone[2:])
             alone_S = model.remembers_S & (length_S >= self.length_S) & (length_S > 0)
             self.blended_S = alone_S | ~model.remembers_S
             self.length_S = torch.where(alone_S, length_S, self.length_S)
-            use_S1 = alone_S[:, None]
-            self.errors_SK = torch.where(use_S1, alone[0], self.errors_SK)
-            self.reward_errors_SK = torch.where(use_S1, alone[1], self.reward_errors_SK)
+            mine = [x for x in (self.errors_SK, self.reward_errors_SK, self.wrong_SK) if x is not None]
+            self._take([torch.where(alone_S[:, None], *pair) for pair in zip(alone, mine, strict=True)])
         model.judged(self.length_S)
 
-    def _errors(self, model: WorldModel, seen: Sequences, seq: Sequences) -> tuple[Tensor, Tensor]:
+    def _take(self, errors: Sequence[Tensor]) -> None:
+        self.errors_SK, self.reward_errors_SK = errors[:2]
+        self.wrong_SK = errors[2] if len(errors) > 2 else None
+
+    def _errors(self, model: WorldModel, seen: Sequences, seq: Sequences) -> tuple[Tensor, ...]:
         """`rollout_errors` in `seq` from the states that `seen` leads to."""
         state = model.observe(seen, self._stream)
         return rollout_errors(model, state, seq, self._config.rollout, self._layout, self._stream)
@@ -78,6 +85,8 @@ class Gate:
         for k in sorted({1, self._config.rollout}):
             metrics[f"rmse_{k}"] = self.errors_SK[:, k - 1]
             metrics[f"reward_rmse_{k}"] = self.reward_errors_SK[:, k - 1]
+            if self.wrong_SK is not None:
+                metrics[f"flags_wrong_{k}"] = self.wrong_SK[:, k - 1]
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
@@ -86,22 +95,30 @@ class Gate:
             "blended_S": self.blended_S,
             "errors_SK": self.errors_SK,
             "reward_errors_SK": self.reward_errors_SK,
+            **({} if self.wrong_SK is None else {"wrong_SK": self.wrong_SK}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         device = self.length_S.device
         self.length_S, self.errors_SK = state["gate_S"].to(device), state["errors_SK"].to(device)
         self.reward_errors_SK, self.blended_S = state["reward_errors_SK"].to(device), state["blended_S"].to(device)
+        if self.wrong_SK is not None:
+            self.wrong_SK = state["wrong_SK"].to(device)
 
 
-def allowed(errors_SK: Tensor, reward_errors_SK: Tensor, config: WorldModelConfig) -> Tensor:
+def allowed(
+    errors_SK: Tensor, reward_errors_SK: Tensor, config: WorldModelConfig, wrong_SK: Tensor | None = None
+) -> Tensor:
     """The longest rollout of which all steps are good enough, int [S].
 
     Args:
         errors_SK, reward_errors_SK: of observations and rewards, as `rollout_errors` returns them.
         config: their bounds.
+        wrong_SK: error rates of flags, of which `WRONG` are good enough; None: there are none.
     """
     good_SK = (errors_SK <= config.gate) & (reward_errors_SK <= config.reward_gate)
+    if wrong_SK is not None:
+        good_SK = good_SK & (wrong_SK <= WRONG)
     return good_SK.long().cumprod(1).sum(1)
 
 
@@ -122,8 +139,9 @@ class Imagines(Protocol):
 @torch.no_grad()
 def rollout_errors(
     model: Imagines, state: Any, seq: Sequences, steps: int, layout: Layout, stream: Stream
-) -> tuple[Tensor, Tensor]:
-    """Root mean square errors of observation and reward after 1 .. K steps from every frame, each [S, K].
+) -> tuple[Tensor, ...]:
+    """Root mean square errors of observation and reward after 1 .. K steps from every frame, each [S, K]; and the
+    balanced error rate of flags (`Flags.wrong`), where there are any.
 
     In standard deviations of each entry, or relative to the value itself where that is more than a deviation from the
     mean (the first episodes of untrained policies end far from where any later one goes); with the recorded actions,
@@ -140,7 +158,7 @@ def rollout_errors(
     """
     length, rows = seq.first.shape[1:]
     going_STB = seq.valid
-    errors = []
+    errors, wrong, guess = [], [], seq.flags.flatten(1, 2)
     for k in range(1, steps + 1):
         # frame t of the shifted tensors is frame t + k of the window; the last k frames have no such frame
         action, obs, reward, follows = (torch.roll(x, -k, 1) for x in (seq.action, seq.obs, seq.reward, seq.follows))
@@ -158,5 +176,8 @@ def rollout_errors(
         count_S = weight_Sn.sum(1)
         both = [(x.square().mean(2) * weight_Sn).sum(1) / count_S for x in (off_obs, off_reward)]
         errors.append(torch.stack(both).sqrt().nan_to_num(nan=float("inf"), posinf=float("inf")))
+        if layout.flags.size:
+            guess = guess if seen.flags is None else seen.flags
+            wrong.append(layout.flags.wrong(guess, torch.roll(seq.flags, -k, 1).flatten(1, 2), weight_Sn))
     observation_SK, reward_SK = torch.stack(errors, dim=2)
-    return observation_SK, reward_SK
+    return (observation_SK, reward_SK, torch.stack(wrong, dim=1)) if wrong else (observation_SK, reward_SK)

@@ -5,7 +5,7 @@ own (decoded) observation with hard sampled actions, messages are copied to thei
 never see the model's state: execution stays decentralised, and a trained actor needs no model.
 
 Shape suffixes: S replicas, N agents, E environments, B batch, R rollouts, K steps, X rows of all of them, O
-observation, A action, F joint observation, U joint action.
+observation, A action, F joint observation, U joint action, V flags.
 
 Source: Janner et al. 2019 (MBPO, arXiv 1906.08253) for short branched rollouts; Willemsen et al. 2021 (MAMBPO,
 2108.05308) with central-critic agents.
@@ -65,16 +65,16 @@ class Rollouts:
         stream: Stream,
     ) -> None:
         self.model, self.policy, self.starts, self.layout = model, policy, starts, layout
-        self.config, self.gamma, self.stream = config, gamma, stream
+        self.config, self.gamma, self.stream, self.flags = config, gamma, stream, layout.flags
         self.head_mask = layout.spec.head_mask.to(stream.key_R.device)[:, None]  # [N, 1, H, K]
 
     @torch.no_grad()
     def imagine(self, length_S: Tensor) -> Imagined:
         """Fresh rollouts, of which the first `length_S` steps of a replica are valid."""
-        state, obs, prev_obs, first, alive = self.starts.draw()
+        state, obs, prev_obs, first, alive, flags = self.starts.draw()
         steps, uncertainty, valid = [], [], []
         for k in range(self.config.rollout):
-            action = self._act(obs)
+            action = self._act(obs, flags)
             rows = self.layout.join_action(action)
             noise = self.stream.uniform(self.config.size("starts"), self.model.noise_size)
             state, prediction = self.model.step(state, rows, noise)
@@ -83,22 +83,37 @@ class Rollouts:
             ended = (prediction.discount < 0.5 * self.gamma).transpose(1, 2)
             reward = prediction.reward.transpose(1, 2)
             none = torch.zeros_like(ended)
-            steps.append(Transitions(obs, prev_obs, first, action, reward, ended, none, next_obs))
+            step = Transitions(obs, prev_obs, first, action, reward, ended, none, next_obs)
+            if self.flags.size:
+                before, flags = flags, flags if prediction.flags is None else prediction.flags
+                step = self.flags.joined(step, before, flags)
+            steps.append(step)
             uncertainty.append(prediction.uncertainty)
             valid.append(alive & (k < length_S[:, None]))
-            alive = alive & ~ended.all(1)
-            obs, prev_obs, first = next_obs, obs, torch.zeros_like(first)
+            alive = alive & self.flags.going(ended, flags)
+            obs, prev_obs, first = self.flags.seen(step.next_obs, flags), obs, torch.zeros_like(first)
         return Imagined(joined(steps), torch.cat(uncertainty, 1), torch.cat(valid, 1))
 
-    def _act(self, obs_SNRO: Tensor) -> Tensor:
-        """Hard one-hots [S, N, R, A] of the current actors, sampled."""
+    def masks(self, flags_SRV: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        """Who acts, bool [S, N, R] (None: all); and what is allowed, bool that broadcasts to [S, N, R, H, K]."""
+        if flags_SRV is None:
+            return None, self.head_mask
+        there = self.flags.there(flags_SRV)
+        allowed = self.flags.allowed(flags_SRV, there)
+        return there, self.head_mask if allowed is None else allowed
+
+    def _act(self, obs_SNRO: Tensor, flags_SRV: Tensor) -> Tensor:
+        """Hard one-hots [S, N, R, A] of the current actors, sampled from what is allowed; zeros of who is gone."""
         logits = self.policy(obs_SNRO)
         noise = self.stream.gumbel(*logits.shape[1:])
-        return relaxation.sample_onehot(logits, noise, self.head_mask).flatten(-2)
+        there, allowed = self.masks(flags_SRV)
+        onehot = relaxation.sample_onehot(logits, noise, allowed).flatten(-2)
+        return onehot if there is None else onehot * there[..., None]
 
 
 def rows_of(layout: Layout, t: Transitions) -> StepRows:
     """A joint step as rows without padding. A time limit ends the episode but is no termination: alive stays 1."""
+    flags, next_flags = layout.flags.of_step(t) if layout.flags.size else (None, None)
     return StepRows(
         obs=layout.join(t.obs),
         action=layout.join_action(t.action),
@@ -107,6 +122,8 @@ def rows_of(layout: Layout, t: Transitions) -> StepRows:
         next_obs=layout.join(t.next_obs),
         first=t.first,
         last=(t.terminated | t.truncated).all(1),
+        flags=flags,
+        next_flags=next_flags,
     )
 
 

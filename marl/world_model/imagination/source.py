@@ -9,6 +9,7 @@ Shape suffixes: S replicas, B batch, X imagined transitions.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -42,6 +43,14 @@ def make_model(layout: Layout, config: WorldModelConfig, gamma: float, stream: S
     if config.kind == "rssm":
         return DreamerModel(layout, config, gamma, stream, networks_of(layout, config, stream))
     return SmallModel(layout, config, gamma, stream)
+
+
+def suited(config: WorldModelConfig, spec: EnvSpec) -> WorldModelConfig:
+    """`config` as an environment's choices that may be forbidden want it: `auto` is rssm from the start, and no start
+    lies between two states, as what is allowed there follows from neither."""
+    if not spec.has_masks:
+        return config
+    return replace(config, kind="rssm" if config.kind == "auto" else config.kind, blend=False)
 
 
 class ImaginedRows:
@@ -137,22 +146,22 @@ class ImaginationSource:
             replay: where real transitions go.
             policy: the current actors.
             spec: agents, heads and routes.
-            config: settings.
+            config: settings, as `suited` has them.
             num_envs: E, environments per replica.
             streams: "model" for initial weights, "training" for the model's samples, "imagination" for rollouts and
                 batches; rows are the replicas.
             model: imagines; None: one of `config.kind`.
 
         Raises:
-            UserError: the environment cannot be imagined (agents that leave, action masks).
+            UserError: the kind of model cannot imagine the environment.
         """
+        config = suited(config, spec)
         device, replicas = streams["model"].key_R.device, len(streams["model"].key_R)
         trained, imagination = streams["training"], streams["imagination"]
         layout = Layout(spec, device)
         if model is None:
             model = make_model(layout, config, replay.gamma, streams["model"])
-        widths = (layout.full_size, layout.action_size, spec.num_agents)
-        episodes = Episodes(widths, replicas, num_envs, config.capacity, config.validation_share, device)
+        episodes = Episodes(layout.widths, replicas, num_envs, config.capacity, config.validation_share, device)
         span = spec.horizon + 1 if spec.horizon else 50  # frames that validation and starts are taken from
         gate = Gate(episodes.held_out, span, layout, config, trained)
         starts = Starts(episodes.training, span, model, gate, layout, config, imagination)

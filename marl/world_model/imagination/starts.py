@@ -8,7 +8,7 @@ relative to anything stay consistent between agents, as they are linear in the w
 is that of this one observation; so a model that remembers starts between stored states only in replicas in which the
 gate finds that its memory predicts no better (gate.py), else where an episode has been, with all that it remembers.
 
-Shape suffixes: S replicas, N agents, R rows, O observation, F joint observation, J predicted entries of it.
+Shape suffixes: S replicas, N agents, R rows, O observation, F joint observation, J predicted entries of it, V flags.
 
 Source: mixing pairs of examples by a random share: Zhang et al. 2018 (mixup, arXiv 1710.09412), there with labels;
 here of states, whose consequences the model computes.
@@ -41,6 +41,7 @@ class Start(NamedTuple):
     prev_obs: Tensor  # [S, N, R, O] of the step before; zeros at the first of an episode
     first: Tensor  # bool [S, R] obs is the first of its episode
     valid: Tensor  # bool [S, R] the episode goes on from here
+    flags: Tensor  # [S, R, V] who is there, and what is allowed
 
 
 class Starts:
@@ -79,25 +80,27 @@ class Starts:
         index_SR = order.argsort(1)[:, : config.size("starts")]
         s = torch.arange(len(index_SR), device=index_SR.device)[:, None]
         first_SR, open_SR = seq.first.flatten(1, 2)[s, index_SR], open_SX.gather(1, index_SR)
-        every = seq.obs.flatten(1, 2)
-        obs = every[s, index_SR]
+        every = self._layout.flags.acted_on(seq.obs, seq.flags).flatten(1, 2)
+        obs, flags = every[s, index_SR], seq.flags.flatten(1, 2)[s, index_SR]
         before = every[s, (index_SR - seq.first.shape[2]).clamp(min=0)] * ~first_SR[..., None]
         use_S = self._gate.blended_S
         if bool(use_S.any()):
-            moved, moved_before = self._blended(obs, before, first_SR + 2 * open_SR)
+            moved, moved_before = self._blended(obs, before, flags, first_SR + 2 * open_SR)
             frames = seq.single_frames().pick(index_SR)
             state = self._model.observe(replace(frames, obs=moved[:, None]), stream)
             obs, before = (torch.where(use_S[:, None, None], *pair) for pair in ((moved, obs), (moved_before, before)))
         if not bool(use_S.all()):  # reading whole windows costs a model that remembers most of a draw
             stored = self._model.observe(seq, stream).pick(index_SR)
             state = stored.where(use_S, state) if bool(use_S.any()) else stored
-        return Start(state, self._layout.split(obs), self._layout.split(before), first_SR, open_SR)
+        return Start(state, self._layout.split(obs), self._layout.split(before), first_SR, open_SR, flags)
 
-    def _blended(self, obs_SRF: Tensor, before_SRF: Tensor, kind_SR: Tensor) -> tuple[Tensor, Tensor]:
-        """Every row moved towards a partner's, by a share of its own; messages stay."""
+    def _blended(
+        self, obs_SRF: Tensor, before_SRF: Tensor, flags_SRV: Tensor, kind_SR: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Every row moved towards a partner's of the same flags, by a share of its own; messages stay."""
         count, entries = obs_SRF.shape[1], self._layout.dynamic_J
         order_SR = self._stream.uniform(count).argsort(1)
-        partner_SR = partners(obs_SRF[..., entries], kind_SR, order_SR)
+        partner_SR = partners(torch.cat([obs_SRF[..., entries], flags_SRV], dim=2), kind_SR, order_SR)
         share_SR1 = self._stream.uniform(count, 1)
         s = torch.arange(len(partner_SR), device=partner_SR.device)[:, None]
 

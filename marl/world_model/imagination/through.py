@@ -11,7 +11,7 @@ The gradient reaches actors only: the model imagines by averaged parameters that
 constant. Each group of agents with a common objective has a copy of the rollout in which only its own members'
 parameters are live, so that no agent learns to serve another's reward.
 
-Shape suffixes: S replicas, N agents, P groups, R rollouts, O observation, A action, H heads, K choices.
+Shape suffixes: S replicas, N agents, V flags, P groups, R rollouts, O observation, A action, H heads, K choices.
 
 Source: gradients through a learned model of discrete latents and actions: Hafner et al. 2021 (DreamerV2, arXiv
 2010.02193), equation 6; through other agents' imagined reactions: the differentiable channel of Foerster et al. 2016
@@ -73,41 +73,56 @@ class ThroughModel:
         if not bool(self._gate.length_S.any()):  # a rollout costs as much as several updates
             return self._share_PN.new_zeros(len(self._gate.length_S), groups)
         with torch.no_grad():
-            state, obs, _, _, valid_SR = rollouts.starts.draw()
+            state, obs, _, _, valid_SR, flags = rollouts.starts.draw()
             # a copy of every row for every group, groups first
             rows = torch.arange(valid_SR.shape[1], device=obs.device).repeat(groups)
             state = state.pick(rows.expand(len(obs), -1))
-            obs = obs[:, :, rows]
-        value_SNX = self._value(state, obs, temperature)
+            obs, flags = obs[:, :, rows], flags[:, rows]
+        value_SNX = self._value(state, obs, flags, temperature)
         value_SNPR = value_SNX.unflatten(2, (groups, -1))
         weight_SR = valid_SR * (self._gate.length_S > 0)[:, None]
         mean_SNP = (value_SNPR * weight_SR[:, None, None]).sum(3) / valid_SR.sum(1).clamp(min=1)[:, None, None]
         return rollouts.config.through_weight * -(mean_SNP.transpose(1, 2) * self._share_PN).sum(2)
 
-    def _value(self, state: object, obs_SNXO: Tensor, temperature: float | Tensor) -> Tensor:
-        """V of every agent, [S, N, X]."""
-        rollouts = self._rollouts
+    def _value(self, state: object, obs_SNXO: Tensor, flags_SXV: Tensor, temperature: float | Tensor) -> Tensor:
+        """V of every agent, [S, N, X].
+
+        Whoever is gone acts no more and is paid nothing. One that leaves without a termination (a truncation of its
+        own) has the critic's value of what it leaves at, as a real transition is bootstrapped there.
+        """
+        rollouts, table = self._rollouts, self._rollouts.flags
         horizon, rows = rollouts.config.size("through_horizon"), obs_SNXO.shape[2]
         actor = self._actor.unrolled(self._group_N, len(self._share_PN))
         agents, heads = rollouts.layout.spec.num_agents, self._actor.heads
         gumbel = rollouts.stream.gumbel(horizon + 1, agents, rows, *heads).unbind(1)
         noise = rollouts.stream.uniform(horizon, rows, rollouts.model.noise_size).unbind(1)
 
-        def act(obs_SNXO: Tensor, step: int) -> Tensor:
-            """Relaxed one-hots [S, N, X, A]; in a group's rows the parameters of all other agents are constants."""
+        def act(obs_SNXO: Tensor, step: int, flags_SXV: Tensor | None) -> Tensor:
+            """Relaxed one-hots [S, N, X, A] of what is allowed, zeros of who is gone; with no flags, of everybody. In a
+            group's rows the parameters of all other agents are constants."""
             logits = actor(obs_SNXO)
-            return relaxation.relax(self._estimator, logits, gumbel[step], temperature, rollouts.head_mask).flatten(-2)
+            there, allowed = rollouts.masks(flags_SXV)
+            action = relaxation.relax(self._estimator, logits, gumbel[step], temperature, allowed).flatten(-2)
+            return action if there is None else action * there[..., None]
 
         total, weight = torch.zeros_like(obs_SNXO[..., 0]), torch.ones_like(obs_SNXO[..., 0])
         for k in range(horizon):
-            action = act(obs_SNXO, k)
+            action, there = act(obs_SNXO, k, flags_SXV), table.there(flags_SXV)
             joint = rollouts.layout.join_action(action)
             state, predicted = rollouts.model.step(state, joint, noise[k], uncertain=False)
             total = total + weight * predicted.reward.transpose(1, 2)
             going = predicted.discount.detach().transpose(1, 2) >= 0.5 * rollouts.gamma
             weight = weight * rollouts.gamma * going
             obs_SNXO = rollouts.layout.assemble(predicted.obs, joint)
-        return total + weight * self._tail(obs_SNXO, act(obs_SNXO, horizon))
+            flags_SXV = flags_SXV if predicted.flags is None else predicted.flags
+            after = table.there(flags_SXV)
+            if there is not None and after is not None:
+                obs_SNXO = obs_SNXO * (there | after)[..., None]
+                leaving = there & ~after & going
+                if bool(leaving.any()):
+                    total = total + weight * leaving * self._tail(obs_SNXO, act(obs_SNXO, k + 1, None))
+                weight, obs_SNXO = weight * after, obs_SNXO * after[..., None]
+        return total + weight * self._tail(obs_SNXO, act(obs_SNXO, horizon, flags_SXV))
 
 
 def critic_tail(critic: nn.Module) -> Tail:

@@ -36,6 +36,7 @@ from marl.world_model.protocol import Prediction, raise_on_faults
 from marl.world_model.sequences import Normaliser, Sequences, StepRows
 from marl.world_model.small.closed_form import ClosedForm, with_one
 from marl.world_model.small.pushes import padded
+from marl.world_model.small.stays import Stays
 
 WIDTH = 128  # of the networks' hidden layers
 DECAY = 0.3  # of the networks' weights, as a share of the step size: there are few transitions to learn from
@@ -94,6 +95,9 @@ class SmallModel:
         config: settings.
         gamma: the learner's discount.
         stream: noise of the initial weights; its rows are the replicas.
+
+    Raises:
+        UserError: the environment has action masks.
     """
 
     noise_size = 1
@@ -104,6 +108,13 @@ class SmallModel:
         self.updates_per_step = config.update_rate
         replicas, device = len(stream.key_R), stream.key_R.device
         self.remembers_S = torch.zeros(replicas, dtype=torch.bool, device=device)
+        if layout.flags.choices:
+            raise UserError(
+                f"--wm.kind {config.kind}: {layout.spec.id!r} has action masks, which the small world model does not "
+                "predict, since they are seldom a linear function of what is seen: train with --wm.kind auto or "
+                "--wm.kind rssm, or without --world-model."
+            )
+        self.stays = Stays(layout.spec, layout.flags, replicas, device)
         self.solved = ClosedForm(layout, config.kind != "linear", replicas)
         self.obs_scale = Normaliser(replicas, layout.obs_size, device)
         dynamics = config.kind != "linear"
@@ -124,6 +135,7 @@ class SmallModel:
 
     def absorb(self, step: StepRows, mask_SE: Tensor) -> None:
         """Add one joint step to the least-squares problems and the statistics."""
+        self.stays.see(step)
         self.solved.absorb(step, mask_SE)
         self.obs_scale.add(step.next_obs[..., self.layout.dynamic_J], mask_SE)
 
@@ -149,6 +161,7 @@ class SmallModel:
     # --------------------------------------------------------------- training
     def update(self, seq: Sequences, stream: Stream, pairs: Sequences | None = None) -> None:
         """One Adam step of all networks on the transitions of `seq`; now and then new solutions of what is linear."""
+        self.stays.begin()
         self.solved.solve()
         self.optimiser.zero_grad()
         loss_S, self._metrics = self.loss(seq)
@@ -284,6 +297,8 @@ class SmallModel:
     # ------------------------------------------------------------------ state
     def check(self) -> None:
         raise_on_faults(self.optimiser, self._metrics)
+        if self.config.kind != "auto":
+            self.stays.check(self.config.kind)
 
     def warnings(self) -> list[str]:
         return []
@@ -297,6 +312,7 @@ class SmallModel:
             "optimiser": self.optimiser.state_dict(),
             "obs_scale": self.obs_scale.state_dict(),
             "level": self.level_S,
+            **({"stays": self.stays.state_dict()} if self.layout.flags.agents else {}),
             "metrics": self._metrics,  # of the last update: the next record may come before another
         }
 
@@ -314,6 +330,8 @@ class SmallModel:
         self.solved.load_state_dict(state)
         self.optimiser.load_state_dict(state["optimiser"])
         self.obs_scale.load_state_dict(state["obs_scale"])
+        if self.layout.flags.agents:
+            self.stays.load_state_dict(state["stays"])
         device = self.obs_scale.mean_S1X.device
         self.level_S = state["level"].to(device)
         self._highest = int(self.level_S.max())

@@ -238,7 +238,9 @@ def test_a_head_reads_its_own_agent_alone() -> None:
 
 def test_a_single_agent_has_a_state_of_its_own() -> None:
     spec = EnvSpec("alone", (AgentSpec("agent_0", 2, (Head("move", 3),)),))
-    core = networks_of(Layout(spec), SMALL, Stream(0, "init", [0])).rssm
+    networks = networks_of(Layout(spec), SMALL, Stream(0, "init", [0]))
+    assert networks is not None
+    core = networks.rssm
     after = core.imagine_step(State(noise(1, 5, 6), noise(1, 5, 12)), noise(1, 5, 3), noise(1, 5, 4))
     assert bool(after.h.isfinite().all()) and after.h.shape == (1, 5, 6)
 
@@ -265,3 +267,10 @@ def test_what_one_agent_does_the_other_is_shown() -> None:
     test = batch(200)
     right = open_loop(model, test, 1, stream).obs[..., 1:].argmax(-1) == test.obs[:, 2:, :, 1:].argmax(-1)
     assert right.float().mean() > 0.95
+
+
+def test_masks_and_leaving_agents_are_refused_in_words() -> None:
+    spec = EnvSpec("masked", (AgentSpec("agent_0", 2, (Head("move", 3),)),), has_masks=True)
+    with pytest.raises(UserError, match="only --wm.factors joint"):
+        networks_of(Layout(spec), SMALL, Stream(0, "init", [0]))
+    assert networks_of(Layout(spec), replace(SMALL, factors="joint"), Stream(0, "init", [0])) is None

@@ -15,7 +15,8 @@ from envs.streams import Stream
 from marl.config.schema import WorldModelConfig
 from marl.errors import RunFailed, UserError
 from marl.world_model import losses
-from marl.world_model.dreamer.model import DreamerModel, disagreement
+from marl.world_model.dreamer.latents import disagreement
+from marl.world_model.dreamer.model import DreamerModel
 from marl.world_model.dreamer.rssm import RSSM, Sizes, State, gated
 from marl.world_model.layers import Dense, Unrolled
 from marl.world_model.layout import Layout

@@ -14,7 +14,9 @@ from marl.errors import RunFailed, UserError
 from marl.training.experiment import train
 from marl.world_model import evaluate as command
 from marl.world_model import prediction
+from marl.world_model.attach import load
 from marl.world_model.dreamer import model as dreamer
+from marl.world_model.imagination import gate
 
 TINY = WorldModelConfig(
     kind="rssm",
@@ -52,6 +54,23 @@ def test_a_run_records_its_model_and_can_be_looked_at(
     assert (result.run_dir / "world_model.json").exists()
 
 
+def test_a_run_with_masks_and_agents_that_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that reads imagined rows: the learner's losses, the loss through the model, the evaluation."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "helpers"))
+    monkeypatch.setattr(prediction, "DEFAULT_STEPS", 9)
+    monkeypatch.setattr(gate, "WRONG", 1.0)
+    wm = replace(TINY, kind="auto", through_horizon=2, window=9)
+    own = {"env": "toy_envs:Masked", "env_args": {"deaths": {"a_0": 3}, "length": 9}, "backend": "pettingzoo"}
+    result = train(config(tmp_path, total_steps=120, num_replicas=1, wm=wm, **own))
+    records = [json.loads(line) for line in (result.run_dir / "metrics.jsonl").read_text().splitlines()]
+    last = next(r for r in reversed(records) if "world_model/log_flags" in r)
+    assert last["world_model/imagined"] > 0 and 0.0 <= last["world_model/flags_wrong_1"] <= 1.0
+    measured, _ = prediction.evaluate(load(result.run_dir), 4, 0, own_policy=True)
+    assert "what is allowed, balanced error rate" in prediction.table(measured)
+    wrong = measured.to_json()["flags_wrong"]
+    assert len(wrong) == 1 and len(wrong[0]) == 9 - 5
+
+
 def test_a_collapsed_posterior_is_told_while_the_run_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,10 +87,11 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_words(tmp_path: Path, monkeyp
         train(config(tmp_path))
 
 
-def test_an_environment_whose_agents_leave_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_models_end_a_run_in_words_where_agents_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "helpers"))
     refused = config(
-        tmp_path, env="toy_envs:Toy", env_args={"deaths": {"a_0": 3}}, backend="pettingzoo", num_envs=2, num_replicas=1
-    )
-    with pytest.raises(UserError, match=r"--world-model: agents of .* may leave.*'fixed_agents': True.*train without"):
+        tmp_path, env="toy_envs:Toy", env_args={"deaths": {"a_0": 3}}, backend="pettingzoo", num_envs=2, num_replicas=1,
+        wm=replace(TINY, kind="mlp"),
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"--wm.kind mlp: \['a_0'\] of .*during the warm-up.*kind rssm.*'fixed_agents'"):
         train(refused)

@@ -10,7 +10,6 @@ from world_model_data import play, random_transitions, two_agents
 
 import envs
 from envs.streams import Stream
-from marl.errors import UserError
 from marl.world_model.imagination.rollouts import rows_of
 from marl.world_model.layout import Layout
 from marl.world_model.sequences import FrameStore, Normaliser
@@ -48,18 +47,6 @@ def test_inexact_routes_are_predicted() -> None:
     spec = two_agents()
     noisy = replace(spec, routes=(replace(spec.routes[0], exact=False),))
     assert Layout(noisy).obs_size == Layout(spec).obs_size + 3
-
-
-@pytest.mark.parametrize(
-    "field, value, words",
-    [
-        ("fixed_agents", False, "may leave before the episode ends"),
-        ("has_masks", True, "action masks"),
-    ],
-)
-def test_environments_that_cannot_be_imagined_are_refused(field: str, value: bool, words: str) -> None:
-    with pytest.raises(UserError, match=f"'toy'.*{words}|{words}.*'toy'|{words}"):
-        Layout(replace(two_agents(), **{field: value}))
 
 
 def store_of(steps: int, num_envs: int = 3, capacity: int = 600, replicas: int = 2) -> tuple[FrameStore, list, Layout]:

@@ -18,6 +18,7 @@ from marl.data.replay import Replay
 from marl.learner.networks import Actor, Critic
 from marl.world_model.imagination.rollouts import Rollouts
 from marl.world_model.imagination.source import ImaginationSource
+from marl.world_model.imagination.starts import Start
 from marl.world_model.imagination.through import ThroughModel, critic_tail
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import Prediction
@@ -65,10 +66,10 @@ def through(
     rows = 64
     goal = torch.nn.functional.one_hot(torch.arange(rows) % 2, 2).float().expand(2, rows, 2)
 
-    def starts() -> tuple[Goal, Tensor, Tensor, Tensor, Tensor]:
+    def starts() -> Start:
         obs = torch.stack([goal, torch.zeros_like(goal)], 1)
         first = torch.ones(2, rows, dtype=torch.bool)
-        return Goal(goal), obs, torch.zeros_like(obs), first, first
+        return Start(Goal(goal), obs, torch.zeros_like(obs), first, first, goal[..., :0])
 
     stream, config = Stream(0, "imagination", [0, 1]), WorldModelConfig(through_horizon=horizon)
     drawn, gate = SimpleNamespace(draw=starts), SimpleNamespace(length_S=torch.tensor([3, 3]))
@@ -182,7 +183,7 @@ def test_invalid_starts_do_not_count() -> None:
     made, _ = through(2)
     starts = made._rollouts.starts.draw()
     half = starts[4] & (torch.arange(64) < 32)
-    made._rollouts.starts.draw = lambda: (*starts[:4], half)  # type: ignore[method-assign]
+    made._rollouts.starts.draw = lambda: starts._replace(valid=half)  # type: ignore[method-assign]
     starts[0].goal = starts[0].goal.clone()
     starts[0].goal[:, 32:] = 1e6
     assert made.loss(1.0).abs().max() < 2.0
