@@ -9,7 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 
 
-@lru_cache
 def field_docs(cls: type) -> dict[str, str]:
     """{field: the string that follows it in the source, in one line}, inherited ones too.
 
