@@ -105,7 +105,7 @@ def _shown(cls: type[T]) -> type[T]:
     """`cls` as tyro shall see it: with `--debug`, tuples that it need not check, and readable defaults."""
     import tyro
 
-    hints, docs = typing.get_type_hints(cls, include_extras=True), field_docs(typing.cast("type[Any]", cls))
+    hints, docs = typing.get_type_hints(cls, include_extras=True), field_docs(cls)
     changed: list[tuple[str, Any, Any]] = []
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         kind, *extras = typing.get_args(hints[field.name]) if _is_annotated(hints[field.name]) else (hints[field.name],)
