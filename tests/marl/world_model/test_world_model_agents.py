@@ -271,6 +271,6 @@ def test_what_one_agent_does_the_other_is_shown() -> None:
 
 def test_masks_and_leaving_agents_are_refused_in_words() -> None:
     spec = EnvSpec("masked", (AgentSpec("agent_0", 2, (Head("move", 3),)),), has_masks=True)
-    with pytest.raises(UserError, match="only --wm[.]factors joint"):
+    with pytest.raises(UserError, match="may leave or have masks"):
         networks_of(Layout(spec), SMALL, Stream(0, "init", [0]))
     assert networks_of(Layout(spec), replace(SMALL, factors="joint"), Stream(0, "init", [0])) is None
