@@ -49,6 +49,11 @@ def refuse(spec: EnvSpec, config: WorldModelConfig) -> None:
             f"agents of {spec.id} observe pictures, which a world model of vectors cannot predict: expected --wm.kind "
             f"rssm --wm.observation image, or no --world-model."
         )
+    if spec.has_masks or not spec.fixed_agents:
+        raise UserError(
+            f"wm.observation image predicts neither action masks nor who leaves, and {spec.id} has one of them: expected "
+            f"an environment without, or no --world-model."
+        )
     if spec.picture[1] != SIZE:
         raise UserError(f"wm.observation image needs pictures of {SIZE} pixels a side: expected picture_side {SIZE}.")
     if config.size("through_horizon"):
