@@ -2,6 +2,7 @@
 
     python -m benchmarks.sample_efficiency --env simple_speaker_listener            all arms, then table and figure
     python -m benchmarks.sample_efficiency --env simple_speaker_listener --arms ceiling mlp
+    python -m benchmarks.sample_efficiency --env pistonball --replicas 3            agents that see pictures
     python -m benchmarks.sample_efficiency --figures                                table and figure from what is there
 
 All replicas of an arm train side by side in one process. The greedy policies play the same 200 episodes after every
@@ -10,6 +11,7 @@ others, and is taken off. Plain MADDPG gets more steps than the arms with a mode
 arm. A threshold counts as reached at the first of two evaluations in a row at or above it, or at the end. Given are the
 median over replicas and their range, which for five replicas holds the true median with 94 %. Results, all below
 benchmarks/results/world_model/: sample_efficiency.json, sample_efficiency.md, sample_efficiency_<env>.png.
+Pistonball has episodes, evaluations and arms of its own (benchmarks/world_model/pistonball.py, PICTURES below).
 Settings were chosen on seeds 0 to 9; published are seeds from 100 on.
 """
 
@@ -31,6 +33,7 @@ from torch import Tensor
 
 import envs
 from benchmarks.gumbel.page import ROOT, meta
+from benchmarks.world_model import pistonball
 from benchmarks.world_model.simulator_model import SimulatorModel
 from envs.batched import BatchedEnv
 from envs.streams import Stream
@@ -38,6 +41,7 @@ from marl.cli.parse import parse
 from marl.config.schema import Config
 from marl.data.batch import BatchSource
 from marl.data.collector import Collector
+from marl.data.pictures import PictureReplay
 from marl.data.replay import Replay
 from marl.evaluate import anchors
 from marl.figures import plots
@@ -68,6 +72,7 @@ class Task:
     env: str = ""  # the environment, where the task's name is not its id
     env_args: Mapping[str, Any] = field(default_factory=dict)
     scale: str | None = ""  # whose anchors measure it, and whose script plays the same episodes; "": its own; None: no
+    pictures: bool = False  # its agents see pictures
 
     def named(self, name: str) -> Task:
         """This task with its environment and its scale filled in from its name."""
@@ -100,6 +105,11 @@ def _task_flags(gamma: str, bonus: str = "0", k: str = "1") -> tuple[str, ...]:
     )
 
 
+_PISTONBALL = (
+    *("--maddpg.actor-lr", "3e-3", "--maddpg.critic-lr", "3e-3", "--maddpg.gamma", "0.9", "--maddpg.tau", "0.02"),
+    *("--maddpg.batch-size", "32", "--maddpg.hidden", "64", "64", "--num-envs", "4", "--maddpg.team-reward", "true"),
+    *("--maddpg.warmup-steps", "400", "--maddpg.diagnostics-every", "0"),
+)
 TASKS = {
     "simple_speaker_listener": Task(2500, 10.0, anchors.gain, (0.8, 0.9), _task_flags("0.7", "3")),
     "simple_reference": Task(12000, 4.0, anchors.gain, (0.8, 0.9), _task_flags("0.75", "0.1", "0.5")),
@@ -117,6 +127,10 @@ TASKS = {
         2500, 10.0, lambda _, value: value, (10.0, 15.0), _task_flags("0.9"), "benchmarks.world_model.torus:torus",
         scale=None,
     ),
+    "pistonball": Task(
+        4000, 0.5, pistonball.share, (0.5, 0.6, 0.7), _PISTONBALL, pistonball.ENV, pistonball.ENV_ARGS,
+        scale=None, pictures=True,
+    ),
 }  # fmt: skip
 TASKS = {name: task.named(name) for name, task in TASKS.items()}
 # nine tenths of every batch are imagined, and no loss through the model
@@ -133,6 +147,9 @@ STATE = ("--wm.decoder", "state", "--wm.deter", "200", "--wm.hidden", "200")
 LENIENT = ("--wm.gate", "0.4", "--wm.reward-gate", "1.0")
 SHORT_THROUGH = ("--wm.through-horizon", "3", "--wm.starts", "64", "--wm.ensemble", "2")
 SHARED = ("--maddpg.share-actors", "true")
+IMAGE = ("--world-model", "--wm.kind", "rssm", "--wm.observation", "image", "--wm.rollout", "5")
+OFTEN = ("--wm.updates-per-step", "0.125", "--wm.refresh-every", "80", "--wm.imagined-share", "0.5")
+WIDE = ("--wm.gate", "0.6", "--wm.reward-gate", "0.8")  # deviations: at these sizes no picture is right to .1
 ARMS = {
     "maddpg": Arm("MADDPG", updates=0.25, stretch=12.0),
     "updates_1": Arm("MADDPG", updates=1.0, stretch=6.0),
@@ -161,15 +178,30 @@ ARMS = {
 }
 
 
+PICTURES = {
+    "pixels": Arm("MADDPG on pictures", stretch=2.0),
+    "pixels_1": Arm("MADDPG on pictures", updates=1.0, stretch=1.5),
+    "pixels_rssm": Arm("RSSM of pictures", (*IMAGE, *OFTEN, *WIDE), updates=1.0),
+}
+"""Arms of tasks whose agents see pictures."""
+
+
+def arms_of(name: str) -> dict[str, Arm]:
+    """The arms that a task has."""
+    return PICTURES if TASKS[name].pictures else ARMS
+
+
 def run(name: str, arm: Arm, config: Config, say: Callable[[str], None]) -> dict[str, Any]:
     """Train all replicas of `config`; returns at every evaluation, [times][S], and what the model was like."""
     replicas = range(config.num_replicas)
     task = TASKS[name]
-    env = task.make(range(config.num_replicas * config.num_envs))
+    count, every = config.num_replicas * config.num_envs, pistonball.EVERY if task.pictures else EVERY
+    env = pistonball.make(count) if task.pictures else task.make(range(count))
     env.reset(seed=config.seed)
     learner = MADDPG(env.spec, config.maddpg, config.seed, replicas)
     stream = Stream(config.seed, "replay", replicas)
-    replay = Replay(env.spec, config.total_steps + config.num_envs, config.num_envs, stream, config.maddpg.gamma)
+    kind = PictureReplay if task.pictures else Replay
+    replay = kind(env.spec, config.total_steps + config.num_envs, config.num_envs, stream, config.maddpg.gamma)
     source: BatchSource = replay
     if config.world_model:
         model = SimulatorModel(Layout(env.spec), config.maddpg.gamma, config.num_replicas) if arm.perfect else None
@@ -184,7 +216,7 @@ def run(name: str, arm: Arm, config: Config, say: Callable[[str], None]) -> dict
             while credit >= 1.0:
                 credit -= 1.0
                 learner.update(source.sample(config.maddpg.batch_size), step / config.total_steps)
-        if step // EVERY > (step - config.num_envs) // EVERY:
+        if step // every > (step - config.num_envs) // every:
             results["steps"].append(step)
             results["returns"].append(greedy_returns(task, learner, config.num_replicas).tolist())
             told = {n.split("/")[1]: v.tolist() for n, v in source.metrics().items() if n.startswith("world_model/")}
@@ -195,6 +227,8 @@ def run(name: str, arm: Arm, config: Config, say: Callable[[str], None]) -> dict
 
 def greedy_returns(task: Task, learner: MADDPG, replicas: int) -> Tensor:
     """Mean return per agent of every replica's greedy policy [S]; all play the same episodes."""
+    if task.pictures:
+        return pistonball.greedy_returns(learner, replicas, EVALUATION_SEED)
     if ":" not in task.env:
         return _returns(task, learner, range(replicas))
     return torch.cat([_returns(task, learner, [s]) for s in range(replicas)])  # real copies, each with a row of its own
@@ -252,8 +286,9 @@ def updates(task: Task, arm: Arm) -> float:
 
 def label(env_id: str, name: str) -> str:
     """An arm in words."""
-    rate = updates(TASKS[env_id], ARMS[name])
-    return f"{ARMS[name].label}, {rate:g} update{'s' * (rate > 1)} a step"
+    arm = arms_of(env_id)[name]
+    rate = updates(TASKS[env_id], arm)
+    return f"{arm.label}, {rate:g} update{'s' * (rate > 1)} a step"
 
 
 # ------------------------------------------------------------------ what it comes to
@@ -301,7 +336,7 @@ def curves(env_id: str, arms: dict[str, Any]) -> Figure:
     task = TASKS[env_id]
     figure, ax = plots.canvas(3.6 + 0.18 * len(arms))
     for name, result in arms.items():
-        again, place = divmod(tuple(ARMS).index(name), len(plots.COLOURS))  # the same line in all figures
+        again, place = divmod(tuple(arms_of(env_id)).index(name), len(plots.COLOURS))  # the same line in all figures
         colour, line = plots.COLOURS[place], ("-", "--")[again]
         values_TS = np.array([measured(env_id, row) for row in result["returns"]])
         steps = np.array(result["steps"])
@@ -321,7 +356,7 @@ def publish(numbers: dict[str, Any]) -> str:
     """Write figures and tables; the tables' text."""
     parts = []
     for env_id, arms in numbers["tasks"].items():
-        ordered = {name: arms[name] for name in ARMS if name in arms}
+        ordered = {name: arms[name] for name in arms_of(env_id) if name in arms}
         plots.save(curves(env_id, ordered), RESULTS / f"sample_efficiency_{env_id}.png")
         parts.append(f"### {env_id}\n\n{table(env_id, ordered)}\n")
     text = "\n".join(parts)
@@ -335,8 +370,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.sample_efficiency", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--env", choices=tuple(TASKS), nargs="*", default=list(TASKS))
-    parser.add_argument("--arms", choices=tuple(ARMS), nargs="*", default=list(ARMS))
+    parser.add_argument(
+        "--env", choices=tuple(TASKS), nargs="*", default=[name for name, task in TASKS.items() if not task.pictures]
+    )
+    parser.add_argument("--arms", choices=(*ARMS, *PICTURES), nargs="*", help="default: all that a task has")
     parser.add_argument("--replicas", type=int, default=5, help="of every arm (default 5)")
     parser.add_argument("--total-steps", type=int, help="of every arm (default: the task's times the arm's stretch)")
     parser.add_argument("--figures", action="store_true", help="draw what is there again, train nothing")
@@ -347,11 +384,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     numbers: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"tasks": {}}
     extra = [] if options.total_steps is None else ["--total-steps", str(options.total_steps)]
     for env_id in [] if options.figures else options.env:
-        for name in options.arms:
+        for name, arm in arms_of(env_id).items():
+            if options.arms and name not in options.arms:
+                continue
             print(f"{env_id}, {label(env_id, name)}", flush=True)
-            config = configuration(env_id, ARMS[name], FIRST_SEED, options.replicas, extra)
-            result = run(env_id, ARMS[name], config, lambda text: print(text, flush=True))
-            result["flags"] = [*TASKS[env_id].flags, *ARMS[name].flags, *extra]
+            config = configuration(env_id, arm, FIRST_SEED, options.replicas, extra)
+            result = run(env_id, arm, config, lambda text: print(text, flush=True))
+            result["flags"] = [*TASKS[env_id].flags, *arm.flags, *extra]
             numbers["tasks"].setdefault(env_id, {})[name] = result
             numbers["meta"] = meta("python -m benchmarks.sample_efficiency")
             replace_text(path, json.dumps(numbers) + "\n")

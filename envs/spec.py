@@ -49,6 +49,8 @@ class AgentSpec:
     """`start` of a Discrete space: smallest PettingZoo action id."""
     box: bool = False
     """PettingZoo action: an array, each head's numbers or one-hot side by side."""
+    picture: tuple[int, int, int] | None = None
+    """(channels, height, width) of the picture that its observation is (envs/pictures.py); None: numbers."""
 
     @property
     def num_actions(self) -> int:
@@ -145,6 +147,11 @@ class EnvSpec:
     def obs_size(self) -> int:
         """O: the widest agent's observation."""
         return max(agent.obs_size for agent in self.agents)
+
+    @property
+    def picture(self) -> tuple[int, int, int] | None:
+        """(channels, height, width) of the pictures that all agents observe; None: observations are numbers."""
+        return self.agents[0].picture
 
     @property
     def num_heads(self) -> int:
@@ -273,7 +280,13 @@ class EnvSpec:
     def from_dict(cls, plain: dict[str, Any]) -> EnvSpec:
         """Inverse of `to_dict`."""
         agents = tuple(
-            AgentSpec(**{**agent, "heads": tuple(_head(**head) for head in agent["heads"])})
+            AgentSpec(
+                **{
+                    **agent,
+                    "heads": tuple(_head(**head) for head in agent["heads"]),
+                    "picture": tuple(agent["picture"]) if agent.get("picture") else None,  # unknown to older versions
+                }
+            )
             for agent in plain["agents"]
         )
         routes = tuple(

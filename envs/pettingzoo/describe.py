@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from pettingzoo import ParallelEnv
 from envs.errors import UserError, did_you_mean
 from envs.pettingzoo.construct import in_words
 from envs.pettingzoo.flatten import ObservationReader
+from envs.pictures import Small
 from envs.spec import AgentSpec, EnvSpec, Head, Route
 
 Heads = Mapping[str, Sequence[Sequence[Any]]]  # {agent: (("move", 5), ("message", 10))}
@@ -31,6 +34,7 @@ def describe(
     teams: Sequence[Sequence[str]] | None = None,
     fixed_agents: bool = False,
     rebuild: bool = False,
+    pictures: Small | None = None,
 ) -> EnvSpec:
     """Describe any ParallelEnv; see `envs.pettingzoo.PettingZooEnv` for the arguments.
 
@@ -40,6 +44,8 @@ def describe(
     agents = _agents(env_id, env)
     _known(env_id, "heads", heads or {}, agents)
     described = tuple(_agent(env_id, env, name, (heads or {}).get(name)) for name in agents)
+    if pictures is not None and not routes:  # slots of messages stand in rows of numbers
+        described = _pictured(env, described, pictures)
     return EnvSpec(
         id=env_id,
         agents=described,
@@ -51,13 +57,16 @@ def describe(
     )
 
 
-def describe_declared(env_id: str, env: ParallelEnv, declared: Mapping[str, Any] | None = None) -> EnvSpec:
+def describe_declared(
+    env_id: str, env: ParallelEnv, declared: Mapping[str, Any] | None = None, pictures: Small | None = None
+) -> EnvSpec:
     """Describe any ParallelEnv with what its `metadata` declares under the names of `describe`'s arguments.
 
     Args:
         env_id: its id.
         env: the environment.
         declared: the same arguments, which go before the metadata's where they are not None.
+        pictures: how those are made small; None: they are rows of numbers.
 
     Raises:
         UserError: as `describe`.
@@ -72,15 +81,15 @@ def describe_declared(env_id: str, env: ParallelEnv, declared: Mapping[str, Any]
                 f"environment {env_id!r}: {name} must be a {'dict' if kind is Mapping else 'list'}, got "
                 f"{chosen[name]!r:.80}."
             )
-    return describe(env_id, env, **chosen)
+    return describe(env_id, env, pictures=pictures, **chosen)
 
 
-def describe_known(env_id: str, env: ParallelEnv) -> EnvSpec:
+def describe_known(env_id: str, env: ParallelEnv, pictures: Small | None = None) -> EnvSpec:
     """The description of MPE's catalogue where `env_id` is an MPE id, else our own, with what its metadata declares."""
     from envs.mpe import catalogue
 
     known = catalogue.canonical_id(env_id) is not None
-    return catalogue.describe(env_id, env) if known else describe_declared(env_id, env)
+    return catalogue.describe(env_id, env) if known else describe_declared(env_id, env, pictures=pictures)
 
 
 def horizon(env: ParallelEnv) -> int | None:
@@ -106,6 +115,14 @@ def _agents(env_id: str, env: ParallelEnv) -> list[str]:
             f"environment {env_id!r}: possible_agents must be different strings, or different integers, got {names}."
         )
     return names
+
+
+def _pictured(env: ParallelEnv, agents: tuple[AgentSpec, ...], small: Small) -> tuple[AgentSpec, ...]:
+    """The agents with their small pictures, where all of them observe pictures of one shape; else as they are."""
+    shapes = [small.shape(env.observation_space(agent.name)) for agent in agents]
+    if shapes[0] is None or len(set(shapes)) > 1:
+        return agents
+    return tuple(replace(agent, obs_size=math.prod(shapes[0]), picture=shapes[0]) for agent in agents)
 
 
 def _agent(env_id: str, env: ParallelEnv, name: str, heads: Sequence[Sequence[Any]] | None) -> AgentSpec:

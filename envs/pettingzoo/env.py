@@ -22,7 +22,9 @@ from envs.pettingzoo.copies import Copies
 from envs.pettingzoo.describe import Heads, describe, describe_declared
 from envs.pettingzoo.reader import Reader, find_masks
 from envs.pettingzoo.routes import check_routes
+from envs.pettingzoo.still import still
 from envs.pettingzoo.workers import Workers
+from envs.pictures import Small
 from envs.spec import EnvSpec
 
 __all__ = ["PettingZooEnv"]
@@ -63,6 +65,7 @@ class PettingZooEnv(BatchedEnv):
 
     Attributes:
         converted: whether the environment is an AECEnv, played as a ParallelEnv.
+        still: a warning where its pictures never change (envs/pettingzoo/still.py).
 
     Args:
         env_id: an MPE id with or without its version, or `package.module:function` that returns a ParallelEnv (the
@@ -92,6 +95,8 @@ class PettingZooEnv(BatchedEnv):
             run with them cannot be resumed exactly. The setting `rebuild` of a run. `spec.rebuild` records it, so that
             evaluations play in the same way.
         worker_timeout: seconds that a worker may take for one step of all its copies before it counts as hung.
+        pictures: how observations that are pictures are made small, where those of all agents are (`spec.picture`);
+            None: they are flattened as they are.
         env_args: the environment's own arguments, whatever their names.
         more: further ones, for those whose names are not taken here.
 
@@ -117,6 +122,7 @@ class PettingZooEnv(BatchedEnv):
         fixed_agents: bool | None = None,
         rebuild: bool = False,
         worker_timeout: float = 60.0,
+        pictures: Small | None = None,
         env_args: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> None:
@@ -134,7 +140,8 @@ class PettingZooEnv(BatchedEnv):
         self._is_mpe = recipe.is_mpe
         template = recipe()
         self.converted = is_converted(template)
-        described, turns = _describe(recipe, template, spec, declared)
+        described, turns = _describe(recipe, template, spec, declared, pictures)
+        self.still = still(described, template) if described.picture and spec is None else ""
         self.spec = replace(described, rebuild=described.rebuild or rebuild)
         recipe = replace(recipe, rebuild=self.spec.rebuild)
         self._reader = Reader.of(self.spec, template, turns)
@@ -350,7 +357,7 @@ def _recipe(env_id: str | None, make: Callable[..., ParallelEnv] | None, env_arg
 
 
 def _describe(
-    recipe: _Recipe, env: ParallelEnv, given: EnvSpec | None, declared: dict[str, Any]
+    recipe: _Recipe, env: ParallelEnv, given: EnvSpec | None, declared: dict[str, Any], pictures: Small | None
 ) -> tuple[EnvSpec, bool]:
     """The spec of MPE's catalogue, the one that was given, or our own description with what was declared; and whether
     agents take turns."""
@@ -364,7 +371,7 @@ def _describe(
 
         return catalogue.describe(recipe.env_id, env), False
     if given is not None:
-        own = describe(recipe.env_id, env)
+        own = describe(recipe.env_id, env, pictures=Small.of(given))
         sizes = [(agent.name, agent.obs_size, agent.space_size, agent.multi_discrete) for agent in own.agents]
         wanted = [(agent.name, agent.obs_size, agent.space_size, agent.multi_discrete) for agent in given.agents]
         if sizes != wanted:
@@ -374,7 +381,7 @@ def _describe(
             )
         masks = find_masks(given, env)
         return replace(given, has_masks=masks.any), masks.turns
-    spec = describe_declared(recipe.env_id, env, declared)
+    spec = describe_declared(recipe.env_id, env, declared, pictures)
     masks = find_masks(spec, env)
     spec = replace(spec, has_masks=masks.any)
     check_routes(spec, env)

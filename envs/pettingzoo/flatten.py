@@ -6,6 +6,7 @@ its space is refused by name instead of being cast or read from the wrong end, a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from gymnasium.spaces.utils import flatdim, flatten
 
 from envs.errors import UserError
 from envs.pettingzoo.values import BadValue
+from envs.pictures import Shape, shrunk
 
 Writer = Callable[[Any, np.ndarray], None]  # writes a value of the space into a row of the space's width
 
@@ -27,6 +29,7 @@ class ObservationReader:
             mask is no part of the observation, and what is left is either the entry "observation" or a smaller Dict.
         agent: the agent's name, for messages.
         lenient: also take lists and numbers of any type, and rows that are flat already, as the loops of users hold.
+        picture: (channels, height, width) to which the space's picture is shrunk; None: it is flattened as it is.
 
     Attributes:
         size: width of the flattened observation, without the mask.
@@ -38,7 +41,9 @@ class ObservationReader:
         UserError: the space cannot be flattened to a fixed number of numbers.
     """
 
-    def __init__(self, space: spaces.Space[Any], agent: str, lenient: bool = False) -> None:
+    def __init__(
+        self, space: spaces.Space[Any], agent: str, lenient: bool = False, picture: Shape | None = None
+    ) -> None:
         self.has_mask = isinstance(space, spaces.Dict) and "action_mask" in space.spaces
         self._only: str | None = None
         if isinstance(space, spaces.Dict) and self.has_mask:
@@ -49,6 +54,12 @@ class ObservationReader:
                 self._only, space = "observation", rest["observation"]
             else:
                 space = spaces.Dict(rest)
+        if picture is not None:
+            assert isinstance(space, spaces.Box)
+            self.size = math.prod(picture)
+            self.bounds = _unbounded(self.size)  # no byte is outside
+            self._write = _picture_writer(space, picture, lenient)
+            return
         self.size = _width(space, agent)
         self.bounds = _bounds(space)
         self._write = _lenient_writer(space, self.size) if lenient else _writer(space)
@@ -217,6 +228,19 @@ def _number_writer(space: spaces.Box | spaces.MultiBinary) -> Writer:
         if array.shape != shape and array.shape != (size,):
             raise BadValue(f"must have shape {list(shape)}, got {list(array.shape)}")
         row[:] = array.reshape(-1)
+
+    return write
+
+
+def _picture_writer(space: spaces.Box, picture: Shape, lenient: bool) -> Writer:
+    flat, whole = math.prod(space.shape), np.empty(space.shape, np.uint8)
+    read = (_number_writer if lenient else _array_writer)(space)
+
+    def write(value: Any, row: np.ndarray) -> None:
+        if type(value) is not np.ndarray or value.dtype != np.uint8 or value.shape != space.shape:
+            read(value, whole.reshape(flat))  # refuses what is none of the space's; a view
+            value = whole
+        row[:] = shrunk(value, picture).reshape(-1)
 
     return write
 

@@ -57,7 +57,10 @@ class Reader:
     def of(cls, spec: EnvSpec, env: ParallelEnv, turns: bool = False) -> Reader:
         """The reader of an environment that `spec` describes."""
         observed = [env.observation_space(name) for name in spec.agent_names]
-        readers = [ObservationReader(space, name) for space, name in zip(observed, spec.agent_names, strict=True)]
+        readers = [
+            ObservationReader(space, agent.name, picture=agent.picture)
+            for space, agent in zip(observed, spec.agents, strict=True)
+        ]
         dtypes = [env.action_space(name).dtype or np.int64 for name in spec.agent_names]
         made = cls(spec, readers, dtypes, turns, [to_plain(space) for space in observed])
         made.ids = {name: int(one) for name, one in getattr(env, "agent_ids", {}).items()}
@@ -100,8 +103,8 @@ class Reader:
             given = [plain["observations"][name] for name in spec.agent_names]
             dtypes = [plain["actions"][name] for name in spec.agent_names]
             readers = [
-                ObservationReader(from_plain(space), name, lenient=True)
-                for space, name in zip(given, spec.agent_names, strict=True)
+                ObservationReader(from_plain(space), agent.name, lenient=True, picture=agent.picture)
+                for space, agent in zip(given, spec.agents, strict=True)
             ]
             made = cls(spec, readers, dtypes, bool(plain["turns"]), given)
             made.ids = dict(plain.get("ids", {}))

@@ -92,6 +92,11 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
+        ("wm.observation", "wm.kind"),
+        lambda c: c.wm.observation == "image" and c.wm.kind != "rssm",
+        lambda c: f"wm.observation image needs wm.kind rssm, got {c.wm.kind}; the other models predict vectors",
+    ),
+    Rule(
         ("maddpg.recurrent", "world_model"),
         lambda c: c.maddpg.recurrent and c.world_model,
         lambda c: (

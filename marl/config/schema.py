@@ -189,6 +189,9 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+IMAGE = {"updates_per_step": 0.0625, "starts": 32, "through_horizon": 0, "sequences": 8}  # pictures cost far more
+
+
 @dataclass(frozen=True)
 class WorldModelConfig:
     """The optional world model (--world-model). Sources in marl/world_model/."""
@@ -199,6 +202,8 @@ class WorldModelConfig:
     of small networks for the rest. linear: linear dynamics alone (rewards as for mlp)."""
     preset: Literal["cpu", "gpu"] = "cpu"
     """Sizes: cpu is 32 x 8 latents, 128 units, 32 sequences; gpu is 32 x 32 latents, 512 units, 128 sequences."""
+    observation: Literal["vector", "image"] = "vector"
+    """image (rssm): the model sees and imagines all agents' pictures, through convolutions."""
 
     # --------------------------------------------------------------- sizes (rssm)
     latents: Positive = 32
@@ -261,7 +266,7 @@ class WorldModelConfig:
     max_grad_norm: Rate = 100.0
     """Gradients of a replica's model are scaled down to this norm."""
     sequences: Positive | None = None
-    """Sequences in one update; unset: the preset's 32 or 128."""
+    """Sequences in one update; unset: the preset's 32 or 128, or 8 (image)."""
     window: Positive | None = None
     """Frames of a training sequence; unset: half an episode where the horizon is known, else 25: it teaches faster than
     the same frames as whole episodes."""
@@ -270,7 +275,7 @@ class WorldModelConfig:
     warmup_steps: Count = 400
     """Environment steps of a replica before the model's first update."""
     updates_per_step: Rate | None = None
-    """Model updates per environment step of a replica; unset: 1/16, or 1/2 (rssm)."""
+    """Model updates per environment step of a replica; unset: 1/16, or 1/2 (rssm of vectors)."""
     validation_share: Annotated[float, Range(0.01, 0.5)] = 0.1
     """Share of the episodes held out from training, to measure prediction errors."""
     ensemble: Annotated[int, Range(2)] | None = None
@@ -299,7 +304,7 @@ class WorldModelConfig:
     """Environment steps of a replica between two generations of imagined transitions."""
     through_horizon: Annotated[int, Range(0)] | None = None
     """Steps of the actor loss through the model, with the critic's value at the end; a message needs 3; 0: off; unset:
-    8."""
+    8, or off (image)."""
     through_weight: Weight = 1.0
     """Weight of the actor loss through the model beside the ordinary one."""
 
@@ -314,7 +319,9 @@ class WorldModelConfig:
 
     def _value(self, name: str) -> Any:
         value = getattr(self, name)
-        return {**PRESETS[self.preset], **KINDS[self.kind]}[name] if value is None else value
+        if value is not None:
+            return value
+        return {**PRESETS[self.preset], **KINDS[self.kind], **(IMAGE if self.observation == "image" else {})}[name]
 
 
 @dataclass(frozen=True)
@@ -353,7 +360,11 @@ class Config:
     """Make the environment anew for every episode, in evaluations too: for those that carry something from one episode
     into the next (a run warns of it; `envs.check` looks closer). It costs what making one costs."""
     flatten_pictures: bool = False
-    """Train on pictures of more than 16,384 numbers too, as rows of numbers: there are no convolutions here."""
+    """Train on pictures as rows of numbers, whatever their size, and not through convolutions."""
+    picture_side: Annotated[int, Range(20, 256)] = 64
+    """Pixels of both sides to which observations that are pictures are shrunk."""
+    picture_colour: bool = False
+    """Keep the colours of such pictures; else grey values."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:i."""
     distributed: Literal["replicas", "data"] = "replicas"

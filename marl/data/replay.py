@@ -97,14 +97,20 @@ class Replay:
             return
         steps = [*self._window, newest]
         fields = self._n_step_fields(steps)
-        rows_SED = torch.cat([fields[name] for name in self._widths], dim=2)
-        joint_steps = self.data_SCD.unflatten(1, (-1, self.num_envs))
-        joint_steps.index_copy_(1, self._slot_1, rows_SED[:, None])
-        self._slot_1.add_(1).remainder_(joint_steps.shape[1])
+        self._write(self.data_SCD, torch.cat([fields[name] for name in self._widths], dim=2))
+        self._write_further(fields)
+        self._slot_1.add_(1).remainder_(self.capacity // self.num_envs)
         self._size.add_(self.num_envs).clamp_(max=self.capacity)
         for older, later in pairwise(steps):
             for name, x in older.items():
                 x.copy_(later[name])
+
+    def _write(self, store_SCD: Tensor, rows_SED: Tensor) -> None:
+        """Rows of the next joint step into a store."""
+        store_SCD.unflatten(1, (-1, self.num_envs)).index_copy_(1, self._slot_1, rows_SED[:, None])
+
+    def _write_further(self, fields: dict[str, Tensor]) -> None:
+        """What a row holds outside of `data_SCD`: nothing."""
 
     def _fields(self, t: Transitions) -> dict[str, Tensor]:
         """Every stored field as [S, E, width], with one step's reward and discount."""
@@ -145,10 +151,8 @@ class Replay:
             oldest["discount"] = torch.where(going_SEN, discount * later["discount"], discount)
             # an environment is reset as a whole: the next observation stays at the end of its episode
             env_going_SE1 = going_SEN.any(2, keepdim=True)
-            oldest["next_obs"] = torch.where(env_going_SE1, later["next_obs"], oldest["next_obs"])
-            for name in ("next_mask", "next_action"):
-                if name in oldest:
-                    oldest[name] = torch.where(env_going_SE1, later[name], oldest[name])
+            for name in oldest.keys() & {"next_obs", "next_mask", "next_action", "next_pixels"}:
+                oldest[name] = torch.where(env_going_SE1, later[name], oldest[name])
             going_SEN = going_SEN & ~later["ended"].bool()
         return oldest
 
@@ -236,13 +240,20 @@ class Replay:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue bit for bit; a buffer of another capacity takes over the newest rows that it holds."""
         device = self.data_SCD.device
-        data_SCD, cursor, size = state["data"].to(device), state["cursor"], state["size"]
-        if size > self.capacity or (size < self.capacity and cursor < size):  # full, and the capacity is another now
-            data_SCD = data_SCD.roll(-cursor, 1)[:, -self.capacity :]  # oldest first
-            size = data_SCD.shape[1]
-            cursor = size % self.capacity
+        size = min(state["size"], self.capacity)
+        cursor = size % self.capacity if self._rolls(state) else state["cursor"]
         self._slot_1.fill_(cursor // self.num_envs)
         self._size.fill_(size)
-        self.data_SCD[:, :size] = data_SCD
+        self.data_SCD[:, :size] = self._newest(state, "data")
         self._window = [{name: x.to(device, copy=True) for name, x in fields.items()} for fields in state["window"]]
         self.stream.load_state_dict(state["stream"])
+
+    def _rolls(self, state: dict[str, Any]) -> bool:
+        """Whether a state is of a buffer that was full, at another capacity."""
+        size: int = state["size"]
+        return size > self.capacity or (size < self.capacity and state["cursor"] < size)
+
+    def _newest(self, state: dict[str, Any], name: str) -> Tensor:
+        """The newest rows of a stored tensor that this buffer holds, the oldest of them first where it `_rolls`."""
+        rows_SCD: Tensor = state[name].to(self.data_SCD.device)
+        return rows_SCD.roll(-state["cursor"], 1)[:, -self.capacity :] if self._rolls(state) else rows_SCD

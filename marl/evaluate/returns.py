@@ -17,6 +17,7 @@ import numpy as np
 from envs.mpe.catalogue import canonical_id
 from envs.pettingzoo.construct import from_callable, parallel_env
 from envs.pettingzoo.describe import describe_known
+from envs.pictures import Small
 from envs.spec import EnvSpec
 from marl import scripted, stats
 from marl.errors import UserError
@@ -26,7 +27,7 @@ from marl.evaluate.results import Evaluation, Matches, ReplicaReturns, Setting
 from marl.evaluate.tables import match_table, table
 from marl.figures.film import film, write_gif
 from marl.play.budget import Budget
-from marl.play.rollout import MAX_STEPS, NO_LIMIT, Player, play
+from marl.play.rollout import MAX_STEPS, NO_LIMIT, Player, pictures_of, play
 from marl.pretrained.library import described, names, read
 from marl.runs.counter import Counter
 from marl.runs.durable import replace_text
@@ -83,7 +84,7 @@ def evaluate(
     """
     several = list(players) if isinstance(players, Sequence) else [players]
     numbers = list(range(len(several)) if replicas is None else replicas)
-    spec = spec or _spec_of(env_id, env_args or {}, make)
+    spec = spec or _spec_of(env_id, env_args or {}, make, pictures_of(several))
     reference = anchors(env_id, env_args)
     groups = team_names(spec) if is_competitive(spec) else sides(spec)
     results: list[ReplicaReturns] = []
@@ -146,10 +147,12 @@ def _shown(progress: Callable[[int, int], None], before: int, count: int, ended:
     progress(before + ended, count)
 
 
-def _spec_of(env_id: str, env_args: dict[str, Any], make: Callable[..., Any] | None = None) -> EnvSpec:
+def _spec_of(
+    env_id: str, env_args: dict[str, Any], make: Callable[..., Any] | None = None, pictures: Small | None = None
+) -> EnvSpec:
     """The spec, read from an environment that is made for it."""
     env = parallel_env(env_id, **env_args) if make is None else from_callable(make, **env_args)
-    spec = describe_known(env_id, env)
+    spec = describe_known(env_id, env, pictures)
     if canonical_id(env_id) is None:  # closing one mpe2 environment ends rendering in all others
         env.close()
     return spec

@@ -15,7 +15,7 @@ from envs.pettingzoo.construct import from_callable, parallel_env
 from envs.pettingzoo.describe import describe_known
 from envs.spec import EnvSpec
 from marl.errors import UserError
-from marl.play.rollout import Observations, Player, play
+from marl.play.rollout import Observations, Player, pictures_of, play
 
 if TYPE_CHECKING:
     from PIL import Image  # imported where it is used: a run needs none before its end
@@ -65,7 +65,7 @@ def film(
     arguments = {**(env_args or {}), "render_mode": "rgb_array"}
     make = functools.partial(parallel_env, env_id) if make is None else functools.partial(from_callable, make)
     env = _rendering(make, arguments, env_id)
-    spec = describe_known(env_id, env)
+    spec = describe_known(env_id, env, pictures_of([player]))
     frames: list[list[Image.Image]] = []  # [episode][step]
 
     def look(t: int, observations: Observations) -> Observations:

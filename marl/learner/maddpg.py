@@ -34,6 +34,7 @@ from marl.learner.explicit.update import ExplicitUpdate
 from marl.learner.interfaces import ActorLoss, UpdateShare
 from marl.learner.moments import Moments
 from marl.learner.networks import Actor, Critic, joint_rows
+from marl.learner.pictures.networks import PictureActor, PictureCritic
 from marl.learner.schedules import Schedules
 from marl.learner.set_critic import SetCritic
 
@@ -78,9 +79,11 @@ class MADDPG:
             return Stream(seed, f"maddpg/{name}", replicas, device)
 
         norm, hidden = config.layer_norm, config.hidden
-        self.actor = self.actor_type(spec, hidden, norm, stream("actor"), config.share_actors)
         critic = SetCritic if config.critic == "sets" else self.critic_type
-        self.critic = critic(spec, hidden, norm, stream("critic"), 1 + config.twin_critics, config.independent_critics)
+        kinds = (PictureActor, PictureCritic) if spec.picture else (self.actor_type, critic)
+        self.actor = kinds[0](spec, hidden, norm, stream("actor"), config.share_actors)
+        critics = 1 + config.twin_critics
+        self.critic = kinds[1](spec, hidden, norm, stream("critic"), critics, config.independent_critics)
         self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.schedules = Schedules(config, self.device)

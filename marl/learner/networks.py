@@ -164,12 +164,7 @@ class Critic(nn.Module):
         self.mlp = self.network((n * (o + a), *hidden, 1), num_critics * n, layer_norm, stream, fan_in * num_critics)
         self.seen_GP: Tensor | None = None
         if independent:
-            device = self.mlp.flat.device
-            agent_N = torch.arange(n, device=device)
-            owner_D = torch.cat([agent_N.repeat_interleave(o), agent_N.repeat_interleave(a)])
-            seen_GD = (owner_D == agent_N[:, None]).to(torch.float32).repeat(num_critics, 1)
-            self.seen_GP = torch.ones(self.mlp.flat.shape[1:], device=device)
-            self.seen_GP[:, : owner_D.numel() * self.mlp.sizes[1]] = seen_GD.repeat_interleave(self.mlp.sizes[1], 1)
+            self.seen_GP = own_only(self.mlp, num_critics, n, (o, a))
 
     def flat(self) -> Tensor:
         """Parameters [S, C * N, P]; those of inputs that an independent critic does not see are zero."""
@@ -185,6 +180,12 @@ class Critic(nn.Module):
         values = grouped.run(joint_SBD.transpose(1, 2), self.prepared(), self.mlp.layer_norm)
         return values.view(-1, self.num_critics, self.num_agents, joint_SBD.shape[1])
 
+    def first_reads(self, joint_SBD: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What the perceptrons of the first critics of all agents read of joint rows, [S, B, ...] with the actions at
+        its end, and their `prepared` parameters."""
+        parameters: tuple[Tensor, ...] = self.mlp.prepare(self.flat()[:, : self.num_agents], shared_input=True)
+        return joint_SBD, parameters
+
     @torch.no_grad()
     def own_action(self, joint_SBD: Tensor) -> OwnActionValue:
         """The first critic's value as a function of each agent's own action, all else as in `joint_SBD`.
@@ -192,10 +193,27 @@ class Critic(nn.Module):
         The first layer is linear, so replacing one agent's action adds its rows of the weight times (new - old) to the
         pre-activation of the joint row: N joint inputs cost one product and N small ones.
         """
-        flat_SNP = self.flat()[:, : self.num_agents]
-        first_SYD, bias_SY1, *tail = self.mlp.prepare(flat_SNP, shared_input=True)
-        first = own_inputs(first_SYD, bias_SY1, joint_SBD, self.num_agents, self.action_size)
+        read_SBD, (first_SYD, bias_SY1, *tail) = self.first_reads(joint_SBD)
+        first = own_inputs(first_SYD, bias_SY1, read_SBD, self.num_agents, self.action_size)
         return OwnActionValue((joint_SBD.shape[0], self.num_agents), (*first, *tail), self.mlp.layer_norm)
+
+
+def own_only(mlp: Any, critics: int, agents: int, widths: tuple[int, int], start: int = 0) -> Tensor:
+    """Bool-valued [C * N, P]: 0 at the weights of inputs that are of other agents than the critic's own.
+
+    Args:
+        mlp: the critics' network.
+        critics, agents: C, N.
+        widths: of what the first layer reads of each agent, its observation and its action.
+        start: where its weights begin among the P parameters.
+    """
+    device, outputs = mlp.flat.device, mlp.sizes[1]
+    agent_N = torch.arange(agents, device=device)
+    owner_D = torch.cat([agent_N.repeat_interleave(width) for width in widths])
+    seen_GD = (owner_D == agent_N[:, None]).to(torch.float32).repeat(critics, 1)
+    seen_GP = torch.ones(mlp.flat.shape[1:], device=device)
+    seen_GP[:, start : start + owner_D.numel() * outputs] = seen_GD.repeat_interleave(outputs, 1)
+    return seen_GP
 
 
 class OwnActionValue:

@@ -11,11 +11,14 @@ recurrent actors W is the width of the state and Z = 3 * W.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from marl.learner.grouped_mlp import EPS
+from marl.learner.networks import Actor
 from marl.learner.recurrent.networks import Prepared
 
 
@@ -64,6 +67,24 @@ class NumpyRecurrentActor:
         new_NW = np.tanh(gates_NZ[:, 2 * width :] + reset_NW * inner_NZ[:, 2 * width :])
         after_NW = new_NW + update_NW * (state_NW - new_NW)
         return self._head(after_NW[:, None]).reshape(self._shape), after_NW
+
+
+class TorchActor:
+    """Actors whose forward pass stays torch's, called as those above.
+
+    Args:
+        actor: of one replica.
+        parameters: as `Actor.prepared` gives them.
+    """
+
+    def __init__(self, actor: Actor, parameters: Any) -> None:
+        self._actor, self._parameters = actor, parameters
+
+    @torch.no_grad()
+    def __call__(self, rows_NO: np.ndarray, state_NW: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Logits [N, H, K] of float32 rows [N, O], and no state; entries of absent choices are meaningless."""
+        logits_1N1HK = self._actor.logits(torch.from_numpy(rows_NO)[None, :, None], self._parameters)
+        return logits_1N1HK[0, :, 0].numpy(), None
 
 
 class _Layers:

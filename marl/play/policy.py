@@ -25,9 +25,9 @@ from marl.config.schema import Config
 from marl.errors import UserError
 from marl.learner import relaxation
 from marl.learner.continuous import numbers_in_play
-from marl.learner.networks import Actor
+from marl.learner.pictures.networks import actor_of
 from marl.learner.recurrent.networks import RecurrentActor
-from marl.play.numpy_actor import NumpyActor, NumpyRecurrentActor
+from marl.play.numpy_actor import NumpyActor, NumpyRecurrentActor, TorchActor
 from marl.pretrained import library
 from marl.runs import checkpoint as checkpoints
 
@@ -76,15 +76,16 @@ class Policy:
         self._last: tuple[Tensor, Tensor] | None = None  # what was seen and done; None: nothing yet, or no memory
         self._state_NEW: Tensor | None = None  # of recurrent actors; None: nothing yet, or they are none
         learner = config.maddpg
-        kind = RecurrentActor if learner.recurrent else Actor
-        self._actor = kind(spec, learner.hidden, learner.layer_norm, Stream(0, "shape", (0,)), learner.share_actors)
+        self._actor = actor_of(spec, learner, Stream(0, "shape", (0,)))
         expected = tuple(self._actor.mlp.flat.shape[1:])
         if tuple(flat_GP.shape) != expected:
             raise UserError(f"the policy's parameters have shape {list(flat_GP.shape)}, expected {list(expected)}.")
         self._actor.mlp.flat = torch.nn.Parameter(flat_GP.detach().cpu().clone()[None], requires_grad=False)
         self._parameters = self._actor.prepared()  # they never change
-        self._numpy_actor: NumpyActor | NumpyRecurrentActor
-        if learner.recurrent:
+        self._numpy_actor: NumpyActor | NumpyRecurrentActor | TorchActor
+        if spec.picture:  # what numpy saves is nothing beside the convolutions
+            self._numpy_actor = TorchActor(self._actor, self._parameters)
+        elif learner.recurrent:
             self._numpy_actor = NumpyRecurrentActor(self._parameters, learner.layer_norm, self._actor.heads)
         else:
             self._numpy_actor = NumpyActor(self._parameters, learner.layer_norm, self._actor.heads)

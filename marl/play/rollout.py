@@ -6,7 +6,7 @@ environments together. Episode i is reset with `seed + i` whatever the size of t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from envs.continuous import choices_of
 from envs.ids import names_function
 from envs.mpe import catalogue
 from envs.pettingzoo.env import PettingZooEnv
+from envs.pictures import Small
 from envs.spec import EnvSpec
 from marl.config.schema import EvaluationConfig
 from marl.errors import RunFailed, UserError
@@ -78,6 +79,22 @@ class Mixed:
         distinct: list[Any] = self._distinct
         results = {id(player): player.probabilities(observations, masks) for player in distinct}
         return {agent: results[id(player)][agent] for agent, player in self.players.items()}
+
+
+def pictures_of(players: Iterable[Any]) -> Small | None:
+    """How players that look at pictures want these to be made small; None: they read rows of numbers.
+
+    Raises:
+        UserError: they were trained on pictures of different sizes.
+    """
+    known: set[Small] = set()
+    for player in players:
+        spec = getattr(player, "spec", None)
+        small = pictures_of(player.players.values()) if isinstance(player, Mixed) else spec and Small.of(spec)
+        known |= {small} if small else set()
+    if len(known) > 1:
+        raise UserError("players that were trained on pictures of different sizes or colours cannot play together.")
+    return known.pop() if known else None
 
 
 @dataclass
@@ -154,7 +171,8 @@ def play(
             if lockstep is None or (budget and lockstep.size != len(indices)):
                 if lockstep is not None:
                     lockstep.close()
-                lockstep = _open(env_id, backend, dict(env_args or {}), make, len(indices), spec)
+                pictures = pictures_of([player])
+                lockstep = _open(env_id, backend, dict(env_args or {}), make, len(indices), spec, pictures)
                 lockstep = lockstep if condition is None else Through(lockstep, condition)
             limit = max(max_steps, lockstep.spec.horizon or 0)
             parts.append(_play_batch(lockstep, player, indices, seed, record, intervene, limit, progress))
@@ -274,6 +292,7 @@ def _open(
     make: Callable[..., Any] | None,
     size: int,
     spec: EnvSpec | None,
+    pictures: Small | None,
 ) -> Lockstep:
     if backend == "torch" and make is None:
         return _Batched(envs.make(env_id, num_envs=size, device="cpu", backend="torch", env_args=env_args))
@@ -282,7 +301,9 @@ def _open(
     if make is None and not names_function(env_id):
         return _RealMPE([catalogue.parallel_env(env_id, **env_args) for _ in range(size)], env_id, spec)
     # float64 keeps rewards as the environment gave them
-    return _Batched(PettingZooEnv(env_id, size, dtype=torch.float64, spec=spec, make=make, env_args=env_args))
+    return _Batched(
+        PettingZooEnv(env_id, size, dtype=torch.float64, spec=spec, make=make, pictures=pictures, env_args=env_args)
+    )
 
 
 class _RealMPE:

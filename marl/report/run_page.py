@@ -37,6 +37,7 @@ _CAPTIONS = {
     "field": "Where the listener goes from rest, for each symbol; circles are the landmarks",
     "interventions": "Return when the messages are changed on their way",
     "cross_play": "Speakers with the listeners of other replicas or runs",
+    "world_model_strip": "What the world model imagined after five observed frames (below) and what was there (above)",
     "formation": "How the protocol formed: one row a checkpoint",
 }
 

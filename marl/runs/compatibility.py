@@ -107,7 +107,7 @@ def _agent_row(agent: Any) -> dict[str, str]:
         for head in agent.heads
     )
     return {
-        "observation size": str(agent.obs_size),
+        "observation size": f"{agent.obs_size}{' as a picture' if agent.picture else ''}",
         "action heads": heads,
         "multi-discrete": str(agent.multi_discrete),
         "first action id": str(agent.start),

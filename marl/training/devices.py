@@ -57,6 +57,12 @@ def choose_threads(asked: int, networks: int, batch_size: int, width: int, proce
     return max(min(networks * batch_size * width // _NUMBERS_PER_THREAD, cores // processes), 1)
 
 
+def repeat_convolutions() -> None:
+    """Let cuDNN repeat its results to the bit, in full single precision, as the products of matrices here are."""
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def keep_freed_memory() -> bool:
     """Tell the C library to keep freed blocks for the next update; whether it could be reason (glibc on Linux).
 

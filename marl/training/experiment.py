@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +16,10 @@ from envs.batched import BatchedEnv
 from envs.conditions import Condition, Conditioned
 from envs.errors import EnvFailure
 from envs.history import History
+from envs.ids import names_function
 from envs.pettingzoo.construct import callable_id, conversion
 from envs.pettingzoo.workers import end_if_importing
+from envs.pictures import Small
 from envs.relabelled import Relabelled
 from envs.streams import Stream
 from marl.config.fields import flatten
@@ -24,6 +27,7 @@ from marl.config.resolve import from_dict, to_dict, to_yaml, validated
 from marl.config.schema import Config, MADDPGConfig
 from marl.data.batch import BatchSource
 from marl.data.opponents import opponent_widths
+from marl.data.pictures import PictureReplay
 from marl.data.replay import Replay, population_widths
 from marl.data.windows import WindowReplay
 from marl.errors import UserError
@@ -41,7 +45,7 @@ from marl.runs.logger import Logger, RunLog, Silent
 from marl.runs.run_dir import RunDir, fresh_default
 from marl.runs.trackers import require_installed
 from marl.runs.versions import changed_versions
-from marl.training.devices import choose_device, choose_threads, keep_freed_memory
+from marl.training.devices import choose_device, choose_threads, keep_freed_memory, repeat_convolutions
 from marl.training.evaluator import Evaluator
 from marl.training.finish import finish
 from marl.training.journal import Journal
@@ -119,6 +123,7 @@ def train(
         device = choose_device(ranks.device(config.device))
         if device.type == "cuda":
             torch.cuda.set_device(device)
+            repeat_convolutions()
         config = replace(config, device=str(device))
         keep_freed_memory()
         notes: list[str] = []
@@ -171,10 +176,12 @@ def _environment(
             rows=rows,
             workers=workers,
             rebuild=config.rebuild,
+            pictures=_small(config),
             env_args=config.env_args,
         )
     else:
-        anew: dict[str, Any] = {"rebuild": True} if config.rebuild else {}  # no argument of MPE's tasks
+        anew: dict[str, Any] = {"rebuild": True} if config.rebuild else {}  # no arguments of MPE's tasks
+        anew |= {"pictures": _small(config)} if names_function(config.env) else {}
         env = envs.make(
             config.env, len(rows), config.device, config.backend, rows=rows, workers=workers, env_args=config.env_args,
             **anew,
@@ -200,11 +207,18 @@ def _environment(
     return env
 
 
+def _small(config: Config) -> Small | None:
+    """How pictures are made small; None: they are rows of numbers."""
+    return None if config.flatten_pictures else Small(config.picture_side, config.picture_colour)
+
+
 def _remarks(env: BatchedEnv, name: str) -> list[str]:
     """How an environment is played, and a warning where it does not keep what an exact resume needs."""
     remarks = []
     if getattr(env, "converted", False):
         remarks.append(conversion(name))
+    if getattr(env, "still", ""):
+        remarks.append(f"warning: environment {name!r}: {getattr(env, 'still', '')}.")
     result = env.unrepeatable()
     if not result:
         return remarks
@@ -289,7 +303,12 @@ def _run(
             stop.request()
             return RunResult(path, trainer.step, trainer.journal.clock.seconds, None)
         with stop.at_once():  # everything is saved
-            result = finish(config, path, trainer, logger, phases)
+            draw: Callable[[], str] | None = None
+            if config.world_model and env.spec.picture and ranks.size == 1:
+                from marl.world_model import strips
+
+                draw = partial(strips.of_run, source, path)
+            result = finish(config, path, trainer, logger, phases, draw)
     return RunResult(path, trainer.step, trainer.journal.clock.seconds, result)
 
 
@@ -333,7 +352,8 @@ def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDP
     else:
         learner = LEARNERS.get(config.channel, MADDPG)(env.spec, settings, config.seed, replicas, config.device, share)
     further = population_widths(env.spec) if config.population > 1 else opponent_widths(env.spec) if pool else {}
-    replay = Replay(env.spec, capacity, config.num_envs, stream, settings.gamma, settings.n_step, further)
+    kind = PictureReplay if env.spec.picture else Replay
+    replay = kind(env.spec, capacity, config.num_envs, stream, settings.gamma, settings.n_step, further)
     source: BatchSource = replay
     if config.world_model:
         from marl.world_model.attach import imagining

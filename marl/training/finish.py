@@ -25,7 +25,14 @@ from marl.training.phases import Phases
 from marl.training.trainer import Trainer
 
 
-def finish(config: Config, path: Path, trainer: Trainer, logger: RunLog, phases: Phases) -> Evaluation:
+def finish(
+    config: Config,
+    path: Path,
+    trainer: Trainer,
+    logger: RunLog,
+    phases: Phases,
+    draw: Callable[[], str] | None = None,
+) -> Evaluation:
     """Evaluate, analyse and report what a run has trained, and say where all of it is.
 
     Args:
@@ -34,6 +41,7 @@ def finish(config: Config, path: Path, trainer: Trainer, logger: RunLog, phases:
         trainer: at its last step, saved.
         logger: told all words.
         phases: of the run so far; those of its end are added and all named.
+        draw: draws a further figure for the report, and says so.
 
     Returns:
         What evaluation.json holds as JSON.
@@ -69,6 +77,8 @@ def finish(config: Config, path: Path, trainer: Trainer, logger: RunLog, phases:
             language()
         if _playable(config) and _loadable(path, trainer):
             _attempt("page to play", lambda: _page_to_play(path), logger)()
+        if draw is not None:
+            _attempt("film strip", draw, logger)()
         _attempt("report", lambda: _page(path), logger)()
         phases.end("report")
     logger.say(_closing_message(config, path, trainer, trained, phases))

@@ -1,4 +1,4 @@
-"""What a run keeps in memory, by part; pictures that are too large to be flattened.
+"""What a run keeps in memory, by part; pictures that cannot be looked at.
 
 Sizes are those of the large tensors: rounded, and without what torch and the environments need for themselves.
 """
@@ -17,28 +17,39 @@ from marl.data.opponents import opponent_widths
 from marl.data.replay import population_widths, row_widths
 from marl.data.windows import further_widths
 from marl.errors import UserError
+from marl.learner.pictures.networks import Eye
 
 PICTURE = 16_384
 """Numbers of a picture (128 x 128 grey values) above which a run refuses to flatten it: an actor learns a weight of its
 first layer for each number and hidden unit, a critic one for each number of every agent, and the replay keeps each
-picture twice as float32."""
+picture twice as float32. Only pictures beside other things are flattened, or of few pixels, or of some agents alone
+(envs/pictures.py)."""
 
 
 def refuse_pictures(env: BatchedEnv, config: Config) -> None:
-    """Refuse observations that are pictures of more than `PICTURE` numbers, unless `config` says to flatten them.
+    """Refuse observations that hold pictures of more than `PICTURE` numbers which would be flattened, unless `config`
+    says so; and pictures with networks that have no convolutions.
 
     Raises:
-        UserError: with the call that shrinks them.
+        UserError: with what to do.
     """
-    if config.flatten_pictures:
+    if env.spec.picture and config.maddpg.recurrent:
+        raise UserError(
+            "maddpg.recurrent has no convolutions for observations that are pictures; expected recurrent false, with "
+            "maddpg.frames 3 where one picture shows too little."
+        )
+    if env.spec.picture and config.maddpg.critic == "sets":
+        raise UserError("maddpg.critic sets has no convolutions for observations that are pictures; expected joint.")
+    if config.flatten_pictures or env.spec.picture:
         return
     for name, shape in (env.reader.pictures() if env.reader is not None else {}).items():
         if shape[0] * shape[1] * shape[2] > PICTURE:
             small = 'supersuit.resize_v1(supersuit.color_reduction_v0(env, mode="full"), x_size=32, y_size=32)'
             raise UserError(
                 f"agent {name!r} observes an image of {' x '.join(map(str, shape))} (height x width x channels), "
-                f"{shape[0] * shape[1] * shape[2]:,} numbers; the networks here are perceptrons without convolutions, "
-                f"for at most {PICTURE:,} numbers of an image. Shrink it with supersuit where the "
+                f"{shape[0] * shape[1] * shape[2]:,} numbers; convolutions look at it only where every agent "
+                f"observes one picture of bytes and nothing else, and perceptrons are for at most {PICTURE:,} numbers "
+                f"of an image. Shrink it with supersuit where the "
                 f"environment is made: return {small}. Or go on all the same with --flatten-pictures "
                 f"({_words(parts(config, env.spec, config.num_replicas))})."
             )
@@ -52,7 +63,13 @@ def parts(config: Config, spec: EnvSpec, replicas: int) -> dict[str, int]:
     row = sum(row_widths(spec).values()) + sum(further.values())
     kept = min(config.replay.capacity, config.total_steps + config.num_envs)
     critics = n * (2 if learner.twin_critics else 1)
-    weights = n * _weights((o, *learner.hidden, a)) + critics * _weights((n * (o + a), *learner.hidden, 1))
+    eye, read = 0, o  # parameters of a network's convolutions, and what its perceptron reads of an observation
+    if spec.picture:
+        look = Eye.of(spec)
+        eye, read = sum(look.lengths), o + look.features - look.pixels
+        row -= round(1.5 * n * look.pixels)  # two pictures as bytes, not as float32
+    weights = n * _weights((read, *learner.hidden, a)) + critics * _weights((n * (read + a), *learner.hidden, 1))
+    weights += (n + critics) * eye
     if learner.critic == "sets":
         width, *behind = learner.hidden
         seen = max(spec.kinds) + 2  # an embedding for every kind of agents and one for itself
@@ -77,7 +94,8 @@ def parts(config: Config, spec: EnvSpec, replicas: int) -> dict[str, int]:
         )
     if config.world_model:
         frames = min(config.wm.capacity, config.total_steps)
-        sizes[f"world model's frames ({frames:,})"] = frames * n * (o + a + 2)
+        width = o // 4 if spec.picture else o
+        sizes[f"world model's frames ({frames:,})"] = frames * n * (width + a + 2)
     return {name: 4 * replicas * size for name, size in sorted(sizes.items(), key=lambda item: -item[1])}
 
 

@@ -15,8 +15,10 @@ from marl.data.replay import Replay
 from marl.errors import UserError
 from marl.learner.maddpg import MADDPG
 from marl.learner.networks import Actor
+from marl.learner.pictures.networks import actor_of
 from marl.learner.relaxation import PATHWISE
 from marl.runs import checkpoint
+from marl.world_model.dreamer import pictures
 from marl.world_model.imagination.source import ImaginationSource, make_model, suited
 from marl.world_model.imagination.through import ThroughModel, critic_tail
 from marl.world_model.layout import Layout
@@ -43,6 +45,7 @@ def imagining(replay: Replay, learner: MADDPG, config: Config, model: WorldModel
             f"without --world-model."
         )
     wm = suited(config.wm, learner.spec)
+    pictures.refuse(learner.spec, wm)
     streams = {name: Stream(config.seed, f"world_model/{name}", learner.replicas, learner.device) for name in _STREAMS}
     source = ImaginationSource.of(replay, learner.actor, learner.spec, wm, config.num_envs, streams, model)
     if wm.size("through_horizon"):
@@ -91,6 +94,6 @@ def load(run: Path) -> SavedModel:
     model = make_model(layout, config.wm, config.maddpg.gamma, Stream(config.seed, "shape", rows))
     model.load_state_dict(saved.parts["source"]["model"])
     learner = config.maddpg
-    actor = Actor(spec, learner.hidden, learner.layer_norm, Stream(0, "shape", rows), learner.share_actors)
+    actor = actor_of(spec, learner, Stream(0, "shape", rows))
     actor.mlp.flat = torch.nn.Parameter(saved.parts["policy"]["actor"], requires_grad=False)
     return SavedModel(model, layout, actor, spec, config, saved.step)

@@ -22,7 +22,8 @@ class CommandLine:
 
     Fresh episodes are played under random actions (or the run's own policy), five steps of each are observed and the
     rest is predicted from the actions alone. Written to RUN: world_model.json, world_model_errors.png,
-    world_model_latents.png (models with latents) and world_model.gif, imagined (rings) against true (dots).
+    world_model_latents.png (models with latents) and world_model.gif, imagined (rings) against true (dots). Where
+    agents observe pictures, the film and world_model_strip.png show imagined pictures below true ones.
     """
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]

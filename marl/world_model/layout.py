@@ -49,12 +49,13 @@ class Layout:
             return torch.tensor(entries, dtype=torch.int64, device=device)
 
         self._full_F, self._used_U, self._source = table(full), table(used), table(source)
-        self.dynamic_J = table([full.index(position) for position in dynamic])
+        place = {position: k for k, position in enumerate(full)}
+        self.dynamic_J = table([place[position] for position in dynamic])
         heard = {r.receiver * o + r.start + k for r in spec.routes for k in range(r.size)}
         # entries that errors are measured in: nobody knows what a channel with noise lets be heard
         self.judged_J = table([j for j, position in enumerate(dynamic) if position not in heard])
         self.widths = (self.full_size, self.action_size, n, self.flags.size)  # of what is stored of a frame
-        self._padded = table([full.index(p) if p in set(full) else len(full) for p in range(n * o)])
+        self._padded = table([place.get(position, len(full)) for position in range(n * o)])
 
     def join(self, obs_SNBO: Tensor) -> Tensor:
         """Padded observations [S, N, B, O] to rows [S, B, F]."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from envs.ids import names_function
+from envs.pictures import Small
 from envs.streams import Stream
 from marl.errors import UserError
 from marl.figures import plots
@@ -20,6 +21,7 @@ from marl.figures.film import write_gif
 from marl.results import INLINE, Record
 from marl.runs import checkpoint
 from marl.runs.durable import replace_text
+from marl.world_model import strips
 from marl.world_model.assess import CONTEXT, Assessment, assess, collect, errors_figure, film, latents_figure
 from marl.world_model.attach import SavedModel, load
 from marl.world_model.protocol import open_loop
@@ -63,11 +65,13 @@ def evaluate(saved: SavedModel, episodes: int, seed: int, own_policy: bool) -> t
         raise UserError(f"{spec.id} has episodes of {steps} steps; expected more than {CONTEXT + 1} to predict any.")
     policy = saved.actor if own_policy else None
     backend = "pettingzoo" if names_function(config.env) else config.backend
+    pictures = {"pictures": Small.of(spec)} if spec.picture else {}
 
     def play(first: int) -> Sequences:
         return collect(
-            config.env, policy, config.num_replicas, episodes, steps, first, backend=backend, env_args=config.env_args
-        )
+            config.env, policy, config.num_replicas, episodes, steps, first, backend=backend, env_args=config.env_args,
+            **pictures,
+        )  # fmt: skip
 
     seq = play(seed)
     stream = Stream(seed, "samples", range(config.num_replicas))
@@ -114,12 +118,21 @@ def written(options: CommandLine) -> str:
     beside = checkpoint.run_directory(checkpoint.locate(run))
     gif = options.gif or beside / "world_model.gif"
     first = Stream(options.seed, "samples", range(saved.config.num_replicas))
-    frames = film(saved.layout, seq, open_loop(saved.model, seq, CONTEXT, first), FILMED)
+    predicted = open_loop(saved.model, seq, CONTEXT, first)
+    strip: list[list[np.ndarray]] = []
+    if saved.spec.picture:
+        shown = range(min(FILMED, seq.first.shape[2]))
+        strip = [strips.frames(seq, predicted, CONTEXT, saved.spec, b) for b in shown]
+        frames = [frame for one in strip for frame in one]
+    else:
+        frames = film(saved.layout, seq, predicted, FILMED)
     try:
         replace_text(options.json or beside / "world_model.json", json.dumps(result.to_json(), indent=1) + "\n")
         plots.save(errors_figure(result.measured), beside / "world_model_errors.png")
         if (latents := result.measured.latents) is not None:
             plots.save(latents_figure(latents), beside / "world_model_latents.png")
+        if strip:
+            strips.save(strips.strip(strip), beside)
     except OSError as error:
         why = error.strerror or error
         raise UserError(f"cannot write {error.filename}: {why}. Make it writable, or give --json FILE.") from error

@@ -126,9 +126,17 @@ class FrameStore:
 
     def _append(self, rows_SED: Tensor, mask_SE: Tensor) -> None:
         at = (self._s_S1, self._e_E, self.written_SE % self.ring)
-        self.data_SECD[at] = torch.where(mask_SE[..., None], rows_SED, self.data_SECD[at])
+        self._write(at, torch.where(mask_SE[..., None], rows_SED, self._read(at)))
         self.start_SEC[at] = torch.where(mask_SE, self._episode_SE, self.start_SEC[at])
         self.written_SE = self.written_SE + mask_SE
+
+    def _write(self, at: Any, rows_SED: Tensor) -> None:
+        """Put rows at an index of [S, E, C]."""
+        self.data_SECD[at] = rows_SED
+
+    def _read(self, at: Any) -> Tensor:
+        """The rows [..., D] at an index of [S, E, C]."""
+        return self.data_SECD[at]
 
     @property
     def frames_S(self) -> Tensor:
@@ -151,7 +159,7 @@ class FrameStore:
         start_SB = self.start_SEC[self._s_S1, env_SB, frame_SB % self.ring]
         begin_SB = torch.maximum(torch.maximum(start_SB, frame_SB - length + 1), oldest_SB)
         frame_STB = begin_SB[:, None] + torch.arange(length, device=begin_SB.device)[:, None]
-        rows = self.data_SECD[self._s_S1[..., None], env_SB[:, None], frame_STB % self.ring]
+        rows = self._read((self._s_S1[..., None], env_SB[:, None], frame_STB % self.ring))
         return self._sequences(rows, frame_STB < written_SB[:, None])
 
     def from_start(self, length: int) -> Sequences:
@@ -163,7 +171,7 @@ class FrameStore:
         written = int(self.written_SE.max())
         if length > self.ring or written > self.ring:
             raise ValueError(f"the first {length} frames are not in a ring of {self.ring} with {written} written")
-        rows = self.data_SECD[:, :, :length].transpose(1, 2)
+        rows = self._read((slice(None), slice(None), slice(length))).transpose(1, 2)
         valid = torch.arange(length, device=rows.device)[:, None] < self.written_SE[:, None]
         return self._sequences(rows, valid)
 
@@ -201,6 +209,7 @@ class Episodes:
         capacity: frames kept per replica for training.
         share: of the episodes that is held out: every 1 / share-th.
         device: where they are kept.
+        store: of what kind.
     """
 
     def __init__(
@@ -211,9 +220,10 @@ class Episodes:
         capacity: int,
         share: float,
         device: torch.device | str,
+        store: type[FrameStore] = FrameStore,
     ) -> None:
-        self.training = FrameStore(widths, replicas, num_envs, capacity, device)
-        self.held_out = FrameStore(widths, replicas, num_envs, max(int(capacity * share), 2 * num_envs), device)
+        self.training = store(widths, replicas, num_envs, capacity, device)
+        self.held_out = store(widths, replicas, num_envs, max(int(capacity * share), 2 * num_envs), device)
         self._share = share
         self._number_SE = torch.arange(num_envs, device=device).expand(replicas, -1) - num_envs  # of running episodes
 

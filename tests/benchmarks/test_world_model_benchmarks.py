@@ -9,20 +9,22 @@ import torch
 from world_model_data import episodes
 
 from benchmarks.sample_efficiency import (
-    ARMS,
     EPISODES,
     EVALUATION_SEED,
     TASKS,
+    arms_of,
     configuration,
     curves,
     ease,
     reached,
     table,
 )
-from benchmarks.world_model import prediction
+from benchmarks.world_model import pistonball, prediction
 from benchmarks.world_model.prediction import steps_of
 from benchmarks.world_model.simulator_model import SimulatorModel
 from envs.streams import Stream
+from marl.config.schema import MADDPGConfig
+from marl.learner.maddpg import MADDPG
 from marl.play.rollout import play
 from marl.scripted.by_name import scripted
 from marl.world_model.protocol import open_loop
@@ -69,12 +71,25 @@ def test_ease_is_that_of_the_oracle_too() -> None:
     assert abs(same - ease(env_id) + 7.46) < 0.1 < abs(same + 7.46)
 
 
-@pytest.mark.parametrize("env_id", TASKS)
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("env_id, arm", [(env_id, arm) for env_id in TASKS for arm in arms_of(env_id)])
 def test_every_arm_is_a_valid_configuration(env_id: str, arm: str) -> None:
-    config = configuration(env_id, ARMS[arm], 100, 5)
-    assert config.world_model != ARMS[arm].label.startswith("MADDPG")
+    chosen = arms_of(env_id)[arm]
+    config = configuration(env_id, chosen, 100, 5)
+    assert config.world_model != chosen.label.startswith("MADDPG")
     assert config.num_replicas == 5
+
+
+@pytest.mark.filterwarnings("ignore")  # of pettingzoo's own future
+def test_pistonball_is_evaluated_in_the_same_episodes_for_every_replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicas with the same actors earn the same; a share of 100 is the whole way."""
+    pytest.importorskip("pymunk")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.setattr(pistonball, "EPISODES", 2)
+    learner = MADDPG(pistonball.make(1).spec, MADDPGConfig(hidden=(8,)), 0, range(2))
+    learner.actor.mlp.flat.data[1] = learner.actor.mlp.flat.data[0]
+    returns = pistonball.greedy_returns(learner, 2, 5)
+    assert returns[0] == returns[1] and abs(float(returns[0])) < 300
+    assert pistonball.share("pistonball", 75.0) == 0.75
 
 
 def test_episodes_as_joint_steps_are_stored_as_they_were() -> None:

@@ -13,6 +13,8 @@ def covers(spec: EnvSpec, config: MADDPGConfig, device: torch.device) -> str | N
     """None where the explicit update can do the work, else the reason why not."""
     if device.type != "cpu":
         return f"it is for a CPU, not for {device.type}"
+    if spec.picture:
+        return "observations are pictures"
     if spec.continuous:
         return "a head is continuous"
     if config.recurrent:

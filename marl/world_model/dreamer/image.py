@@ -56,29 +56,29 @@ class Convolution(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Pictures [S, n, J] to [S, n, W]."""
+    """Pictures [S, n, J] of so many colours to [S, n, W]."""
 
-    def __init__(self, depth: int, width: int, stream: Stream) -> None:
+    def __init__(self, depth: int, width: int, stream: Stream, colours: int = 3) -> None:
         super().__init__()
-        channels = (3, depth, 2 * depth, 4 * depth, 8 * depth)  # 64 -> 31 -> 14 -> 6 -> 2 pixels of a side
+        channels = (colours, depth, 2 * depth, 4 * depth, 8 * depth)  # 64 -> 31 -> 14 -> 6 -> 2 pixels of a side
         self.layers = nn.ModuleList(Convolution(channels[k], channels[k + 1], 4, stream) for k in range(4))
         self.out = Dense(8 * depth * 2 * 2, width, stream)
 
     def forward(self, x_SnJ: Tensor) -> Tensor:
         replicas = len(x_SnJ)
-        x = x_SnJ.unflatten(2, (3, SIZE, SIZE)).transpose(0, 1).flatten(1, 2)
+        x = x_SnJ.unflatten(2, (-1, SIZE, SIZE)).transpose(0, 1).flatten(1, 2)
         for layer in self.layers:
             x = F.silu(layer(x))
         return self.out(x.unflatten(1, (replicas, -1)).flatten(2).transpose(0, 1))
 
 
 class ImageDecoder(nn.Module):
-    """Features [S, n, F] to the means of pictures [S, n, J]."""
+    """Features [S, n, F] to the means of pictures [S, n, J] of so many colours."""
 
-    def __init__(self, features: int, depth: int, stream: Stream) -> None:
+    def __init__(self, features: int, depth: int, stream: Stream, colours: int = 3) -> None:
         super().__init__()
         self.first = Dense(features, 32 * depth, stream)
-        channels, kernels = (32 * depth, 4 * depth, 2 * depth, depth, 3), (5, 5, 6, 6)  # 1 -> 5 -> 13 -> 30 -> 64
+        channels, kernels = (32 * depth, 4 * depth, 2 * depth, depth, colours), (5, 5, 6, 6)  # 1 -> 5 -> 13 -> 30 -> 64
         self.layers = nn.ModuleList(
             Convolution(channels[k], channels[k + 1], kernels[k], stream, transposed=True) for k in range(4)
         )
@@ -89,18 +89,24 @@ class ImageDecoder(nn.Module):
         x = self.first(features_SnF).transpose(0, 1).flatten(1)[..., None, None]
         for k, layer in enumerate(self.layers):
             x = layer(x if k == 0 else F.silu(x))
-        return x.unflatten(1, (replicas, 3)).flatten(2).transpose(0, 1)
+        return x.unflatten(1, (replicas, -1)).flatten(2).transpose(0, 1)
 
 
 class ImageNetworks(Networks):
     """The vector model's networks with convolutions at both ends."""
 
     def __init__(
-        self, action_size: int, num_agents: int, config: WorldModelConfig, stream: Stream, depth: int = 48
+        self,
+        action_size: int,
+        num_agents: int,
+        config: WorldModelConfig,
+        stream: Stream,
+        depth: int = 48,
+        colours: int = 3,
     ) -> None:
         super().__init__(1, action_size, num_agents, replace(config, decoder="state"), stream)
-        self.encoder = ImageEncoder(depth, self.rssm.sizes.encoded, stream)
-        self.decoder = ImageDecoder(self.rssm.sizes.features, depth, stream)
+        self.encoder = ImageEncoder(depth, self.rssm.sizes.encoded, stream, colours)
+        self.decoder = ImageDecoder(self.rssm.sizes.features, depth, stream, colours)
 
 
 class PixelLayout:

@@ -19,17 +19,19 @@ from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.config.schema import WorldModelConfig
 from marl.data.batch import Batch, Transitions
+from marl.data.pictures import PictureReplay
 from marl.data.replay import Replay
 from marl.errors import UserError
 from marl.world_model.dreamer.agents import networks_of
 from marl.world_model.dreamer.model import DreamerModel
+from marl.world_model.dreamer.pictures import PictureFrames, PictureModel
 from marl.world_model.imagination.choice import AutoModel
 from marl.world_model.imagination.gate import Gate
 from marl.world_model.imagination.rollouts import Imagined, Policy, Rollouts, mixed, rows_of
 from marl.world_model.imagination.starts import Starts
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import WorldModel
-from marl.world_model.sequences import Episodes
+from marl.world_model.sequences import Episodes, FrameStore
 from marl.world_model.small.model import SmallModel
 from marl.world_model.training import ModelTraining
 
@@ -40,6 +42,8 @@ def make_model(layout: Layout, config: WorldModelConfig, gamma: float, stream: S
     """The model of `config.kind`, its initial weights drawn from `stream`, whose rows are the replicas."""
     if config.kind == "auto":
         return AutoModel(layout, config, gamma, stream)
+    if config.observation == "image":
+        return PictureModel(layout, config, gamma, stream)
     if config.kind == "rssm":
         return DreamerModel(layout, config, gamma, stream, networks_of(layout, config, stream))
     return SmallModel(layout, config, gamma, stream)
@@ -65,7 +69,8 @@ class ImaginedRows:
     """
 
     def __init__(self, spec: EnvSpec, size: int, keep: float, gamma: float, stream: Stream) -> None:
-        self.replay, self._keep, self._stream = Replay(spec, size, size, stream, gamma), keep, stream
+        kind = PictureReplay if spec.picture else Replay
+        self.replay, self._keep, self._stream = kind(spec, size, size, stream, gamma), keep, stream
         replicas, device = len(stream.key_R), stream.key_R.device
         self._order_SX = torch.zeros(replicas, size, dtype=torch.int64, device=device)
         self._offset_S1 = torch.arange(replicas, device=device)[:, None] * size
@@ -159,9 +164,13 @@ class ImaginationSource:
         device, replicas = streams["model"].key_R.device, len(streams["model"].key_R)
         trained, imagination = streams["training"], streams["imagination"]
         layout = Layout(spec, device)
+        capacity, store = config.capacity, FrameStore
+        if spec.picture:  # no more frames than the replay has; between two pictures there is none
+            capacity, store = min(capacity, replay.capacity), PictureFrames
+            config = replace(config, blend=False)
         if model is None:
             model = make_model(layout, config, replay.gamma, streams["model"])
-        episodes = Episodes(layout.widths, replicas, num_envs, config.capacity, config.validation_share, device)
+        episodes = Episodes(layout.widths, replicas, num_envs, capacity, config.validation_share, device, store)
         span = spec.horizon + 1 if spec.horizon else 50  # frames that validation and starts are taken from
         gate = Gate(episodes.held_out, span, layout, config, trained)
         starts = Starts(episodes.training, span, model, gate, layout, config, imagination)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from marl.training import devices
 
@@ -51,3 +52,10 @@ def test_freed_memory_is_used_again_without_faults() -> None:
     output, faults = map(int, subprocess.check_output([sys.executable, "-c", FAULTS], text=True).split())
     if output:  # not on another C library
         assert faults < 1000  # 20 x 2 x 1024 pages otherwise
+
+
+def test_convolutions_repeat_and_do_not_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, usual in (("deterministic", False), ("allow_tf32", True)):
+        monkeypatch.setattr(torch.backends.cudnn, name, usual)
+    devices.repeat_convolutions()
+    assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.allow_tf32

@@ -1,0 +1,1 @@
+"""Actors and critics of observations that are pictures."""
