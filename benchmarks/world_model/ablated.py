@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.world_model import losses
 from marl.world_model.dreamer.model import DreamerModel, Networks
 from marl.world_model.dreamer.rssm import RSSM, Observed, Sizes, State, gated

@@ -33,7 +33,7 @@ from benchmarks.world_model import ablated
 from benchmarks.world_model.prediction import RESULTS, STEPS, stored
 from envs.spec import EnvSpec
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.runs.durable import replace_text
 from marl.world_model.assess import CONTEXT, collect_in
 from marl.world_model.imagination.source import make_model

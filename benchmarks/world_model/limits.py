@@ -27,7 +27,7 @@ from benchmarks.world_model.prediction import RESULTS, STEPS, steps_of
 from envs.mpe.env import MPE
 from envs.mpe.tasks.simple_spread import SimpleSpread
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.runs.durable import replace_text
 from marl.world_model.assess import assess, collect_in
 from marl.world_model.layout import Layout

@@ -27,7 +27,7 @@ from envs.pettingzoo.construct import parallel_env
 from envs.pettingzoo.describe import describe_known
 from envs.spec import EnvSpec
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.world_model.dreamer.image import image_model, picture, pixels
 from marl.world_model.dreamer.model import DreamerModel
 from marl.world_model.sequences import Sequences

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.world_model.protocol import WorldModel
 from marl.world_model.sequences import Episodes, StepRows
 

@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks import seeds
 from marl.cli.parse import parse
-from marl.config.schema import Config, WorldModelConfig
+from marl.config.schema import Config
+from marl.config.world_model import WorldModelConfig
 from marl.errors import UserError
 
 

@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.errors import UserError
 from marl.world_model.dreamer.model import Networks, ObsLayout
 from marl.world_model.dreamer.rssm import RSSM, Observed, Sizes, State, gated

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from envs.spec import EnvSpec
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.world_model.dreamer.model import DreamerModel, Networks
 from marl.world_model.layers import Dense
 from marl.world_model.sequences import Normaliser

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from envs.spec import EnvSpec
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.errors import UserError
 from marl.world_model import losses
 from marl.world_model.dreamer.flags import FlaggedState, FlagHeads, FlagReading, informed

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from envs.spec import EnvSpec
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.errors import UserError
 from marl.world_model.dreamer.image import SIZE, ImageNetworks
 from marl.world_model.dreamer.model import DreamerModel
@@ -51,8 +51,8 @@ def refuse(spec: EnvSpec, config: WorldModelConfig) -> None:
         )
     if spec.has_masks or not spec.fixed_agents:
         raise UserError(
-            f"wm.observation image predicts neither action masks nor who leaves, and {spec.id} has one of them: expected "
-            f"an environment without, or no --world-model."
+            f"wm.observation image predicts neither action masks nor who leaves, and {spec.id} has one of them: "
+            f"expected an environment without, or no --world-model."
         )
     if spec.picture[1] != SIZE:
         raise UserError(f"wm.observation image needs pictures of {SIZE} pixels a side: expected picture_side {SIZE}.")

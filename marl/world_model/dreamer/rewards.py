@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.errors import UserError
 from marl.world_model import losses
 from marl.world_model.dreamer.heads import RewardHead

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.world_model.dreamer.agents import networks_of
 from marl.world_model.dreamer.model import DreamerModel
 from marl.world_model.dreamer.rssm import State

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.world_model.layout import Layout
 from marl.world_model.losses import relative_error
 from marl.world_model.protocol import Prediction, WorldModel

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.data.batch import Batch, Transitions
 from marl.learner import relaxation
 from marl.world_model.imagination.starts import Starts

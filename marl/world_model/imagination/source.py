@@ -17,7 +17,7 @@ from torch import Tensor
 
 from envs.spec import EnvSpec
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.data.batch import Batch, Transitions
 from marl.data.pictures import PictureReplay
 from marl.data.replay import Replay

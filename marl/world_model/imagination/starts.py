@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.world_model.imagination.gate import Gate
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import WorldModel

@@ -10,7 +10,7 @@ from world_model_data import episodes
 
 import envs
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.figures import plots
 from marl.world_model.assess import (
     CONTEXT,

@@ -16,7 +16,8 @@ from world_model_data import play
 import envs
 from envs.streams import Stream
 from marl.config.resolve import to_dict
-from marl.config.schema import Config, MADDPGConfig, WorldModelConfig
+from marl.config.schema import Config, MADDPGConfig
+from marl.config.world_model import WorldModelConfig
 from marl.data.collector import Collector
 from marl.data.replay import Replay
 from marl.learner.maddpg import MADDPG

@@ -17,7 +17,7 @@ from world_model_data import two_agents
 from envs.pettingzoo.env import PettingZooEnv
 from envs.spec import EnvSpec
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.data.batch import Batch, Transitions
 from marl.data.collector import Collector
 from marl.data.replay import Replay

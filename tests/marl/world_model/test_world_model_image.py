@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from benchmarks.world_model.pictures import CONTEXT, measure, rendered
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.world_model.dreamer.image import (
     ENTRIES,
     Convolution,

@@ -13,7 +13,7 @@ from world_model_data import play, random_transitions, two_agents
 import envs
 from envs.spec import EnvSpec
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.data.batch import Transitions
 from marl.data.replay import Replay
 from marl.errors import UserError

@@ -11,7 +11,7 @@ from benchmarks.world_model.limits import WORLDS, measure, table
 from benchmarks.world_model.prediction import steps_of
 from envs.errors import UserError
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.world_model.assess import collect
 from marl.world_model.imagination.gate import Gate
 from marl.world_model.layout import Layout

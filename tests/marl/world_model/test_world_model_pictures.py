@@ -15,7 +15,7 @@ from whole_runs import MODEL, assert_same, begun, config, resumed, whole
 import envs
 from envs.streams import Stream
 from marl import train
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.errors import UserError
 from marl.report.run_page import write_report
 from marl.runs import checkpoint

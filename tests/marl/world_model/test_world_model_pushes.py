@@ -9,7 +9,7 @@ from world_model_data import episodes, play, two_agents
 
 from benchmarks.world_model.limits import WORLDS, spread
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.world_model.assess import collect_in
 from marl.world_model.imagination.rollouts import rows_of
 from marl.world_model.layout import Layout

@@ -12,7 +12,7 @@ from world_model_data import episodes, play
 
 import envs
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.errors import UserError
 from marl.world_model.dreamer.heads import RewardHead
 from marl.world_model.dreamer.model import DreamerModel

@@ -12,7 +12,7 @@ from world_model_data import episodes, two_agents
 
 from envs.spec import AgentSpec, EnvSpec, Head
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.errors import RunFailed, UserError
 from marl.world_model import losses
 from marl.world_model.dreamer.latents import disagreement

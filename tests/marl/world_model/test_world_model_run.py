@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from marl.config.schema import CheckpointConfig, Config, EvaluationConfig, LoggingConfig, MADDPGConfig, WorldModelConfig
+from marl.config.schema import CheckpointConfig, Config, EvaluationConfig, LoggingConfig, MADDPGConfig
+from marl.config.world_model import WorldModelConfig
 from marl.errors import RunFailed, UserError
 from marl.training.experiment import train
 from marl.world_model import evaluate as command

@@ -11,7 +11,7 @@ from world_model_data import episodes, play, two_agents
 import envs
 from envs.spec import AgentSpec, EnvSpec, Head
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.world_model.imagination.rollouts import rows_of
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import open_loop

@@ -13,7 +13,7 @@ from world_model_data import play
 import envs
 from envs.spec import AgentSpec, EnvSpec, Head, Route
 from envs.streams import Stream
-from marl.config.schema import WorldModelConfig
+from marl.config.world_model import WorldModelConfig
 from marl.data.replay import Replay
 from marl.learner.networks import Actor, Critic
 from marl.world_model.imagination.rollouts import Rollouts
