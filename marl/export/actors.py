@@ -136,12 +136,12 @@ def actors(policy: Policy) -> list[Actor]:
     Raises:
         UserError: actors that remember more than a fixed number of observations, or look at pictures.
     """
+    if getattr(policy.config.maddpg, "recurrent", False):
+        raise UserError("actors with a recurrent memory cannot be exported; those with --maddpg.frames can.")
     if policy.spec.picture:
         raise UserError(
             "actors that look at pictures cannot be exported; expected a run whose observations are numbers."
         )
-    if getattr(policy.config.maddpg, "recurrent", False):
-        raise UserError("actors with a recurrent memory cannot be exported; those with --maddpg.frames can.")
     frames = policy.config.maddpg.frames
     seen = policy.spec.stacked(frames)
     result = []

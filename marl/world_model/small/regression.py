@@ -121,7 +121,8 @@ class LeastSquares:
         weight = eigen_inverse(self.gram_SPP, self.CUT) @ self.cross_SPJ
         explained = (weight * self.cross_SPJ).sum(1)
         rest = (self.squares_SJ - explained).clamp(min=0.0) / self.count_S.clamp(min=1.0)[:, None]
-        self.weight_SPJ, self.residual_S1J = weight.float(), rest.sqrt().float()[:, None]
+        # rows first in memory, as a saved solution has them: products of other strides may have other bits
+        self.weight_SPJ, self.residual_S1J = weight.float().contiguous(), rest.sqrt().float()[:, None]
 
     def __call__(self, inputs_SnP: Tensor) -> Tensor:
         return torch.bmm(inputs_SnP, self.weight_SPJ)
@@ -152,4 +153,5 @@ class Ridge(LeastSquares):
         weight = torch.cholesky_solve(self.cross_SPJ / scale_SP[..., None], factor) / scale_SP[..., None]
         gained = 2.0 * (weight * self.cross_SPJ).sum(1) - (weight * (self.gram_SPP @ weight)).sum(1)
         rest = (self.squares_SJ - gained).clamp(min=0.0) / self.count_S.clamp(min=1.0)[:, None]
-        self.weight_SPJ, self.residual_S1J = weight.float(), rest.sqrt().float()[:, None]
+        # rows first in memory, as a saved solution has them: products of other strides may have other bits
+        self.weight_SPJ, self.residual_S1J = weight.float().contiguous(), rest.sqrt().float()[:, None]
