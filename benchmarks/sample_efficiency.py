@@ -116,7 +116,7 @@ TASKS = {
     "simple_spread": Task(4000, 5.0, anchors.score, (0.3, 0.5, 0.8, 0.9), _task_flags("0.9")),
     # the listener does not see its velocity; and a channel that delays and mishears: on the scale of the plain task
     "without_velocity": Task(
-        2500, 10.0, anchors.gain, (0.6, 0.7), _task_flags("0.7", "3"),
+        2500, 10.0, anchors.gain, (0.3, 0.5), _task_flags("0.7", "3"),
         "speaker_listener_variant", {"velocity": False}, "simple_speaker_listener",
     ),
     "late_and_misheard": Task(
