@@ -345,7 +345,8 @@ def curves(env_id: str, arms: dict[str, Any]) -> Figure:
         ax.plot(steps, middle, line, color=colour, label=label(env_id, name), linewidth=1.6)
     for threshold in task.thresholds:
         ax.axhline(threshold, color=plots.FAINT, linewidth=0.8, linestyle=":")
-    ax.set_ylim(-0.3, 1.05)
+    ends = [float(np.median(measured(env_id, result["returns"][-1]))) for result in arms.values()]
+    ax.set_ylim(min(-0.3, min(ends) - 0.1), 1.05)
     ax.set_xlim(0, 4.0 * task.steps)
     ax.legend(fontsize=plots.FONT - 2, frameon=False, loc="upper left", bbox_to_anchor=(0.0, -0.16))
     plots.label(ax, f"{env_id}: median and range of replicas", "environment steps of a replica", task.measure.__name__)
