@@ -287,12 +287,12 @@ def fitting(name: str) -> st.SearchStrategy:
     default = setting.default
     if isinstance(default, bool):
         return st.booleans()
+    extras = getattr(setting.kind, "__metadata__", ())
+    limits = next((extra for extra in extras if isinstance(extra, Range)), Range())
     if isinstance(default, float):
-        extras = getattr(setting.kind, "__metadata__", ())
-        limits = next((extra for extra in extras if isinstance(extra, Range)), Range())
         return st.floats(max(0.001, limits.low or 0.0), min(1.0, limits.high or 1.0))
     if isinstance(default, int):
-        return st.integers(2, 10**12)
+        return st.integers(max(2, int(limits.low or 0)), int(limits.high or 10**12))
     if isinstance(default, tuple):
         of = typing.get_args(setting.kind)[0]
         names = typing.get_args(of) if typing.get_origin(of) is typing.Literal else ()
