@@ -8,6 +8,7 @@ import pytest
 import torch
 from world_model_data import episodes
 
+from benchmarks.gumbel.page import ROOT
 from benchmarks.sample_efficiency import (
     EPISODES,
     EVALUATION_SEED,
@@ -108,3 +109,10 @@ def test_the_table_of_predictions_is_that_of_its_record() -> None:
     assert prediction.table(numbers) == (prediction.RESULTS / "prediction.md").read_text(encoding="utf-8")
     figure = prediction.errors("simple_spread", numbers["tasks"]["simple_spread"])
     assert {line.get_label() for line in figure.axes[0].lines} >= {"mlp", "rssm", "copy last", "mean"}
+
+
+def test_the_page_repeats_the_tables_of_samples() -> None:
+    page = (ROOT / "docs" / "world_model.md").read_text(encoding="utf-8")
+    written = (ROOT / "benchmarks" / "results" / "world_model" / "sample_efficiency.md").read_text(encoding="utf-8")
+    tables = [part.split("\n", 2)[2].strip() for part in written.split("### ")[1:]]
+    assert len(tables) >= 5 and [table for table in tables if table not in page] == []
