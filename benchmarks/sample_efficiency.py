@@ -11,7 +11,7 @@ others, and is taken off. Plain MADDPG gets more steps than the arms with a mode
 arm. A threshold counts as reached at the first of two evaluations in a row at or above it, or at the end. Given are the
 median over replicas and their range, which for five replicas holds the true median with 94 %. Results, all below
 benchmarks/results/world_model/: sample_efficiency.json, sample_efficiency.md, sample_efficiency_<env>.png.
-Pistonball has episodes, evaluations and arms of its own (benchmarks/world_model/pistonball.py, PICTURES below).
+Tasks, arms, and what differs in single ones: benchmarks/world_model/sample_tasks.py.
 Settings were chosen on seeds 0 to 9; published are seeds from 100 on.
 """
 
@@ -22,8 +22,7 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,11 +30,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-import envs
 from benchmarks.gumbel.page import ROOT, meta
-from benchmarks.world_model import pistonball
+from benchmarks.world_model.sample_tasks import ARMS, EVALUATION_SEED, PICTURES, TASKS, Arm, Task, arms_of
 from benchmarks.world_model.simulator_model import SimulatorModel
-from envs.batched import BatchedEnv
 from envs.streams import Stream
 from marl.cli.parse import parse
 from marl.config.schema import Config
@@ -43,7 +40,6 @@ from marl.data.batch import BatchSource
 from marl.data.collector import Collector
 from marl.data.pictures import PictureReplay
 from marl.data.replay import Replay
-from marl.evaluate import anchors
 from marl.figures import plots
 from marl.learner import relaxation
 from marl.learner.maddpg import MADDPG
@@ -54,149 +50,14 @@ from marl.world_model import attach as compose
 from marl.world_model.layout import Layout
 
 RESULTS = ROOT / "benchmarks" / "results" / "world_model"
-EPISODES = 200  # of an evaluation
-EVERY = 250  # environment steps of a replica between two
-EVALUATION_SEED = 2_000_000
 FIRST_SEED = 100  # below are seeds that settings were chosen on
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is learned in how many steps with how many updates a step, and what counts as learned."""
-
-    steps: int
-    updates: float
-    measure: Callable[[str, float], float | None]
-    thresholds: tuple[float, ...]
-    flags: tuple[str, ...]
-    env: str = ""  # the environment, where the task's name is not its id
-    env_args: Mapping[str, Any] = field(default_factory=dict)
-    scale: str | None = ""  # whose anchors measure it, and whose script plays the same episodes; "": its own; None: no
-    pictures: bool = False  # its agents see pictures
-
-    def named(self, name: str) -> Task:
-        """This task with its environment and its scale filled in from its name."""
-        env = self.env or name
-        return replace(self, env=env, scale=env if self.scale == "" else self.scale)
-
-    def make(self, rows: Sequence[int]) -> BatchedEnv:
-        """Environments of these rows."""
-        backend = "pettingzoo" if ":" in self.env else "torch"
-        return envs.make(self.env, len(rows), backend=backend, rows=rows, env_args=self.env_args)
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to learn: flags beside the task's, and whether imagination is by the simulator itself."""
-
-    label: str
-    flags: tuple[str, ...] = ()
-    updates: float | None = None  # a step; None: the task's
-    perfect: bool = False
-    stretch: float = 1.0  # of the task's steps
-
-
-def _task_flags(gamma: str, bonus: str = "0", k: str = "1") -> tuple[str, ...]:
-    return (
-        *("--maddpg.actor-lr", "5e-3", "--maddpg.critic-lr", "5e-3", "--maddpg.gamma", gamma),
-        *("--maddpg.batch-size", "256", "--maddpg.tau", "0.01", "--maddpg.hidden", "64", "64", "--num-envs", "16"),
-        *("--maddpg.team-reward", "true", "--maddpg.warmup-steps", "400", "--maddpg.diagnostics-every", "0"),
-        *("--maddpg.signalling-bonus", bonus, "--maddpg.signalling-k", k, "--maddpg.signalling-final", "1"),
-    )
-
-
-_PISTONBALL = (
-    *("--maddpg.actor-lr", "3e-3", "--maddpg.critic-lr", "3e-3", "--maddpg.gamma", "0.9", "--maddpg.tau", "0.02"),
-    *("--maddpg.batch-size", "32", "--maddpg.hidden", "64", "64", "--num-envs", "4", "--maddpg.team-reward", "true"),
-    *("--maddpg.warmup-steps", "400", "--maddpg.diagnostics-every", "0"),
-)
-TASKS = {
-    "simple_speaker_listener": Task(2500, 10.0, anchors.gain, (0.8, 0.9), _task_flags("0.7", "3")),
-    "simple_reference": Task(12000, 4.0, anchors.gain, (0.8, 0.9), _task_flags("0.75", "0.1", "0.5")),
-    "simple_spread": Task(4000, 5.0, anchors.score, (0.3, 0.5, 0.8, 0.9), _task_flags("0.9")),
-    # the listener does not see its velocity; and a channel that delays and mishears: on the scale of the plain task
-    "without_velocity": Task(
-        2500, 10.0, anchors.gain, (0.3, 0.5), _task_flags("0.7", "3"),
-        "speaker_listener_variant", {"velocity": False}, "simple_speaker_listener",
-    ),
-    "late_and_misheard": Task(
-        2500, 10.0, anchors.gain, (0.4, 0.5), _task_flags("0.7", "3"),
-        "speaker_listener_variant", {"delay": 2, "noise": 0.1}, "simple_speaker_listener",
-    ),
-    "torus": Task(  # no body, no distance: cells, of which opposite edges meet; measured by its return
-        2500, 10.0, lambda _, value: value, (10.0, 15.0), _task_flags("0.9"), "benchmarks.world_model.torus:torus",
-        scale=None,
-    ),
-    "pistonball": Task(
-        4000, 0.5, pistonball.share, (0.5, 0.6, 0.7), _PISTONBALL, pistonball.ENV, pistonball.ENV_ARGS,
-        scale=None, pictures=True,
-    ),
-}  # fmt: skip
-TASKS = {name: task.named(name) for name, task in TASKS.items()}
-# nine tenths of every batch are imagined, and no loss through the model
-ALONE = ("--wm.through-horizon", "0", "--wm.starts", "256", "--wm.ensemble", "5", "--wm.updates-per-step", "0.25")
-PERFECT = ("--world-model", "--wm.kind", "linear", *ALONE)
-IMAGINED = ("--world-model", "--wm.kind", "mlp")
-RSSM = ("--world-model", "--wm.kind", "rssm")  # with the settings that ship
-UNTHROUGH = ("--wm.through-horizon", "0", "--wm.starts", "256", "--wm.ensemble", "5")
-STORED = ("--wm.no-blend",)  # rollouts start where an episode has been, not between two of them
-# a loss through 8 steps costs as much as 6 to 10 updates even with few rollouts and the least ensemble that there is
-THROUGH = ("--wm.through-horizon", "8", "--wm.starts", "64", "--wm.ensemble", "2", "--wm.updates-per-step", "0.0625")
-# as in the paper: not right to .1 deviations within these steps, so that by default nobody would learn from it
-STATE = ("--wm.decoder", "state", "--wm.deter", "200", "--wm.hidden", "200")
-LENIENT = ("--wm.gate", "0.4", "--wm.reward-gate", "1.0")
-SHORT_THROUGH = ("--wm.through-horizon", "3", "--wm.starts", "64", "--wm.ensemble", "2")
-SHARED = ("--maddpg.share-actors", "true")
-IMAGE = ("--world-model", "--wm.kind", "rssm", "--wm.observation", "image", "--wm.rollout", "5")
-OFTEN = ("--wm.updates-per-step", "0.125", "--wm.refresh-every", "80", "--wm.imagined-share", "0.5")
-WIDE = ("--wm.gate", "0.6", "--wm.reward-gate", "0.8")  # deviations: at these sizes no picture is right to .1
-ARMS = {
-    "maddpg": Arm("MADDPG", updates=0.25, stretch=12.0),
-    "updates_1": Arm("MADDPG", updates=1.0, stretch=6.0),
-    "updates": Arm("MADDPG", stretch=2.5),
-    "ceiling": Arm("perfect model", PERFECT, perfect=True),
-    "ceiling_stored": Arm("perfect model, stored starts", (*PERFECT, *STORED), perfect=True),
-    "mlp": Arm("small model", (*IMAGINED, *ALONE)),
-    "mlp_stored": Arm("small model, stored starts", (*IMAGINED, *ALONE, *STORED)),
-    "mlp_through": Arm("small model, loss through it", (*IMAGINED, *THROUGH), updates=1.0, stretch=1.5),
-    "updates_1_shared": Arm("MADDPG, one actor for all", SHARED, updates=1.0, stretch=6.0),
-    "updates_1_short": Arm(  # its best known settings on spread
-        "MADDPG, one actor for all, gamma .75", (*SHARED, "--maddpg.gamma", "0.75"), updates=1.0, stretch=6.0
-    ),
-    "mlp_through_shared": Arm(
-        "small model, loss through it, one actor for all", (*IMAGINED, *THROUGH, *SHARED), updates=1.0, stretch=4.0
-    ),
-    "rssm": Arm("RSSM", (*RSSM, *UNTHROUGH), updates=1.0, stretch=1.5),
-    "rssm_through": Arm("RSSM, loss through it", RSSM, updates=1.0, stretch=1.5),
-    "rssm_state": Arm("RSSM, decoded from its state", (*RSSM, *STATE, *UNTHROUGH), updates=1.0, stretch=1.5),
-    "rssm_state_through": Arm(
-        "RSSM, decoded from its state, loss through it, wide gates",
-        (*RSSM, *STATE, *LENIENT, *SHORT_THROUGH),
-        updates=1.0,
-        stretch=1.5,
-    ),
-}
-
-
-PICTURES = {
-    "pixels": Arm("MADDPG on pictures", stretch=2.0),
-    "pixels_1": Arm("MADDPG on pictures", updates=1.0, stretch=1.5),
-    "pixels_rssm": Arm("RSSM of pictures", (*IMAGE, *OFTEN, *WIDE), updates=1.0),
-}
-"""Arms of tasks whose agents see pictures."""
-
-
-def arms_of(name: str) -> dict[str, Arm]:
-    """The arms that a task has."""
-    return PICTURES if TASKS[name].pictures else ARMS
 
 
 def run(name: str, arm: Arm, config: Config, say: Callable[[str], None]) -> dict[str, Any]:
     """Train all replicas of `config`; returns at every evaluation, [times][S], and what the model was like."""
     replicas = range(config.num_replicas)
     task = TASKS[name]
-    count, every = config.num_replicas * config.num_envs, pistonball.EVERY if task.pictures else EVERY
-    env = pistonball.make(count) if task.pictures else task.make(range(count))
+    env = task.make(config.num_replicas * config.num_envs)
     env.reset(seed=config.seed)
     learner = MADDPG(env.spec, config.maddpg, config.seed, replicas)
     stream = Stream(config.seed, "replay", replicas)
@@ -216,7 +77,7 @@ def run(name: str, arm: Arm, config: Config, say: Callable[[str], None]) -> dict
             while credit >= 1.0:
                 credit -= 1.0
                 learner.update(source.sample(config.maddpg.batch_size), step / config.total_steps)
-        if step // every > (step - config.num_envs) // every:
+        if step // task.every > (step - config.num_envs) // task.every:
             results["steps"].append(step)
             results["returns"].append(greedy_returns(task, learner, config.num_replicas).tolist())
             told = {n.split("/")[1]: v.tolist() for n, v in source.metrics().items() if n.startswith("world_model/")}
@@ -225,29 +86,18 @@ def run(name: str, arm: Arm, config: Config, say: Callable[[str], None]) -> dict
     return {**results, "updates": learner.updates, "cpu_seconds": time.process_time() - started}
 
 
+@torch.no_grad()
 def greedy_returns(task: Task, learner: MADDPG, replicas: int) -> Tensor:
     """Mean return per agent of every replica's greedy policy [S]; all play the same episodes."""
-    if task.pictures:
-        return pistonball.greedy_returns(learner, replicas, EVALUATION_SEED)
-    if ":" not in task.env:
-        return _returns(task, learner, range(replicas))
-    return torch.cat([_returns(task, learner, [s]) for s in range(replicas)])  # real copies, each with a row of its own
-
-
-@torch.no_grad()
-def _returns(task: Task, learner: MADDPG, replicas: Sequence[int]) -> Tensor:
-    """Of some replicas that play side by side."""
-    env = task.make(list(range(EPISODES)) * len(replicas))
-    obs, total = env.reset(seed=EVALUATION_SEED), torch.zeros(env.spec.num_agents, len(replicas) * EPISODES)
-    chosen, every = torch.tensor(list(replicas)), len(learner.replicas)
-    for _ in range(env.spec.horizon or 0):
-        seen_SNEO = obs.unflatten(1, (len(replicas), -1)).transpose(0, 1)
-        logits = learner.actor(seen_SNEO if len(replicas) == every else seen_SNEO.expand(every, -1, -1, -1))
-        choice = relaxation.greedy_onehot(logits, learner.head_mask).argmax(-1)[chosen]
+    env, obs = task.evaluation(replicas)
+    total, running_R = torch.zeros(env.spec.num_agents, env.num_envs), torch.ones(env.num_envs, dtype=torch.bool)
+    while bool(running_R.any()):
+        logits = learner.actor(obs.unflatten(1, (replicas, -1)).transpose(0, 1))
+        choice = relaxation.greedy_onehot(logits, learner.head_mask).argmax(-1)
         step = env.step(choice.transpose(0, 1).flatten(1, 2))
-        total, obs = total + step.reward, step.obs
-    env.close()
-    return total.mean(0).unflatten(0, (len(replicas), -1)).mean(1)
+        total, obs = total + step.reward * running_R, step.obs
+        running_R &= ~step.ended
+    return total.mean(0).unflatten(0, (replicas, -1)).mean(1)
 
 
 @functools.cache
@@ -256,7 +106,8 @@ def ease(env_id: str | None) -> float:
     if env_id is None:
         return 0.0
     script = scripted(env_id, "coast")
-    same = play(env_id, script, EPISODES, EVALUATION_SEED, backend="torch", batch=EPISODES)
+    count = TASKS[env_id].episodes
+    same = play(env_id, script, count, EVALUATION_SEED, backend="torch", batch=count)
     others = play(env_id, script, 20_000, EVALUATION_SEED + 1, backend="torch", batch=1000)
     return float(same.returns.mean() - others.returns.mean())
 

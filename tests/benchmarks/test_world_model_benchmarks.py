@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from world_model_data import episodes
 
 from benchmarks.gumbel.page import ROOT
-from benchmarks.sample_efficiency import (
-    EPISODES,
-    EVALUATION_SEED,
-    TASKS,
-    arms_of,
-    configuration,
-    curves,
-    ease,
-    reached,
-    table,
-)
-from benchmarks.world_model import pistonball, prediction
+from benchmarks.sample_efficiency import configuration, curves, ease, greedy_returns, reached, table
+from benchmarks.world_model import prediction
 from benchmarks.world_model.prediction import steps_of
+from benchmarks.world_model.sample_tasks import EVALUATION_SEED, TASKS, arms_of
 from benchmarks.world_model.simulator_model import SimulatorModel
+from benchmarks.world_model.torus import Torus
 from envs.streams import Stream
-from marl.config.schema import MADDPGConfig
+from marl import Policy
+from marl.config.schema import Config, MADDPGConfig
 from marl.learner.maddpg import MADDPG
 from marl.play.rollout import play
 from marl.scripted.by_name import scripted
@@ -68,7 +62,7 @@ def test_ease_is_that_of_the_oracle_too() -> None:
     """Another policy meets the same luck in the same episodes: its return there less ease is its return elsewhere."""
     env_id = "simple_speaker_listener"
     oracle = scripted(env_id, "oracle")
-    same = play(env_id, oracle, EPISODES, EVALUATION_SEED, backend="torch", batch=EPISODES).returns.mean()
+    same = play(env_id, oracle, 200, EVALUATION_SEED, backend="torch", batch=200).returns.mean()
     assert abs(same - ease(env_id) + 7.46) < 0.1 < abs(same + 7.46)
 
 
@@ -80,17 +74,39 @@ def test_every_arm_is_a_valid_configuration(env_id: str, arm: str) -> None:
     assert config.num_replicas == 5
 
 
+def evaluated(name: str, episodes: int) -> tuple[torch.Tensor, MADDPG]:
+    """Returns of two replicas with the same actors."""
+    task = replace(TASKS[name], episodes=episodes)
+    learner = MADDPG(task.make(1).spec, MADDPGConfig(hidden=(8,)), 0, range(2))
+    learner.actor.mlp.flat.data[1] = learner.actor.mlp.flat.data[0]
+    return greedy_returns(task, learner, 2), learner
+
+
+@pytest.mark.parametrize("name", ["without_velocity", "torus"])
+def test_replicas_are_evaluated_in_the_same_episodes(name: str) -> None:
+    """The same actors earn the same; what they earn is what `Policy` does in the same episodes one by one."""
+    returns, learner = evaluated(name, 3)
+    assert returns[0] == returns[1]
+    if name == "torus":
+        policy, env = Policy(learner.spec, Config(maddpg=learner.config), learner.actor.mlp.flat[0]), Torus()
+        total = 0.0
+        for i in range(3):
+            obs, _ = env.reset(seed=EVALUATION_SEED + i)
+            policy.reset(1)
+            while env.agents:
+                obs, rewards, *_ = env.step(policy(obs))
+                total += rewards["agent_0"]
+        assert float(returns[0]) == pytest.approx(total / 3)
+
+
 @pytest.mark.filterwarnings("ignore")  # of pettingzoo's own future
 def test_pistonball_is_evaluated_in_the_same_episodes_for_every_replica(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replicas with the same actors earn the same; a share of 100 is the whole way."""
     pytest.importorskip("pymunk")
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    monkeypatch.setattr(pistonball, "EPISODES", 2)
-    learner = MADDPG(pistonball.make(1).spec, MADDPGConfig(hidden=(8,)), 0, range(2))
-    learner.actor.mlp.flat.data[1] = learner.actor.mlp.flat.data[0]
-    returns = pistonball.greedy_returns(learner, 2, 5)
+    returns, _ = evaluated("pistonball", 2)
     assert returns[0] == returns[1] and abs(float(returns[0])) < 300
-    assert pistonball.share("pistonball", 75.0) == 0.75
+    assert TASKS["pistonball"].measure("pistonball", 75.0) == 0.75
 
 
 def test_episodes_as_joint_steps_are_stored_as_they_were() -> None:
