@@ -73,30 +73,8 @@ class LatentCore(RSSM):
     Source: the purely stochastic transition model, Hafner et al. 2019 (PlaNet, arXiv 1811.04551), section 3.
     """
 
-    def imagine_step(self, state: State, action_SnU: Tensor, uniform_SnL: Tensor) -> State:
-        return super().imagine_step(State(torch.zeros_like(state.h), state.z), action_SnU, uniform_SnL)
-
-    def _observe_states(
-        self, encoded_STBW: Tensor, action_STBU: Tensor, keep_STB1: Tensor, uniform_STBL: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        assert self.posterior_h is not None
-        frames = encoded_STBW.shape[1:3]
-        from_obs = self.posterior_e(encoded_STBW.flatten(1, 2)).unflatten(1, frames)
-        from_action = self.embed_a(action_STBU.flatten(1, 2)).unflatten(1, frames)
-        embed = Unrolled(self.embed_z.weight, from_action)
-        cell = Unrolled(self.cell.weight, self.cell.repeated_bias(frames))
-        hidden = Unrolled(self.posterior_h.weight, from_obs)
-        out = Unrolled(self.posterior_out.weight, self.posterior_out.repeated_bias(frames))
-        empty = self.initial(len(encoded_STBW), frames[1], encoded_STBW)
-        z, hs, zs, posterior = empty.z, [], [], []
-        for keep, uniform in zip(keep_STB1.unbind(1), uniform_STBL.unbind(1), strict=True):
-            h = gated(cell(torch.cat([F.silu(embed(z * keep)), empty.h], dim=-1)), empty.h)
-            logits = out(F.silu(hidden(h)))
-            z = self._sample(logits, uniform)
-            hs.append(h)
-            zs.append(z)
-            posterior.append(logits)
-        return torch.stack(hs, 1), torch.stack(zs, 1), torch.stack(posterior, 1)
+    def _carried(self, h_SnD: Tensor) -> Tensor:
+        return torch.zeros_like(h_SnD)
 
 
 class WithoutLatents(Networks):

@@ -40,6 +40,7 @@ class UnrolledMLP:
         self.sizes, self.layer_norm = tuple(sizes), layer_norm
         self.num_blocks, self.groups = num_blocks, flat_SNP.shape[:2]
         self.block_X = block_N.repeat(len(flat_SNP))
+        self._every_X = torch.arange(len(self.block_X), device=block_N.device)
         with torch.no_grad():
             self.parameters = prepare(flat_SNP, sizes, layer_norm)
         self.seen: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.sizes[1:]]  # inputs and gradients by layer
@@ -56,7 +57,7 @@ class UnrolledMLP:
         if self.num_blocks == 1:
             return x_XIB
         rows = x_XIB.unflatten(2, (self.num_blocks, -1))
-        kept: Tensor = rows[torch.arange(len(rows), device=rows.device), :, self.block_X]
+        kept: Tensor = rows[self._every_X, :, self.block_X]
         return kept
 
 

@@ -53,7 +53,16 @@ def test_command_writes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     for kind in ("mlp", "rssm"):
         through = numbers["through"][f"simple_speaker_listener, {kind}"]
         assert through["ratio"] > 1 and f"| simple_speaker_listener, {kind} | {through['count']} |" in text
-        assert min(through["alone"][0], through["with"][0]) > 0.0
+
+
+def test_the_update_with_the_loss_makes_the_products_of_both() -> None:
+    """And the one without it none of the loss's."""
+    calls, counts = world_model.through("simple_speaker_listener", "mlp"), {}
+    for name, call in calls.items():
+        with Recorder() as recorder:
+            call()
+        counts[name] = len(recorder.products)
+    assert counts["with"] == counts["alone"] + counts["update"] and min(counts.values()) > 0
 
 
 def test_the_page_repeats_the_record() -> None:

@@ -114,14 +114,13 @@ class Layers:
         self.weights = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]  # [Y, I, Z]
         self.bound = form.bind(self.memory_L)
 
-    def add(self, gradient_SGP: Tensor, group_N: Tensor) -> None:
-        """Add gradients of flat parameters to the first set's, each to that of the first perceptron of its group.
+    def add(self, gradient_SGP: Tensor, first_G: Tensor) -> None:
+        """Add gradients of flat parameters to the first set's.
 
         Args:
             gradient_SGP: of parameters whose input is not shared.
-            group_N: int64, the group of every perceptron of the set.
+            first_G: int64, a perceptron of every group, which takes all of the group's.
         """
-        first_G = torch.stack([(group_N == g).int().argmax() for g in range(gradient_SGP.shape[1])])
         for (_, start, _), weight_XIZ in zip(self.layers, self.weights, strict=True):
             shape = weight_XIZ.shape[1:]
             part = gradient_SGP[..., start : start + shape.numel()].unflatten(2, shape)

@@ -63,7 +63,8 @@ class ExplicitUpdate:
         D = N * (width + A)
         # parameters in the layout of the products
         group_N = learner.actor.group_N
-        self.group_N = group_N = torch.arange(N) if group_N is None else group_N
+        group_N = torch.arange(N) if group_N is None else group_N
+        self.first_G = (group_N == torch.arange(int(group_N.max()) + 1)[:, None]).int().argmax(1)  # of each group
         self.actors = Layers(learner.actor, (N, n, N), False, form_)  # targets, senders, all
         self.critics = Layers(learner.critic, (N,) * (2 * C), True, form_)  # critics, their targets
         targets, speaking, acting = (group_N, 0), (group_N[self.senders], 1), (group_N, 2)
@@ -173,7 +174,6 @@ class ExplicitUpdate:
         self.route_table = torch.tensor(rows, dtype=torch.int64).reshape(-1, 5)
         self.all_values = self.both_pass.last_XZB.view(2, self.C, S, N, B)
         self.critic_slope = self.error.view(self.C * cut, 1, B)
-        self.choice_SNAB, self.diff_SNAB = self.choice.view(S, N, A, B), self.diff.view(S, N, A, B)
         self.own_SNAW, self.own_XWA = self.own_XAW.view(S, N, A, -1), self.own_XAW.transpose(1, 2)
         self.own_weights = [w[:cut] for w in self.critic_weights]
         self.own_slope = self.weight.view(cut, 1, B).neg()
@@ -274,7 +274,7 @@ class ExplicitUpdate:
         grad = self.actor_back(self.grad_logits)
         torch.bmm(self.obs, grad.transpose(1, 2), out=self.actor_grads.weights[0])
         if (further_SGP := further_gradient(self.learner)) is not None:
-            self.actor_grads.add(further_SGP, self.group_N)
+            self.actor_grads.add(further_SGP, self.first_G)
         self._step("actor")
         if measured is not None and self.norms["actor"].shape[1] == N:
             metrics["actor/grad_norm"] = self.norms["actor"].clone()

@@ -129,10 +129,14 @@ class RSSM(nn.Module):
         logits = logits_SnZ.unflatten(-1, (self.sizes.classes, self.sizes.latents))
         return straight_through(torch.softmax(logits, dim=CLASSES), uniform_SnL).flatten(-2)
 
+    def _carried(self, h_SnD: Tensor) -> Tensor:
+        """What of the recurrent state goes on to the next step: all of it."""
+        return h_SnD
+
     def imagine_step(self, state: State, action_SnU: Tensor, uniform_SnL: Tensor) -> State:
         """One step of the prior: the state after `action_SnU`, its latents sampled by noise in (0, 1)."""
-        x = F.silu(self.embed_z(state.z, self.embed_a(action_SnU)))
-        h = gated(self.cell(torch.cat([x, state.h], dim=-1)), state.h)
+        x, before = F.silu(self.embed_z(state.z, self.embed_a(action_SnU))), self._carried(state.h)
+        h = gated(self.cell(torch.cat([x, before], dim=-1)), before)
         return State(h, self._sample(self.prior(h), uniform_SnL))
 
     def ensemble_logits(self, h_SnD: Tensor) -> Tensor:
@@ -176,7 +180,7 @@ class RSSM(nn.Module):
         state = self.initial(len(encoded_STBW), frames[1], encoded_STBW)
         h, z, hs, zs, posterior = state.h, state.z, [], [], []
         for keep, uniform in zip(keep_STB1.unbind(1), uniform_STBL.unbind(1), strict=True):
-            x, h = F.silu(embed(z * keep)), h * keep
+            x, h = F.silu(embed(z * keep)), self._carried(h) * keep
             h = gated(cell(torch.cat([x, h], dim=-1)), h)
             logits = out(F.silu(hidden(h)))
             z = self._sample(logits, uniform)

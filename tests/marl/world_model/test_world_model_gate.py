@@ -11,6 +11,10 @@ from world_model_data import episodes, play
 import envs
 from envs.streams import Stream
 from marl.world_model.imagination.gate import rollout_errors
+from marl.world_model.imagination.rollouts import rows_of
+from marl.world_model.layout import Layout
+from marl.world_model.protocol import Prediction
+from marl.world_model.sequences import FrameStore, Normaliser, Sequences
 
 
 @pytest.mark.parametrize(
@@ -117,3 +121,36 @@ def test_rollout_errors_of_an_exact_model_and_the_slow_way() -> None:
     slow = torch.tensor([sum(x) / len(x) for x in squares]).sqrt()
     torch.testing.assert_close(output[0], slow, rtol=1e-4, atol=1e-5)
     assert output[0, 0] < output[0, 2] and rewards.shape == (1, 3)
+
+
+class Clairvoyant:
+    """Knows what follows in `seq`, but for some entries, in which it is off by five."""
+
+    noise_size = 1
+
+    def __init__(self, seq: Sequences, layout: Layout, off_J: list[int]) -> None:
+        self.seq, self.layout, self.off_J = seq, layout, off_J
+        self.obs_scale, self.reward_scale = Normaliser(1, layout.obs_size, "cpu"), Normaliser(1, 2, "cpu")
+
+    def step(self, state: int, action: Tensor, noise: Tensor, uncertain: bool = True) -> tuple[int, Prediction]:
+        obs, reward = (torch.roll(x, -(state + 1), 1).flatten(1, 2) for x in (self.seq.obs, self.seq.reward))
+        obs = obs[..., self.layout.dynamic_J].clone()
+        obs[..., self.off_J] += 5.0
+        return state + 1, Prediction(obs, reward, torch.ones_like(reward), 0 * obs[..., 0])
+
+
+@pytest.mark.parametrize("arguments", [{"delay": 1}, {"noise": 0.3}, {"erasure": 0.2}, {}])
+def test_what_a_channel_lets_be_heard_is_not_judged(arguments: dict[str, float]) -> None:
+    """Of the listener's eleven entries the last three are heard; of an exact channel they are copied, not predicted."""
+    env = envs.make("speaker_listener_variant", num_envs=8, env_args=arguments)
+    layout = Layout(env.spec)
+    store = FrameStore((layout.full_size, layout.action_size, 2), 1, 8, 10**4, "cpu")
+    for step in play(env, 25):
+        store.add(rows_of(layout, step), torch.ones(1, 8, dtype=torch.bool))
+    seq = store.from_start(26)
+    assert len(layout.judged_J) == 3 + 8 and layout.obs_size == (14 if arguments else 11)
+    heard = list(range(11, layout.obs_size))
+    for off, wrong in ((heard, False), ([10], True)):
+        model = Clairvoyant(seq, layout, off)
+        errors, rewards = rollout_errors(model, 0, seq, 3, layout, Stream(0, "n", [0]))
+        assert bool((errors > 0).all()) == wrong and not bool(rewards.any())
