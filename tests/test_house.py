@@ -13,7 +13,7 @@ SEEDERS = {"manual_seed", "manual_seed_all", "set_rng_state"}
 GENERATORS = {"default_rng", "Generator", "PCG64", "Philox", "SeedSequence", "Random"}  # states of their own
 # the probe of other people's environments, which may draw from it, leaves the process's state as it was
 RESTORED = {
-    "envs/pettingzoo/seeded.py": [
+    "envs/pettingzoo/trials/seeded.py": [
         "random.getstate", "np.random.get_state", "random.setstate", "np.random.set_state",
     ]
 }  # fmt: skip

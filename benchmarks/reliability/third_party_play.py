@@ -59,7 +59,7 @@ def policy(run: str, env_id: str) -> dict[str, Any]:
 def alone(env_id: str) -> dict[str, Any]:
     """Joint steps a second with random allowed actions and nothing else, resets not counted."""
     from envs.pettingzoo.construct import parallel_env
-    from envs.pettingzoo.routes import random_action
+    from envs.pettingzoo.trials.routes import random_action
 
     env, rng = parallel_env(env_id), np.random.default_rng(0)
     steps, seed, spent = 0, 0, 0.0

@@ -16,7 +16,7 @@ from pettingzoo import ParallelEnv
 from envs.errors import UserError
 from envs.pettingzoo.describe import describe_declared, horizon
 from envs.pettingzoo.reader import Reader, nothing_allowed
-from envs.pettingzoo.routes import check_routes, random_action, valid
+from envs.pettingzoo.trials.routes import check_routes, random_action, valid
 from envs.pettingzoo.values import (
     RESET,
     BadValue,

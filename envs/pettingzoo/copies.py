@@ -12,7 +12,7 @@ from pettingzoo import ParallelEnv
 from envs.errors import EnvFailure
 from envs.pettingzoo.arrays import Arrays
 from envs.pettingzoo.reader import Reader, nothing_allowed
-from envs.pettingzoo.seeded import differing
+from envs.pettingzoo.trials.seeded import differing
 from envs.pettingzoo.values import (
     FLAGS,
     BadValue,

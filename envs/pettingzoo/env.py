@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,39 +15,18 @@ from torch import Tensor
 from envs.batched import BatchedEnv, Step
 from envs.continuous import check_rows, row_shape
 from envs.errors import UserError
-from envs.ids import names_function
 from envs.pettingzoo.arrays import Arrays
-from envs.pettingzoo.construct import callable_id, from_callable, is_converted, parallel_env
+from envs.pettingzoo.construct import is_converted
 from envs.pettingzoo.copies import Copies
-from envs.pettingzoo.describe import Heads, describe, describe_declared
-from envs.pettingzoo.reader import Reader, find_masks
-from envs.pettingzoo.routes import check_routes
-from envs.pettingzoo.still import still
+from envs.pettingzoo.describe import Heads
+from envs.pettingzoo.reader import Reader
+from envs.pettingzoo.recipe import described_by, recipe_of
+from envs.pettingzoo.trials.still import still
 from envs.pettingzoo.workers import Workers
 from envs.pictures import Small
 from envs.spec import EnvSpec
 
 __all__ = ["PettingZooEnv"]
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    """Makes the environment anew, here or in another process."""
-
-    env_id: str
-    make: Callable[..., ParallelEnv] | None
-    env_args: dict[str, Any] = field(default_factory=dict)
-    is_mpe: bool = False
-    rebuild: bool = False
-
-    def __call__(self) -> ParallelEnv:
-        if self.make is not None:
-            return from_callable(self.make, **self.env_args)
-        return parallel_env(self.env_id, **self.env_args)
-
-    def copies(self, spec: EnvSpec, rows: Sequence[int], arrays: Arrays, first: ParallelEnv | None = None) -> Copies:
-        # mpe2's close() shuts the whole of pygame down: rendering of every other environment here would break
-        return Copies(self, spec, rows, arrays, first, not self.is_mpe, self.rebuild)
 
 
 class PettingZooEnv(BatchedEnv):
@@ -65,7 +44,7 @@ class PettingZooEnv(BatchedEnv):
 
     Attributes:
         converted: whether the environment is an AECEnv, played as a ParallelEnv.
-        still: a warning where its pictures never change (envs/pettingzoo/still.py).
+        still: a warning where its pictures never change (envs/pettingzoo/trials/still.py).
 
     Args:
         env_id: an MPE id with or without its version, or `package.module:function` that returns a ParallelEnv (the
@@ -135,12 +114,12 @@ class PettingZooEnv(BatchedEnv):
             raise UserError(
                 f"workers must be at least 0 and worker_timeout above 0, got {workers} and {worker_timeout}."
             )
-        recipe = _recipe(env_id, make, {**(env_args or {}), **more})
+        recipe = recipe_of(env_id, make, {**(env_args or {}), **more})
         declared = {"heads": heads, "routes": routes, "teams": teams, "fixed_agents": fixed_agents}
         self._is_mpe = recipe.is_mpe
         template = recipe()
         self.converted = is_converted(template)
-        described, turns = _describe(recipe, template, spec, declared, pictures)
+        described, turns = described_by(recipe, template, spec, declared, pictures)
         self.still = still(described, template) if described.picture and spec is None else ""
         self.spec = replace(described, rebuild=described.rebuild or rebuild)
         recipe = replace(recipe, rebuild=self.spec.rebuild)
@@ -344,50 +323,6 @@ class PettingZooEnv(BatchedEnv):
 
 
 # ----------------------------------------------------------------- construction
-def _recipe(env_id: str | None, make: Callable[..., ParallelEnv] | None, env_args: dict[str, Any]) -> _Recipe:
-    if make is not None:
-        return _Recipe(env_id or callable_id(make), make, env_args)
-    if not env_id:
-        raise UserError("expected an environment id such as 'simple_spread' or 'package.module:function', or make=...")
-    if names_function(env_id):
-        return _Recipe(env_id, None, env_args)
-    from envs.mpe import catalogue
-
-    return _Recipe(catalogue.require_id(env_id), None, env_args, is_mpe=True)
-
-
-def _describe(
-    recipe: _Recipe, env: ParallelEnv, given: EnvSpec | None, declared: dict[str, Any], pictures: Small | None
-) -> tuple[EnvSpec, bool]:
-    """The spec of MPE's catalogue, the one that was given, or our own description with what was declared; and whether
-    agents take turns."""
-    if given is not None or recipe.is_mpe:
-        extra = [name for name, value in declared.items() if value is not None]
-        if extra:
-            why = "spec= is given" if given is not None else f"{recipe.env_id} is known already"
-            raise UserError(f"{extra} cannot be declared: {why}.")
-    if recipe.is_mpe and given is None:
-        from envs.mpe import catalogue
-
-        return catalogue.describe(recipe.env_id, env), False
-    if given is not None:
-        own = describe(recipe.env_id, env, pictures=Small.of(given))
-        sizes = [(agent.name, agent.obs_size, agent.space_size, agent.multi_discrete) for agent in own.agents]
-        wanted = [(agent.name, agent.obs_size, agent.space_size, agent.multi_discrete) for agent in given.agents]
-        if sizes != wanted:
-            raise UserError(
-                f"the given spec does not fit {recipe.env_id!r}: expected (agent, observation width, actions, "
-                f"multi-discrete) {sizes}, got {wanted}."
-            )
-        masks = find_masks(given, env)
-        return replace(given, has_masks=masks.any), masks.turns
-    spec = describe_declared(recipe.env_id, env, declared, pictures)
-    masks = find_masks(spec, env)
-    spec = replace(spec, has_masks=masks.any)
-    check_routes(spec, env)
-    return spec, masks.turns
-
-
 def _rows(num_envs: int, rows: Sequence[int] | None) -> list[int]:
     if not isinstance(num_envs, int) or num_envs < 1:
         raise UserError(f"num_envs must be an integer of at least 1, got {num_envs!r}.")

@@ -12,7 +12,7 @@ import numpy as np
 
 from envs.spec import AgentSpec
 from marl.errors import UserError
-from marl.learner.grouped_mlp import EPS
+from marl.learner.networks.grouped_mlp import EPS
 from marl.play.policy import Policy
 from marl.results import Record
 

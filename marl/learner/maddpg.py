@@ -33,10 +33,10 @@ from marl.learner.explicit.kernels import select
 from marl.learner.explicit.update import ExplicitUpdate
 from marl.learner.interfaces import ActorLoss, UpdateShare
 from marl.learner.moments import Moments
-from marl.learner.networks import Actor, Critic, joint_rows
+from marl.learner.networks.actor_critic import Actor, Critic, joint_rows
+from marl.learner.networks.set_critic import SetCritic
 from marl.learner.pictures.networks import PictureActor, PictureCritic
 from marl.learner.schedules import Schedules
-from marl.learner.set_critic import SetCritic
 
 _OF_UPDATES = ("target", "own", "others", "relabel", "conditional")  # streams whose draws are [..., B, H, K]
 _NOISE = ("act", *_OF_UPDATES, "diagnose")

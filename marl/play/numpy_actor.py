@@ -1,8 +1,8 @@
 """The actors' forward pass in numpy, for one environment at a time.
 
 For a single observation torch spends its time on calls, not on arithmetic: numpy's calls cost a tenth. The arithmetic
-is that of marl/learner/grouped_mlp.py and marl/learner/recurrent/grouped_gru.py, whose prepared weights are taken as
-they are.
+is that of marl/learner/networks/grouped_mlp.py and marl/learner/recurrent/grouped_gru.py, whose prepared weights are
+taken as they are.
 
 Shape suffixes: N agents, O padded observation width, H heads, K choices, I inputs and W outputs of a layer; of
 recurrent actors W is the width of the state and Z = 3 * W.
@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marl.learner.grouped_mlp import EPS
-from marl.learner.networks import Actor
+from marl.learner.networks.actor_critic import Actor
+from marl.learner.networks.grouped_mlp import EPS
 from marl.learner.recurrent.networks import Prepared
 
 

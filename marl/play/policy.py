@@ -310,7 +310,7 @@ class Policy:
     def layers(self, agent: str) -> list[tuple[np.ndarray, np.ndarray]]:
         """Weight float32 [I, W] and bias [W] of every layer of an agent's actor, on padded observations and choices.
 
-        Where hidden layers are normalised, their means are taken off already (marl/learner/grouped_mlp.py).
+        Where hidden layers are normalised, their means are taken off already (marl/learner/networks/grouped_mlp.py).
         """
         n = self.spec.agent_names.index(agent)
         flat = [parameter[n] for parameter in self._parameters]

@@ -1,8 +1,8 @@
 """The policies in this folder: which there are, the row of the results that each belongs to, and its parameters.
 
-One file a task, NAME.npy: actors' parameters float32 [S, G, P] (marl/learner/networks.py), nothing else; it is read
-without running code. manifest.json has an `Entry` for each, with the checksum of the file. Both are written by
-`python -m benchmarks.pretrained RUN ...` from the runs behind the tables of results.
+One file a task, NAME.npy: actors' parameters float32 [S, G, P] (marl/learner/networks/actor_critic.py), nothing else;
+it is read without running code. manifest.json has an `Entry` for each, with the checksum of the file. Both are written
+by `python -m benchmarks.pretrained RUN ...` from the runs behind the tables of results.
 
 Shape suffixes: S replicas, G groups of agents, P parameters of one actor.
 """

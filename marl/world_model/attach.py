@@ -14,7 +14,7 @@ from marl.config.schema import Config
 from marl.data.replay import Replay
 from marl.errors import UserError
 from marl.learner.maddpg import MADDPG
-from marl.learner.networks import Actor
+from marl.learner.networks.actor_critic import Actor
 from marl.learner.pictures.networks import actor_of
 from marl.learner.relaxation import PATHWISE
 from marl.runs import checkpoint

@@ -12,7 +12,7 @@ from envs.mpe import catalogue
 from envs.streams import Stream
 from marl import train
 from marl.config.schema import Config, MADDPGConfig
-from marl.learner.networks import Actor
+from marl.learner.networks.actor_critic import Actor
 from marl.runs import checkpoint
 
 Code = tuple[list[list[int]], list[list[int]]]  # say[secret][key] and read[key][symbol]

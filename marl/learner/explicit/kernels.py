@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from envs import streams
-from marl.learner.grouped_mlp import EPS
+from marl.learner.networks.grouped_mlp import EPS
 
 ESTIMATORS = ("gumbel_soft", "gumbel_st", "straight_through", "exact")
 """Those whose gradient `logit_gradient` knows; their codes are their positions."""

@@ -13,7 +13,7 @@ from marl.learner.explicit.kernels_numba_memory import _compiled, follow, gather
 __all__ = ["follow", "gather", "plan", "prepare", "step", "uniform"]
 
 _F0, _F1, _F2 = np.float32(0), np.float32(1), np.float32(2)
-_EPS = np.float32(1e-5)  # marl.learner.grouped_mlp.EPS
+_EPS = np.float32(1e-5)  # marl.learner.networks.grouped_mlp.EPS
 _LOW = np.float32(-3e38)
 _TINY = np.float32(1e-12)
 _TILE = 64  # rows that are worked on at once: a hidden layer of them fits the first cache

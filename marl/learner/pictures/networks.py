@@ -1,12 +1,12 @@
-"""Actors and critics that look at pictures: grouped convolutions before the perceptrons of marl/learner/networks.py.
+"""Actors and critics that look at pictures: grouped convolutions before the perceptrons of the other networks.
 
 An actor has convolutions of its own. The critic of agent n has some too, which look at agent n's picture; every critic
 of a replica reads what all of them found, so that a joint observation is looked at once and not once for each critic
 (an independent critic reads its own alone). All parameters of a network still are one tensor `flat` [S, G, P]: those of
 its convolutions, then those of its perceptron.
 
-Shape suffixes: those of marl/learner/networks.py; Y = S * C, I numbers that a perceptron reads of one agent's
-observation, F maps of a convolution's output and J of its input, K side of its kernel.
+Shape suffixes: those of marl/learner/networks/actor_critic.py; Y = S * C, I numbers that a perceptron reads of one
+agent's observation, F maps of a convolution's output and J of its input, K side of its kernel.
 
 Source: Mnih et al. 2013 (arXiv 1312.5602), section 4.1: 16 kernels of 8 x 8 at stride 4, 32 of 4 x 4 at stride 2.
 Differs from source: pictures of any side from 20 pixels on; no four frames unless `maddpg.frames` asks for them.
@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.config.schema import MADDPGConfig
-from marl.learner import grouped_mlp as grouped
-from marl.learner.networks import Actor, Critic, GroupedMLP, own_only
+from marl.learner.networks import grouped_mlp as grouped
+from marl.learner.networks.actor_critic import Actor, Critic, GroupedMLP, own_only
 from marl.learner.recurrent.networks import RecurrentActor
 
 LAYERS = ((16, 8, 4), (32, 4, 2))  # maps, side of the kernel, stride

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from marl.data.batch import Batch
 from marl.learner.maddpg import MADDPG
-from marl.learner.networks import Actor
+from marl.learner.networks.actor_critic import Actor
 from marl.learner.population.members import picked, pooled
 
 

@@ -1,7 +1,7 @@
 """Gated recurrent units of many networks of one shape as batched matrix products, with a backward pass by hand.
 
 What a step adds to the gates from its input does not depend on the steps before it, so that it is computed for all
-steps at once (by marl/learner/grouped_mlp.py); only the product with the state runs step by step:
+steps at once (by marl/learner/networks/grouped_mlp.py); only the product with the state runs step by step:
 
     r = sigmoid(x_r + U_r h),  z = sigmoid(x_z + U_z h),  n = tanh(x_n + r (U_n h)),  h' = (1 - z) n + z h
 

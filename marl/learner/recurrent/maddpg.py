@@ -22,7 +22,7 @@ from torch import Tensor
 from marl.data.batch import Batch, Windows
 from marl.learner import losses
 from marl.learner.maddpg import MADDPG
-from marl.learner.networks import joint_rows
+from marl.learner.networks.actor_critic import joint_rows
 from marl.learner.recurrent.networks import (
     OwnActionInMemory,
     Prepared,

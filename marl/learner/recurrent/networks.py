@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from envs.streams import Stream
-from marl.learner import grouped_mlp
-from marl.learner.networks import Actor, Critic, GroupedMLP, own_inputs
+from marl.learner.networks import grouped_mlp
+from marl.learner.networks.actor_critic import Actor, Critic, GroupedMLP, own_inputs
 from marl.learner.recurrent import grouped_gru
 
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from marl.learner import relaxation
-from marl.learner.networks import Actor
+from marl.learner.networks.actor_critic import Actor
 from marl.world_model.imagination.gate import Gate
 from marl.world_model.imagination.rollouts import Rollouts
 

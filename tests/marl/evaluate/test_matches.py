@@ -19,7 +19,7 @@ from benchmarks.learning import search
 from envs.mpe import catalogue
 from marl.config.schema import Config, MADDPGConfig
 from marl.errors import UserError
-from marl.learner.networks import Actor
+from marl.learner.networks.actor_critic import Actor
 from marl.play.policy import Policy
 from marl.scripted.by_name import TABLE, scripted
 from marl.scripted.measured import MEASURED

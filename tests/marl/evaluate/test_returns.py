@@ -357,7 +357,7 @@ def saved(tmp_path):
     from envs.streams import Stream
     from marl.config.fields import to_dict
     from marl.config.schema import Config
-    from marl.learner.networks import Actor
+    from marl.learner.networks.actor_critic import Actor
     from marl.runs import checkpoint
 
     spec = spec_of("simple_push")

@@ -25,7 +25,7 @@ from marl.export.actors import actors
 from marl.export.command import main
 from marl.export.files import DESCRIPTION, Description, export
 from marl.export.player import Exported
-from marl.learner.networks import Actor
+from marl.learner.networks.actor_critic import Actor
 from marl.play.rollout import play
 
 FORMATS = [

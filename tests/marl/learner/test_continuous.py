@@ -27,7 +27,7 @@ from marl.learner.diagnostics.diagnose import diagnose
 from marl.learner.explicit.covered import covers
 from marl.learner.maddpg import MADDPG
 from marl.learner.messages import RIAL
-from marl.learner.networks import joint_rows
+from marl.learner.networks.actor_critic import joint_rows
 from marl.world_model.attach import imagining
 
 MOVE = Head("move", 2, (-1.0, -1.0), (1.0, 1.0))

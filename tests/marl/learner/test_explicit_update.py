@@ -7,7 +7,6 @@ messages of reset slots not silenced.
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -30,12 +29,9 @@ from marl.data.collector import Collector
 from marl.data.replay import Replay
 from marl.errors import RunFailed
 from marl.learner import losses
-from marl.learner.explicit.covered import covers
 from marl.learner.explicit.kernels import select
 from marl.learner.maddpg import MADDPG
-from marl.learner.networks import joint_rows
-from marl.parallel.data_mode import SplitUpdates
-from marl.parallel.ranks import Ranks
+from marl.learner.networks.actor_critic import joint_rows
 
 torch.set_num_threads(1)
 IDS = (
@@ -313,26 +309,6 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(which: str, form: s
     assert which == "actor" or torch.equal(agent.critic.mlp.flat, before[1])
 
 
-def test_what_is_not_covered_is_told() -> None:
-    spec, cpu = SPECS["simple_reference"], torch.device("cpu")
-    assert covers(spec, MADDPGConfig(), cpu) is None
-    for options, word in (
-        ({"estimator": "reinmax"}, "reinmax"),
-        ({"message_estimator": "reinforce"}, "reinforce"),
-        ({"estimator": "reinmax", "message_estimator": "gapped"}, "the estimator gapped"),
-        ({"other_actions": "current"}, "other_actions"),
-        ({"listening_bonus": 1.0}, "listening"),
-        ({"critic": "sets"}, "sets of agents"),
-    ):
-        reason = covers(spec, MADDPGConfig(**options), cpu)
-        assert reason is not None and word in reason
-        assert word in MADDPG(spec, MADDPGConfig(**options), 0).path
-    assert "meta" in str(covers(spec, MADDPGConfig(), torch.device("meta")))
-    learner = MADDPG(spec, MADDPGConfig(), 0)
-    assert learner.path.startswith("explicit")
-    assert "averaged" in MADDPG(spec, MADDPGConfig(), 0, share=SplitUpdates(Ranks())).path
-
-
 class Pull:
     """Squares of the logits' distance to 3, at an observation of ones."""
 
@@ -357,25 +333,6 @@ def test_a_further_loss_of_the_actors_adds_its_gradient(shared: bool, form: str)
     one, other, without = (learner.moments["actor"].mean_SGP for learner in (explicit, reference, alone))
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     assert (without - one).norm() > 0.5 * one.norm()
-
-
-def test_a_form_is_chosen_by_name() -> None:
-    learner = MADDPG(SPECS["simple_reference"], MADDPGConfig(), 0)
-    learner.use("autograd", "it is compared")
-    assert learner.form == "autograd" and learner.path == "autograd, since it is compared"
-    learner.use("torch")
-    assert learner.form == "torch" and learner.path == "explicit, torch kernels"
-    with pytest.raises(ValueError, match="got 'jax'"):
-        learner.use("jax")
-    uncovered = MADDPG(SPECS["simple_reference"], MADDPGConfig(estimator="reinmax"), 0)
-    with pytest.raises(ValueError, match="reinmax"):
-        uncovered.use("torch")
-
-
-def test_the_settings_that_ship_are_covered() -> None:
-    with warnings.catch_warnings():
-        for name in IDS:
-            assert covers(SPECS[name], tuned(name).maddpg, torch.device("cpu")) is None, name
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -22,7 +22,7 @@ from marl.data.collector import Collector
 from marl.data.replay import Replay
 from marl.errors import UserError
 from marl.learner.maddpg import MADDPG
-from marl.learner.networks import Actor
+from marl.learner.networks.actor_critic import Actor
 from marl.play.policy import Policy
 
 TASKS = ("simple_adversary", "simple_world_comm", "simple_reference")

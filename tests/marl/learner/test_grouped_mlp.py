@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from marl.learner import grouped_mlp as grouped
+from marl.learner.networks import grouped_mlp as grouped
 
 S, G, B, IN = 2, 3, 7, 3
 CASES = list(itertools.product([(IN, 4, 5, 1), (IN, 4, 2), (IN, 4, 4, 3), (IN, 2)], [True, False], [True, False]))

@@ -19,7 +19,7 @@ from marl.errors import RunFailed, UserError
 from marl.learner import losses, maddpg
 from marl.learner.diagnostics.finite_gradients import FiniteGradients
 from marl.learner.maddpg import MADDPG
-from marl.learner.networks import Actor, Critic, joint_rows
+from marl.learner.networks.actor_critic import Actor, Critic, joint_rows
 
 SPEC = EnvSpec(
     id="toy",

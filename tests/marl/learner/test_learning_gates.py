@@ -15,7 +15,7 @@ from marl.data.collector import Collector
 from marl.data.replay import Replay
 from marl.learner import relaxation
 from marl.learner.maddpg import MADDPG
-from marl.learner.networks import joint_rows
+from marl.learner.networks.actor_critic import joint_rows
 
 
 def train_probe(name: str, steps: int, **changes: object) -> tuple[MADDPG, Collector, Replay]:

@@ -18,7 +18,7 @@ from marl.config.schema import MADDPGConfig
 from marl.data.collector import Collector
 from marl.data.pictures import PictureReplay
 from marl.learner.maddpg import MADDPG
-from marl.learner.networks import joint_rows
+from marl.learner.networks.actor_critic import joint_rows
 from marl.learner.pictures.networks import Eye, PictureActor, PictureCritic, PictureNetwork
 
 S, N, B, SIDE, W = 2, 2, 5, 28, 7

@@ -23,7 +23,7 @@ from marl.data.opponents import Opponents, opponent_widths
 from marl.data.replay import Replay
 from marl.data.standings import Standings, beaten, hardness
 from marl.learner.losses import td_target
-from marl.learner.networks import joint_rows
+from marl.learner.networks.actor_critic import joint_rows
 from marl.learner.population.pool import FrozenActors, PoolMADDPG
 from marl.learner.relaxation import sample_onehot
 

@@ -10,7 +10,7 @@ from test_learner import SPEC, E, H, K, N, S, filled, replay, transitions
 
 from envs.streams import Stream
 from marl.data.replay import Replay
-from marl.learner.networks import joint_rows
+from marl.learner.networks.actor_critic import joint_rows
 
 
 def test_truncation_is_bootstrapped_and_termination_is_not() -> None:

@@ -14,8 +14,8 @@ from envs.spec import AgentSpec, EnvSpec, Head
 from envs.streams import Stream
 from marl.config.schema import MADDPGConfig
 from marl.learner.maddpg import MADDPG
-from marl.learner.networks import Critic, joint_rows
-from marl.learner.set_critic import SetCritic, parts_of
+from marl.learner.networks.actor_critic import Critic, joint_rows
+from marl.learner.networks.set_critic import SetCritic, parts_of
 
 
 def agent(name: str, obs_size: int, *sizes: int) -> AgentSpec:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from marl.learner import grouped_mlp as grouped
-from marl.learner.unrolled_mlp import UnrolledMLP
+from marl.learner.networks import grouped_mlp as grouped
+from marl.learner.networks.unrolled_mlp import UnrolledMLP
 
 S, N, P, R, STEPS, SIZES = 2, 3, 2, 5, 4, (3, 6, 7, 3)
 BLOCK_N = torch.tensor([0, 1, 0])

@@ -21,7 +21,7 @@ from marl.data.replay import Replay
 from marl.learner import losses, relaxation, spec_tensors
 from marl.learner.explicit.kernels import select
 from marl.learner.maddpg import MADDPG
-from marl.learner.networks import joint_rows
+from marl.learner.networks.actor_critic import joint_rows
 
 torch.set_num_threads(1)
 S, B = 2, 64

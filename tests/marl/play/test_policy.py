@@ -17,7 +17,7 @@ from marl import Policy, train
 from marl.config.schema import Config, MADDPGConfig
 from marl.errors import UserError
 from marl.evaluate import evaluate
-from marl.learner.networks import Actor
+from marl.learner.networks.actor_critic import Actor
 from marl.runs import checkpoint
 
 PLAYED = ("Strange", "Cells", "Images", "Nested", "MaskSeen", "MaskTold", "Joint", "OneLeaves", "ComesLate", "Shuffled")

@@ -15,7 +15,7 @@ from envs.spec import AgentSpec, EnvSpec, Head, Route
 from envs.streams import Stream
 from marl.config.world_model import WorldModelConfig
 from marl.data.replay import Replay
-from marl.learner.networks import Actor, Critic
+from marl.learner.networks.actor_critic import Actor, Critic
 from marl.world_model.imagination.rollouts import Rollouts
 from marl.world_model.imagination.source import ImaginationSource
 from marl.world_model.imagination.starts import Start

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from envs.spec import EnvSpec
 from envs.streams import Stream
-from marl.learner import grouped_mlp as grouped
-from marl.learner.networks import Critic, GroupedMLP, OwnActionValue
+from marl.learner.networks import grouped_mlp as grouped
+from marl.learner.networks.actor_critic import Critic, GroupedMLP, OwnActionValue
 
 
 class SetMLP(nn.Module):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from marl.learner.grouped_mlp import backward, blocks, forward, prepare
+from marl.learner.networks.grouped_mlp import backward, blocks, forward, prepare
 
 
 class UnrolledMLP:

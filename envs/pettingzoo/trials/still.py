@@ -8,7 +8,7 @@ import numpy as np
 from pettingzoo import ParallelEnv
 
 from envs.pettingzoo.reader import Reader
-from envs.pettingzoo.routes import random_action, valid
+from envs.pettingzoo.trials.routes import random_action, valid
 from envs.pettingzoo.values import COMMON
 from envs.spec import EnvSpec
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from envs.spec import EnvSpec
 from envs.streams import Stream
-from marl.learner import grouped_mlp as grouped
-from marl.learner.unrolled_mlp import UnrolledMLP
+from marl.learner.networks import grouped_mlp as grouped
+from marl.learner.networks.unrolled_mlp import UnrolledMLP
 
 
 class GroupedMLP(nn.Module):

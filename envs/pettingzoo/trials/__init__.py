@@ -1,0 +1,1 @@
+"""What is tried on an environment before it is trusted: its routes, its seeds, its pictures."""

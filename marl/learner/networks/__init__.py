@@ -1,0 +1,1 @@
+"""Actors and critics, and the batched perceptrons that they are made of."""

@@ -1,0 +1,55 @@
+"""Which learners the explicit update covers, and how a form of it is chosen."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from test_explicit_update import IDS, SPECS
+
+from marl.config.resolve import tuned
+from marl.config.schema import MADDPGConfig
+from marl.learner.explicit.covered import covers
+from marl.learner.maddpg import MADDPG
+from marl.parallel.data_mode import SplitUpdates
+from marl.parallel.ranks import Ranks
+
+
+def test_what_is_not_covered_is_told() -> None:
+    spec, cpu = SPECS["simple_reference"], torch.device("cpu")
+    assert covers(spec, MADDPGConfig(), cpu) is None
+    for options, word in (
+        ({"estimator": "reinmax"}, "reinmax"),
+        ({"message_estimator": "reinforce"}, "reinforce"),
+        ({"estimator": "reinmax", "message_estimator": "gapped"}, "the estimator gapped"),
+        ({"other_actions": "current"}, "other_actions"),
+        ({"listening_bonus": 1.0}, "listening"),
+        ({"critic": "sets"}, "sets of agents"),
+    ):
+        reason = covers(spec, MADDPGConfig(**options), cpu)
+        assert reason is not None and word in reason
+        assert word in MADDPG(spec, MADDPGConfig(**options), 0).path
+    assert "meta" in str(covers(spec, MADDPGConfig(), torch.device("meta")))
+    learner = MADDPG(spec, MADDPGConfig(), 0)
+    assert learner.path.startswith("explicit")
+    assert "averaged" in MADDPG(spec, MADDPGConfig(), 0, share=SplitUpdates(Ranks())).path
+
+
+def test_a_form_is_chosen_by_name() -> None:
+    learner = MADDPG(SPECS["simple_reference"], MADDPGConfig(), 0)
+    learner.use("autograd", "it is compared")
+    assert learner.form == "autograd" and learner.path == "autograd, since it is compared"
+    learner.use("torch")
+    assert learner.form == "torch" and learner.path == "explicit, torch kernels"
+    with pytest.raises(ValueError, match="got 'jax'"):
+        learner.use("jax")
+    uncovered = MADDPG(SPECS["simple_reference"], MADDPGConfig(estimator="reinmax"), 0)
+    with pytest.raises(ValueError, match="reinmax"):
+        uncovered.use("torch")
+
+
+def test_the_settings_that_ship_are_covered() -> None:
+    with warnings.catch_warnings():
+        for name in IDS:
+            assert covers(SPECS[name], tuned(name).maddpg, torch.device("cpu")) is None, name
