@@ -30,7 +30,8 @@ class WorldModelConfig:
     kind: Literal["auto", "rssm", "mlp", "linear"] = "auto"
     """auto: mlp, and rssm beside it where mlp's rollouts are too short; in each replica the one that predicts further
     imagines. rssm: DreamerV2's categorical state-space model. mlp: dynamics and rewards in closed form with an ensemble
-    of small networks for the rest. linear: linear dynamics alone (rewards as for mlp)."""
+    of small networks for the rest. linear: linear dynamics alone (rewards as for mlp). With action masks auto is rssm,
+    and where agents leave it becomes it."""
     preset: Literal["cpu", "gpu"] = "cpu"
     """Sizes: cpu is 32 x 8 latents, 128 units, 32 sequences; gpu is 32 x 32 latents, 512 units, 128 sequences."""
     observation: Literal["vector", "image"] = "vector"

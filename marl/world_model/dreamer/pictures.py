@@ -56,6 +56,8 @@ def refuse(spec: EnvSpec, config: WorldModelConfig) -> None:
         )
     if spec.picture[1] != SIZE:
         raise UserError(f"wm.observation image needs pictures of {SIZE} pixels a side: expected picture_side {SIZE}.")
+    if config.factors == "agent":
+        raise UserError("wm.observation image has one state of all agents: expected wm.factors joint.")
     if config.size("through_horizon"):
         raise UserError("wm.observation image has no loss through the model: expected wm.through_horizon 0.")
 

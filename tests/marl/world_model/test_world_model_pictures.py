@@ -134,6 +134,8 @@ def test_what_cannot_be_imagined_is_refused(tmp_path: Path, tiny: None) -> None:
         refuse(spec_of(2, 64), WorldModelConfig())
     with pytest.raises(UserError, match=r"expected picture_side 64"):
         refuse(spec_of(2, 32), image)
+    with pytest.raises(UserError, match=r"expected wm\.factors joint"):
+        refuse(spec_of(2, 64), WorldModelConfig(kind="rssm", observation="image", factors="agent"))
     with pytest.raises(UserError, match=r"expected wm\.through_horizon 0"):
         refuse(spec_of(2, 64), WorldModelConfig(kind="rssm", observation="image", through_horizon=3))
     with pytest.raises(UserError, match=r"wm\.observation image needs wm\.kind rssm, got mlp"):
