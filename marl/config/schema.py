@@ -92,8 +92,8 @@ class MADDPGConfig:
     share_actors: bool = False
     """Interchangeable agents (same name prefix, team and sizes) share one actor."""
     critic: Literal["joint", "sets"] = "joint"
-    """How a critic sees the others: in one row, or as sets of interchangeable agents, in any order (deep sets; whether it
-    pays is not measured yet)."""
+    """How a critic sees the others: in one row, or as sets of interchangeable agents, in any order (deep sets; whether
+    it pays is not measured yet)."""
     independent_critics: bool = False
     """Critics see their own agent's observation and action only (IDDPG): the ablation of the central critic."""
     team_reward: bool = False
