@@ -31,6 +31,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.gumbel.page import ROOT, meta
+from benchmarks.world_model import contests
 from benchmarks.world_model.sample_tasks import ARMS, EVALUATION_SEED, PICTURES, TASKS, Arm, Task, arms_of
 from benchmarks.world_model.simulator_model import SimulatorModel
 from envs.streams import Stream
@@ -43,6 +44,7 @@ from marl.data.replay import Replay
 from marl.figures import plots
 from marl.learner import relaxation
 from marl.learner.maddpg import MADDPG
+from marl.play.policy import Policy
 from marl.play.rollout import play
 from marl.runs.durable import replace_text
 from marl.scripted.by_name import scripted
@@ -79,7 +81,12 @@ def run(name: str, arm: Arm, config: Config, say: Callable[[str], None]) -> dict
                 learner.update(source.sample(config.maddpg.batch_size), step / config.total_steps)
         if step // task.every > (step - config.num_envs) // task.every:
             results["steps"].append(step)
-            results["returns"].append(greedy_returns(task, learner, config.num_replicas).tolist())
+            if task.opponents:
+                sides_SC = side_scores(task, learner, config)
+                results.setdefault("sides", []).append(sides_SC.tolist())
+                results["returns"].append(sides_SC.mean(1).tolist())
+            else:
+                results["returns"].append(greedy_returns(task, learner, config.num_replicas).tolist())
             told = {n.split("/")[1]: v.tolist() for n, v in source.metrics().items() if n.startswith("world_model/")}
             results["model"].append({n: told[n] for n in ("rollout", "rmse_1", "reward_rmse_1") if n in told})
             say(f"{step:>7} {np.round(results['returns'][-1], 2)} {results['model'][-1].get('rollout', '')}")
@@ -98,6 +105,13 @@ def greedy_returns(task: Task, learner: MADDPG, replicas: int) -> Tensor:
         total, obs = total + step.reward * running_R, step.obs
         running_R &= ~step.ended
     return total.mean(0).unflatten(0, (replicas, -1)).mean(1)
+
+
+def side_scores(task: Task, learner: MADDPG, config: Config) -> np.ndarray:
+    """Scores of both sides of every replica's greedy policies against scripts, float64 [S, sides]."""
+    spec = task.make(1).spec
+    players = [Policy(spec, config, flat_GP) for flat_GP in learner.actor.mlp.flat]
+    return contests.scores(task.env, task.opponents, players, task.episodes)
 
 
 @functools.cache

@@ -32,6 +32,7 @@ class Task:
     episodes: int = 200  # of an evaluation
     every: int = 250  # environment steps of a replica between two
     pictures: bool = False  # its agents see pictures
+    opponents: Mapping[str, str] = field(default_factory=dict)  # {side: the script that it is measured against}
 
     def named(self, name: str) -> Task:
         """This task with its environment and its scale filled in from its name."""
@@ -100,6 +101,11 @@ def share_of(most: float) -> Callable[[str, float], float]:
     return share
 
 
+def score(_env_id: str, value: float) -> float:
+    """Of both sides of a competitive task: measured already (contests.py)."""
+    return value
+
+
 _PISTONBALL = (
     *("--maddpg.actor-lr", "3e-3", "--maddpg.critic-lr", "3e-3", "--maddpg.gamma", "0.9", "--maddpg.tau", "0.02"),
     *("--maddpg.batch-size", "32", "--maddpg.hidden", "64", "64", "--num-envs", "4", "--maddpg.team-reward", "true"),
@@ -117,6 +123,17 @@ TASKS = {
     "late_and_misheard": Task(
         2500, 10.0, anchors.gain, (0.4, 0.5), _task_flags("0.7", "3"),
         "speaker_listener_variant", {"delay": 2, "noise": 0.1}, "simple_speaker_listener",
+    ),
+    # both sides learn against each other, and are measured against scripts: 0 as much as random play, 1 as much as the
+    # best script of the same side; the mean of the sides
+    "simple_adversary": Task(
+        4000, 4.0, score, (0.6, 0.8),
+        (*_task_flags("0.75"), "--maddpg.share-actors", "true", "--maddpg.frames", "1"),
+        scale=None, every=500, opponents={"adversaries": "direct", "good": "midpoint"},
+    ),
+    "simple_tag": Task(
+        4000, 2.0, score, (0.3, 0.5), (*_task_flags("0.9"), "--maddpg.share-actors", "true"), scale=None,
+        every=500, opponents={"adversaries": "flee", "good": "chase"},
     ),
     "torus": Task(  # no body, no distance: cells, of which opposite edges meet; a share of the 25 steps of an episode
         2500, 10.0, share_of(25.0), (0.4, 0.6), _task_flags("0.9"), "benchmarks.world_model.torus:torus", scale=None,
