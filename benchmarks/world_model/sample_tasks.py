@@ -111,10 +111,11 @@ _PISTONBALL = (
     *("--maddpg.batch-size", "32", "--maddpg.hidden", "64", "64", "--num-envs", "4", "--maddpg.team-reward", "true"),
     *("--maddpg.warmup-steps", "400", "--maddpg.diagnostics-every", "0"),
 )
+SEPARATE = ("--maddpg.share-actors", "false")  # where an arm does not say otherwise
 TASKS = {
     "simple_speaker_listener": Task(2500, 10.0, anchors.gain, (0.8, 0.9), _task_flags("0.7", "3")),
-    "simple_reference": Task(12000, 4.0, anchors.gain, (0.8, 0.9), _task_flags("0.75", "0.1", "0.5")),
-    "simple_spread": Task(4000, 5.0, anchors.score, (0.3, 0.5, 0.8, 0.9), _task_flags("0.9")),
+    "simple_reference": Task(12000, 4.0, anchors.gain, (0.8, 0.9), (*_task_flags("0.75", "0.1", "0.5"), *SEPARATE)),
+    "simple_spread": Task(4000, 5.0, anchors.score, (0.3, 0.5, 0.8, 0.9), (*_task_flags("0.9"), *SEPARATE)),
     # the listener does not see its velocity; and a channel that delays and mishears: on the scale of the plain task
     "without_velocity": Task(
         2500, 10.0, anchors.gain, (0.3, 0.5, 0.6, 0.7), _task_flags("0.7", "3"),
@@ -181,6 +182,7 @@ ARMS = {
     ),
     "rssm": Arm("RSSM", (*RSSM, *UNTHROUGH), updates=1.0, stretch=1.5),
     "rssm_through": Arm("RSSM, loss through it", RSSM, updates=1.0, stretch=1.5),
+    "rssm_through_shared": Arm("RSSM, loss through it, one actor for all", (*RSSM, *SHARED), updates=1.0, stretch=1.5),
     "rssm_state": Arm("RSSM, decoded from its state", (*RSSM, *STATE, *UNTHROUGH), updates=1.0, stretch=1.5),
     "rssm_state_through": Arm(
         "RSSM, decoded from its state, loss through it, wide gates",

@@ -10,7 +10,7 @@ import torch
 from world_model_data import episodes
 
 from benchmarks.gumbel.page import ROOT
-from benchmarks.sample_efficiency import configuration, curves, ease, greedy_returns, reached, table
+from benchmarks.sample_efficiency import RESULTS, configuration, curves, ease, greedy_returns, reached, table
 from benchmarks.world_model import prediction
 from benchmarks.world_model.prediction import steps_of
 from benchmarks.world_model.sample_tasks import EVALUATION_SEED, TASKS, arms_of
@@ -18,6 +18,7 @@ from benchmarks.world_model.simulator_model import SimulatorModel
 from benchmarks.world_model.torus import Torus
 from envs.streams import Stream
 from marl import Policy
+from marl.cli.parse import parse
 from marl.config.schema import Config, MADDPGConfig
 from marl.learner.maddpg import MADDPG
 from marl.play.rollout import play
@@ -72,6 +73,31 @@ def test_every_arm_is_a_valid_configuration(env_id: str, arm: str) -> None:
     config = configuration(env_id, chosen, 100, 5)
     assert config.world_model != chosen.label.startswith("MADDPG")
     assert config.num_replicas == 5
+
+
+@pytest.mark.parametrize("env_id", ["simple_reference", "simple_spread"])
+def test_one_actor_for_all_is_an_arm_of_its_own(env_id: str) -> None:
+    """Whatever the task's configuration ships: arms that are compared with one another differ in what they name."""
+    for arm, chosen in arms_of(env_id).items():
+        shared = "one actor for all" in chosen.label
+        assert configuration(env_id, chosen, 100, 5).maddpg.share_actors == shared, arm
+
+
+@pytest.mark.parametrize(
+    "env_id, arm",
+    [
+        ("simple_speaker_listener", "mlp"),
+        ("simple_reference", "mlp_through_shared"),
+        ("simple_spread", "mlp_through_shared"),
+    ],
+)
+def test_settings_for_few_steps_are_those_of_the_published_row(env_id: str, arm: str) -> None:
+    record = json.loads((RESULTS / "sample_efficiency.json").read_text(encoding="utf-8"))["tasks"][env_id][arm]
+    words = ["--config", str(ROOT / "configs" / "few_steps" / f"{env_id}.yaml")]
+    shipped = parse([*words, "--num-replicas", "5", "--seed", "100"]).config
+    steps = ["--total-steps", str(shipped.total_steps)]
+    assert shipped == configuration(env_id, arms_of(env_id)[arm], 100, 5, steps)
+    assert abs(record["steps"][-1] - shipped.total_steps) < shipped.num_envs
 
 
 def evaluated(name: str, episodes: int) -> tuple[torch.Tensor, MADDPG]:
