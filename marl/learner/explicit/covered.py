@@ -15,8 +15,6 @@ def covers(spec: EnvSpec, config: MADDPGConfig, device: torch.device) -> str | N
         return f"it is for a CPU, not for {device.type}"
     if spec.picture:
         return "observations are pictures"
-    if spec.continuous:
-        return "a head is continuous"
     if config.recurrent:
         return "networks are recurrent"
     if config.critic == "sets":

@@ -22,12 +22,12 @@ from torch import Tensor
 
 from marl.data.batch import Batch, BatchSource
 from marl.data.replay import Replay
-from marl.learner import losses
-from marl.learner.diagnostics.policy_metrics import policy_metrics
 from marl.learner.explicit import kernels
 from marl.learner.explicit.ahead import Ahead
 from marl.learner.explicit.frozen import Frozen
 from marl.learner.explicit.kernels import ESTIMATORS
+from marl.learner.explicit.measures import actor_metrics, critic_metrics
+from marl.learner.explicit.numbers import ExplicitNumbers
 from marl.learner.explicit.perceptrons import Backward, Layers, Pass
 from marl.learner.interfaces import further_gradient
 from marl.learner.population.members import picked, pooled
@@ -136,6 +136,7 @@ class ExplicitUpdate:
         self.bonuses = [(s, h * size, int(spec.head_mask[s, h].sum())) for s, h in bonus]
         self._make_views()
         self.frozen = Frozen(self)
+        self.numbers = None if learner.numbers is None else ExplicitNumbers(self)
         names = (
             "early_allowed", "early_choice", "allowed", "choice", "soft", "values", "grad_action", "grad_logits",
             "diff", "code_H", "joint", "obs", "early_in", "reward", "discount", "first", "weight", "error",
@@ -242,6 +243,8 @@ class ExplicitUpdate:
         if self.members > 1:
             self._pick()
         form.choose(b["early_logits"], self.ahead.early[u], b["early_allowed"], self.K, b["early_choice"])
+        if self.numbers is not None:
+            self.numbers.next()
         absent = not self.learner.spec.fixed_agents
         form.relabel(b["early_choice"], b["discount"], b["first"], absent, b["route_table"], b["joint"], b["obs"])
         self.frozen.put()
@@ -250,7 +253,7 @@ class ExplicitUpdate:
             torch.bmm(weight, x, out=out)
         self.both_pass.forward(self.critic_weights)
         form.error(b["all_values"], b["reward"], b["discount"], b["weight"], b["error"])
-        metrics = {} if measured is None else self._critic_metrics()
+        metrics = {} if measured is None else critic_metrics(self)
         self.critic_back(self.critic_slope)
         for x, grad, out in self.first_gradients:
             torch.bmm(x, grad, out=out)
@@ -264,11 +267,13 @@ class ExplicitUpdate:
         self.actor_pass.forward(self.actor_weights)
         self._own_action(self.ahead.own[own], heat, measured is not None)
         if measured is not None:
-            metrics |= self._actor_metrics(measured)
+            metrics |= actor_metrics(self, measured)
         form.logit_gradient(
             b["grad_action"], b["values"], b["soft"], b["logits"], b["allowed"], b["weight_XB"],
             self._penalty, heat, b["code_H"], b["grad_logits"],
         )  # fmt: skip
+        if self.numbers is not None:
+            self.numbers.gradient()
         for n, start, size in self.bonuses:
             form.signal(b["logits"], N, n, start, size, self._k, self._signalling, b["grad_logits"])
         grad = self.actor_back(self.grad_logits)
@@ -343,8 +348,11 @@ class ExplicitUpdate:
 
         W1 [.., own, ..] = W1 joint + own rows (own - executed): one product for all agents and a small one for each.
         """
-        b, form, run, exact = self._b, self.form, self.own_pass, self.exact_heads
+        b, form, run, exact, numbers = self._b, self.form, self.own_pass, self.exact_heads, self.numbers
         form.choose(b["logits"], noise, b["allowed"], self.K, b["choice"])
+        if numbers is not None:
+            numbers.draw()
+            numbers.put()
         self.own_SNAW.copy_(self.own_rows)
         torch.bmm(self.own_first[0], self.own_first[1], out=self.own_first[2])
         if exact and self.base is not None:
@@ -359,12 +367,15 @@ class ExplicitUpdate:
                     self.values[:, a].copy_(run.forward(self.own_weights)[:, 0])
             run.pre[0].copy_(self.base)
         form.soften(b["logits"], noise, b["allowed"], heat, b["code_H"], b["choice"], b["soft"])
-        if len(exact) == len(self.codes) and not value_too:
+        pathwise = len(exact) < len(self.codes) or numbers is not None
+        if not pathwise and not value_too:
             return
+        if numbers is not None:
+            numbers.put()
         form.differ(b["choice"], b["joint"], b["diff"])
         torch.baddbmm(run.pre[0], self.own_XWA, self.diff, out=run.pre[0])
         run.forward(self.own_weights)
-        if len(exact) < len(self.codes):
+        if pathwise:
             torch.bmm(self.own_XAW, self.own_back(self.own_slope), out=self.grad_action)
 
     def _step(self, name: str) -> None:
@@ -381,20 +392,3 @@ class ExplicitUpdate:
         ):  # fmt: skip
             learner.finite.watch(name, self.norms[name], learner.updates)
         moments.step += 1
-
-    # ------------------------------------------------------------------ metrics
-    def _critic_metrics(self) -> dict[str, Tensor]:
-        q_CSNB, next_CSNB = self.all_values
-        y_SNB = losses.td_target(self.reward, self.discount, next_CSNB.transpose(0, 1))
-        loss_SN = ((q_CSNB - y_SNB).square() * self.weight).sum(-1).mean(0)
-        return {"critic/loss": loss_SN, "critic/q": q_CSNB.mean((0, 3)), "critic/target": y_SNB.mean(-1)}
-
-    def _actor_metrics(self, batch: Batch) -> dict[str, Tensor]:
-        learner, S, N = self.learner, self.S, self.N
-        cfg, mask = learner.config, learner._mask(batch.mask)
-        logits = self.actor_pass.last_XZB.view(S, N, *learner.actor.heads, self.rows).permute(0, 1, 4, 2, 3)
-        value_SN = (self.own_pass.last_XZB.view(S, N, self.rows) * self.weight).sum(-1)
-        penalty_SN = losses.logit_penalty(logits, mask, batch.weight)
-        loss_SN = cfg.logit_penalty * penalty_SN - value_SN - learner._bonuses(batch, logits)
-        metrics = {"actor/loss": loss_SN, "actor/logits": penalty_SN.sqrt()}
-        return metrics | policy_metrics(learner.spec, logits, mask)

@@ -90,6 +90,8 @@ def random_batch(spec: EnvSpec, seed: int = 0, replicas: int = S, rows: int = B)
         mask, next_mask = flags(0.7, *shape), flags(0.7, *shape)
     scores = normal(n, rows, *spec.head_mask.shape[1:]).masked_fill(~head_mask, -1e9)
     action = torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0) * head_mask
+    if spec.continuous:
+        action = action + torch.tanh(scores) * spec.number_mask[:, None]
     joint = joint_rows(normal(n, rows, o), action.flatten(-2))
     return Batch(
         joint=joint,
@@ -158,6 +160,28 @@ def test_the_settings_of_every_scenario(name: str, form: str) -> None:
 @pytest.mark.parametrize("name", ["simple_reference", "simple_world_comm"])
 def test_options(name: str, options: str, form: str) -> None:
     compared(SPECS[name], replace(MADDPGConfig(hidden=(12, 8)), **OPTIONS[options]), form)
+
+
+NUMBERS: dict[str, dict[str, Any]] = {
+    "deterministic": {"logit_penalty": 0.3},
+    "smoothed twins": {"twin_critics": True, "actor_delay": 2, "smoothing": 0.2},
+    "gaussian": {"continuous": "gaussian", "logit_penalty": 0.3},
+    "gaussian, exact messages": {"continuous": "gaussian", "estimator": "exact"},
+    "soft messages": {"estimator": "gumbel_soft", "signalling_bonus": 0.8},
+    "argmax, shared": {"target_action": "argmax", "share_actors": True, "smoothing": 0.1},
+    "absent": {"team_reward": True},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("options", NUMBERS)
+@pytest.mark.parametrize("name", ["simple_world_comm", "simple_speaker_listener"])
+def test_continuous_heads_beside_messages(name: str, options: str, form: str) -> None:
+    """Also in heads that some agents have for numbers and others for symbols."""
+    spec = envs.make(name, num_envs=1, env_args={"continuous_actions": True}).spec
+    assert spec.continuous and spec.head_mask.any()
+    spec = replace(spec, fixed_agents=False) if options == "absent" else spec
+    compared(spec, MADDPGConfig(hidden=(12, 8), exploration=0.7, **NUMBERS[options]), form)
 
 
 @pytest.mark.parametrize("form", FORMS)
