@@ -160,6 +160,7 @@ THROUGH = ("--wm.through-horizon", "8", "--wm.starts", "64", "--wm.ensemble", "2
 STATE = ("--wm.decoder", "state", "--wm.deter", "200", "--wm.hidden", "200")
 LENIENT = ("--wm.gate", "0.4", "--wm.reward-gate", "1.0")
 SHORT_THROUGH = ("--wm.through-horizon", "3", "--wm.starts", "64", "--wm.ensemble", "2")
+WIDE_REWARDS = ("--wm.reward-gate", "0.8")
 SHARED = ("--maddpg.share-actors", "true")
 IMAGE = ("--world-model", "--wm.kind", "rssm", "--wm.observation", "image", "--wm.rollout", "5")
 OFTEN = ("--wm.updates-per-step", "0.125", "--wm.refresh-every", "80", "--wm.imagined-share", "0.5")
@@ -180,9 +181,13 @@ ARMS = {
     "mlp_through_shared": Arm(
         "small model, loss through it, one actor for all", (*IMAGINED, *THROUGH, *SHARED), updates=1.0, stretch=4.0
     ),
+    "mlp_through_wide": Arm(  # where rewards are paid for touching, no model is right to .3 deviations
+        "small model, loss through it, wide gate of rewards", (*IMAGINED, *THROUGH, *WIDE_REWARDS), 1.0, stretch=1.5
+    ),
     "rssm": Arm("RSSM", (*RSSM, *UNTHROUGH), updates=1.0, stretch=1.5),
     "rssm_through": Arm("RSSM, loss through it", RSSM, updates=1.0, stretch=1.5),
     "rssm_through_shared": Arm("RSSM, loss through it, one actor for all", (*RSSM, *SHARED), updates=1.0, stretch=1.5),
+    "rssm_through_wide": Arm("RSSM, loss through it, wide gate of rewards", (*RSSM, *WIDE_REWARDS), 1.0, stretch=1.5),
     "rssm_state": Arm("RSSM, decoded from its state", (*RSSM, *STATE, *UNTHROUGH), updates=1.0, stretch=1.5),
     "rssm_state_through": Arm(
         "RSSM, decoded from its state, loss through it, wide gates",
