@@ -202,7 +202,7 @@ def curves(env_id: str, arms: dict[str, Any]) -> Figure:
     figure, ax = plots.canvas(3.6 + 0.18 * len(arms))
     for name, result in arms.items():
         again, place = divmod(tuple(arms_of(env_id)).index(name), len(plots.COLOURS))  # the same line in all figures
-        colour, line = plots.COLOURS[place], ("-", "--")[again]
+        colour, line = plots.COLOURS[place], ("-", "--", ":", "-.")[again]
         values_TS = np.array([measured(env_id, row) for row in result["returns"]])
         steps = np.array(result["steps"])
         ax.fill_between(steps, values_TS.min(1), values_TS.max(1), color=colour, alpha=0.12, linewidth=0)
