@@ -5,11 +5,12 @@
     python -m benchmarks.learning.continuous --env simple_spread --tune --arms ours -- --maddpg.exploration 0.5
     python -m benchmarks.learning.continuous                                  only the tables of what was written
 
-All arms share seeds, steps (those of the task's configuration, unless the flags behind -- say otherwise) and episodes;
-every replica's final policy plays `--episodes` greedy episodes of the real environment, whose luck stays. `harl` and
-`xuance` are the published settings of those packages in this learner: batch, step sizes, discount, targets, noise,
-widths, sharing, environments and updates a step. What differs is ours: actions in [-1, 1], ReLU, clipped gradients
-(harl), and messages of one symbol, where both packages send numbers. HARL trains for 5 million steps, XuanCe for 10.
+All arms share seeds and episodes; steps are those of the task's configuration, for `harl` and `xuance` those of STEPS
+(unless the flags behind -- say otherwise); every replica's final policy plays `--episodes` greedy episodes of the real
+environment, whose luck stays. `harl` and `xuance` are the published settings of those packages in this learner: batch,
+step sizes, discount, targets, noise, widths, sharing, environments and updates a step. What differs is ours: actions in
+[-1, 1], ReLU, clipped gradients (harl), and messages of one symbol, where both packages send numbers. HARL trains for 5
+million steps, which take hours here, XuanCe for 10, as here; it has no settings for simple_speaker_listener.
 
 Returns have no score: the anchors hold for discrete moves. Published numbers of simple_spread stand in
 docs/results/learning.md.
@@ -50,6 +51,23 @@ ARMS: dict[str, str] = {
     "--maddpg.share-actors true --maddpg.exploration 2 --maddpg.exploration-final 0.02 --maddpg.warmup-steps 1000 "
     "--maddpg.max-grad-norm 1000000 --replay.capacity 100000 --num-envs 16 --maddpg.updates-per-step 0.0025",
 }
+STEPS = {  # where they are not those of our configuration
+    ("harl", "simple_speaker_listener"): 250_000,  # ten times ours, half as many updates
+    ("xuance", "simple_spread"): 10_000_000,
+}
+"""Environment steps of a replica."""
+
+
+def arms_of(env: str) -> list[str]:
+    """The arms that a task has."""
+    return [name for name in ARMS if name != "xuance" or env == "simple_spread"]
+
+
+def words_of(name: str, env: str) -> list[str]:
+    """The flags of run.py for an arm."""
+    steps = STEPS.get((name, env))
+    own = [] if steps is None else ["--total-steps", str(steps), "--evaluation.every", str(steps // 20)]
+    return ["--config", f"{CONFIGS}/{env}.yaml", *ARMS[name].split(), *own]
 
 
 def main() -> int:
@@ -57,8 +75,8 @@ def main() -> int:
     options = _parser().parse_args(own)
     purpose: seeds.Purpose = "tuning" if options.tune else "studies"
     run_seed, first = seeds.seeds(seeds.RUNS, purpose).first, seeds.seeds(seeds.EPISODES, purpose).first
-    for name in (options.arms or ARMS) if options.env else ():
-        words = ["--config", f"{CONFIGS}/{options.env}.yaml", *ARMS[name].split(), *flags]
+    for name in (options.arms or arms_of(options.env)) if options.env else ():
+        words = [*words_of(name, options.env), *flags]
         record = run_arm(options.env, words, run_seed, options.replicas, options.episodes, first)
         record |= {"arm": name, "machine": machine()}
         print(_row(record), flush=True)
