@@ -95,12 +95,13 @@ def table(folder: Path) -> str:
     records.sort(key=lambda record: -float(record["judged"]["greedy"]["iqm"]))
     first = records[0]
     head = [
-        f"{first['env']}, continuous_actions=True, {first['replicas']} replicas, seed {first['seed']}, "
+        f"{first['env']}, continuous_actions=True, seed {first['seed']}, "
         f"{first['machine']}; final policies, {first['judged']['greedy']['episodes']} greedy episodes a replica; "
         "intervals over replicas and episodes",
         "",
-        "| arm | steps | return per agent, IQM [95 %] | worst | best during training | processor seconds a replica |",
-        "|---|---|---|---|---|---|",
+        "| arm | steps | replicas | return per agent, IQM [95 %] | worst | best during training "
+        "| processor seconds a replica |",
+        "|---|---|---|---|---|---|---|",
     ]
     text = "\n".join([*head, *map(_row, records)]) + "\n"
     (folder / "table.md").write_text(text)
@@ -112,10 +113,10 @@ def _row(record: dict[str, Any]) -> str:
     low, high = greedy["interval"]
     curve = np.array(record["curve"]["return"])
     best = f"{curve.mean(1).max():.2f}" if curve.size else ""
-    return (
-        f"| {record['arm']} | {record['steps'] / 1000:.3g}k | {greedy['iqm']:.2f} [{low:.2f}, {high:.2f}] "
-        f"| {min(greedy['returns']):.2f} | {best} | {record['processor'] / record['replicas']:.0f} |"
-    )
+    cells = [record["arm"], f"{round(record['steps'] / 1000):,}k", str(record["replicas"])]
+    cells += [f"{greedy['iqm']:.2f} [{low:.2f}, {high:.2f}]", f"{min(greedy['returns']):.2f}", best]
+    cells += [f"{record['processor'] / record['replicas']:.0f}"]
+    return f"| {' | '.join(cells)} |"
 
 
 def _parser() -> argparse.ArgumentParser:
