@@ -32,7 +32,7 @@ from torch import Tensor
 
 from benchmarks.gumbel.page import ROOT, meta
 from benchmarks.world_model import contests
-from benchmarks.world_model.sample_tasks import ARMS, EVALUATION_SEED, PICTURES, TASKS, Arm, Task, arms_of
+from benchmarks.world_model.sample_tasks import EVALUATION_SEED, TASKS, Arm, Task, arms_of
 from benchmarks.world_model.simulator_model import SimulatorModel
 from envs.streams import Stream
 from marl.cli.parse import parse
@@ -149,11 +149,17 @@ def updates(task: Task, arm: Arm) -> float:
     return task.updates if arm.updates is None else arm.updates
 
 
-def label(env_id: str, name: str) -> str:
-    """An arm in words."""
-    arm = arms_of(env_id)[name]
-    rate = updates(TASKS[env_id], arm)
-    return f"{arm.label}, {rate:g} update{'s' * (rate > 1)} a step"
+def labels(env_id: str, arms: dict[str, Any]) -> dict[str, str]:
+    """The arms of a record in words; whether actors are shared is the record's word, as configurations change."""
+    told = {}
+    for name, result in arms.items():
+        rate, shared = updates(TASKS[env_id], arms_of(env_id)[name]), result["share_actors"]
+        told[name] = f"{arms_of(env_id)[name].label}{', one actor for all' * shared}"
+        told[name] += f", {rate:g} update{'s' * (rate > 1)} a step"
+    twice = {text for text in told.values() if list(told.values()).count(text) > 1}
+    return {
+        name: f"{text}, {arms[name]['steps'][-1]:,} steps" if text in twice else text for name, text in told.items()
+    }
 
 
 # ------------------------------------------------------------------ what it comes to
@@ -176,6 +182,7 @@ def table(env_id: str, arms: dict[str, Any]) -> str:
     heads = [f"steps to {threshold:.2f}" for threshold in task.thresholds]
     lines = ["| arm | " + " | ".join(heads) + " | at the end | updates | CPU seconds per replica |"]
     lines.append("|---" * (len(heads) + 4) + "|")
+    words = labels(env_id, arms)
     for name, result in arms.items():
         cells = [
             _steps_words(steps_to(env_id, result, threshold), result["steps"][-1]) for threshold in task.thresholds
@@ -183,7 +190,7 @@ def table(env_id: str, arms: dict[str, Any]) -> str:
         last = measured(env_id, result["returns"][-1])
         cells.append(f"{np.median(last):.2f} ({min(last):.2f} to {max(last):.2f})")
         cells += [str(result["updates"]), f"{result['cpu_seconds'] / len(last):.0f}"]
-        lines.append(f"| {label(env_id, name)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {words[name]} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -200,6 +207,7 @@ def curves(env_id: str, arms: dict[str, Any]) -> Figure:
     """The median of every arm over environment steps, with the range of its replicas."""
     task = TASKS[env_id]
     figure, ax = plots.canvas(3.6 + 0.18 * len(arms))
+    words = labels(env_id, arms)
     for name, result in arms.items():
         again, place = divmod(tuple(arms_of(env_id)).index(name), len(plots.COLOURS))  # the same line in all figures
         colour, line = plots.COLOURS[place], ("-", "--", ":", "-.")[again]
@@ -207,7 +215,7 @@ def curves(env_id: str, arms: dict[str, Any]) -> Figure:
         steps = np.array(result["steps"])
         ax.fill_between(steps, values_TS.min(1), values_TS.max(1), color=colour, alpha=0.12, linewidth=0)
         middle = np.median(values_TS, axis=1)
-        ax.plot(steps, middle, line, color=colour, label=label(env_id, name), linewidth=1.6)
+        ax.plot(steps, middle, line, color=colour, label=words[name], linewidth=1.6)
     for threshold in task.thresholds:
         ax.axhline(threshold, color=plots.FAINT, linewidth=0.8, linestyle=":")
     ends = [float(np.median(measured(env_id, result["returns"][-1]))) for result in arms.values()]
@@ -239,7 +247,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--env", choices=tuple(TASKS), nargs="*", default=[name for name, task in TASKS.items() if not task.pictures]
     )
-    parser.add_argument("--arms", choices=(*ARMS, *PICTURES), nargs="*", help="default: all that a task has")
+    parser.add_argument(
+        "--arms",
+        choices=sorted({name for task in TASKS for name in arms_of(task)}),
+        nargs="*",
+        help="default: all that a task has",
+    )
     parser.add_argument("--replicas", type=int, default=5, help="of every arm (default 5)")
     parser.add_argument("--total-steps", type=int, help="of every arm (default: the task's times the arm's stretch)")
     parser.add_argument("--figures", action="store_true", help="draw what is there again, train nothing")
@@ -253,9 +266,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, arm in arms_of(env_id).items():
             if options.arms and name not in options.arms:
                 continue
-            print(f"{env_id}, {label(env_id, name)}", flush=True)
+            print(f"{env_id}, {name}: {arm.label}", flush=True)
             config = configuration(env_id, arm, FIRST_SEED, options.replicas, extra)
             result = run(env_id, arm, config, lambda text: print(text, flush=True))
+            result["share_actors"] = config.maddpg.share_actors
             result["flags"] = [*TASKS[env_id].flags, *arm.flags, *extra]
             numbers["tasks"].setdefault(env_id, {})[name] = result
             numbers["meta"] = meta("python -m benchmarks.sample_efficiency")

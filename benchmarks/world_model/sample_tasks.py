@@ -129,11 +129,11 @@ TASKS = {
     # best script of the same side; the mean of the sides
     "simple_adversary": Task(
         4000, 4.0, score, (0.6, 0.8),
-        (*_task_flags("0.75"), "--maddpg.share-actors", "true", "--maddpg.frames", "1"),
+        (*_task_flags("0.75"), *SEPARATE, "--maddpg.frames", "1"),
         scale=None, every=500, opponents={"adversaries": "direct", "good": "midpoint"},
     ),
     "simple_tag": Task(
-        4000, 2.0, score, (0.3, 0.5), (*_task_flags("0.9"), "--maddpg.share-actors", "true"), scale=None,
+        4000, 2.0, score, (0.3, 0.5), (*_task_flags("0.9"), *SEPARATE), scale=None,
         every=500, opponents={"adversaries": "flee", "good": "chase"},
     ),
     "torus": Task(  # no body, no distance: cells, of which opposite edges meet; a share of the 25 steps of an episode
@@ -174,19 +174,13 @@ ARMS = {
     "mlp": Arm("small model", (*IMAGINED, *ALONE)),
     "mlp_stored": Arm("small model, stored starts", (*IMAGINED, *ALONE, *STORED)),
     "mlp_through": Arm("small model, loss through it", (*IMAGINED, *THROUGH), updates=1.0, stretch=1.5),
-    "updates_1_shared": Arm("MADDPG, one actor for all", SHARED, updates=1.0, stretch=6.0),
-    "updates_1_short": Arm(  # its best known settings on spread
-        "MADDPG, one actor for all, gamma .75", (*SHARED, "--maddpg.gamma", "0.75"), updates=1.0, stretch=6.0
-    ),
-    "mlp_through_shared": Arm(
-        "small model, loss through it, one actor for all", (*IMAGINED, *THROUGH, *SHARED), updates=1.0, stretch=4.0
-    ),
+    "updates_1_short": Arm("MADDPG, gamma .75", ("--maddpg.gamma", "0.75"), updates=1.0, stretch=6.0),  # best on spread
+    "mlp_through_long": Arm("small model, loss through it", (*IMAGINED, *THROUGH), updates=1.0, stretch=4.0),
     "mlp_through_wide": Arm(  # where rewards are paid for touching, no model is right to .3 deviations
         "small model, loss through it, wide gate of rewards", (*IMAGINED, *THROUGH, *WIDE_REWARDS), 1.0, stretch=1.5
     ),
     "rssm": Arm("RSSM", (*RSSM, *UNTHROUGH), updates=1.0, stretch=1.5),
     "rssm_through": Arm("RSSM, loss through it", RSSM, updates=1.0, stretch=1.5),
-    "rssm_through_shared": Arm("RSSM, loss through it, one actor for all", (*RSSM, *SHARED), updates=1.0, stretch=1.5),
     "rssm_through_wide": Arm("RSSM, loss through it, wide gate of rewards", (*RSSM, *WIDE_REWARDS), 1.0, stretch=1.5),
     "rssm_state": Arm("RSSM, decoded from its state", (*RSSM, *STATE, *UNTHROUGH), updates=1.0, stretch=1.5),
     "rssm_state_through": Arm(
@@ -207,5 +201,9 @@ PICTURES = {
 
 
 def arms_of(name: str) -> dict[str, Arm]:
-    """The arms that a task has."""
-    return PICTURES if TASKS[name].pictures else ARMS
+    """The arms that a task has; where agents may share an actor and say so, every arm also with one for all."""
+    task = TASKS[name]
+    if task.pictures:
+        return PICTURES
+    shared = {f"{key}_shared": replace(arm, flags=(*arm.flags, *SHARED)) for key, arm in ARMS.items()}
+    return ARMS | shared if set(SEPARATE) <= set(task.flags) else ARMS

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from world_model_data import episodes
 
 from benchmarks.gumbel.page import ROOT
-from benchmarks.sample_efficiency import RESULTS, configuration, curves, ease, greedy_returns, reached, table
+from benchmarks.sample_efficiency import RESULTS, configuration, curves, ease, greedy_returns, labels, reached, table
 from benchmarks.world_model import prediction
 from benchmarks.world_model.prediction import steps_of
 from benchmarks.world_model.sample_tasks import EVALUATION_SEED, TASKS, arms_of
@@ -51,7 +53,7 @@ def test_table_and_figure_of_hand_made_runs() -> None:
     returns = [[-15.37] * 5, [-8.0] * 4 + [-15.37], [-7.46] * 4 + [-15.37]]
     result = {
         "steps": [500, 1000, 1500], "returns": [[value + lucky for value in row] for row in returns],
-        "updates": 7, "cpu_seconds": 10.0,
+        "updates": 7, "cpu_seconds": 10.0, "share_actors": False,
     }  # fmt: skip
     text = table("simple_speaker_listener", {"mlp": result})
     assert "| small model, 10 updates a step | 1,000 (1,000 to > 1,500) |" in text
@@ -75,12 +77,39 @@ def test_every_arm_is_a_valid_configuration(env_id: str, arm: str) -> None:
     assert config.num_replicas == 5
 
 
-@pytest.mark.parametrize("env_id", ["simple_reference", "simple_spread"])
+@pytest.mark.parametrize("env_id", ["simple_reference", "simple_spread", "simple_adversary", "simple_tag"])
 def test_one_actor_for_all_is_an_arm_of_its_own(env_id: str) -> None:
-    """Whatever the task's configuration ships: arms that are compared with one another differ in what they name."""
+    """Whatever the task's configuration ships."""
     for arm, chosen in arms_of(env_id).items():
-        shared = "one actor for all" in chosen.label
-        assert configuration(env_id, chosen, 100, 5).maddpg.share_actors == shared, arm
+        assert configuration(env_id, chosen, 100, 5).maddpg.share_actors == arm.endswith("_shared"), arm
+
+
+def test_arms_that_share_actors_alike_began_alike() -> None:
+    """Before the first update all arms of a task with the same networks play the same policies of five seeds."""
+    tasks = json.loads((RESULTS / "sample_efficiency.json").read_text(encoding="utf-8"))["tasks"]
+    for env_id, arms in tasks.items():
+        assert all(result["share_actors"] == name.endswith("_shared") for name, result in arms.items())
+        for shared in (True, False):
+            first = [result for result in arms.values() if result["share_actors"] == shared]
+            for result in first if TASKS[env_id].every <= 250 else ():
+                assert np.allclose(result["returns"][0], first[0]["returns"][0], atol=1e-2), env_id
+
+
+def test_rows_of_one_name_tell_their_lengths() -> None:
+    def row(steps: int, shared: bool) -> dict[str, Any]:
+        return {"steps": [steps], "share_actors": shared}
+
+    arms = {
+        "mlp_through": row(6, False),
+        "mlp_through_shared": row(6000, True),
+        "mlp_through_long_shared": row(9, True),
+    }
+    small = "small model, loss through it"
+    assert list(labels("simple_spread", arms).values()) == [
+        f"{small}, 1 update a step",
+        f"{small}, one actor for all, 1 update a step, 6,000 steps",
+        f"{small}, one actor for all, 1 update a step, 9 steps",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +117,7 @@ def test_one_actor_for_all_is_an_arm_of_its_own(env_id: str) -> None:
     [
         ("simple_speaker_listener", "mlp"),
         ("simple_reference", "mlp_through_shared"),
-        ("simple_spread", "mlp_through_shared"),
+        ("simple_spread", "mlp_through_long_shared"),
     ],
 )
 def test_settings_for_few_steps_are_those_of_the_published_row(env_id: str, arm: str) -> None:
