@@ -75,6 +75,7 @@ def compare(
     rounds: int,
     jax: str | None = None,
     agilerl: str | None = None,
+    continuous: bool = False,
 ) -> tuple[Results, dict[str, Any]]:
     """All contenders in all cases, and what is to be known about them.
 
@@ -83,16 +84,17 @@ def compare(
         replicas, batches: a case is one of each.
         rounds: that count.
         jax, agilerl: Pythons that have them.
+        continuous: with continuous moves, which the peers are not written for.
     """
     about: dict[str, Any] = {"machine": machine(), "python": platform.python_version(), "rounds": rounds}
-    about["difference of JAX"] = {}
+    about["difference of JAX"], about["continuous"] = {}, continuous
     results: Results = {}
     scripts = {"update_jax.py": jax, "update_agilerl.py": agilerl}
     workers = {script: Worker(python, script) for script, python in scripts.items() if python}
     with tempfile.TemporaryDirectory() as scratch:
         for count in replicas:
             for rows in batches:
-                case, name = Case(env_id, count, rows), f"{count}, {rows}"
+                case, name = Case(env_id, count, rows, continuous), f"{count}, {rows}"
                 contenders = case.contenders()
                 file = Path(scratch) / "case.json"
                 case.save(file)
@@ -112,7 +114,7 @@ def compare(
                 print(*table({name: results[name]}).splitlines()[2:], sep="\n", flush=True)
         for worker in workers.values():
             worker.close()
-    case = Case(env_id, 1, batches[0])
+    case = Case(env_id, 1, batches[0], continuous)
     sizes = {"actor": case.learner.actor, "critic": case.learner.critic}
     about["parameters"] = {name: module.mlp.flat.shape[2] for name, module in sizes.items()}
     return results, about
@@ -139,7 +141,8 @@ def ratio(seconds: dict[str, list[float]], name: str, base: str) -> float:
 
 def notes(about: dict[str, Any]) -> str:
     """Markdown: where it was measured, and what is not alike."""
-    remarks = [f"{about['machine']}, Python {about['python']}; medians of {about['rounds']} rounds.", DIFFERS]
+    remarks = [f"{about['machine']}, Python {about['python']}; medians of {about['rounds']} rounds."]
+    remarks += [] if about.get("continuous") else [DIFFERS]
     if "update_agilerl.py" in about:
         peer, own = about["update_agilerl.py"], about["parameters"]
         remarks.append(
@@ -162,6 +165,7 @@ def notes(about: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--env", default="simple_speaker_listener")
+    parser.add_argument("--continuous", action="store_true", help="with continuous moves; without peers")
     parser.add_argument("--jax", metavar="PYTHON", help="with JAX; without it those rows are missing")
     parser.add_argument("--agilerl", metavar="PYTHON", help="with AgileRL; without it that row is missing")
     parser.add_argument("--rounds", type=int, default=15)
@@ -169,14 +173,17 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[128, 256, 1024])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/update"))
     args = parser.parse_args()
+    if args.continuous and (args.jax or args.agilerl):
+        parser.error("--continuous: the peers are of discrete actions; leave --jax and --agilerl out")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # one core for all, peers included
     torch.set_num_threads(1)
     keep_freed_memory()
-    result, about = compare(args.env, args.replicas, args.batches, args.rounds, args.jax, args.agilerl)
+    result, about = compare(args.env, args.replicas, args.batches, args.rounds, args.jax, args.agilerl, args.continuous)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / f"{args.env}.json").write_text(json.dumps({"about": about, "cases": result}) + "\n")
-    (args.out / f"{args.env}.md").write_text(table(result) + "\n" + notes(about))
+    name = f"{args.env}{'_continuous' * args.continuous}"
+    (args.out / f"{name}.json").write_text(json.dumps({"about": about, "cases": result}) + "\n")
+    (args.out / f"{name}.md").write_text(table(result) + "\n" + notes(about))
     print(table(result) + "\n" + notes(about))
 
 

@@ -64,11 +64,12 @@ class Case:
         env_id: the task, whose shipped settings are taken.
         replicas: trained side by side.
         rows: the batch of each.
+        continuous: mpe2's continuous_actions=True; the other settings are those of the discrete task.
     """
 
-    def __init__(self, env_id: str, replicas: int, rows: int) -> None:
+    def __init__(self, env_id: str, replicas: int, rows: int, continuous: bool = False) -> None:
         settings = tuned(env_id).maddpg
-        env = envs.make(env_id, replicas * UPDATES)
+        env = envs.make(env_id, replicas * UPDATES, env_args={"continuous_actions": True} if continuous else None)
         env.reset(seed=0)
         if settings.frames > 1:
             raise SystemExit(f"{env_id} sees several frames: name another task")
@@ -92,7 +93,7 @@ class Case:
             one.use(name.removeprefix("explicit, "))
             source = copy.deepcopy(self.replay)
             results[name] = timed(lambda one=one, source=source: one.update_many(source, self.rows, UPDATES, PROGRESS))
-        if self.replicas == 1:
+        if self.replicas == 1 and not self.spec.continuous:
             eager = EagerMADDPG(self.widths, self.actions, self.rows, self.settings.hidden[0])
             results["eager loop"] = timed(lambda: [eager.update() for _ in range(UPDATES)])
         return results
