@@ -11,15 +11,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from benchmarks.competition.duels import Arena
+from benchmarks.world_model.sample_tasks import EVALUATION_SEED
 from marl.play.rollout import Player
-
-SEED = 2_000_000
 
 
 @functools.cache
 def arena(env: str, episodes: int) -> Arena:
     """Where the sides of `env` play these episodes; what scripts earn in it is played once."""
-    return Arena(env, episodes, SEED)
+    return Arena(env, episodes, EVALUATION_SEED)
 
 
 def scores(env: str, opponents: Mapping[str, str], players: Sequence[Player], episodes: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.competition.duels import Arena
 from benchmarks.sample_efficiency import configuration, side_scores
 from benchmarks.world_model import contests
-from benchmarks.world_model.sample_tasks import ARMS, TASKS
+from benchmarks.world_model.sample_tasks import ARMS, EVALUATION_SEED, TASKS
 from marl.learner.maddpg import MADDPG
 from marl.scripted.by_name import scripted
 
@@ -23,7 +23,7 @@ def earned(place: Arena, adversary: str, good: str) -> dict[str, float]:
 
 def test_random_play_is_nothing_and_the_best_fair_script_is_one() -> None:
     """Of each side against its own opponent, in these episodes; scripts that see the goal set no scale."""
-    players = [scripted("simple_adversary", name, seed=contests.SEED) for name in ("follow+planned", "random")]
+    players = [scripted("simple_adversary", name, seed=EVALUATION_SEED) for name in ("follow+planned", "random")]
     got = contests.scores("simple_adversary", OPPONENTS, players, EPISODES)
     assert got.shape == (2, 2)
     fair = ("midpoint", "follow", "midpoint_reflex", "follow_reflex", "random")

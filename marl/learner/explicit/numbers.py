@@ -63,6 +63,5 @@ class ExplicitNumbers:
         """Numbers [X, A, B], 0 at the entries of choices."""
         update = self._update
         outputs_SNHKB = outputs_XAB.view(update.S, update.N, -1, update.K, update.rows)
-        return (
-            self._numbers(outputs_SNHKB.permute(0, 1, 4, 2, 3), purpose).permute(0, 1, 3, 4, 2).reshape_as(outputs_XAB)
-        )
+        numbers_SNBHK = self._numbers(outputs_SNHKB.permute(0, 1, 4, 2, 3), purpose)
+        return numbers_SNBHK.permute(0, 1, 3, 4, 2).reshape_as(outputs_XAB)
