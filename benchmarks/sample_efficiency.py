@@ -109,8 +109,7 @@ def greedy_returns(task: Task, learner: MADDPG, replicas: int) -> Tensor:
 
 def side_scores(task: Task, learner: MADDPG, config: Config) -> np.ndarray:
     """Scores of both sides of every replica's greedy policies against scripts, float64 [S, sides]."""
-    spec = task.make(1).spec
-    players = [Policy(spec, config, flat_GP) for flat_GP in learner.actor.mlp.flat]
+    players = [Policy(learner.spec, config, flat_GP) for flat_GP in learner.actor.mlp.flat]
     return contests.scores(task.env, task.opponents, players, task.episodes)
 
 
@@ -150,12 +149,12 @@ def updates(task: Task, arm: Arm) -> float:
 
 
 def labels(env_id: str, arms: dict[str, Any]) -> dict[str, str]:
-    """The arms of a record in words; whether actors are shared is the record's word, as configurations change."""
+    """The arms of a record in words; those of one name with their steps."""
     told = {}
-    for name, result in arms.items():
-        rate, shared = updates(TASKS[env_id], arms_of(env_id)[name]), result["share_actors"]
-        told[name] = f"{arms_of(env_id)[name].label}{', one actor for all' * shared}"
-        told[name] += f", {rate:g} update{'s' * (rate > 1)} a step"
+    for name in arms:
+        arm = arms_of(env_id)[name]
+        rate = updates(TASKS[env_id], arm)
+        told[name] = f"{arm.label}, {rate:g} update{'s' * (rate > 1)} a step"
     twice = {text for text in told.values() if list(told.values()).count(text) > 1}
     return {
         name: f"{text}, {arms[name]['steps'][-1]:,} steps" if text in twice else text for name, text in told.items()
@@ -269,7 +268,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{env_id}, {name}: {arm.label}", flush=True)
             config = configuration(env_id, arm, FIRST_SEED, options.replicas, extra)
             result = run(env_id, arm, config, lambda text: print(text, flush=True))
-            result["share_actors"] = config.maddpg.share_actors
             result["flags"] = [*TASKS[env_id].flags, *arm.flags, *extra]
             numbers["tasks"].setdefault(env_id, {})[name] = result
             numbers["meta"] = meta("python -m benchmarks.sample_efficiency")

@@ -101,11 +101,6 @@ def share_of(most: float) -> Callable[[str, float], float]:
     return share
 
 
-def score(_env_id: str, value: float) -> float:
-    """Of both sides of a competitive task: measured already (contests.py)."""
-    return value
-
-
 _PISTONBALL = (
     *("--maddpg.actor-lr", "3e-3", "--maddpg.critic-lr", "3e-3", "--maddpg.gamma", "0.9", "--maddpg.tau", "0.02"),
     *("--maddpg.batch-size", "32", "--maddpg.hidden", "64", "64", "--num-envs", "4", "--maddpg.team-reward", "true"),
@@ -125,15 +120,15 @@ TASKS = {
         2500, 10.0, anchors.gain, (0.4, 0.5), _task_flags("0.7", "3"),
         "speaker_listener_variant", {"delay": 2, "noise": 0.1}, "simple_speaker_listener",
     ),
-    # both sides learn against each other, and are measured against scripts: 0 as much as random play, 1 as much as the
-    # best script of the same side; the mean of the sides
+    # both sides learn against each other, and are measured against scripts (contests.py): 0 as much as random play, 1
+    # as much as the best script of the same side; the mean of the sides
     "simple_adversary": Task(
-        4000, 4.0, score, (0.6, 0.8),
+        4000, 4.0, share_of(1.0), (0.6, 0.8),
         (*_task_flags("0.75"), *SEPARATE, "--maddpg.frames", "1"),
         scale=None, every=500, opponents={"adversaries": "direct", "good": "midpoint"},
     ),
     "simple_tag": Task(
-        4000, 2.0, score, (0.3, 0.5), (*_task_flags("0.9"), *SEPARATE), scale=None,
+        4000, 2.0, share_of(1.0), (0.3, 0.5), (*_task_flags("0.9"), *SEPARATE), scale=None,
         every=500, opponents={"adversaries": "flee", "good": "chase"},
     ),
     "torus": Task(  # no body, no distance: cells, of which opposite edges meet; a share of the 25 steps of an episode
@@ -205,5 +200,9 @@ def arms_of(name: str) -> dict[str, Arm]:
     task = TASKS[name]
     if task.pictures:
         return PICTURES
-    shared = {f"{key}_shared": replace(arm, flags=(*arm.flags, *SHARED)) for key, arm in ARMS.items()}
-    return ARMS | shared if set(SEPARATE) <= set(task.flags) else ARMS
+    if SEPARATE[0] not in task.flags:
+        return ARMS
+    return ARMS | {
+        f"{key}_shared": replace(arm, label=f"{arm.label}, one actor for all", flags=(*arm.flags, *SHARED))
+        for key, arm in ARMS.items()
+    }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +52,7 @@ def test_table_and_figure_of_hand_made_runs() -> None:
     returns = [[-15.37] * 5, [-8.0] * 4 + [-15.37], [-7.46] * 4 + [-15.37]]
     result = {
         "steps": [500, 1000, 1500], "returns": [[value + lucky for value in row] for row in returns],
-        "updates": 7, "cpu_seconds": 10.0, "share_actors": False,
+        "updates": 7, "cpu_seconds": 10.0,
     }  # fmt: skip
     text = table("simple_speaker_listener", {"mlp": result})
     assert "| small model, 10 updates a step | 1,000 (1,000 to > 1,500) |" in text
@@ -88,23 +87,15 @@ def test_arms_that_share_actors_alike_began_alike() -> None:
     """Before the first update all arms of a task with the same networks play the same policies of five seeds."""
     tasks = json.loads((RESULTS / "sample_efficiency.json").read_text(encoding="utf-8"))["tasks"]
     for env_id, arms in tasks.items():
-        assert all(result["share_actors"] == name.endswith("_shared") for name, result in arms.items())
         for shared in (True, False):
-            first = [result for result in arms.values() if result["share_actors"] == shared]
+            first = [result for name, result in arms.items() if name.endswith("_shared") == shared]
             for result in first if TASKS[env_id].every <= 250 else ():
                 assert np.allclose(result["returns"][0], first[0]["returns"][0], atol=1e-2), env_id
 
 
 def test_rows_of_one_name_tell_their_lengths() -> None:
-    def row(steps: int, shared: bool) -> dict[str, Any]:
-        return {"steps": [steps], "share_actors": shared}
-
-    arms = {
-        "mlp_through": row(6, False),
-        "mlp_through_shared": row(6000, True),
-        "mlp_through_long_shared": row(9, True),
-    }
-    small = "small model, loss through it"
+    small, key = "small model, loss through it", "mlp_through"
+    arms = {key: {"steps": [6]}, f"{key}_shared": {"steps": [6000]}, f"{key}_long_shared": {"steps": [9]}}
     assert list(labels("simple_spread", arms).values()) == [
         f"{small}, 1 update a step",
         f"{small}, one actor for all, 1 update a step, 6,000 steps",
