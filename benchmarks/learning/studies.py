@@ -57,7 +57,7 @@ ABLATIONS: dict[str, str] = {
     "shared_actors": "--maddpg.share-actors true",
     "independent_critics": "--maddpg.independent-critics true",
     "joint_critics": "--maddpg.independent-critics false",
-    "set_critics": "--maddpg.independent-critics false --maddpg.critic sets",
+    "factored_critics": "--maddpg.independent-critics false --maddpg.critic factored --maddpg.team-reward true",
     "no_logit_penalty": "--maddpg.logit-penalty 0",
 }
 ESTIMATORS: dict[str, str] = {

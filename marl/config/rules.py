@@ -111,23 +111,21 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("maddpg.critic", "maddpg.independent_critics"),
-        lambda c: c.maddpg.critic == "sets" and c.maddpg.independent_critics,
+        lambda c: c.maddpg.critic == "factored" and c.maddpg.independent_critics,
         lambda c: (
-            "maddpg.critic sets is a way to see the other agents, whom maddpg.independent_critics do not see; expected "
-            "one of the two"
+            "maddpg.critic factored adds up what all agents of a team see, of whom maddpg.independent_critics see one; "
+            "expected one of the two"
         ),
+    ),
+    Rule(
+        ("maddpg.critic", "maddpg.team_reward"),
+        lambda c: c.maddpg.critic == "factored" and not c.maddpg.team_reward,
+        lambda c: "maddpg.critic factored is the value of a team's reward; expected maddpg.team_reward true with it",
     ),
     Rule(
         ("maddpg.critic", "maddpg.recurrent"),
-        lambda c: c.maddpg.critic == "sets" and c.maddpg.recurrent,
-        lambda c: "maddpg.critic sets has no memory; expected maddpg.critic joint with maddpg.recurrent",
-    ),
-    Rule(
-        ("maddpg.critic", "maddpg.hidden"),
-        lambda c: c.maddpg.critic == "sets" and not c.maddpg.hidden,
-        lambda c: (
-            "maddpg.critic sets embeds agents in the first hidden layer; expected at least one width in maddpg.hidden"
-        ),
+        lambda c: c.maddpg.critic == "factored" and c.maddpg.recurrent,
+        lambda c: "maddpg.critic factored has no memory; expected maddpg.critic joint with maddpg.recurrent",
     ),
     Rule(
         ("maddpg.recurrent", "distributed"),

@@ -91,9 +91,9 @@ class MADDPGConfig:
     """Rewards summed before the bootstrap."""
     share_actors: bool = False
     """Interchangeable agents (same name prefix, team and sizes) share one actor."""
-    critic: Literal["joint", "sets"] = "joint"
-    """How a critic sees the others: in one row, or as sets of interchangeable agents, in any order (deep sets; whether
-    it pays is not measured yet)."""
+    critic: Literal["joint", "factored"] = "joint"
+    """A critic's value: of everybody's observation and action in one row, or the sum of a value of each agent's own,
+    which interchangeable agents that share an actor share too (value decomposition)."""
     independent_critics: bool = False
     """Critics see their own agent's observation and action only (IDDPG): the ablation of the central critic."""
     team_reward: bool = False

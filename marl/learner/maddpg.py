@@ -34,7 +34,7 @@ from marl.learner.explicit.update import ExplicitUpdate
 from marl.learner.interfaces import ActorLoss, UpdateShare
 from marl.learner.moments import Moments
 from marl.learner.networks.actor_critic import Actor, Critic, joint_rows
-from marl.learner.networks.set_critic import SetCritic
+from marl.learner.networks.factored_critic import FactoredCritic
 from marl.learner.pictures.networks import PictureActor, PictureCritic
 from marl.learner.schedules import Schedules
 
@@ -79,11 +79,12 @@ class MADDPG:
             return Stream(seed, f"maddpg/{name}", replicas, device)
 
         norm, hidden = config.layer_norm, config.hidden
-        critic = SetCritic if config.critic == "sets" else self.critic_type
+        factored = config.critic == "factored"
+        critic = FactoredCritic if factored else self.critic_type
         kinds = (PictureActor, PictureCritic) if spec.picture else (self.actor_type, critic)
         self.actor = kinds[0](spec, hidden, norm, stream("actor"), config.share_actors)
-        critics = 1 + config.twin_critics
-        self.critic = kinds[1](spec, hidden, norm, stream("critic"), critics, config.independent_critics)
+        critics, option = 1 + config.twin_critics, config.share_actors if factored else config.independent_critics
+        self.critic = kinds[1](spec, hidden, norm, stream("critic"), critics, option)
         self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.schedules = Schedules(config, self.device)
@@ -357,6 +358,8 @@ class MADDPG:
         (gradient,) = torch.autograd.grad(loss, flat_SGP)
         if self._share is not None:
             gradient = self._share.mean(gradient)
+        if isinstance(module, FactoredCritic):
+            module.copies.average(gradient)
         norm_SG: Tensor = torch.linalg.vector_norm(gradient, dim=2)
         self.finite.watch(name, norm_SG, self.updates)
         scale_SG = (self.config.max_grad_norm / (norm_SG + 1e-6)).clamp(max=1.0)

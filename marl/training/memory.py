@@ -38,8 +38,8 @@ def refuse_pictures(env: BatchedEnv, config: Config) -> None:
             "maddpg.recurrent has no convolutions for observations that are pictures; expected recurrent false, with "
             "maddpg.frames 3 where one picture shows too little."
         )
-    if env.spec.picture and config.maddpg.critic == "sets":
-        raise UserError("maddpg.critic sets has no convolutions for observations that are pictures; expected joint.")
+    if env.spec.picture and config.maddpg.critic == "factored":
+        raise UserError("maddpg.critic factored has no convolutions for pictures; expected joint.")
     if config.flatten_pictures or env.spec.picture:
         return
     for name, shape in (env.reader.pictures() if env.reader is not None else {}).items():
@@ -70,11 +70,6 @@ def parts(config: Config, spec: EnvSpec, replicas: int) -> dict[str, int]:
         row -= round(1.5 * n * look.pixels)  # two pictures as bytes, not as float32
     weights = n * _weights((read, *learner.hidden, a)) + critics * _weights((n * (read + a), *learner.hidden, 1))
     weights += (n + critics) * eye
-    if learner.critic == "sets":
-        width, *behind = learner.hidden
-        seen = max(spec.kinds) + 2  # an embedding for every kind of agents and one for itself
-        weights = n * _weights((o, *learner.hidden, a))
-        weights += critics * (seen * _weights((o + a, width)) + _weights((seen * width, *behind, 1)))
     if learner.recurrent:
         *below, width = learner.hidden
         row += sum(further_widths(spec, n + critics, width).values())

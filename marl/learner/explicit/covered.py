@@ -17,8 +17,6 @@ def covers(spec: EnvSpec, config: MADDPGConfig, device: torch.device) -> str | N
         return "observations are pictures"
     if config.recurrent:
         return "networks are recurrent"
-    if config.critic == "sets":
-        return "critics see sets of agents"
     unknown = sorted({config.estimator, config.message_estimator or config.estimator} - set(ESTIMATORS))
     if unknown:
         return f"it has no gradient for the estimator {unknown[0]}"

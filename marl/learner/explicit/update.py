@@ -30,6 +30,7 @@ from marl.learner.explicit.measures import actor_metrics, critic_metrics
 from marl.learner.explicit.numbers import ExplicitNumbers
 from marl.learner.explicit.perceptrons import Backward, Layers, Pass
 from marl.learner.interfaces import further_gradient
+from marl.learner.networks.factored_critic import FactoredCritic
 from marl.learner.population.members import picked, pooled
 from marl.learner.spec_tensors import corrected_routes
 
@@ -121,6 +122,9 @@ class ExplicitUpdate:
         grad = self.critic_back.grad[0].view(C, S, N * W, B).transpose(2, 3)
         into = self.critic_grads.weights[0].unflatten(0, (C, S))
         self.first_gradients = [(self.joint[0], grad[c], into[c]) for c in range(C)]
+        self.factored = learner.critic if isinstance(learner.critic, FactoredCritic) else None
+        rest = [w.unflatten(0, (-1, N)).flatten(2) for w in self.critic_grads.weights[1:]]
+        self.copies = into.unflatten(3, (N, W)), rest
         # an agent's own action: its rows of the first layer
         rows_SDZ = self.critics.weights[0][:S, N * width : D].unflatten(1, (N, A)).unflatten(3, (N, W))
         self.own_rows = rows_SDZ.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)  # a view [S, N, A, W]
@@ -252,11 +256,17 @@ class ExplicitUpdate:
         for weight, x, out in self.first_products:
             torch.bmm(weight, x, out=out)
         self.both_pass.forward(self.critic_weights)
+        if self.factored is not None:
+            self.all_values.copy_(torch.matmul(self.factored.sum_NN, self.all_values))
         form.error(b["all_values"], b["reward"], b["discount"], b["weight"], b["error"])
         metrics = {} if measured is None else critic_metrics(self)
+        if self.factored is not None:  # every term of a sum has its gradient
+            self.error.copy_(torch.matmul(self.factored.sum_NN, self.error))
         self.critic_back(self.critic_slope)
         for x, grad, out in self.first_gradients:
             torch.bmm(x, grad, out=out)
+        if self.factored is not None:
+            self.factored.copies.average_layers(*self.copies)
         self._step("critic")
         if measured is not None:
             metrics["critic/grad_norm"] = self.norms["critic"].unflatten(1, (-1, N)).mean(1)

@@ -31,10 +31,9 @@ def refused(*argv: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("setting", [{"recurrent": True}, {"critic": "sets"}])
-def test_a_recurrent_network_and_an_embedding_need_a_hidden_layer(setting: dict[str, Any]) -> None:
+def test_a_recurrent_network_needs_a_hidden_layer() -> None:
     with pytest.raises(UserError, match=r"expected at least one width in maddpg.hidden"):
-        from_dict({"env": "simple", "maddpg": {**setting, "hidden": []}})
+        from_dict({"env": "simple", "maddpg": {"recurrent": True, "hidden": []}})
 
 
 def test_windows_without_recurrent_networks_are_remarked(capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,8 +183,9 @@ def test_no_environment_lists_the_tasks() -> None:
         (["--env", "simple", "--num-envs", "8", "--total-steps", "7"], "total_steps 7 is less than num_envs 8"),
         (["--env", "simple", "--maddpg.frames", "0"], "got 0; expected a whole number, at least 1"),
         (["--env", "simple", "--maddpg.frames", "2", "--world-model"], "expected frames 1 with it"),
-        (["--env", "simple", "--maddpg.critic", "sets", "--maddpg.independent-critics"], "expected one of the two"),
-        (["--env", "simple", "--maddpg.critic", "sets", "--maddpg.recurrent"], "expected maddpg.critic joint"),
+        (["--env", "simple", "--maddpg.critic", "factored", "--maddpg.independent-critics"], "expected one of the two"),
+        (["--env", "simple", "--maddpg.critic", "factored", "--maddpg.recurrent"], "expected maddpg.critic joint"),
+        (["--env", "simple", "--maddpg.critic", "factored"], "expected maddpg.team_reward true with it"),
         (["--env", "simple", "--maddpg.recurrent", "--world-model"], "expected recurrent false with it"),
         (["--env", "simple", "--maddpg.recurrent", "--distributed", "data"], "expected distributed replicas"),
         (["--env", "simple", "--maddpg.recurrent", "--maddpg.batch-size", "15"], "room for at least one window"),

@@ -25,7 +25,6 @@ def test_what_is_not_covered_is_told() -> None:
         ({"estimator": "reinmax", "message_estimator": "gapped"}, "the estimator gapped"),
         ({"other_actions": "current"}, "other_actions"),
         ({"listening_bonus": 1.0}, "listening"),
-        ({"critic": "sets"}, "sets of agents"),
     ):
         reason = covers(spec, MADDPGConfig(**options), cpu)
         assert reason is not None and word in reason

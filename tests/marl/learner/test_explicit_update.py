@@ -60,6 +60,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "twins": {"twin_critics": True, "actor_delay": 2},
     "independent": {"independent_critics": True},
     "independent twins": {"independent_critics": True, "twin_critics": True},
+    "factored": {"critic": "factored", "team_reward": True, "share_actors": True},
+    "factored twins": {"critic": "factored", "team_reward": True, "twin_critics": True, "hidden": (10, 7)},
     "clipped": {"max_grad_norm": 0.01},
     "shared": {"share_actors": True},
 }

@@ -238,7 +238,7 @@ OPTIONS = [
     {"target_action": "argmax"},
     {"other_actions": "current"},
     {"independent_critics": True},
-    {"critic": "sets"},
+    {"critic": "factored", "team_reward": True},
     {"team_reward": True},
     {"communication_correction": False},
     {"signalling_bonus": 1.0},

@@ -41,7 +41,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "maddpg.independent_critics": True,
         "maddpg.target_action": "argmax",
     },
-    "frames": {"env": "simple_adversary", "maddpg.frames": 2, "maddpg.critic": "sets"},
+    "frames": {
+        "env": "simple_adversary",
+        "maddpg.frames": 2,
+        "maddpg.critic": "factored",
+        "maddpg.team_reward": True,
+        "maddpg.share_actors": True,
+    },
     "pool": {
         "env": "simple_crypto",
         "num_replicas": 2,

@@ -31,6 +31,7 @@ ESTIMATORS = (
     "gumbel_soft", "gumbel_st", "straight_through", "rao_blackwell", "gapped", "reinmax", "reinforce", "exact",
 )  # fmt: skip
 RECURRENT = {"maddpg.recurrent": True, "maddpg.window": 4, "maddpg.burn_in": 3}
+FACTORED = {"maddpg.critic": "factored", "maddpg.team_reward": True, "maddpg.share_actors": True}
 TWO_HEADS = {"env": "simple_reference"}
 LEARNER: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -46,7 +47,7 @@ LEARNER: dict[str, dict[str, Any]] = {
     "recurrent, small replay": {**RECURRENT, "replay.capacity": 60, "maddpg.burn_in": 0},
     "recurrent and everything": {**TWO_HEADS, **MANY_OPTIONS, **RECURRENT, "maddpg.frames": 2},
     "recurrent, one layer": {**RECURRENT, "maddpg.hidden": (6,), "env": "simple_world_comm"},
-    "set critics": {"env": "simple_world_comm", "maddpg.critic": "sets", "maddpg.twin_critics": True},
+    "factored critics": {"env": "simple_world_comm", **FACTORED, "maddpg.twin_critics": True},
     "iddpg": {"maddpg.independent_critics": True},
     "team_reward": {"env": "simple_tag", "maddpg.team_reward": True},
     "argmax targets": {"maddpg.target_action": "argmax"},
