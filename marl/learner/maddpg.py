@@ -27,7 +27,7 @@ from marl.learner import losses, relaxation, spec_tensors
 from marl.learner.bonuses import bonuses
 from marl.learner.continuous import STREAMS, Numbers
 from marl.learner.diagnostics.finite_gradients import FiniteGradients
-from marl.learner.diagnostics.policy_metrics import policy_metrics
+from marl.learner.diagnostics.policy_metrics import gradient_norms, policy_metrics
 from marl.learner.explicit.covered import covers
 from marl.learner.explicit.kernels import select
 from marl.learner.explicit.update import ExplicitUpdate
@@ -304,12 +304,12 @@ class MADDPG:
         norm_SG = self._step(loss_SCN.sum(), self.critic, self.moments["critic"].optimiser, "critic")
         if not measure:
             return {}
-        return {
+        metrics = {
             "critic/loss": loss_SCN.detach().mean(1),
             "critic/q": q_SCNB.detach().mean((1, 3)),
             "critic/target": target_SNB.mean(-1),
-            "critic/grad_norm": norm_SG.unflatten(1, (-1, self.spec.num_agents)).mean(1),
         }
+        return metrics | gradient_norms("critic", norm_SG, loss_SCN.shape[1], self.spec.num_agents)
 
     def update_actor(self, batch: Batch, measure: bool) -> dict[str, Tensor]:
         cfg, mask = self.config, self._mask(batch.mask)
@@ -344,8 +344,7 @@ class MADDPG:
         if not measure:
             return {}
         metrics = {"actor/loss": loss_SN.detach(), "actor/logits": penalty_SN.detach().sqrt()}
-        if norm_SG.shape[1] == self.spec.num_agents:
-            metrics["actor/grad_norm"] = norm_SG
+        metrics |= gradient_norms("actor", norm_SG, 1, self.spec.num_agents)
         return metrics | policy_metrics(self.spec, logits.detach(), mask)
 
     def _bonuses(self, batch: Batch, logits: Tensor) -> Tensor:
@@ -358,8 +357,6 @@ class MADDPG:
         (gradient,) = torch.autograd.grad(loss, flat_SGP)
         if self._share is not None:
             gradient = self._share.mean(gradient)
-        if isinstance(module, FactoredCritic):
-            module.copies.average(gradient)
         norm_SG: Tensor = torch.linalg.vector_norm(gradient, dim=2)
         self.finite.watch(name, norm_SG, self.updates)
         scale_SG = (self.config.max_grad_norm / (norm_SG + 1e-6)).clamp(max=1.0)

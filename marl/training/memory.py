@@ -70,6 +70,9 @@ def parts(config: Config, spec: EnvSpec, replicas: int) -> dict[str, int]:
         row -= round(1.5 * n * look.pixels)  # two pictures as bytes, not as float32
     weights = n * _weights((read, *learner.hidden, a)) + critics * _weights((n * (read + a), *learner.hidden, 1))
     weights += (n + critics) * eye
+    if learner.critic == "factored":
+        terms = max(spec.kinds) + 1 if learner.share_actors else n
+        weights = n * _weights((o, *learner.hidden, a)) + critics * terms // n * _weights((o + a, *learner.hidden, 1))
     if learner.recurrent:
         *below, width = learner.hidden
         row += sum(further_widths(spec, n + critics, width).values())

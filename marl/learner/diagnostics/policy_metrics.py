@@ -33,3 +33,10 @@ def policy_metrics(spec: EnvSpec, logits_SNBHK: Tensor, mask: Tensor) -> dict[st
             if head.is_message:
                 metrics[f"message_usage/{agent.name}/{head.name}"] = usage_SNH[:, n, h]
     return metrics
+
+
+def gradient_norms(name: str, norm_SG: Tensor, sets: int, agents: int) -> dict[str, Tensor]:
+    """{name/grad_norm: [S, N]}, the mean over `sets` of networks; nothing where agents share networks."""
+    if norm_SG.shape[1] != sets * agents:
+        return {}
+    return {f"{name}/grad_norm": norm_SG.unflatten(1, (sets, agents)).mean(1)}

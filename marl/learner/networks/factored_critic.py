@@ -6,17 +6,16 @@ The sum is regressed on the team's reward, and an agent's actor follows the grad
 agents earn is told by their terms and is no noise of this agent's: where rewards are events in which single agents have
 a part and for which all are paid (`collect_treasure`), that is what a critic of one's own observation cannot know, and
 what a critic of the joint row has to find among everybody's observations. With shared actors, interchangeable agents
-share f too: their copies of its parameters begin equal and learn from the mean of their gradients, so that a
-transition teaches it once for every agent. A reward that is not a sum of what agents see each by themselves (who covers
-which landmark) is more than such a critic can tell.
+share f too, so that a transition teaches it once for every agent. A reward that is no sum of what agents see each by
+themselves (who covers which landmark) is more than such a critic can tell.
 
 Source: value decomposition, Sunehag et al. 2018 (VDN, arXiv 1706.05296), section 3; in the critic of a deterministic
 policy gradient, Peng et al. 2021 (FACMAC, arXiv 2003.06709), section 3.1.
 Differs from source: no mixing network; a sum for every team; the actions of others in the actor loss are the replay's,
-of which the gradient of a sum does not depend; sharing by kind (`EnvSpec.kinds`) and not by an index in the input.
+on which the gradient of a sum does not depend; shared by kind (`EnvSpec.kinds`), not by an index in the input.
 
-Shape suffixes: S replicas, C critics, N agents, B batch, D joint input, I inputs of a layer with the bias, Z its
-outputs, P parameters of one critic.
+Shape suffixes: S replicas, C critics, N agents, X agents of all replicas, B batch, D joint input, O observation,
+A action, P parameters of a term, G terms of one critic.
 """
 
 from __future__ import annotations
@@ -24,22 +23,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from envs.spec import EnvSpec
 from envs.streams import Stream
-from marl.learner.networks.actor_critic import Critic
+from marl.learner.networks import grouped_mlp as grouped
+from marl.learner.networks.actor_critic import Critic, GroupedMLP, OwnActionValue
 
 
 class FactoredCritic(Critic):
     """C critics per agent, each the sum of what the agents of its team add; `Critic`'s interface.
 
-    `own_action` gives an agent's own term alone: what the others add is a constant of its action.
-
     Args:
         spec, hidden, layer_norm, stream, num_critics: as of `Critic`.
-        shared: interchangeable agents share their term's parameters.
+        shared: interchangeable agents share their term.
     """
+
+    mlp: GroupedMLP
 
     def __init__(
         self,
@@ -50,81 +50,46 @@ class FactoredCritic(Critic):
         num_critics: int = 1,
         shared: bool = False,
     ) -> None:
-        super().__init__(spec, hidden, layer_norm, stream, num_critics, independent=True)
+        nn.Module.__init__(self)  # no perceptron of the joint row
+        self.num_critics, self.num_agents, self.action_size = num_critics, spec.num_agents, spec.action_size
+        kinds = spec.kinds if shared else tuple(range(spec.num_agents))
+        self.terms = max(kinds) + 1  # of one critic
+        owners = [spec.agents[kinds.index(kind)] for kind in range(self.terms)]
+        widths = [agent.obs_size + agent.choices for agent in owners]
+        sizes = (spec.obs_size + spec.action_size, *hidden, 1)
+        self.mlp = GroupedMLP(sizes, num_critics * self.terms, layer_norm, stream, widths * num_critics)
+        self.seen_GP = None
         device = self.mlp.flat.device
+        self.term_N = torch.tensor(kinds, device=device)
         self.sum_NN = torch.eye(spec.num_agents, device=device)
         for team in spec.teams:
-            self.sum_NN[list(team)] = 0.0
             for agent in team:
                 self.sum_NN[agent, list(team)] = 1.0
-        kinds = spec.kinds if shared else tuple(range(spec.num_agents))
-        self.copies = Copies(kinds, (spec.obs_size, spec.action_size), self.mlp.sizes[1], device)
-        self.copies.begin(self.mlp.flat.detach())
+
+    def flat(self) -> Tensor:
+        """Parameters [S, C * N, P] of every agent's term in every critic."""
+        by_critic_SCGP = self.mlp.flat.unflatten(1, (self.num_critics, self.terms))
+        parameters: Tensor = by_critic_SCGP.index_select(2, self.term_N).flatten(1, 2)
+        return parameters
 
     def forward(self, joint_SBD: Tensor) -> Tensor:
         """Values [S, C, N, B] of joint rows [S, B, D]: all observations, then all action one-hots."""
-        return torch.matmul(self.sum_NN, super().forward(joint_SBD))
+        own = self._own(joint_SBD)
+        rows = own.unsqueeze(1).expand(-1, self.num_critics, -1, -1, -1).flatten(0, 2)
+        terms = grouped.run(rows, self.mlp.prepare(self.flat()), self.mlp.layer_norm)
+        return torch.matmul(self.sum_NN, terms.view(-1, self.num_critics, self.num_agents, joint_SBD.shape[1]))
 
+    @torch.no_grad()
+    def own_action(self, joint_SBD: Tensor) -> OwnActionValue:
+        """An agent's own term in the first critic as a function of its action: what the others add is a constant."""
+        weight, bias, *tail = self.mlp.prepare(self.flat()[:, : self.num_agents])
+        seen = self._own(joint_SBD).flatten(0, 1)[:, : -self.action_size]
+        constant = torch.baddbmm(bias, weight[..., : -self.action_size], seen)
+        parameters = (weight[..., -self.action_size :], constant, *tail)
+        return OwnActionValue((len(joint_SBD), self.num_agents), parameters, self.mlp.layer_norm)
 
-class Copies:
-    """Parameters of joint rows' perceptrons of which those of one kind are copies.
-
-    A copy reads its own agent's part of the joint row where the first of its kind reads its own: the two parts are
-    exchanged.
-
-    Args:
-        kinds: of every agent.
-        widths: of an agent's observation and action in the joint row.
-        outputs: of the first layer.
-        device: where the parameters are.
-    """
-
-    def __init__(self, kinds: Sequence[int], widths: Sequence[int], outputs: int, device: torch.device) -> None:
-        count, self.outputs = len(kinds), outputs
-        kind_N = torch.tensor(kinds, device=device)
-        same_NN = (kind_N[:, None] == kind_N).to(torch.float32)
-        self.mean_NN = same_NN / same_NN.sum(1, keepdim=True)
-        first = [kinds.index(kind) for kind in kinds]
-        self.first_NN = torch.eye(count, device=device)[first]
-        self.alone = max(kinds) + 1 == count
-        self.agent_N = torch.arange(count, device=device)
-        columns = [_exchanged(n, first[n], widths, count) for n in range(count)]
-        self.row_IN = torch.tensor(columns, device=device).T.contiguous()
-
-    def begin(self, flat_SGP: Tensor) -> None:
-        """Give every copy the parameters of the first of its kind, in place."""
-        self._mix(*self._parts(flat_SGP), self.first_NN)
-
-    def average(self, gradient_SGP: Tensor) -> None:
-        """Replace gradients by their means over the copies, in place."""
-        self._mix(*self._parts(gradient_SGP), self.mean_NN)
-
-    def average_layers(self, first: Tensor, rest: Sequence[Tensor]) -> None:
-        """As `average`, of the first layer [..., I, N, Z] and of all others [..., N, any]."""
-        self._mix(first, rest, self.mean_NN)
-
-    def _parts(self, flat_SGP: Tensor) -> tuple[Tensor, list[Tensor]]:
-        by_agent_SCNP = flat_SGP.unflatten(1, (-1, len(self.agent_N)))
-        first, rest = by_agent_SCNP.tensor_split([len(self.row_IN) * self.outputs], dim=3)
-        return first.unflatten(3, (-1, self.outputs)).transpose(2, 3), [rest]
-
-    def _mix(self, first: Tensor, rest: Sequence[Tensor], weight_NN: Tensor) -> None:
-        if self.alone:
-            return
-        exchanged = first[..., self.row_IN, self.agent_N, :]
-        first[..., self.row_IN, self.agent_N, :] = torch.matmul(weight_NN, exchanged)
-        for part in rest:
-            part.copy_(torch.matmul(weight_NN, part))
-
-
-def _exchanged(agent: int, first: int, widths: Sequence[int], count: int) -> list[int]:
-    """Rows of the first layer of an agent's perceptron, in the order in which the first of its kind has them."""
-    stands_for = {first: agent, agent: first}
-    rows: list[int] = []
-    start = 0
-    for width in widths:
-        for n in range(count):
-            begin = start + stands_for.get(n, n) * width
-            rows += range(begin, begin + width)
-        start += count * width
-    return [*rows, start]  # and the bias
+    def _own(self, joint_SBD: Tensor) -> Tensor:
+        """Every agent's own observation and action, [S, N, O + A, B]."""
+        seen = joint_SBD.shape[2] - self.num_agents * self.action_size
+        parts = [x.unflatten(2, (self.num_agents, -1)) for x in (joint_SBD[..., :seen], joint_SBD[..., seen:])]
+        return torch.cat(parts, dim=3).permute(0, 2, 3, 1)

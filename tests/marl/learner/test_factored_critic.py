@@ -1,7 +1,7 @@
-"""Critics of teams that are sums: the formula, who shares a term, the gradient of a shared one, and what they tell.
+"""Critics of teams that are sums: the formula, who shares a term, its gradients, and what the terms tell.
 
-Guard: seen failing with the sum over all agents in place of the team's, with copies whose rows are not exchanged, with
-a sum in place of the mean of their gradients, and with the error of the sum left at one term.
+Guard: seen failing with the sum over all agents in place of the team's, with the term of another kind, and with the
+error of the sum left at one term.
 """
 
 from __future__ import annotations
@@ -43,42 +43,29 @@ def rows(seed: int = 0) -> tuple[Tensor, Tensor]:
     return torch.randn(S, N, B, WIDTH, generator=g), torch.rand(S, N, B, A, generator=g)
 
 
-def term(net: FactoredCritic, s: int, c: int, owner: int, x_BI: Tensor) -> Tensor:
-    """The term whose parameters agent `owner` holds, of one's own observation and action, by torch's own layers."""
-    layers = net.mlp.layers()
-    seen, out = N * WIDTH, x_BI
+def term(net: FactoredCritic, s: int, group: int, x_BI: Tensor) -> Tensor:
+    """The value of one's own observation and action by a group of parameters, by torch's own layers."""
+    layers, out = net.mlp.layers(), x_BI
     for k, (weight, bias) in enumerate(layers):
-        w, b = weight[s, c * N + owner], bias[s, c * N + owner]
-        if k == 0:
-            own_o = w[owner * WIDTH : (owner + 1) * WIDTH]
-            own_a = w[seen + owner * A : seen + (owner + 1) * A]
-            w = torch.cat([own_o, own_a])
-        out = functional.linear(out, w.T, b)
+        out = functional.linear(out, weight[s, group].T, bias[s, group])
         if k < len(layers) - 1:
             out = functional.relu(functional.layer_norm(out, out.shape[-1:]) if net.mlp.layer_norm else out)
     return out[:, 0]
 
 
+@pytest.mark.parametrize("shared, owners", [(True, (0, 1, 1, 1, 2)), (False, (0, 1, 2, 3, 4))])
 @pytest.mark.parametrize("layer_norm", [True, False])
-def test_a_value_is_the_sum_of_the_team(layer_norm: bool) -> None:
-    """With shared terms, the followers' are those of the first of them."""
-    net = critic(layer_norm=layer_norm)
+def test_a_value_is_the_sum_of_the_team(layer_norm: bool, shared: bool, owners: tuple[int, ...]) -> None:
+    """Followers have one term where terms are shared; nobody else's is."""
+    net = critic(shared, layer_norm)
     obs, action = rows()
-    values = net(joint_rows(obs, action))
+    values, groups = net(joint_rows(obs, action)), max(owners) + 1
     for s in range(S):
         for c in range(C):
             x_NBI = torch.cat([obs[s], action[s]], dim=-1)
-            owners = (0, 1, 1, 1, 4)
-            terms = torch.stack([term(net, s, c, owner, x_NBI[n]) for n, owner in enumerate(owners)])
+            terms = torch.stack([term(net, s, c * groups + owner, x_NBI[n]) for n, owner in enumerate(owners)])
             expected = torch.stack([terms[:4].sum(0)] * 4 + [terms[4]])
             torch.testing.assert_close(values[s, c], expected, atol=1e-5, rtol=1e-5)
-
-
-def test_who_is_of_another_kind_shares_nothing() -> None:
-    own = critic(shared=False)
-    obs, action = rows()
-    terms = [term(own, 0, 0, n, torch.cat([obs[0, 1], action[0, 1]], dim=-1)) for n in range(N)]
-    assert all(not torch.allclose(terms[n], terms[m]) for n in range(N) for m in range(n))
 
 
 def test_an_actor_follows_the_gradient_of_the_whole_sum() -> None:
@@ -93,37 +80,22 @@ def test_an_actor_follows_the_gradient_of_the_whole_sum() -> None:
         torch.testing.assert_close(found[:, n], whole[:, n], atol=1e-5, rtol=1e-4)
 
 
-def test_the_gradient_of_a_shared_term_is_the_mean_of_its_copies() -> None:
-    """Against autograd of one parameter that all copies are made of."""
-    net = critic()
-    obs, action = rows()
-    weight = torch.randn(S, C, N, B, generator=torch.Generator().manual_seed(2))
-    flat = net.mlp.flat.detach().clone().requires_grad_()
-    values = torch.func.functional_call(net, {"mlp.flat": flat}, (joint_rows(obs, action),))
-    (gradient,) = torch.autograd.grad((values * weight).sum(), flat)
-    net.copies.average(gradient)
+@pytest.mark.parametrize("shared", [True, False])
+def test_gradients_are_those_of_finite_differences(shared: bool) -> None:
+    """Of the parameters, in float64, of the joint rows (the end of an imagined rollout) and of the own action."""
+    trio = EnvSpec(id="trio", agents=(agent("a_0", 2, 2), agent("a_1", 2, 2), agent("b_0", 1, 2)), teams=((0, 1), (2,)))
+    net = FactoredCritic(trio, (3, 2), True, Stream(3, "critic", [0]), 1, shared).double()
+    net.sum_NN = net.sum_NN.double()
+    g = torch.Generator().manual_seed(0)
+    obs, action = (torch.rand(1, 3, 2, width, generator=g, dtype=torch.float64) for width in (2, 2))
+    joint, start = joint_rows(obs, action), net.mlp.flat.detach().clone()
 
-    own = net.mlp.flat.detach().clone().requires_grad_()
-    net.mlp.flat = torch.nn.Parameter(own.detach())
-    copied = own.clone()
-    for g in range(C * N):
-        if g % N in (2, 3):  # followers: the first of them is agent 1, whose own rows stand where theirs would
-            member, first = g % N, g - g % N + 1
-            head = own[:, first, : net.mlp.sizes[0] * 7].unflatten(1, (-1, 7))
-            order = list(range(net.mlp.sizes[0]))
-            for start, width in ((0, WIDTH), (N * WIDTH, A)):
-                for k in range(width):
-                    i, j = start + width + k, start + member * width + k
-                    order[i], order[j] = j, i
-            copied = copied.clone()
-            copied[:, g] = torch.cat([head[:, order].flatten(1), own[:, first, net.mlp.sizes[0] * 7 :]], dim=1)
-    again = torch.func.functional_call(net, {"mlp.flat": copied}, (joint_rows(obs, action),))
-    torch.testing.assert_close(again, values)
-    (expected,) = torch.autograd.grad((again * weight).sum(), own)
-    for g in range(C * N):
-        if g % N not in (2, 3):
-            share = 3 if g % N == 1 else 1
-            torch.testing.assert_close(gradient[:, g], expected[:, g] / share, atol=1e-5, rtol=1e-4)
+    def value(flat: Tensor) -> Tensor:
+        return torch.func.functional_call(net, {"mlp.flat": flat}, (joint,))
+
+    assert torch.autograd.gradcheck(value, start.requires_grad_())
+    assert torch.autograd.gradcheck(net, joint.clone().requires_grad_())
+    assert torch.autograd.gradcheck(net.own_action(joint), action.clone().requires_grad_())
 
 
 # ------------------------------------------------------------------ in the learner
