@@ -110,6 +110,7 @@ def test_rows_of_one_name_tell_their_lengths() -> None:
         ("simple_reference", "mlp_through_shared"),
         ("simple_spread", "mlp_through_long_shared"),
         ("simple_adversary", "rssm_through_shared"),
+        ("simple_tag", "mlp_through_wide_shared"),
     ],
 )
 def test_settings_for_few_steps_are_those_of_the_published_row(env_id: str, arm: str) -> None:
