@@ -2,7 +2,7 @@
 
     python -m benchmarks.learning.probes --env collect_treasure
     python -m benchmarks.learning.probes --env simple_world_comm --probes plain predators prey
-    python -m benchmarks.learning.probes --env collect_treasure --again -- --total-steps 60000
+    python -m benchmarks.learning.probes --env collect_treasure --again -- --total-steps 1000000
     python -m benchmarks.learning.probes --env collect_treasure --tune --probes plain -- --maddpg.gamma 0.95
 
 A probe changes the task (fewer agents, another reward, other bodies, other lengths), who learns (scripts play all
