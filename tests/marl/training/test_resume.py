@@ -107,7 +107,7 @@ FAST = (
     "small replay, n_step",
     "everything at once",
     "recurrent and everything",
-    "set critics",
+    "factored critics",
 )
 
 
