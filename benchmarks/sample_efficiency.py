@@ -21,6 +21,7 @@ import argparse
 import functools
 import json
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -53,6 +54,7 @@ from marl.world_model.layout import Layout
 
 RESULTS = ROOT / "benchmarks" / "results" / "world_model"
 FIRST_SEED = 100  # below are seeds that settings were chosen on
+LEGEND = 60  # characters of a line
 
 
 def run(name: str, arm: Arm, config: Config, say: Callable[[str], None]) -> dict[str, Any]:
@@ -205,8 +207,8 @@ def _steps_words(steps: list[float], budget: int) -> str:
 def curves(env_id: str, arms: dict[str, Any]) -> Figure:
     """The median of every arm over environment steps, with the range of its replicas."""
     task = TASKS[env_id]
-    figure, ax = plots.canvas(3.6 + 0.18 * len(arms))
-    words = labels(env_id, arms)
+    words = {name: textwrap.fill(label, LEGEND) for name, label in labels(env_id, arms).items()}
+    figure, ax = plots.canvas(3.6 + 0.18 * len("\n".join(words.values()).splitlines()))
     for name, result in arms.items():
         again, place = divmod(tuple(arms_of(env_id)).index(name), len(plots.COLOURS))  # the same line in all figures
         colour, line = plots.COLOURS[place], ("-", "--", ":", "-.")[again]
