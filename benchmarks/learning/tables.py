@@ -138,7 +138,7 @@ def _lines(record: dict[str, Any]) -> str:
 
 CELLS: dict[str, Callable[[dict[str, Any]], str]] = {
     "task": lambda r: f"`{r['env']}`" + (" †" if r["purpose"] == "retired" else ""),
-    "steps": lambda r: f"{r['steps'] / 1000:,.4g}k",
+    "steps": lambda r: f"{r['steps'] / 1000:,.0f}k",
     "replicas": lambda r: str(r["replicas"]),
     "return per agent, IQM [95 %]": lambda r: f"{_greedy(r)['iqm']:.2f} {_interval(_greedy(r)['interval'])}",
     "worst": lambda r: f"{min(_greedy(r)['returns']):.2f}",

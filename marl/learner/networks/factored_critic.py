@@ -29,6 +29,7 @@ from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.learner.networks import grouped_mlp as grouped
 from marl.learner.networks.actor_critic import Critic, GroupedMLP, OwnActionValue
+from marl.learner.spec_tensors import team_matrix
 
 
 class FactoredCritic(Critic):
@@ -61,10 +62,7 @@ class FactoredCritic(Critic):
         self.seen_GP = None
         device = self.mlp.flat.device
         self.term_N = torch.tensor(kinds, device=device)
-        self.sum_NN = torch.eye(spec.num_agents, device=device)
-        for team in spec.teams:
-            for agent in team:
-                self.sum_NN[agent, list(team)] = 1.0
+        self.sum_NN = (team_matrix(spec, device) > 0).float()
 
     def flat(self) -> Tensor:
         """Parameters [S, C * N, P] of every agent's term in every critic."""
