@@ -62,23 +62,26 @@ def parts(config: Config, spec: EnvSpec, replicas: int) -> dict[str, int]:
     further = population_widths(spec) if config.population > 1 else opponent_widths(spec) if pool else {}
     row = sum(row_widths(spec).values()) + sum(further.values())
     kept = min(config.replay.capacity, config.total_steps + config.num_envs)
+    actors = max(spec.kinds) + 1 if learner.share_actors else n
     critics = n * (2 if learner.twin_critics else 1)
     eye, read = 0, o  # parameters of a network's convolutions, and what its perceptron reads of an observation
     if spec.picture:
         look = Eye.of(spec)
         eye, read = sum(look.lengths), o + look.features - look.pixels
         row -= round(1.5 * n * look.pixels)  # two pictures as bytes, not as float32
-    weights = n * _weights((read, *learner.hidden, a)) + critics * _weights((n * (read + a), *learner.hidden, 1))
-    weights += (n + critics) * eye
+    weights = actors * _weights((read, *learner.hidden, a)) + critics * _weights((n * (read + a), *learner.hidden, 1))
+    weights += (actors + critics) * eye
     if learner.critic == "factored":
-        terms = max(spec.kinds) + 1 if learner.share_actors else n
-        weights = n * _weights((o, *learner.hidden, a)) + critics * terms // n * _weights((o + a, *learner.hidden, 1))
+        terms = critics * actors // n
+        weights = actors * _weights((o, *learner.hidden, a)) + terms * _weights((o + a, *learner.hidden, 1))
     if learner.recurrent:
         *below, width = learner.hidden
         row += sum(further_widths(spec, n + critics, width).values())
-        weights = n * _weights((o, *below, 3 * width)) + critics * _weights((n * (o + a), *below, 3 * width))
+        weights = actors * _weights((o, *below, 3 * width)) + critics * _weights((n * (o + a), *below, 3 * width))
         weights += (
-            n * _weights((width, a)) + critics * _weights((width, 1)) + (n + critics) * _weights((width, 3 * width))
+            actors * _weights((width, a))
+            + critics * _weights((width, 1))
+            + (actors + critics) * _weights((width, 3 * width))
         )
     sizes = {
         f"replay ({kept:,} transitions of {row:,} numbers)": kept * row,

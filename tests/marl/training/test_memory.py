@@ -90,12 +90,14 @@ def test_parts_of_recurrent_networks_are_those_that_are_allocated() -> None:
     assert sizes["networks"] == 5 * (learner.actor.mlp.flat.nbytes + learner.critic.mlp.flat.nbytes)
 
 
-def test_parts_of_factored_critics_are_those_that_are_allocated() -> None:
+@pytest.mark.parametrize("shared", [True, False])
+def test_parts_of_factored_critics_are_those_that_are_allocated(shared: bool) -> None:
     settings = {
         "env": "simple_world_comm",
         "maddpg.twin_critics": True,
         "maddpg.critic": "factored",
         "maddpg.team_reward": True,
+        "maddpg.share_actors": shared,
         "maddpg.hidden": (7, 5),
     }
     chosen, spec = config(Path("none"), settings), envs.make("simple_world_comm").spec
