@@ -25,6 +25,7 @@ from marl.data.replay import Replay
 from marl.learner.diagnostics.policy_metrics import gradient_norms
 from marl.learner.explicit import kernels
 from marl.learner.explicit.ahead import Ahead
+from marl.learner.explicit.first_layer import FirstLayer
 from marl.learner.explicit.frozen import Frozen
 from marl.learner.explicit.kernels import ESTIMATORS
 from marl.learner.explicit.measures import actor_metrics, critic_metrics
@@ -68,12 +69,11 @@ class ExplicitUpdate:
         group_N = torch.arange(N) if group_N is None else group_N
         self.first_G = (group_N == torch.arange(int(group_N.max()) + 1)[:, None]).int().argmax(1)  # of each group
         self.actors = Layers(learner.actor, (N, n, N), False, form_)  # targets, senders, all
-        # critics read the joint row, or (factored) each the rows of its own agent
-        self.factored = learner.critic if isinstance(learner.critic, FactoredCritic) else None
-        joint = self.factored is None
+        factored = learner.critic if isinstance(learner.critic, FactoredCritic) else None
+        joint = factored is None  # whether critics read one row
         self.critics = Layers(learner.critic, (N,) * (2 * C), joint, form_)  # critics, their targets
         targets, speaking, acting = (group_N, 0), (group_N[self.senders], 1), (group_N, 2)
-        term_N = torch.arange(N) if self.factored is None else self.factored.term_N
+        term_N = torch.arange(N) if factored is None else factored.term_N
         online = [(c * (int(term_N.max()) + 1) + term_N, c) for c in range(C)]
         self.plans = {  # what is made anew where a network's parameters have changed
             "target_actor": self.actors.plan([targets]),
@@ -88,7 +88,6 @@ class ExplicitUpdate:
         self.critic_weights = [w.transpose(1, 2) for w in self.critics.weights]
         # inputs
         self.joint = torch.ones(2, S, D + 1, B)  # at this step and at the next
-        self.read = self.joint if joint else torch.ones(2, S * N, width + A + 1, B)
         self.early_in = torch.ones(early, width + 1, self.members * B)  # at all rows of the population
         self.obs = torch.ones(S * N, width + 1, B)
         self.reward, self.discount = torch.zeros(S, N, B), torch.zeros(S, N, B)
@@ -117,28 +116,9 @@ class ExplicitUpdate:
         self.critic_back = Backward(self.critic_pass, critics, self.critic_grads.weights[1:])
         self.own_back = Backward(self.own_pass, [w[: S * N] for w in self.critics.weights], None)
         self.actor_back = Backward(self.actor_pass, actors, self.actor_grads.weights[1:])
-        W = critic_sizes[1]
-        # the first layer of the critics: products by set where twins see one input
-        Y, Z = (S, N * W) if joint else (S * N, W)
-        first_YZI, pre = self.critic_weights[0], self.both_pass.pre[0].view(2 * C, Y, Z, B)
-        if C == 1:
-            self.first_products = [(first_YZI, self.read.flatten(0, 1), pre.view(2 * Y, Z, B))]
-        else:
-            sets = first_YZI.unflatten(0, (2 * C, Y))
-            self.first_products = [(sets[k], self.read[k // C], pre[k]) for k in range(2 * C)]
-        grad = self.critic_back.grad[0].view(C, Y, Z, B).transpose(2, 3)
-        into = self.critic_grads.weights[0].unflatten(0, (C, Y))
-        self.first_gradients = [(self.read[0], grad[c], into[c]) for c in range(C)]
-        # an agent's own action: its rows of the first layer, a view [S, N, A, W]
-        rows_YIZ = self.critics.weights[0][:Y, :-1]
-        if joint:
-            rows_SDZ = rows_YIZ[:, N * width :].unflatten(1, (N, A)).unflatten(3, (N, W))
-            self.own_rows = rows_SDZ.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
-        else:
-            self.own_rows = rows_YIZ[:, width:].unflatten(0, (S, N))
+        self.first_layer, W = FirstLayer(self), critic_sizes[1]
         self.own_XAW = torch.zeros(S * N, A, W)
         self.base = torch.zeros(S * N, W, B) if "exact" in learner.estimator_H else None
-        self.own_first = (first_YZI[:Y], self.read[0], self.own_pass.pre[0].view(Y, Z, B))
         self.choice, self.diff, self.soft = (torch.zeros(S * N, A, B) for _ in range(3))
         self.values, self.grad_action, self.grad_logits = (torch.zeros(S * N, A, B) for _ in range(3))
         self.early_choice, self.error = torch.zeros(early, A, B), torch.zeros(C, S, N, B)
@@ -260,21 +240,15 @@ class ExplicitUpdate:
         absent = not self.learner.spec.fixed_agents
         form.relabel(b["early_choice"], b["discount"], b["first"], absent, b["route_table"], b["joint"], b["obs"])
         self.frozen.put()
-        if self.factored is not None:
-            self._read_own()
         # y = r + discount min_c Q'_c; critic loss: sum of weight (q - y)^2, gradient 2 weight (q - y)
-        for weight, x, out in self.first_products:
-            torch.bmm(weight, x, out=out)
+        self.first_layer.forward()
         self.both_pass.forward(self.critic_weights)
-        if self.factored is not None:
-            self.all_values.copy_(torch.matmul(self.factored.sum_NN, self.all_values))
+        self.first_layer.add_up(self.all_values)
         form.error(b["all_values"], b["reward"], b["discount"], b["weight"], b["error"])
         metrics = {} if measured is None else critic_metrics(self)
-        if self.factored is not None:  # every term of a sum has its gradient
-            self.error.copy_(torch.matmul(self.factored.sum_NN, self.error))
+        self.first_layer.add_up(self.error)
         self.critic_back(self.critic_slope)
-        for x, grad, out in self.first_gradients:
-            torch.bmm(x, grad, out=out)
+        self.first_layer.backward()
         self._step("critic")
         if measured is not None:
             metrics |= gradient_norms("critic", self.norms["critic"], self.C, N)
@@ -353,12 +327,6 @@ class ExplicitUpdate:
                 both = (mask & self.learner.head_mask).flatten(3).transpose(2, 3)
                 into.unflatten(0, (S, N)).copy_(both)
 
-    def _read_own(self) -> None:
-        """Every agent's own observation and action, of both steps, from the joint rows."""
-        seen, read = self.N * self.width, self.read.unflatten(1, (self.S, self.N))
-        read[:, :, :, : self.width].copy_(self.joint[:, :, :seen].unflatten(2, (self.N, self.width)))
-        read[:, :, :, self.width : -1].copy_(self.joint[:, :, seen:-1].unflatten(2, (self.N, self.A)))
-
     def _pick(self) -> None:
         """Of what every member would do and say, that of the one who played."""
         S, N, said = self.S, self.N, self.early_pass.last_XZB
@@ -377,8 +345,8 @@ class ExplicitUpdate:
         if numbers is not None:
             numbers.draw()
             numbers.put()
-        self.own_SNAW.copy_(self.own_rows)
-        torch.bmm(self.own_first[0], self.own_first[1], out=self.own_first[2])
+        self.own_SNAW.copy_(self.first_layer.own_rows)
+        self.first_layer.own()
         if exact and self.base is not None:
             self.base.copy_(run.pre[0])
             for h in exact:
