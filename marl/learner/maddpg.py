@@ -89,7 +89,9 @@ class MADDPG:
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.schedules = Schedules(config, self.device)
         sizes = {name: module.mlp.flat.shape[1] for name, module in (("critic", self.critic), ("actor", self.actor))}
-        self.finite = FiniteGradients(sizes, spec.agent_names, self.replicas, self.device, self.device.type == "cpu")
+        shared = {"critic": factored and config.share_actors, "actor": config.share_actors}
+        owners = {name: spec_tensors.owners(spec, one) for name, one in shared.items()}
+        self.finite = FiniteGradients(sizes, owners, self.replicas, self.device, self.device.type == "cpu")
         self.frozen_G1 = spec_tensors.frozen_shares(spec, config, self.device)
         found_inf = None if self.finite.at_once else self.finite.broken
         self.moments = {

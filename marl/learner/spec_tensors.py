@@ -10,6 +10,14 @@ from marl.config.schema import MADDPGConfig
 from marl.errors import UserError
 
 
+def owners(spec: EnvSpec, shared: bool) -> list[list[str]]:
+    """Names of the agents of every network, in the networks' order; with `shared`, interchangeable agents have one."""
+    if not shared:
+        return [[name] for name in spec.agent_names]
+    kinds = range(max(spec.kinds) + 1)
+    return [[name for name, k in zip(spec.agent_names, spec.kinds, strict=True) if k == kind] for kind in kinds]
+
+
 def frozen_shares(spec: EnvSpec, config: MADDPGConfig, device: torch.device) -> Tensor | None:
     """Share of every actor's steps that is not taken, [G, 1]; None: all are whole.
 
@@ -21,10 +29,7 @@ def frozen_shares(spec: EnvSpec, config: MADDPGConfig, device: torch.device) -> 
         raise UserError(f"maddpg.actor_lr_shares names {unknown[0]!r}; expected one of {', '.join(names)}.")
     if not shares:
         return None
-    kinds = spec.kinds if config.share_actors else tuple(range(len(names)))
-    by_group: list[set[float]] = [set() for _ in range(max(kinds) + 1)]
-    for name, kind in zip(names, kinds, strict=True):
-        by_group[kind].add(shares.get(name, 1.0))
+    by_group = [{shares.get(name, 1.0) for name in group} for group in owners(spec, config.share_actors)]
     if any(len(group) > 1 for group in by_group):
         raise UserError("maddpg.actor_lr_shares differ between agents that share one actor (maddpg.share_actors).")
     return torch.tensor([[1.0 - group.pop()] for group in by_group], device=device)

@@ -79,7 +79,7 @@ def trainer(settings: dict[str, Any], recorder: Any = None, device: str = "cpu",
     made.rounds.graphs = Graphs(recorder)
     if recorder is not None or late:
         sizes = {"critic": learner.critic.mlp.flat.shape[1], "actor": learner.actor.mlp.flat.shape[1]}
-        learner.finite = FiniteGradients(sizes, env.spec.agent_names, learner.replicas, learner.device, at_once=False)
+        learner.finite = FiniteGradients(sizes, learner.finite.owners, learner.replicas, learner.device, at_once=False)
         for moments in learner.moments.values():
             moments.optimiser.found_inf = learner.finite.broken  # type: ignore[attr-defined]
     return made

@@ -18,11 +18,11 @@ class FiniteGradients:
     cannot ask: the device keeps a flag that holds back this and every later step of the optimisers, and with it the
     norms in question, until `check` reads it.
 
-    Shape suffixes: S replicas, G groups of a loss, N agents.
+    Shape suffixes: S replicas, G groups of a loss.
 
     Args:
-        sizes: loss -> G, a multiple of N in the order of the agents.
-        agents: their names.
+        sizes: loss -> G, a multiple of its owners.
+        owners: loss -> for every group of one set, in their order, the names of the agents whose gradient it is.
         replicas: the global index of every replica.
         device: where the gradients are.
         at_once: raise at the bad norm itself.
@@ -31,12 +31,12 @@ class FiniteGradients:
     def __init__(
         self,
         sizes: dict[str, int],
-        agents: Sequence[str],
+        owners: dict[str, Sequence[Sequence[str]]],
         replicas: Sequence[int],
         device: torch.device,
         at_once: bool,
     ) -> None:
-        self.agents, self.replicas, self.at_once = tuple(agents), tuple(replicas), at_once
+        self.owners, self.replicas, self.at_once = owners, tuple(replicas), at_once
         self.broken = torch.zeros((), device=device)  # 1 from the first bad norm on, else 0: Adam's `found_inf`
         self._norms = {name: torch.zeros(len(replicas), size, device=device) for name, size in sizes.items()}
         self._update = torch.zeros((), dtype=torch.int64, device=device)  # the update of these norms
@@ -85,9 +85,11 @@ class FiniteGradients:
     def _failure(self, name: str, norm_SG: Tensor, update: int) -> RunFailed:
         place = int(norm_SG.nan_to_num(nan=math.inf).argmax())  # the first of those that are not finite
         replica, group = divmod(place, norm_SG.shape[1])
-        agent = self.agents[group % len(self.agents)]
+        owners = self.owners[name]
+        agents = owners[group % len(owners)]
+        whose = f"agent{'s' * (len(agents) > 1)} {', '.join(map(repr, agents))}"
         return RunFailed(
-            f"the gradient of the {name} loss of agent {agent!r} (replica {self.replicas[replica]}) is not finite at "
+            f"the gradient of the {name} loss of {whose} (replica {self.replicas[replica]}) is not finite at "
             f"update {update}; it was not applied. Try a smaller --maddpg.actor-lr or --maddpg.critic-lr, or, where a "
             "world model adds its loss, a smaller --wm.lr."
         )

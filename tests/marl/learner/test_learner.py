@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import envs
 from envs import probes
 from envs.spec import AgentSpec, EnvSpec, Head, Route
 from envs.streams import Stream
@@ -201,6 +202,20 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step() -> None:
     with pytest.raises(RunFailed, match=r"critic loss of agent 'listener'.*replica 1"):
         agent.update(batch)
     assert torch.equal(agent.critic.mlp.flat, before)
+
+
+def test_a_gradient_of_a_shared_network_names_all_whose_it_is() -> None:
+    """simple_tag with one actor for the predators, and in each of two critics a term for them and one for the prey."""
+    config = MADDPGConfig(hidden=(4,), share_actors=True, critic="factored", twin_critics=True)
+    agent = MADDPG(envs.make("simple_tag").spec, config, seed=0, replicas=range(2))
+    predators = r"'adversary_0', 'adversary_1', 'adversary_2' \(replica 1\)"
+    for loss, groups in (("actor", 2), ("critic", 4)):
+        for group in range(groups):
+            norm_SG = torch.ones(2, groups)
+            norm_SG[1, group] = float("nan")
+            whose = f"agents {predators}" if group % 2 == 0 else r"agent 'agent_0' \(replica 1\)"
+            with pytest.raises(RunFailed, match=f"{loss} loss of {whose} is not finite at update 7"):
+                agent.finite.watch(loss, norm_SG, 7)
 
 
 @pytest.mark.parametrize("loss", ["critic", "actor"])
