@@ -108,9 +108,6 @@ class WorldModelConfig:
     """Environment steps of a replica before the model's first update."""
     updates_per_step: Rate | None = None
     """Model updates per environment step of a replica; unset: 1/16, or 1/2 (rssm of vectors)."""
-    until: Positive | None = None
-    """Environment steps of a replica after which the model rests: it learns and imagines nothing more, and the agents
-    learn from the replay alone, in much less time; unset: never."""
     validation_share: Annotated[float, Range(0.01, 0.5)] = 0.1
     """Share of the episodes held out from training, to measure prediction errors."""
     ensemble: Annotated[int, Range(2)] | None = None

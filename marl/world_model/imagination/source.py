@@ -191,28 +191,10 @@ class ImaginationSource:
     def add(self, transitions: Transitions) -> None:
         """Store one joint step; train the model, measure it and imagine anew where these are due."""
         self.replay.add(transitions)
-        if self.rests:
-            return
         self.training.add(rows_of(self.rollouts.layout, transitions))
-        if self.rests:
-            self._rest()
-        elif self.training.begun:
-            self._count(transitions.first.shape[1])
-
-    @property
-    def rests(self) -> bool:
-        """Whether the model learns and imagines nothing more."""
-        return self.config.until is not None and self.training.steps >= self.config.until
-
-    def _rest(self) -> None:
-        """Close the gate, to the loss through the model as well, and draw from the replay alone."""
-        self.gate.length_S = torch.zeros_like(self.gate.length_S)
-        self.imagined.usable_S = torch.zeros_like(self.imagined.usable_S)
-        self.imagined.filled = False
-
-    def _count(self, envs: int) -> None:
-        """Count the steps since the model imagined, and let it imagine anew where that is due."""
-        self._since += envs
+        if not self.training.begun:
+            return
+        self._since += transitions.first.shape[1]
         if self._since >= self.config.refresh_every:
             self._since = 0
             self.training.model.check()

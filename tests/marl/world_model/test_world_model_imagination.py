@@ -102,25 +102,6 @@ def test_before_any_episode_is_held_out_nothing_is_imagined() -> None:
     assert not any(usable[:50]) and usable[-1] > 0
 
 
-def test_a_model_at_rest_learns_and_imagines_nothing_more() -> None:
-    """40 joint steps of 10 environments are 400 of a replica: with 400 the last step ends it, with 401 the next one."""
-    going, resting = filled(until=401), filled(until=400)
-    assert not going.rests and bool((going.imagined.usable_S > 0).all()) and going.gate.length_S.tolist() == [4, 4]
-    assert resting.rests and resting.gate.length_S.tolist() == [0, 0]
-    batch, real = resting.sample(40), filled().replay.sample(40)
-    assert torch.equal(batch.joint, real.joint), "of the replay alone"
-    updates = int(resting.training.model.optimiser.updates)  # type: ignore[attr-defined]
-    assert updates == int(going.training.model.optimiser.updates) > 0  # type: ignore[attr-defined]
-    again = source(resting.rollouts.layout.spec, replace(CONFIG, until=400))
-    again.load_state_dict(resting.state_dict())
-    for built in (resting, again):
-        for t in play(envs.make("simple_speaker_listener", num_envs=20), 15, replicas=2):
-            built.add(t)
-        assert int(built.training.model.optimiser.updates) == updates  # type: ignore[attr-defined]
-        assert not built.gate.length_S.any() and not built.imagined.filled
-    assert torch.equal(resting.sample(8).joint, again.sample(8).joint)
-
-
 def test_imagined_transitions_are_what_the_environment_would_do() -> None:
     """With exactly linear dynamics an imagined next observation is the true one, message slots to the bit."""
     env = envs.make("simple_reference", num_envs=20)
