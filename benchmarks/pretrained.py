@@ -28,7 +28,7 @@ from benchmarks import seeds
 from benchmarks.competition.duels import SCRIPTS, Arena
 from benchmarks.competition.matches import RESULTS as COMPETITION
 from benchmarks.learning.__main__ import RESULTS as LEARNING
-from benchmarks.learning.training_runs import curve
+from benchmarks.learning.training_runs import curve, steps_of
 from marl import Policy
 from marl.config.schema import Config
 from marl.errors import UserError
@@ -177,12 +177,11 @@ def _record(folder: Path, env: str, retired: bool = False) -> tuple[Path, dict[s
 
 
 def _require_settings(run: Path, config: Config, row: library.Row) -> None:
-    rounds = -(-config.total_steps // config.num_envs)
     wanted = {"seed": row.seed, "replicas": row.replicas, "steps": row.steps, "configuration": row.configuration}
     got = {
         "seed": config.seed,
         "replicas": config.num_replicas,
-        "steps": rounds * config.num_envs,
+        "steps": steps_of(config),
         "configuration": seeds.fingerprint(config),
     }
     if wanted != got:

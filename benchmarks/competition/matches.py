@@ -48,7 +48,7 @@ from benchmarks.competition import exploited
 from benchmarks.competition.duels import SCRIPTS, Arena, against_scripts, tournament
 from benchmarks.competition.fresh_eve import ENV as CRYPTO
 from benchmarks.competition.fresh_eve import fresh_eves, guaranteed
-from benchmarks.learning.training_runs import placeless, split_at_dashes, train_arm
+from benchmarks.learning.training_runs import placeless, split_at_dashes, steps_of, train_arm
 from benchmarks.machine import machine
 from marl import Policy
 from marl.cli.parse import parse
@@ -128,7 +128,7 @@ def measured(options: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any
         "purpose": seeds.purpose_of(seeds.RUNS, config.seed),
         "seed": config.seed,
         "replicas": len(players),
-        "steps": config.total_steps,
+        "steps": steps_of(config),
         "seconds": round(seconds, 1),
         "episodes": arena.episodes,
         "episodes_seed": options.episodes_seed,

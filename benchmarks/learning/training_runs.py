@@ -99,6 +99,11 @@ def train_arm(
     return launch.config, train(launch.config, resume=launch.resume, watch=watch)
 
 
+def steps_of(config: Config) -> int:
+    """Environment steps of a replica in a whole run: rounds of all its environments; the last may overshoot."""
+    return -(-config.total_steps // config.num_envs) * config.num_envs
+
+
 def curve(run: RunRecords) -> dict[str, Any]:
     """The evaluations during training: {step: [n], seconds: [n], return, score and gain: [n][S]} where they exist.
 

@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks.learning import tables
 from benchmarks.learning.__main__ import records
-from benchmarks.learning.training_runs import placeless
+from benchmarks.learning.training_runs import placeless, steps_of
+from marl.config.schema import Config
 
 RECORD = {
     "env": "simple_reference",
@@ -91,6 +92,11 @@ def test_each_record_was_reported_on_the_slot_that_it_had() -> None:
         assert slot.finished and record["purpose"] == "reporting"
         shipped = parse(["--env", record["env"], *record["flags"]]).config
         assert seeds.fingerprint(shipped) == record["configuration"], "the row is of settings that no longer ship"
+
+
+@pytest.mark.parametrize(("total", "envs", "steps"), [(2_000_000, 256, 2_000_128), (1024, 256, 1024), (1, 16, 16)])
+def test_a_run_makes_whole_rounds(total: int, envs: int, steps: int) -> None:
+    assert steps_of(Config(total_steps=total, num_envs=envs)) == steps
 
 
 def test_commands_of_records_name_no_place_of_a_machine() -> None:

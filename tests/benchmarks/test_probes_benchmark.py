@@ -226,7 +226,13 @@ def test_every_probe_changes_something_and_can_be_played(env: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "flags", [["--world-model"], ["--channel", "none"], ["--opponents.kind", "pool"], ["--maddpg.recurrent", "true"]]
+    "flags",
+    [
+        ["--world-model"],
+        ["--channel", "none"],
+        ["--opponents.kind", "pool"],
+        ["--maddpg.recurrent", "true", "--maddpg.critic", "joint"],
+    ],
 )
 def test_what_probes_cannot_train_is_refused(flags: list[str]) -> None:
     env = "simple_world_comm"

@@ -41,7 +41,7 @@ GROUPS: dict[str, dict[str, Group]] = {
         "one prey": Group(("agent_0",), ("feed", "flee"), "chase+flee"),
     },
 }
-STEPS = {"collect_treasure": 300_000, "simple_world_comm": 24_000}
+STEPS = {"collect_treasure": 300_000, "simple_world_comm": 300_000}
 """Of each replica, where the flags do not say otherwise."""
 
 
