@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class FiniteGradients:
     def __init__(
         self,
         sizes: dict[str, int],
-        owners: dict[str, Sequence[Sequence[str]]],
+        owners: Mapping[str, Sequence[Sequence[str]]],
         replicas: Sequence[int],
         device: torch.device,
         at_once: bool,
