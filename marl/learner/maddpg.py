@@ -78,19 +78,17 @@ class MADDPG:
         def stream(name: str) -> Stream:
             return Stream(seed, f"maddpg/{name}", replicas, device)
 
-        norm, hidden = config.layer_norm, config.hidden
-        factored = config.critic == "factored"
-        critic = FactoredCritic if factored else self.critic_type
+        norm, hidden, shared = config.layer_norm, config.hidden, config.share_actors
+        critic = FactoredCritic if (factored := config.critic == "factored") else self.critic_type
         kinds = (PictureActor, PictureCritic) if spec.picture else (self.actor_type, critic)
-        self.actor = kinds[0](spec, hidden, norm, stream("actor"), config.share_actors)
-        critics, option = 1 + config.twin_critics, config.share_actors if factored else config.independent_critics
+        self.actor = kinds[0](spec, hidden, norm, stream("actor"), shared)
+        critics, option = 1 + config.twin_critics, shared if factored else config.independent_critics
         self.critic = kinds[1](spec, hidden, norm, stream("critic"), critics, option)
         self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.schedules = Schedules(config, self.device)
         sizes = {name: module.mlp.flat.shape[1] for name, module in (("critic", self.critic), ("actor", self.actor))}
-        shared = {"critic": factored and config.share_actors, "actor": config.share_actors}
-        owners = {name: spec_tensors.owners(spec, one) for name, one in shared.items()}
+        owners = {"critic": spec_tensors.owners(spec, factored and shared), "actor": spec_tensors.owners(spec, shared)}
         self.finite = FiniteGradients(sizes, owners, self.replicas, self.device, self.device.type == "cpu")
         self.frozen_G1 = spec_tensors.frozen_shares(spec, config, self.device)
         found_inf = None if self.finite.at_once else self.finite.broken
