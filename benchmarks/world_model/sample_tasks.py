@@ -184,6 +184,8 @@ ARMS = {
         updates=1.0,
         stretch=1.5,
     ),
+    "updates_1_long": Arm("MADDPG", updates=1.0, stretch=15.0),
+    "rssm_through_long": Arm("RSSM, loss through it", RSSM, updates=1.0, stretch=4.0),
 }
 
 
