@@ -55,6 +55,7 @@ from marl.world_model.layout import Layout
 RESULTS = ROOT / "benchmarks" / "results" / "world_model"
 FIRST_SEED = 100  # below are seeds that settings were chosen on
 LEGEND = 60  # characters of a line
+LINES = "-", "--", ":", "-.", (0, (6, 2, 1, 2, 1, 2))  # of arms that have the same colour
 
 
 def run(name: str, arm: Arm, config: Config, say: Callable[[str], None]) -> dict[str, Any]:
@@ -211,7 +212,7 @@ def curves(env_id: str, arms: dict[str, Any]) -> Figure:
     figure, ax = plots.canvas(3.6 + 0.18 * len("\n".join(words.values()).splitlines()))
     for name, result in arms.items():
         again, place = divmod(tuple(arms_of(env_id)).index(name), len(plots.COLOURS))  # the same line in all figures
-        colour, line = plots.COLOURS[place], ("-", "--", ":", "-.")[again]
+        colour, line = plots.COLOURS[place], LINES[again]
         values_TS = np.array([measured(env_id, row) for row in result["returns"]])
         steps = np.array(result["steps"])
         ax.fill_between(steps, values_TS.min(1), values_TS.max(1), color=colour, alpha=0.12, linewidth=0)
