@@ -217,7 +217,7 @@ def curves(env_id: str, arms: dict[str, Any]) -> Figure:
         steps = np.array(result["steps"])
         ax.fill_between(steps, values_TS.min(1), values_TS.max(1), color=colour, alpha=0.12, linewidth=0)
         middle = np.median(values_TS, axis=1)
-        ax.plot(steps, middle, line, color=colour, label=words[name], linewidth=1.6)
+        ax.plot(steps, middle, linestyle=line, color=colour, label=words[name], linewidth=1.6)
     for threshold in task.thresholds:
         ax.axhline(threshold, color=plots.FAINT, linewidth=0.8, linestyle=":")
     ends = [float(np.median(measured(env_id, result["returns"][-1]))) for result in arms.values()]

@@ -207,7 +207,8 @@ def test_every_probe_changes_something_and_can_be_played(env: str) -> None:
     made = {}
     for name, probe in PROBES[env].items():
         config = settings(env, probe, ["--maddpg.gamma", "0.5"], 0, 1)
-        assert config.maddpg.gamma == (float(probe.flags[1]) if probe.flags else 0.5)  # the probe's own flag wins
+        own = dict(zip(probe.flags[::2], probe.flags[1::2], strict=True))
+        assert config.maddpg.gamma == float(own.get("--maddpg.gamma", 0.5))  # the probe's own flag wins
         task = probe.task(env)
         made[name] = (str(config), task, probe.learners)
         played = task.environments(2, watched=True)

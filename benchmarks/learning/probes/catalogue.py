@@ -39,6 +39,7 @@ GROUPS: dict[str, dict[str, Group]] = {
         "prey": Group(PREY, ("feed", "flee"), "chase+flee"),
         "one predator": Group(("adversary_0",), ("chase", "surround"), "surround+flee"),
         "one prey": Group(("agent_0",), ("feed", "flee"), "chase+flee"),
+        "grazing prey": Group(PREY, ("feed", "flee"), "random"),
     },
 }
 STEPS = {"collect_treasure": 300_000, "simple_world_comm": 300_000}
@@ -67,6 +68,16 @@ class Probe:
 def alone(group: str, asks: str) -> Probe:
     """Only this group learns."""
     return Probe(asks, (group,), learners=group)
+
+
+def _grazing(asks: str, weights: dict[str, float] | None = None, *flags: str) -> Probe:
+    """Only prey learns, for its food alone."""
+    change = Change({"own touches": 0.0, **(weights or {})})
+    return Probe(asks, ("grazing prey",), learners="grazing prey", change=change, flags=flags)
+
+
+LONG = ("--total-steps", "1000000", "--maddpg.updates-per-step", "0.02")
+CALM = ("--maddpg.logit-penalty", "0.001")
 
 
 def _common(measured: tuple[str, ...]) -> dict[str, Probe]:
@@ -142,6 +153,11 @@ PROBES: dict[str, dict[str, Probe]] = {
         "prey": alone("prey", "Does prey learn from good predators?"),
         "one predator": alone("one predator", "Does a predator learn in good company?"),
         "one prey": alone("one prey", "Does a prey learn in good company?"),
+        "grazing": _grazing("Does prey learn to eat where nobody hunts? Predators walk at random, touches cost nothing."),
+        "grazing, no walls": _grazing("The same; leaving the field costs nothing either.", {"walls": 0.0}),
+        "grazing, long": _grazing("As `grazing`, with three times as many steps and six times as many updates.", {}, *LONG),
+        "grazing, calm": _grazing("As `grazing`; moves may become certain: a logit penalty of .001.", {}, *CALM),
+        "grazing, long and calm": _grazing("Both, and a discount of .9.", {}, *LONG, *CALM, "--maddpg.gamma", "0.9"),
         **_common(("predators", "prey")),
     },
 }
