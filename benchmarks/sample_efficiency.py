@@ -55,7 +55,7 @@ from marl.world_model.layout import Layout
 RESULTS = ROOT / "benchmarks" / "results" / "world_model"
 FIRST_SEED = 100  # below are seeds that settings were chosen on
 LEGEND = 60  # characters of a line
-LINES = "-", "--", ":", "-.", (0, (6, 2, 1, 2, 1, 2))  # of arms that have the same colour
+LINES = "-", "--", ":", "-."  # of arms of a figure that have the same colour
 
 
 def run(name: str, arm: Arm, config: Config, say: Callable[[str], None]) -> dict[str, Any]:
@@ -210,14 +210,14 @@ def curves(env_id: str, arms: dict[str, Any]) -> Figure:
     task = TASKS[env_id]
     words = {name: textwrap.fill(label, LEGEND) for name, label in labels(env_id, arms).items()}
     figure, ax = plots.canvas(3.6 + 0.18 * len("\n".join(words.values()).splitlines()))
-    for name, result in arms.items():
-        again, place = divmod(tuple(arms_of(env_id)).index(name), len(plots.COLOURS))  # the same line in all figures
-        colour, line = plots.COLOURS[place], LINES[again]
+    for place, (name, result) in enumerate(arms.items()):
+        again, nth = divmod(place, len(plots.COLOURS))
+        colour, line = plots.COLOURS[nth], LINES[again]
         values_TS = np.array([measured(env_id, row) for row in result["returns"]])
         steps = np.array(result["steps"])
         ax.fill_between(steps, values_TS.min(1), values_TS.max(1), color=colour, alpha=0.12, linewidth=0)
         middle = np.median(values_TS, axis=1)
-        ax.plot(steps, middle, linestyle=line, color=colour, label=words[name], linewidth=1.6)
+        ax.plot(steps, middle, line, color=colour, label=words[name], linewidth=1.6)
     for threshold in task.thresholds:
         ax.axhline(threshold, color=plots.FAINT, linewidth=0.8, linestyle=":")
     ends = [float(np.median(measured(env_id, result["returns"][-1]))) for result in arms.values()]
