@@ -35,6 +35,8 @@ from benchmarks.gumbel.page import ROOT, meta
 from benchmarks.world_model import contests
 from benchmarks.world_model.sample_tasks import EVALUATION_SEED, TASKS, Arm, Task, arms_of
 from benchmarks.world_model.simulator_model import SimulatorModel
+from envs.history import History
+from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.cli.parse import parse
 from marl.config.schema import Config
@@ -42,9 +44,12 @@ from marl.data.batch import BatchSource
 from marl.data.collector import Collector
 from marl.data.pictures import PictureReplay
 from marl.data.replay import Replay
+from marl.data.windows import WindowReplay
 from marl.figures import plots
 from marl.learner import relaxation
 from marl.learner.maddpg import MADDPG
+from marl.learner.recurrent.maddpg import RecurrentMADDPG
+from marl.learner.recurrent.unrolled import acting
 from marl.play.policy import Policy
 from marl.play.rollout import play
 from marl.runs.durable import replace_text
@@ -63,16 +68,15 @@ def run(name: str, arm: Arm, config: Config, say: Callable[[str], None]) -> dict
     replicas = range(config.num_replicas)
     task = TASKS[name]
     env = task.make(config.num_replicas * config.num_envs)
+    env = History(env, 1, own_action=True) if config.maddpg.recurrent else env
     env.reset(seed=config.seed)
-    learner = MADDPG(env.spec, config.maddpg, config.seed, replicas)
-    stream = Stream(config.seed, "replay", replicas)
-    kind = PictureReplay if task.pictures else Replay
-    replay = kind(env.spec, config.total_steps + config.num_envs, config.num_envs, stream, config.maddpg.gamma)
+    learner, replay = _learner(task, config, env.spec)
+    memory = learner.memory(config.num_envs)
     source: BatchSource = replay
     if config.world_model:
         model = SimulatorModel(Layout(env.spec), config.maddpg.gamma, config.num_replicas) if arm.perfect else None
         source = compose.imagining(replay, learner, config, model)
-    collector = Collector(env, learner.act, config.num_replicas)
+    collector = Collector(env, learner.act if memory is None else memory.act, config.num_replicas, memory)
     results: dict[str, Any] = {"steps": [], "returns": [], "model": [], "updates": 0}
     credit, started = 0.0, time.process_time()
     for step in range(config.num_envs, config.total_steps + config.num_envs, config.num_envs):
@@ -96,13 +100,26 @@ def run(name: str, arm: Arm, config: Config, say: Callable[[str], None]) -> dict
     return {**results, "updates": learner.updates, "cpu_seconds": time.process_time() - started}
 
 
+def _learner(task: Task, config: Config, spec: EnvSpec) -> tuple[MADDPG, Replay]:
+    """The learner of all replicas, and its replay of all that it will see."""
+    m, replicas, size = config.maddpg, range(config.num_replicas), config.total_steps + config.num_envs
+    stream = Stream(config.seed, "replay", replicas)
+    if m.recurrent:
+        recurrent = RecurrentMADDPG(spec, m, config.seed, replicas)
+        shape = recurrent.memory_shape
+        return recurrent, WindowReplay(spec, size, config.num_envs, stream, m.gamma, m.window, m.burn_in, shape)
+    kind = PictureReplay if task.pictures else Replay
+    return MADDPG(spec, m, config.seed, replicas), kind(spec, size, config.num_envs, stream, m.gamma)
+
+
 @torch.no_grad()
 def greedy_returns(task: Task, learner: MADDPG, replicas: int) -> Tensor:
     """Mean return per agent of every replica's greedy policy [S]; all play the same episodes."""
-    env, obs = task.evaluation(replicas)
+    env, obs = task.evaluation(replicas, learner.config.recurrent)
+    policy = acting(learner.actor, env.num_envs // replicas)
     total, running_R = torch.zeros(env.spec.num_agents, env.num_envs), torch.ones(env.num_envs, dtype=torch.bool)
     while bool(running_R.any()):
-        logits = learner.actor(obs.unflatten(1, (replicas, -1)).transpose(0, 1))
+        logits = policy(obs.unflatten(1, (replicas, -1)).transpose(0, 1))
         choice = relaxation.greedy_onehot(logits, learner.head_mask).argmax(-1)
         step = env.step(choice.transpose(0, 1).flatten(1, 2))
         total, obs = total + step.reward * running_R, step.obs

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import envs
 from envs.batched import BatchedEnv
+from envs.history import History
 from envs.pettingzoo.env import PettingZooEnv
 from envs.pictures import Small
 from marl.evaluate import anchors
@@ -50,13 +51,18 @@ class Task:
             return PettingZooEnv(self.env, count, pictures=Small() if self.pictures else None, env_args=self.env_args)
         return envs.make(self.env, count, env_args=self.env_args)
 
-    def evaluation(self, replicas: int) -> tuple[BatchedEnv, Tensor]:
-        """Environments in which all replicas play the same episodes, replica by replica, and what is seen first."""
+    def evaluation(self, replicas: int, memory: bool = False) -> tuple[BatchedEnv, Tensor]:
+        """Environments in which all replicas play the same episodes, replica by replica, and what is seen first.
+
+        With `memory` of recurrent actors, which see their own last action.
+        """
         if self.real:
+            assert not memory, "no arm of such a task has one"
             env = _evaluated_in(self, replicas * self.episodes)
             return env, env.reset_to([EVALUATION_SEED + i for i in range(self.episodes)] * replicas)
         rows = list(range(self.episodes)) * replicas
-        same = envs.make(self.env, len(rows), rows=rows, env_args=self.env_args)
+        same: BatchedEnv = envs.make(self.env, len(rows), rows=rows, env_args=self.env_args)
+        same = History(same, 1, own_action=True) if memory else same
         return same, same.reset(seed=EVALUATION_SEED)
 
 
@@ -147,6 +153,7 @@ ALONE = ("--wm.through-horizon", "0", "--wm.starts", "256", "--wm.ensemble", "5"
 PERFECT = ("--world-model", "--wm.kind", "linear", *ALONE)
 IMAGINED = ("--world-model", "--wm.kind", "mlp")
 RSSM = ("--world-model", "--wm.kind", "rssm")  # with the settings that ship
+MEMORY = ("--maddpg.recurrent", "true")
 UNTHROUGH = ("--wm.through-horizon", "0", "--wm.starts", "256", "--wm.ensemble", "5")
 STORED = ("--wm.no-blend",)  # rollouts start where an episode has been, not between two of them
 # a loss through 8 steps costs as much as several updates even with few rollouts and the least ensemble that there is
@@ -184,6 +191,8 @@ ARMS = {
         updates=1.0,
         stretch=1.5,
     ),
+    "recurrent": Arm("MADDPG with a GRU", MEMORY, updates=1.0, stretch=1.5),
+    "rssm_recurrent": Arm("RSSM, loss through it, actors with a GRU", (*RSSM, *MEMORY), updates=1.0, stretch=1.5),
     "updates_1_long": Arm("MADDPG", updates=1.0, stretch=15.0),
     "rssm_through_long": Arm("RSSM, loss through it", RSSM, updates=1.0, stretch=4.0),
 }

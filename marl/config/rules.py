@@ -97,11 +97,11 @@ RULES: tuple[Rule, ...] = (
         lambda c: f"wm.observation image needs wm.kind rssm, got {c.wm.kind}; the other models predict vectors",
     ),
     Rule(
-        ("maddpg.recurrent", "world_model"),
-        lambda c: c.maddpg.recurrent and c.world_model,
+        ("wm.through_horizon", "maddpg.recurrent"),
+        lambda c: c.maddpg.recurrent and c.world_model and not c.wm.size("through_horizon"),
         lambda c: (
-            "maddpg.recurrent and world_model exclude each other; imagined rollouts carry no memory of the actors, "
-            "expected recurrent false with it"
+            "wm.through_horizon 0 leaves maddpg.recurrent nothing to learn from a world model, since its batches, "
+            "windows of many steps, are not imagined; expected at least 1"
         ),
     ),
     Rule(

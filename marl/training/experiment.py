@@ -335,15 +335,12 @@ def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDP
         settings = replace(settings, communication_correction=False)
     capacity = min(config.replay.capacity, config.total_steps + config.num_envs)
     stream = Stream(config.seed, "replay", replicas, config.device)
-    if settings.recurrent:
-        recurrent = RecurrentMADDPG(env.spec, settings, config.seed, replicas, config.device)
-        return recurrent, WindowReplay(
-            env.spec, capacity, config.num_envs, stream, settings.gamma,
-            settings.window, settings.burn_in, recurrent.memory_shape,
-        )  # fmt: skip
     learner: MADDPG
+    replay: Replay
     pool = config.opponents.kind == "pool"
-    if config.population > 1:
+    if settings.recurrent:
+        learner = RecurrentMADDPG(env.spec, settings, config.seed, replicas, config.device)
+    elif config.population > 1:
         learner = PopulationMADDPG(
             env.spec, settings, config.seed, replicas, config.device, population=config.population
         )
@@ -352,8 +349,14 @@ def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDP
     else:
         learner = LEARNERS.get(config.channel, MADDPG)(env.spec, settings, config.seed, replicas, config.device, share)
     further = population_widths(env.spec) if config.population > 1 else opponent_widths(env.spec) if pool else {}
-    kind = PictureReplay if env.spec.picture else Replay
-    replay = kind(env.spec, capacity, config.num_envs, stream, settings.gamma, settings.n_step, further)
+    if isinstance(learner, RecurrentMADDPG):
+        replay = WindowReplay(
+            env.spec, capacity, config.num_envs, stream, settings.gamma,
+            settings.window, settings.burn_in, learner.memory_shape,
+        )  # fmt: skip
+    else:
+        kind = PictureReplay if env.spec.picture else Replay
+        replay = kind(env.spec, capacity, config.num_envs, stream, settings.gamma, settings.n_step, further)
     source: BatchSource = replay
     if config.world_model:
         from marl.world_model.attach import imagining

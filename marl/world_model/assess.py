@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import envs
+from envs.history import History
 from envs.streams import Stream
 from marl.data.batch import Transitions
 from marl.figures import plots
@@ -67,7 +68,14 @@ class Assessment(Record):
 
 
 def collect(
-    env_id: str, policy: Policy | None, replicas: int, episodes: int, steps: int, seed: int, **options: Any
+    env_id: str,
+    policy: Policy | None,
+    replicas: int,
+    episodes: int,
+    steps: int,
+    seed: int,
+    own_action: bool = False,
+    **options: Any,
 ) -> Sequences:
     """Fresh episodes in the torch or PettingZoo environment, the same for every replica where the actions are.
 
@@ -78,9 +86,11 @@ def collect(
         episodes: B.
         steps: of each episode; those that end earlier leave invalid frames.
         seed: of resets and choices.
+        own_action: agents see their own last action, as those with a memory do.
         options: keyword arguments of `envs.make`.
     """
-    return collect_in(envs.make(env_id, num_envs=replicas * episodes, **options), policy, replicas, steps, seed)
+    env = envs.make(env_id, num_envs=replicas * episodes, **options)
+    return collect_in(History(env, 1, own_action=True) if own_action else env, policy, replicas, steps, seed)
 
 
 def collect_in(env: envs.BatchedEnv, policy: Policy | None, replicas: int, steps: int, seed: int) -> Sequences:

@@ -16,9 +16,11 @@ from marl.errors import UserError
 from marl.learner.maddpg import MADDPG
 from marl.learner.networks.actor_critic import Actor
 from marl.learner.pictures.networks import actor_of
+from marl.learner.recurrent.maddpg import RecurrentMADDPG
 from marl.learner.relaxation import PATHWISE
 from marl.runs import checkpoint
 from marl.world_model.dreamer import pictures
+from marl.world_model.imagination.recall import Recall
 from marl.world_model.imagination.source import ImaginationSource, make_model, suited
 from marl.world_model.imagination.through import ThroughModel, critic_tail
 from marl.world_model.layout import Layout
@@ -36,8 +38,11 @@ def imagining(replay: Replay, learner: MADDPG, config: Config, model: WorldModel
         config: the run; `wm` holds the world model's settings.
         model: imagines; None: one of `config.wm.kind`.
 
+    Recurrent networks learn from the loss through the model alone: a batch of theirs is windows of many steps, which
+    no gate lets a model imagine.
+
     Raises:
-        UserError: the environment cannot be imagined.
+        UserError: the environment cannot be imagined, or not by actors with a memory.
     """
     if learner.spec.continuous:
         raise UserError(
@@ -46,8 +51,13 @@ def imagining(replay: Replay, learner: MADDPG, config: Config, model: WorldModel
         )
     wm = suited(config.wm, learner.spec)
     pictures.refuse(learner.spec, wm)
+    recall = None
+    if isinstance(learner, RecurrentMADDPG):
+        _refuse_memory_of(learner.spec)
+        wm = replace(wm, imagined_share=0.0, blend=False)
+        recall = Recall(learner, Layout(learner.spec, learner.device))
     streams = {name: Stream(config.seed, f"world_model/{name}", learner.replicas, learner.device) for name in _STREAMS}
-    source = ImaginationSource.of(replay, learner.actor, learner.spec, wm, config.num_envs, streams, model)
+    source = ImaginationSource.of(replay, learner.actor, learner.spec, wm, config.num_envs, streams, model, recall)
     if wm.size("through_horizon"):
         spec, estimator = learner.spec, config.maddpg.estimator
         alone = tuple((n,) for n in range(spec.num_agents))
@@ -55,13 +65,25 @@ def imagining(replay: Replay, learner: MADDPG, config: Config, model: WorldModel
             source.rollouts,
             source.gate,
             learner.actor,
-            critic_tail(learner.critic),
+            critic_tail(learner.critic) if recall is None else learner.critic,
             spec.teams if config.maddpg.team_reward else alone,
             # the others are no functions of one sample, or need noise of their own
             estimator if estimator in PATHWISE and estimator != "rao_blackwell" else "straight_through",
         )
         learner.add_actor_loss(through)
     return source
+
+
+def _refuse_memory_of(spec: EnvSpec) -> None:
+    if spec.picture is None and spec.fixed_agents and not spec.has_masks:
+        return
+    leave, seen = "agents may leave", "observations are pictures"
+    what = seen if spec.picture else leave if not spec.fixed_agents else "choices may be"
+    raise UserError(
+        f"{spec.id}: actors with a memory (maddpg.recurrent) are imagined where observations are vectors, all agents "
+        f"stay and no choice is forbidden; here {what}. Train it without --world-model, or with --maddpg.recurrent "
+        f"false."
+    )
 
 
 @dataclass

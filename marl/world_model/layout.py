@@ -17,7 +17,7 @@ class Layout:
     """Index tables between the padded tensors of the learner and the rows of the world model.
 
     A message slot whose route is exact is not predicted: it holds the one-hot that the sender chose one step before,
-    so that it is copied from the action.
+    so that it is copied from the action; and so is an agent's own last action, where it sees it (`spec.own_action`).
 
     Args:
         spec: agents, heads and routes.
@@ -36,6 +36,7 @@ class Layout:
             if route.exact
             for k in range(route.size)
         }
+        copied |= _own_actions(spec)
         dynamic = [position for position in full if position not in copied]
         self.full_size, self.obs_size, self.action_size = len(full), len(dynamic), len(used)
         # an assembled observation picks from [predicted J, joint action U, zero]
@@ -70,7 +71,28 @@ class Layout:
         """Padded one-hots [S, N, B, A] to rows [S, B, U]."""
         return action_SNBA.transpose(1, 2).flatten(2).index_select(2, self._used_U)
 
+    def split_action(self, action_SBU: Tensor) -> Tensor:
+        """Rows [S, B, U] to padded one-hots [S, N, B, A]; the inverse of `join_action`."""
+        agents, width = self.spec.num_agents, self.spec.action_size
+        padded = action_SBU.new_zeros(*action_SBU.shape[:2], agents * width)
+        return padded.index_copy(2, self._used_U, action_SBU).unflatten(2, (agents, width)).transpose(1, 2)
+
     def assemble(self, obs_SBJ: Tensor, action_SBU: Tensor) -> Tensor:
         """The predicted entries and the messages just sent, as padded observations [S, N, B, O]; differentiable."""
         rows = torch.cat([obs_SBJ, action_SBU, obs_SBJ.new_zeros(*obs_SBJ.shape[:2], 1)], dim=2)
         return rows.index_select(2, self._source).unflatten(2, (self.spec.num_agents, -1)).transpose(1, 2)
+
+
+def _own_actions(spec: EnvSpec) -> dict[int, int]:
+    """{entry of the padded joint observation that tells an agent's own last action: entry of the padded action}."""
+    if not spec.own_action:
+        return {}
+    assert spec.frames == 1, "of several observations only the newest would be predicted"
+    found = {}
+    for n, agent in enumerate(spec.agents):
+        place = n * spec.obs_size + agent.obs_size - agent.choices
+        for h, head in enumerate(agent.heads):
+            for k in range(head.size):
+                found[place] = n * spec.action_size + h * spec.head_size + k
+                place += 1
+    return found

@@ -18,6 +18,7 @@ from envs.streams import Stream
 from marl.errors import UserError
 from marl.figures import plots
 from marl.figures.film import write_gif
+from marl.learner.recurrent.unrolled import acting
 from marl.results import INLINE, Record
 from marl.runs import checkpoint
 from marl.runs.durable import replace_text
@@ -63,14 +64,14 @@ def evaluate(saved: SavedModel, episodes: int, seed: int, own_policy: bool) -> t
     steps = spec.horizon or DEFAULT_STEPS
     if steps <= CONTEXT + 1:
         raise UserError(f"{spec.id} has episodes of {steps} steps; expected more than {CONTEXT + 1} to predict any.")
-    policy = saved.actor if own_policy else None
     backend = "pettingzoo" if names_function(config.env) else config.backend
     pictures = {"pictures": Small.of(spec)} if spec.picture else {}
 
     def play(first: int) -> Sequences:
+        policy = acting(saved.actor, episodes) if own_policy else None
         return collect(
-            config.env, policy, config.num_replicas, episodes, steps, first, backend=backend, env_args=config.env_args,
-            **pictures,
+            config.env, policy, config.num_replicas, episodes, steps, first, spec.own_action, backend=backend,
+            env_args=config.env_args, **pictures,
         )  # fmt: skip
 
     seq = play(seed)

@@ -153,9 +153,13 @@ PROBES: dict[str, dict[str, Probe]] = {
         "prey": alone("prey", "Does prey learn from good predators?"),
         "one predator": alone("one predator", "Does a predator learn in good company?"),
         "one prey": alone("one prey", "Does a prey learn in good company?"),
-        "grazing": _grazing("Does prey learn to eat where nobody hunts? Predators walk at random, touches cost nothing."),
+        "grazing": _grazing(
+            "Does prey learn to eat where nobody hunts? Predators walk at random, touches cost nothing."
+        ),
         "grazing, no walls": _grazing("The same; leaving the field costs nothing either.", {"walls": 0.0}),
-        "grazing, long": _grazing("As `grazing`, with three times as many steps and six times as many updates.", {}, *LONG),
+        "grazing, long": _grazing(
+            "As `grazing`, with three times as many steps and six times as many updates.", {}, *LONG
+        ),
         "grazing, calm": _grazing("As `grazing`; moves may become certain: a logit penalty of .001.", {}, *CALM),
         "grazing, long and calm": _grazing("Both, and a discount of .9.", {}, *LONG, *CALM, "--maddpg.gamma", "0.9"),
         **_common(("predators", "prey")),

@@ -71,7 +71,7 @@ class Rollouts:
     @torch.no_grad()
     def imagine(self, length_S: Tensor) -> Imagined:
         """Fresh rollouts, of which the first `length_S` steps of a replica are valid."""
-        state, obs, prev_obs, first, alive, flags = self.starts.draw()
+        state, obs, prev_obs, first, alive, flags, _ = self.starts.draw()
         steps, uncertainty, valid = [], [], []
         for k in range(self.config.rollout):
             action = self._act(obs, flags)

@@ -9,6 +9,7 @@ Shape suffixes: S replicas, B batch, X imagined transitions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +32,7 @@ from marl.world_model.imagination.rollouts import Imagined, Policy, Rollouts, mi
 from marl.world_model.imagination.starts import Starts
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import WorldModel
-from marl.world_model.sequences import Episodes, FrameStore
+from marl.world_model.sequences import Episodes, FrameStore, Sequences
 from marl.world_model.small.model import SmallModel
 from marl.world_model.training import ModelTraining
 
@@ -144,6 +145,7 @@ class ImaginationSource:
         num_envs: int,
         streams: dict[str, Stream],
         model: WorldModel | None = None,
+        recall: Callable[[Sequences, Tensor], Tensor] | None = None,
     ) -> ImaginationSource:
         """Compose a source as `config` says.
 
@@ -156,6 +158,7 @@ class ImaginationSource:
             streams: "model" for initial weights, "training" for the model's samples, "imagination" for rollouts and
                 batches; rows are the replicas.
             model: imagines; None: one of `config.kind`.
+            recall: as for `Starts`.
 
         Raises:
             UserError: the kind of model cannot imagine the environment.
@@ -173,7 +176,7 @@ class ImaginationSource:
         episodes = Episodes(layout.widths, replicas, num_envs, capacity, config.validation_share, device, store)
         span = spec.horizon + 1 if spec.horizon else 50  # frames that validation and starts are taken from
         gate = Gate(episodes.held_out, span, layout, config, trained)
-        starts = Starts(episodes.training, span, model, gate, layout, config, imagination)
+        starts = Starts(episodes.training, span, model, gate, layout, config, imagination, recall)
         return cls(
             replay,
             ModelTraining(model, episodes, config.window or -(-span // 2), config, trained),
@@ -205,7 +208,8 @@ class ImaginationSource:
         if self._renewals % RENEWALS == 0:
             self.gate.measure(self.training.model)
         self._renewals += 1
-        self.imagine()
+        if self.config.imagined_share:
+            self.imagine()
 
     def imagine(self) -> None:
         """Fill the imagined transitions with fresh rollouts of the current actors."""

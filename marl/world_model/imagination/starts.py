@@ -16,6 +16,7 @@ here of states, whose consequences the model computes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from marl.config.world_model import WorldModelConfig
 from marl.world_model.imagination.gate import Gate
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import WorldModel
-from marl.world_model.sequences import FrameStore
+from marl.world_model.sequences import FrameStore, Sequences
 
 FEW = 8  # values: an entry with no more of them in all rows says which, not how much
 APART = 1e-6  # values that differ by less are one
@@ -42,6 +43,7 @@ class Start(NamedTuple):
     first: Tensor  # bool [S, R] obs is the first of its episode
     valid: Tensor  # bool [S, R] the episode goes on from here
     flags: Tensor  # [S, R, V] who is there, and what is allowed
+    memory: Tensor | None = None  # [S, G, R, W] states of recurrent networks before obs; None: they remember nothing
 
 
 class Starts:
@@ -55,6 +57,8 @@ class Starts:
         layout: of the joint observation.
         config: how many starts.
         stream: of all that is drawn; its rows are the replicas.
+        recall: states of recurrent networks before some frames (recall.py), and no start is blended; None: there are
+            none.
     """
 
     def __init__(
@@ -66,7 +70,9 @@ class Starts:
         layout: Layout,
         config: WorldModelConfig,
         stream: Stream,
+        recall: Callable[[Sequences, Tensor], Tensor] | None = None,
     ) -> None:
+        self._recall = recall
         self._store, self._span, self._model, self._gate, self._layout = store, span, model, gate, layout
         self._config, self._stream = config, stream
 
@@ -83,6 +89,7 @@ class Starts:
         every = self._layout.flags.acted_on(seq.obs, seq.flags).flatten(1, 2)
         obs, flags = every[s, index_SR], seq.flags.flatten(1, 2)[s, index_SR]
         before = every[s, (index_SR - seq.first.shape[2]).clamp(min=0)] * ~first_SR[..., None]
+        memory = None if self._recall is None else self._recall(seq, index_SR)
         use_S = self._gate.blended_S
         if bool(use_S.any()):
             moved, moved_before = self._blended(obs, before, flags, first_SR + 2 * open_SR)
@@ -92,7 +99,7 @@ class Starts:
         if not bool(use_S.all()):  # reading whole windows costs a model that remembers most of a draw
             stored = self._model.observe(seq, stream).pick(index_SR)
             state = stored.where(use_S, state) if bool(use_S.any()) else stored
-        return Start(state, self._layout.split(obs), self._layout.split(before), first_SR, open_SR, flags)
+        return Start(state, self._layout.split(obs), self._layout.split(before), first_SR, open_SR, flags, memory)
 
     def _blended(
         self, obs_SRF: Tensor, before_SRF: Tensor, flags_SRV: Tensor, kind_SR: Tensor

@@ -27,6 +27,8 @@ from torch import Tensor, nn
 
 from marl.learner import relaxation
 from marl.learner.networks.actor_critic import Actor
+from marl.learner.recurrent.networks import RecurrentActor, RecurrentCritic
+from marl.learner.recurrent.unrolled import UnrolledActor, UnrolledCritic
 from marl.world_model.imagination.gate import Gate
 from marl.world_model.imagination.rollouts import Rollouts
 
@@ -41,7 +43,8 @@ class ThroughModel:
         rollouts: model, starts and stream.
         gate: where it is closed, there is no loss.
         actor: whose parameters learn.
-        tail: the critics' value at the end of a rollout; it may pass gradients to observations and actions.
+        tail: the critics' value at the end of a rollout; it may pass gradients to observations and actions. Of
+            recurrent actors their recurrent critics, and rollouts start with a memory (`Start.memory`).
         groups: agents with a common objective, the mean of their rewards; every agent in exactly one.
         estimator: relaxation of the actors' choices, one of `PATHWISE` (marl/learner/relaxation.py) without noise
             of its own.
@@ -52,7 +55,7 @@ class ThroughModel:
         rollouts: Rollouts,
         gate: Gate,
         actor: Actor,
-        tail: Tail,
+        tail: Tail | RecurrentCritic,
         groups: tuple[tuple[int, ...], ...],
         estimator: str,
     ) -> None:
@@ -73,18 +76,26 @@ class ThroughModel:
         if not bool(self._gate.length_S.any()):  # a rollout costs as much as several updates
             return self._share_PN.new_zeros(len(self._gate.length_S), groups)
         with torch.no_grad():
-            state, obs, _, _, valid_SR, flags = rollouts.starts.draw()
+            state, obs, _, _, valid_SR, flags, memory = rollouts.starts.draw()
             # a copy of every row for every group, groups first
             rows = torch.arange(valid_SR.shape[1], device=obs.device).repeat(groups)
             state = state.pick(rows.expand(len(obs), -1))
             obs, flags = obs[:, :, rows], flags[:, rows]
-        value_SNX = self._value(state, obs, flags, temperature)
+            memory = None if memory is None else memory[:, :, rows]
+        value_SNX = self._value(state, obs, flags, temperature, memory)
         value_SNPR = value_SNX.unflatten(2, (groups, -1))
         weight_SR = valid_SR * (self._gate.length_S > 0)[:, None]
         mean_SNP = (value_SNPR * weight_SR[:, None, None]).sum(3) / valid_SR.sum(1).clamp(min=1)[:, None, None]
         return rollouts.config.through_weight * -(mean_SNP.transpose(1, 2) * self._share_PN).sum(2)
 
-    def _value(self, state: object, obs_SNXO: Tensor, flags_SXV: Tensor, temperature: float | Tensor) -> Tensor:
+    def _value(
+        self,
+        state: object,
+        obs_SNXO: Tensor,
+        flags_SXV: Tensor,
+        temperature: float | Tensor,
+        memory_SGXW: Tensor | None = None,
+    ) -> Tensor:
         """V of every agent, [S, N, X].
 
         Whoever is gone acts no more and is paid nothing. One that leaves without a termination (a truncation of its
@@ -92,7 +103,7 @@ class ThroughModel:
         """
         rollouts, table = self._rollouts, self._rollouts.flags
         horizon, rows = rollouts.config.size("through_horizon"), obs_SNXO.shape[2]
-        actor = self._actor.unrolled(self._group_N, len(self._share_PN))
+        actor, tail = self._players(memory_SGXW)
         agents, heads = rollouts.layout.spec.num_agents, self._actor.heads
         gumbel = rollouts.stream.gumbel(horizon + 1, agents, rows, *heads).unbind(1)
         noise = rollouts.stream.uniform(horizon, rows, rollouts.model.noise_size).unbind(1)
@@ -109,6 +120,8 @@ class ThroughModel:
         for k in range(horizon):
             action, there = act(obs_SNXO, k, flags_SXV), table.there(flags_SXV)
             joint = rollouts.layout.join_action(action)
+            if isinstance(tail, UnrolledCritic):
+                tail.follow(obs_SNXO, action)
             state, predicted = rollouts.model.step(state, joint, noise[k], uncertain=False)
             total = total + weight * predicted.reward.transpose(1, 2)
             going = predicted.discount.detach().transpose(1, 2) >= 0.5 * rollouts.gamma
@@ -120,9 +133,20 @@ class ThroughModel:
                 obs_SNXO = obs_SNXO * (there | after)[..., None]
                 leaving = there & ~after & going
                 if bool(leaving.any()):
-                    total = total + weight * leaving * self._tail(obs_SNXO, act(obs_SNXO, k + 1, None))
+                    total = total + weight * leaving * tail(obs_SNXO, act(obs_SNXO, k + 1, None))
                 weight, obs_SNXO = weight * after, obs_SNXO * after[..., None]
-        return total + weight * self._tail(obs_SNXO, act(obs_SNXO, horizon, flags_SXV))
+        return total + weight * tail(obs_SNXO, act(obs_SNXO, horizon, flags_SXV))
+
+    def _players(self, memory_SGXW: Tensor | None) -> tuple[Callable[[Tensor], Tensor], Tail]:
+        """The actors from the first step on, one call a step, and the value at the end."""
+        actor, tail, groups = self._actor, self._tail, len(self._share_PN)
+        if not isinstance(tail, RecurrentCritic):
+            return actor.unrolled(self._group_N, groups), tail
+        assert isinstance(actor, RecurrentActor) and memory_SGXW is not None, (
+            "recurrent critics are of recurrent actors"
+        )
+        acting, valuing = memory_SGXW.chunk(2, dim=1)
+        return UnrolledActor(actor, acting, self._group_N, groups), UnrolledCritic(tail, valuing)
 
 
 def critic_tail(critic: nn.Module) -> Tail:

@@ -186,7 +186,7 @@ def test_no_environment_lists_the_tasks() -> None:
         (["--env", "simple", "--maddpg.critic", "factored", "--maddpg.independent-critics"], "expected one of the two"),
         (["--env", "simple", "--maddpg.critic", "factored", "--maddpg.recurrent"], "expected maddpg.critic joint"),
         (["--env", "simple", "--maddpg.critic", "factored"], "expected maddpg.team_reward true with it"),
-        (["--env", "simple", "--maddpg.recurrent", "--world-model"], "expected recurrent false with it"),
+        (["--env", "simple", "--maddpg.recurrent", "--world-model", "--wm.through-horizon=0"], "expected at least 1"),
         (["--env", "simple", "--maddpg.recurrent", "--distributed", "data"], "expected distributed replicas"),
         (["--env", "simple", "--maddpg.recurrent", "--maddpg.batch-size", "15"], "room for at least one window"),
         (["--env", "simple", "--maddpg.recurrent", "--maddpg.n-step", "17"], "n_step 17 is more than maddpg.window 16"),

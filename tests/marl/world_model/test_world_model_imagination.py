@@ -144,7 +144,7 @@ def test_rollouts_begin_at_real_observations_and_continue_their_own() -> None:
 
 def test_previous_observations_of_starts_are_the_frames_before() -> None:
     built = filled()
-    _, obs, before, first, valid, _ = built.rollouts.starts.draw()
+    _, obs, before, first, valid, *_ = built.rollouts.starts.draw()
     frames = built.training.episodes.training.data_SECD[..., : built.rollouts.layout.full_size]
     rows, rows_before = built.rollouts.layout.join(obs), built.rollouts.layout.join(before)
     for s in range(2):

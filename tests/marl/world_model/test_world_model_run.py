@@ -55,6 +55,16 @@ def test_a_run_records_its_model_and_can_be_looked_at(
     assert (result.run_dir / "world_model.json").exists()
 
 
+def test_a_run_of_actors_with_a_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its policy plays the episodes that the model is measured on, and remembers."""
+    learner = MADDPGConfig(recurrent=True, hidden=(8,), window=4, burn_in=2, batch_size=16, warmup_steps=100)
+    result = train(config(tmp_path, maddpg=learner))
+    capsys.readouterr()
+    assert command.main([str(result.run_dir), "--episodes", "4", "--own-policy"]) == 0
+    out = capsys.readouterr().out
+    assert "after 400 steps, own policy" in out and "message entries that are exact: 100.0 %" in out
+
+
 def test_a_run_with_masks_and_agents_that_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that reads imagined rows: the learner's losses, the loss through the model, the evaluation."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "helpers"))

@@ -53,7 +53,7 @@ def test_rows_are_of_a_kind_where_both_flags_agree(monkeypatch: pytest.MonkeyPat
         return replace(seq, last=seq.last | closed)
 
     monkeypatch.setattr(source.rollouts.starts._store, "windows", mostly_closed)
-    _, _, _, first_SR, valid_SR, _ = source.rollouts.starts.draw()
+    _, _, _, first_SR, valid_SR, *_ = source.rollouts.starts.draw()
     (kind_SR,) = kinds
     agree = (first_SR[:, :, None] == first_SR[:, None]) & (valid_SR[:, :, None] == valid_SR[:, None])
     assert torch.equal(kind_SR[:, :, None] == kind_SR[:, None], agree)
@@ -82,7 +82,7 @@ def test_blended_starts_are_states_of_the_environment() -> None:
     """In simple_reference both agents see the same three landmarks: what they say of them must agree in every start,
     and the goal's colour must be a colour."""
     source = filled("simple_reference", starts=200, blend=True)
-    state, obs, _, _, valid, _ = source.rollouts.starts.draw()
+    state, obs, _, _, valid, *_ = source.rollouts.starts.draw()
     assert isinstance(state, ObsState) and bool(valid.any())
     a, b = obs[:, 0], obs[:, 1]  # [S, R, O]: velocity 2, landmarks 3 x 2, goal's colour 3, message 10
     between = (a[..., 2:4] - b[..., 2:4])[:, :, None]
@@ -109,7 +109,7 @@ def test_a_model_that_remembers_starts_as_the_gate_says() -> None:
         return observed[-1][1]
 
     starts._model.observe = watched  # type: ignore[method-assign]
-    state, obs, _, _, _, _ = starts.draw()
+    state, obs, *_ = starts.draw()
     (frames, alone), (windows, remembered) = observed
     assert frames.first.shape[1] == 1 and bool(frames.first.all()) and not bool(frames.action.any())
     assert torch.equal(layout.join(obs)[0], frames.obs[0, 0]) and torch.equal(state.h[0], alone.h[0])
@@ -129,7 +129,7 @@ def test_switched_off_every_start_was_seen() -> None:
         env = envs.make("simple_reference", num_envs=20)
         source = filled("simple_reference", blend=blend)
         stored = torch.cat([t.obs[0].transpose(0, 1).flatten(1) for t in play(env, 40, replicas=2)])
-        _, obs, _, _, _, _ = source.rollouts.starts.draw()
+        _, obs, *_ = source.rollouts.starts.draw()
         starts = obs[0].transpose(0, 1).flatten(1)
         apart = torch.cdist(starts, stored, compute_mode="donot_use_mm_for_euclid_dist")
         return float((apart.min(1).values < 1e-5).float().mean())
