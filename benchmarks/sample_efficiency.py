@@ -65,7 +65,6 @@ LINES = "-", "--", ":", "-."  # of arms of a figure that have the same colour
 
 def run(name: str, arm: Arm, config: Config, say: Callable[[str], None]) -> dict[str, Any]:
     """Train all replicas of `config`; returns at every evaluation, [times][S], and what the model was like."""
-    replicas = range(config.num_replicas)
     task = TASKS[name]
     env = task.make(config.num_replicas * config.num_envs)
     env = History(env, 1, own_action=True) if config.maddpg.recurrent else env

@@ -1,7 +1,7 @@
 """Recurrent actors and critics along imagined rollouts: their states go on from call to call.
 
-Shape suffixes: S replicas, N agents, X = S * N, B rows in P blocks of L, I inputs, W width of the state, O observation,
-A action, H heads, K choices.
+Shape suffixes: S replicas, N agents, X agents of all replicas, S * N, B batch, P blocks of it, L rows of one block,
+I inputs of a layer, W width of the state, O observation, A action, H heads, K choices.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class UnrolledCritic:
         return self._parameters.output(self._after(obs_SNBO, action_SNBA)).view(*self._agents, -1)
 
     def _after(self, obs_SNBO: Tensor, action_SNBA: Tensor) -> Tensor:
-        gates_XZB = self._parameters.gates(joint_rows(obs_SNBO, action_SNBA).transpose(1, 2))
-        return self._parameters.step(gates_XZB, self._state_XWB)
+        gates = self._parameters.gates(joint_rows(obs_SNBO, action_SNBA).transpose(1, 2))
+        return self._parameters.step(gates, self._state_XWB)
 
 
 def acting(actor: Actor, rows: int) -> Callable[[Tensor], Tensor]:

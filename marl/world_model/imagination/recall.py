@@ -3,8 +3,8 @@
 The states are read anew, by the present parameters, from the stored frames before a start. Where a window of frames
 begins within an episode, which is longer than the window, it begins with an empty memory.
 
-Shape suffixes: S replicas, N agents, T frames, B windows, X = T * B frames, R starts, W width of a state, F joint
-observation, U joint action.
+Shape suffixes: S replicas, N agents, T frames, B windows, X frames of all windows, T * B, R rollouts, W width of a
+state, F joint observation, U joint action.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Recall:
         joint_SXD = joint_rows(obs_SNXO, layout.split_action(done_STBU.flatten(1, 2)))
         at_S1R1 = index_SR[:, None, :, None]
 
-        def before(parameters: Prepared, input_YIX: Tensor) -> Tensor:
+        def before(parameters: Prepared, inputs: Tensor) -> Tensor:
             agents, width = learner.spec.num_agents, learner.actor.mlp.width
             keep_X1TB = (~seq.first).to(seq.obs.dtype).repeat_interleave(agents, 0)[:, None]
             state_XWB = seq.obs.new_zeros(len(keep_X1TB), width, seq.first.shape[2])
-            state_XWR, _ = parameters.unroll(parameters.gates(input_YIX), state_XWB, keep_X1TB)
+            state_XWR, _ = parameters.unroll(parameters.gates(inputs), state_XWB, keep_X1TB)
             state_SNXW = rows(state_XWR, (len(index_SR), agents))
             return state_SNXW.gather(2, at_S1R1.expand(-1, agents, -1, width))
 
