@@ -202,6 +202,25 @@ def test_gradient_is_the_derivative_of_the_value(seen: bool) -> None:
     assert (flat.grad * direction).sum().item() == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4)
 
 
+def test_values_are_those_of_what_was_remembered_and_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guard: the same noise from empty memories, and with critics that forget the steps of the rollout."""
+
+    def value(forget: bool = False, empty: bool = False) -> float:
+        made, _ = through(2, ((0, 1),), False)
+        start = made._rollouts.starts.draw()
+        assert start.memory is not None
+        if empty:
+            start.memory.zero_()
+        with monkeypatch.context() as patched:
+            if forget:
+                patched.setattr(UnrolledCritic, "follow", lambda *_: None)
+            return made.loss(0.8).sum().item()
+
+    whole = value()
+    assert value() == whole
+    assert abs(value(empty=True) - whole) > 1e-6 and abs(value(forget=True) - whole) > 1e-6
+
+
 def test_agents_with_rewards_of_their_own_learn_from_their_own_copies() -> None:
     """As many values as groups; each agent's gradient is that of its own group's alone."""
     made, acting = through(2, ((0,), (1,)), True)
