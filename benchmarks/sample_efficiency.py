@@ -62,9 +62,15 @@ FIRST_SEED = 100  # below are seeds that settings were chosen on
 LEGEND = 60  # characters of a line
 LINES = "-", "--", ":", "-."  # of arms of a figure that have the same colour
 
+Watch = Callable[[MADDPG, BatchSource, int], None]
+"""Looks at the learner and its source after so many steps, and changes nothing."""
 
-def run(name: str, arm: Arm, config: Config, say: Callable[[str], None]) -> dict[str, Any]:
-    """Train all replicas of `config`; returns at every evaluation, [times][S], and what the model was like."""
+
+def run(name: str, arm: Arm, config: Config, say: Callable[[str], None], watch: Watch | None = None) -> dict[str, Any]:
+    """Train all replicas of `config`; returns at every evaluation, [times][S], and what the model was like.
+
+    `watch` is called after every evaluation.
+    """
     task = TASKS[name]
     env = task.make(config.num_replicas * config.num_envs)
     env = History(env, 1, own_action=True) if config.maddpg.recurrent else env
@@ -95,6 +101,8 @@ def run(name: str, arm: Arm, config: Config, say: Callable[[str], None]) -> dict
                 results["returns"].append(greedy_returns(task, learner, config.num_replicas).tolist())
             told = {n.split("/")[1]: v.tolist() for n, v in source.metrics().items() if n.startswith("world_model/")}
             results["model"].append({n: told[n] for n in ("rollout", "rmse_1", "reward_rmse_1") if n in told})
+            if watch is not None:
+                watch(learner, source, step)
             say(f"{step:>7} {np.round(results['returns'][-1], 2)} {results['model'][-1].get('rollout', '')}")
     return {**results, "updates": learner.updates, "cpu_seconds": time.process_time() - started}
 
