@@ -3,9 +3,9 @@
     python -m benchmarks.world_model.value_errors
 
 Beside agents that learn through DreamerV2's model: at every evaluation, from every frame of held-out episodes, how far
-off observations are after 1 to K open-loop steps (the gate's measure, marl/world_model/imagination/gate.py), and how far
-off is what the critics say of them, V(o) = Q'(o, greedy a), by the target networks. Both in standard deviations of what
-is told. Nothing of it enters the training. Tuning seeds, one replica of each task.
+off observations are after 1 to K open-loop steps (the gate's measure, marl/world_model/imagination/gate.py), and how
+far off is what the critics say of them, V(o) = Q'(o, greedy a), by the target networks. Both in standard deviations of
+what is told. Nothing of it enters the training. Tuning seeds, one replica of each task.
 Results: benchmarks/results/world_model/value_errors.json, value_errors.md.
 """
 
