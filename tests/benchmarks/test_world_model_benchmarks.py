@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -87,8 +88,9 @@ def test_arms_that_share_actors_alike_began_alike() -> None:
     """Before the first update all arms of a task with the same networks play the same policies of five seeds."""
     tasks = json.loads((RESULTS / "sample_efficiency.json").read_text(encoding="utf-8"))["tasks"]
     for env_id, arms in tasks.items():
-        for shared in (True, False):
-            first = [result for name, result in arms.items() if name.endswith("_shared") == shared]
+        for kind in product((True, False), repeat=2):
+            networks = {name: (name.endswith("_shared"), "recurrent" in name) for name in arms}
+            first = [result for name, result in arms.items() if networks[name] == kind]
             for result in first if TASKS[env_id].every <= 250 else ():
                 assert np.allclose(result["returns"][0], first[0]["returns"][0], atol=1e-2), env_id
 
