@@ -38,8 +38,7 @@ def imagining(replay: Replay, learner: MADDPG, config: Config, model: WorldModel
         config: the run; `wm` holds the world model's settings.
         model: imagines; None: one of `config.wm.kind`.
 
-    Recurrent networks learn from the loss through the model alone: a batch of theirs is windows of many steps, which
-    no gate lets a model imagine.
+    Recurrent networks learn from the loss through the model alone: their batches, windows behind a burn-in, stay real.
 
     Raises:
         UserError: the environment cannot be imagined, or not by actors with a memory.

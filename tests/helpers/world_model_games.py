@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -39,3 +41,15 @@ class Game:
         hit = (state.goal * move).sum(-1)
         both = torch.stack([0 * hit, (state.goal * message).sum(-1)] if self.selfish else [hit, hit], -1)
         return state, Prediction(state.goal, both, torch.full_like(both, 0.9), 0 * hit)
+
+
+def assert_derivative(value: Callable[[], Tensor], flat: nn.Parameter) -> None:
+    """The gradient of `value` at a float64 parameter agrees with central differences along a random direction."""
+    value().backward()
+    assert flat.grad is not None
+    direction = torch.randn(flat.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    start, step, ends = flat.data.clone(), 1e-6, []
+    for sign in (1, -1):
+        flat.data = start + sign * step * direction
+        ends.append(value().item())
+    assert (flat.grad * direction).sum().item() == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4)

@@ -31,7 +31,7 @@ class UnrolledActor:
         self._state_XWB = columns(memory_SNBW)
         self._live = actor.prepared()
         with torch.no_grad():
-            self._constant = actor.prepared()
+            self._constant = actor.prepared() if num_blocks > 1 else self._live
         self._block_X = block_N.repeat(len(memory_SNBW))
         self._every_X = torch.arange(len(self._block_X), device=block_N.device)
 

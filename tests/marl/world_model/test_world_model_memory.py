@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from world_model_data import two_agents
-from world_model_games import GAME, Game, Goal
+from world_model_games import GAME, Game, Goal, assert_derivative
 
 import envs
 from envs.history import History
@@ -42,8 +42,8 @@ def draws(name: str, *shape: int) -> Tensor:
     return Stream(0, name, [0]).uniform(*shape)[0] * 2 - 1
 
 
-def actor(shared: bool = False) -> RecurrentActor:
-    return RecurrentActor(SPEC, (W,), True, Stream(0, "actor", range(S)), shared)
+def actor() -> RecurrentActor:
+    return RecurrentActor(SPEC, (W,), True, Stream(0, "actor", range(S)))
 
 
 def memory(*shape: int) -> Tensor:
@@ -192,14 +192,7 @@ def test_gradient_is_the_derivative_of_the_value(seen: bool) -> None:
         made._rollouts.stream.load_state_dict({"counter": 0})  # the same noise
         return made.loss(0.8).sum()
 
-    value().backward()
-    assert flat.grad is not None
-    direction = torch.randn(flat.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    start, step, ends = flat.data.clone(), 1e-6, []
-    for sign in (1, -1):
-        flat.data = start + sign * step * direction
-        ends.append(value().item())
-    assert (flat.grad * direction).sum().item() == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4)
+    assert_derivative(value, flat)
 
 
 def test_values_are_those_of_what_was_remembered_and_done(monkeypatch: pytest.MonkeyPatch) -> None:
