@@ -59,4 +59,7 @@ def test_one_that_copies_is_wrong_by_what_has_changed() -> None:
 def test_steps_and_rows() -> None:
     assert steps_within([0.05, 0.1, 0.11, 0.02]) == 2 and steps_within([float("nan")]) == 0
     row = {"step": 1008, "observation": [0.04] * 3 + [0.2] * 5, "value": [0.3] * 8}
-    assert "| t | 1,008 | 0.04 / 0.04 / 0.20 | 0.30 / 0.30 / 0.30 | 3, 0 |" in table({"t": [row] * 4})
+    swapped = {**row, "observation": row["value"], "value": row["observation"]}
+    text = table({"t": [row] * 4, "u": [swapped] * 2 + [{**row, "value": row["observation"]}]})
+    assert "| t | 1,008 | 0.04 / 0.04 / 0.20 | 0.30 / 0.30 / 0.30 | 3, 0 |" in text and "| u |" not in text
+    assert "Of all 7 evaluations" in text and "longer rollout in 2, as long a one in 1, a shorter one in 4." in text
