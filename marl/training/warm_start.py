@@ -49,7 +49,8 @@ def start_from(config: Config, path: Path, learner: MADDPG, division: Division) 
 
     def taken() -> tuple[dict[str, Tensor], str]:
         assert config.from_run is not None
-        saved = checkpoint.load(checkpoint.locate(Path(config.from_run)), [_PARTS[config.from_parts]])
+        part = PARTS[config.from_parts]
+        saved = checkpoint.load(checkpoint.locate(Path(config.from_run)), [part])
         old = from_dict(saved.manifest["config"], f"checkpoint {saved.path}")
         check_networks(saved.manifest["spec"], old, learner.spec, config, saved.path)
         words = {
@@ -57,6 +58,7 @@ def start_from(config: Config, path: Path, learner: MADDPG, division: Division) 
             "checkpoint": saved.path.name,
             "step": saved.step,
             "parts": config.from_parts,
+            "sha256": saved.manifest["files"][part]["sha256"],
             "env": old.env,
         }
         replace_text(path / RECORD, json.dumps(words, indent=1) + "\n")
@@ -88,7 +90,7 @@ def start_from(config: Config, path: Path, learner: MADDPG, division: Division) 
     return "" if first is None else first[1]
 
 
-_PARTS = {"actors": "policy", "frozen": "policy", "all": "learner"}  # parts of a checkpoint, one file each
+PARTS = {"actors": "policy", "frozen": "policy", "all": "learner"}  # parts of a checkpoint, one file each
 _TOLD = {
     "actors": "The actors of {} are the start.",
     "frozen": "Agents that never learn play as in {}.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -44,8 +45,10 @@ def test_everything(old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert not state(run)["learner"]["actor_optimiser"]["state"]
     assert read_run(run).config.from_run == str(old) and read_run(run).config.maddpg.gamma == 0.5
     record = json.loads((run / "started_from.json").read_text())
+    learner = hashlib.sha256((old / "checkpoints" / "step_000000092" / "learner.pt").read_bytes()).hexdigest()
     assert record == {
-        "run": str(old), "checkpoint": "step_000000092", "step": 92, "parts": "all", "env": "simple_speaker_listener",
+        "run": str(old), "checkpoint": "step_000000092", "step": 92, "parts": "all", "sha256": learner,
+        "env": "simple_speaker_listener",
     }  # fmt: skip
     output = "".join(capsys.readouterr())
     assert f"The actors and critics of {old}/checkpoints/step_000000092 are the start." in output
