@@ -37,6 +37,8 @@ class CommandLine:
     """Episodes of each of the 20 evaluations."""
     seed: int = 0
     """Root seed of the students."""
+    device: str = "auto"
+    """What the training runs on: auto, cpu, cuda or cuda:i."""
     out: Annotated[Path | None, arg(metavar="DIR")] = None
     """Directory of the training; default: RUN/teaching_AGENT."""
 
@@ -51,6 +53,7 @@ def _taught(options: CommandLine) -> str:
 
     result = ease_of_teaching(
         options.run, options.learners, replica=options.replica, students=options.students,
-        total_steps=options.total_steps, episodes=options.episodes, seed=options.seed, out=options.out, progress=True,
+        total_steps=options.total_steps, episodes=options.episodes, seed=options.seed, device=options.device,
+        out=options.out, progress=True,
     )  # fmt: skip
     return in_words(result)

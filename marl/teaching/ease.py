@@ -25,7 +25,7 @@ from pettingzoo import ParallelEnv
 from envs.pettingzoo.construct import parallel_env
 from envs.spec import EnvSpec
 from marl.config.opponents import OpponentsConfig
-from marl.config.schema import MADDPGConfig
+from marl.config.schema import Config, MADDPGConfig
 from marl.errors import UserError, did_you_mean
 from marl.evaluate.anchors import lines_of
 from marl.play.channel import condition_of
@@ -67,7 +67,9 @@ class Beside(ParallelEnv):
     """An environment in which some agents are played by a frozen player; the others learn.
 
     Args:
-        env: the whole environment; its observations are vectors.
+        env: the whole environment. Observations are what `frozen` takes: anything that a `Policy` was trained on,
+            vectors for other players. Action masks are read from `info["action_mask"]`, and by a `Policy` from
+            observations that hold them.
         spec: of the whole environment.
         frozen: plays every agent that does not learn.
         learners: the agents of this environment, at least one, not all.
@@ -100,6 +102,7 @@ class Beside(ParallelEnv):
             "routes": _routes_among(spec, learners),
         }
         self._seen: dict[str, Any] = {}
+        self._infos: dict[str, Any] = {}
 
     @property
     def unwrapped(self) -> ParallelEnv:
@@ -112,18 +115,28 @@ class Beside(ParallelEnv):
         return self.env.action_space(agent)
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
-        self._seen, infos = self.env.reset(seed=seed, options=options)
+        self._seen, self._infos = self.env.reset(seed=seed, options=options)
         self.frozen.reset(1)
-        return self._mine(self._seen), self._mine(infos)
+        return self._mine(self._seen), self._mine(self._infos)
 
     def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
-        batch = {name: np.asarray(obs, dtype=np.float32)[None] for name, obs in self._seen.items()}
-        played = self.frozen.act(batch)
-        own = {name: played[name][0] for name in self._seen if name not in self.possible_agents}
-        joint = {name: action if action.ndim else action.item() for name, action in own.items()}
-        self._seen, *results = self.env.step({**joint, **actions})
+        there = [name for name in self.env.agents if name not in self.possible_agents]
+        played = self._played() if there else {}
+        self._seen, *results = self.env.step({**{name: played[name] for name in there}, **actions})
+        self._infos = results[-1]
         observations, rewards, terminated, truncated, infos = (self._mine(part) for part in (self._seen, *results))
         return observations, rewards, terminated, truncated, infos
+
+    def _played(self) -> dict[str, Any]:
+        """What the frozen player would do for every agent that is there, as PettingZoo actions."""
+        seen = {name: self._seen[name] for name in self.env.agents}
+        if isinstance(self.frozen, Policy):
+            return self.frozen(seen, self._infos)
+        masks = {name: np.asarray(self._infos[name]["action_mask"])[None] for name in seen
+                 if "action_mask" in self._infos.get(name, {})}  # fmt: skip
+        batch = {name: np.asarray(obs, dtype=np.float32)[None] for name, obs in seen.items()}
+        rows = {name: action[0] for name, action in self.frozen.act(batch, masks or None).items()}
+        return {name: action if action.ndim else action.item() for name, action in rows.items()}
 
     def close(self) -> None:
         self.env.close()
@@ -179,9 +192,13 @@ def ease_of_teaching(
     episodes: int = 50,
     seed: int = 0,
     out: Path | str | None = None,
+    device: str = "auto",
     progress: bool = False,
 ) -> EaseOfTeaching:
     """Train fresh `learners` beside a run's frozen agents, with the run's own learner settings, and time them.
+
+    What brings agents of the run together, or gave them a start, is not taken over: channels, populations, other-play,
+    opponents, `--from`.
 
     Args:
         run: run directory.
@@ -192,6 +209,7 @@ def ease_of_teaching(
         episodes: of each of the 20 evaluations.
         seed: of the students.
         out: directory of the training; None: RUN/teaching_<learners>.
+        device: what trains: auto, cpu, cuda or cuda:i.
         progress: show a progress bar.
 
     Returns:
@@ -210,7 +228,13 @@ def ease_of_teaching(
             env="marl.teaching:beside",
             env_args={"run": str(run), "learners": ",".join(learners), "replica": replica},
             channel="gumbel",
+            population=1,
+            other_play=False,
             opponents=OpponentsConfig(),
+            from_run=None,
+            from_parts=Config.from_parts,
+            from_greedy=False,
+            device=device,
             maddpg=settings_of(config.maddpg, learners),
             backend="pettingzoo",
             num_replicas=students,

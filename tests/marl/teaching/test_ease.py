@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import toy_envs
 from channel_players import Babbling, Scripted
+from whole_runs import whole
 
 from envs.check.verdict import check
 from envs.mpe import catalogue
@@ -146,3 +148,52 @@ def test_students_of_a_trained_run(tmp_path, capsys):
     assert student.spec.agent_names == ("listener_0",) and student.config.maddpg.hidden == (8,)
     assert main([str(run), "--learners", "listner_0"]) == 2
     assert "Did you mean 'listener_0'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("env", ["toy_envs:MaskedInfo", "toy_envs:Masked"])
+def test_a_frozen_policy_heeds_masks_and_leaves_with_its_agent(env, tmp_path):
+    """a_0 may choose among ever more moves and leaves after three steps.
+
+    Guard: seen failing where the player was asked without infos, and with an action for the agent that had left.
+    """
+    own = {"env": env, "env_args": {"deaths": {"a_0": 3}}, "backend": "pettingzoo"}
+    run = whole(tmp_path / "run", {**own, "total_steps": 64, "num_envs": 2})
+    place = beside(str(run), "a_1")
+    for seed in range(8):
+        observations, _ = place.reset(seed=seed)
+        while place.agents:
+            assert set(observations) <= {"a_1"}
+            observations, *_ = place.step({"a_1": 0})
+        sent = place.env.received[-6:]
+        assert [set(actions) for actions in sent] == [{"a_0", "a_1"}] * 3 + [{"a_1"}] * 3
+        assert all(actions["a_0"] <= t % 4 for t, actions in enumerate(sent[:3]))
+
+
+def test_masks_reach_a_player_that_is_no_policy():
+    """Guard: seen failing with the masks of the step before."""
+
+    class Highest:
+        """The last allowed choice of every agent."""
+
+        def reset(self, num_envs):
+            pass
+
+        def act(self, observations, masks=None):
+            return {name: np.flatnonzero(masks[name][0])[-1:] for name in observations}
+
+    env = toy_envs.MaskedInfo()
+    place = Beside(env, PettingZooEnv(num_envs=1, make=toy_envs.MaskedInfo).spec, Highest(), ["a_1"])
+    place.reset(seed=0)
+    while place.agents:
+        place.step({"a_1": 0})
+    assert [int(actions["a_0"]) for actions in env.received] == [0, 1, 2, 3, 0, 1]
+
+
+def test_what_brought_the_agents_of_a_run_together_is_not_taken_over(tmp_path):
+    """A run of a population with other-play that started from another run. Guard: seen refused for each of the three."""
+    first = whole(tmp_path / "first", {"total_steps": 64, "num_envs": 2, "num_replicas": 2})
+    together = {"population": 2, "num_replicas": 2, "from_run": str(first), "other_play": True}
+    run = whole(tmp_path / "run", {"total_steps": 64, "num_envs": 2, **together})
+    teaching.ease_of_teaching(run, ["listener_0"], students=3, total_steps=64, episodes=1)
+    student = Policy.load(run / "teaching_listener_0", 2).config
+    assert (student.population, student.other_play, student.from_run) == (1, False, None)
