@@ -145,8 +145,10 @@ def logit_penalty(logits_SNBHK: Tensor, mask: Tensor, weight_SNB: Tensor | None 
     return weighted_mean(squares, weight_SNB)
 
 
-def signalling_bonus(logits_SnBK: Tensor, mask_nK: Tensor, k: float) -> Tensor:
+def signalling_bonus(logits_SnBK: Tensor, mask_nK: Tensor, k: float, weight_SnB: Tensor | None = None) -> Tensor:
     """H(mean over the batch of pi(m|o)) - k * mean H(pi(m|o)) in nats, [S, n], for n message heads.
+
+    With a weight both means are over the rows that count: being gone is nothing to talk about.
 
     With k = 1 the mutual information of message and observation, in [0, log K]. A smaller k pays for hesitation, so
     for synonyms: one meaning with two symbols while two meanings share the third is then a trap, whose way out has a
@@ -156,20 +158,22 @@ def signalling_bonus(logits_SnBK: Tensor, mask_nK: Tensor, k: float) -> Tensor:
     """
     log_p = relaxation.log_probabilities(logits_SnBK, mask_nK[:, None])
     p = log_p.exp()
-    mean_p = p.mean(2)
+    mean_p = weighted_mean(p.transpose(2, 3), None if weight_SnB is None else weight_SnB[:, :, None])
     marginal = -(mean_p * mean_p.clamp(min=1e-12).log()).sum(-1)
-    conditional = -(p * log_p).sum(-1).mean(-1)
+    conditional = -weighted_mean((p * log_p).sum(-1), weight_SnB)
     return marginal - k * conditional
 
 
-def listening_bonus(logits_SnBHK: Tensor, muted_SnBHK: Tensor, mask: Tensor) -> Tensor:
+def listening_bonus(
+    logits_SnBHK: Tensor, muted_SnBHK: Tensor, mask: Tensor, weight_SnB: Tensor | None = None
+) -> Tensor:
     """Mean L1 distance between the policies with and without the received messages, [S, n], in [0, 2 H].
 
     Source: Eccles et al. 2019, section 3.2, positive listening.
     """
     heard = relaxation.probabilities(logits_SnBHK, mask)
     muted = relaxation.probabilities(muted_SnBHK, mask)
-    return (heard - muted).abs().sum((-2, -1)).mean(-1)
+    return weighted_mean((heard - muted).abs().sum((-2, -1)), weight_SnB)
 
 
 def telling_loss(logits_SBK: Tensor, mask_K: Tensor, told_SBK: Tensor, weight_SB: Tensor) -> Tensor:

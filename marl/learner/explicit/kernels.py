@@ -351,12 +351,35 @@ def logit_gradient(
 
 
 def signal(
-    logits_XAB: Tensor, agents: int, n: int, start: int, size: int, k: float, weight: float, out_XAB: Tensor
+    logits_XAB: Tensor,
+    there_XB: Tensor,
+    agents: int,
+    n: int,
+    start: int,
+    size: int,
+    k: float,
+    weight: float,
+    out_XAB: Tensor,
 ) -> None:
-    """Add the gradient of minus the signalling bonus (`losses.signalling_bonus`) of agent n's head at `start`."""
+    """Add the gradient of minus the signalling bonus (`losses.signalling_bonus`) of agent n's head at `start`.
+
+    Args:
+        logits_XAB: of all agents.
+        there_XB: 1 where the agent was there, else 0.
+        agents: how many a replica has.
+        n: whose bonus it is.
+        start: the head's first choice.
+        size: its choices.
+        k: of the bonus.
+        weight: of the bonus in the loss.
+        out_XAB: added to.
+    """
     part = slice(start, start + size)
     log_p = torch.log_softmax(logits_XAB[n::agents, part], 1)
     p = log_p.exp()
-    h = k * log_p - p.mean(2, keepdim=True).clamp(min=1e-12).log()
-    gradient = p * (h - (p * h).sum(1, keepdim=True))
-    out_XAB[n::agents, part] -= weight / logits_XAB.shape[2] * gradient
+    there_X1B = there_XB[n::agents, None]
+    count_X11 = there_X1B.sum(2, keepdim=True).clamp(min=1.0)
+    mean_XK1 = (p * there_X1B).sum(2, keepdim=True) / count_X11
+    h = k * log_p - mean_XK1.clamp(min=1e-12).log()
+    gradient = p * (h - (p * h).sum(1, keepdim=True)) * there_X1B
+    out_XAB[n::agents, part] -= weight / count_X11 * gradient

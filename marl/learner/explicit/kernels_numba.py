@@ -233,14 +233,18 @@ def logit_gradient(  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def signal(logits_XAB, agents, n, start, size, k, weight, out_XAB):  # type: ignore[no-untyped-def]
+def signal(logits_XAB, there_XB, agents, n, start, size, k, weight, out_XAB):  # type: ignore[no-untyped-def]
     rows = logits_XAB.shape[2]
     p = np.empty((size, rows), np.float32)
     log_p = np.empty((size, rows), np.float32)
     mean = np.empty(size, np.float32)
     for x in range(n, logits_XAB.shape[0], agents):
         mean[:] = _F0
+        count = _F0
         for b in range(rows):
+            if there_XB[x, b] == _F0:
+                continue
+            count += _F1
             top = logits_XAB[x, start, b]
             for a in range(1, size):
                 v = logits_XAB[x, start + a, b]
@@ -256,12 +260,14 @@ def signal(logits_XAB, agents, n, start, size, k, weight, out_XAB):  # type: ign
                 log_p[a, b] = logits_XAB[x, start + a, b] - top - log_total
                 mean[a] += p[a, b]
         for a in range(size):
-            m = mean[a] / np.float32(rows)
+            m = mean[a] / max(count, _F1)
             mean[a] = np.log(m if m > _TINY else _TINY)
         for b in range(rows):
+            if there_XB[x, b] == _F0:
+                continue
             total = _F0
             for a in range(size):
                 log_p[a, b] = k * log_p[a, b] - mean[a]
                 total += log_p[a, b] * p[a, b]
             for a in range(size):
-                out_XAB[x, start + a, b] -= weight / np.float32(rows) * p[a, b] * (log_p[a, b] - total)
+                out_XAB[x, start + a, b] -= weight / count * p[a, b] * (log_p[a, b] - total)

@@ -92,6 +92,7 @@ class ExplicitUpdate:
         self.obs = torch.ones(S * N, width + 1, B)
         self.reward, self.discount = torch.zeros(S, N, B), torch.zeros(S, N, B)
         self.weight = torch.full((S, N, B), 1.0 / B)
+        self.there = torch.ones(S, N, B)
         self.allowed = spec.head_mask.flatten(1)[..., None].expand(S, N, A, B).reshape(S * N, A, B).clone()
         said_mask = spec.head_mask[self.senders].flatten(1)[..., None].expand(S, n, A, B).reshape(-1, A, B)
         self.early_allowed = torch.cat([self.allowed, said_mask]).contiguous()
@@ -137,7 +138,7 @@ class ExplicitUpdate:
         self._b = {name: bind(getattr(self, name)) for name in names}
         self._b["logits"] = bind(self.actor_pass.last_XZB)
         self._b["early_logits"] = bind(self.early_logits)
-        self._b["weight_XB"] = bind(self.weight.view(S * N, B))
+        self._b["weight_XB"], self._b["there_XB"] = (bind(x.view(S * N, B)) for x in (self.weight, self.there))
         self._b["all_values"] = bind(self.all_values)
         self._flat_gradients = {name: torch.zeros_like(getattr(learner, name).mlp.flat.detach()) for name in LOSSES}
         self.norms = {name: torch.zeros(g.shape[:2]) for name, g in self._flat_gradients.items()}
@@ -267,7 +268,7 @@ class ExplicitUpdate:
         if self.numbers is not None:
             self.numbers.gradient()
         for n, start, size in self.bonuses:
-            form.signal(b["logits"], N, n, start, size, self._k, self._signalling, b["grad_logits"])
+            form.signal(b["logits"], b["there_XB"], N, n, start, size, self._k, self._signalling, b["grad_logits"])
         grad = self.actor_back(self.grad_logits)
         torch.bmm(self.obs, grad.transpose(1, 2), out=self.actor_grads.weights[0])
         if (further_SGP := further_gradient(self.learner)) is not None:
@@ -318,6 +319,8 @@ class ExplicitUpdate:
         self.discount.copy_(batch.discount)
         self.first.copy_(batch.first)
         self.frozen.load(batch)
+        if batch.active is not None:
+            self.there.copy_(batch.active)
         counted = batch.weight
         if counted is not None:
             torch.div(counted, counted.sum(-1, keepdim=True).clamp(min=1.0), out=self.weight)

@@ -164,6 +164,13 @@ def test_options(name: str, options: str, form: str) -> None:
     compared(SPECS[name], replace(MADDPGConfig(hidden=(12, 8)), **OPTIONS[options]), form)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_agents_that_are_not_there_earn_no_bonus_for_signalling(form: str) -> None:
+    """Guard: seen failing with either form over all rows."""
+    spec = replace(SPECS["simple_reference"], fixed_agents=False)
+    compared(spec, MADDPGConfig(hidden=(8,), signalling_bonus=3.0, signalling_k=0.7), form)
+
+
 NUMBERS: dict[str, dict[str, Any]] = {
     "deterministic": {"logit_penalty": 0.3},
     "smoothed twins": {"twin_critics": True, "actor_delay": 2, "smoothing": 0.2},
@@ -225,7 +232,7 @@ def test_gradient_at_the_logits_is_that_of_the_pure_losses() -> None:
     kernels.logit_gradient(
         -rows(slope) / B, torch.zeros(1, 10, B), soft, rows(logits), allowed, weight, 0.1, 0.7, codes, out
     )
-    kernels.signal(rows(logits), 1, 0, 5, 3, 0.4, 2.0, out)
+    kernels.signal(rows(logits), torch.ones(1, B), 1, 0, 5, 3, 0.4, 2.0, out)
     torch.testing.assert_close(out, rows(expected), atol=1e-7, rtol=1e-5)
 
 

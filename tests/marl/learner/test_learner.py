@@ -108,6 +108,24 @@ def test_a_small_k_pays_for_synonyms_and_mutual_information_does_not() -> None:
     assert bonus(synonyms, 1.0) == pytest.approx(bonus(shared, 1.0), abs=1e-6)
 
 
+def test_being_gone_is_nothing_to_talk_about() -> None:
+    """A speaker that always says the same, and would say something else when it is not there, is paid nothing.
+
+    Guard: seen failing (log 2 = .693) with means over all rows.
+    """
+    logits = torch.tensor([[20.0, 0.0]] * 4 + [[0.0, 20.0]] * 4)[None, None]
+    there = torch.tensor([1.0] * 4 + [0.0] * 4)[None, None]
+    choices = torch.ones(1, 2, dtype=torch.bool)
+    assert losses.signalling_bonus(logits, choices, 1.0).item() == pytest.approx(math.log(2), abs=1e-5)
+    assert losses.signalling_bonus(logits, choices, 1.0, there).item() == pytest.approx(0.0, abs=1e-5)
+    assert losses.signalling_bonus(logits, choices, 1.0, 0 * there).item() == 0.0
+    muted = logits.clone()
+    muted[:, :, 4:] = muted[:, :, :4]  # 2 in L1 where it is not there, 0 where it is
+    allowed = torch.ones(1, 1, 1, 2, dtype=torch.bool)
+    paid = [losses.listening_bonus(logits[..., None, :], muted[..., None, :], allowed, w) for w in (None, there)]
+    assert [one.item() for one in paid] == [pytest.approx(1.0, abs=1e-5), 0.0]
+
+
 def test_own_action_value_equals_the_full_critic() -> None:
     critic = Critic(SPEC, (16, 16), True, Stream(1, "c", range(S)), num_critics=2)
     t = transitions()
