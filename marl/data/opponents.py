@@ -10,7 +10,7 @@ what the present policy of that team would do. So a critic learns the value agai
 average, and an actor the best response to the mixture; neither sees who it is.
 
 Snapshots lie in a ring of `slots`, of which all but the oldest are drawn: the one that is overwritten next is left to
-the episodes that it still plays.
+the episodes that it still plays. So an episode must not outlast the time between two snapshots.
 
 Shape suffixes: S replicas, N agents, T teams, E environments of a replica, J environments that play against the pool,
 K slots in the ring of one replica, or choices behind H, R rings that a replica draws from, M = R * K members in them,
@@ -102,6 +102,7 @@ class Opponents:
         # since the last record: returns of present agents against the pool, games, and games against every member
         self.total_SN = torch.zeros(replicas, agents, device=device)
         self.count_SN = torch.zeros(replicas, agents, device=device)
+        self.games_S = torch.zeros(replicas, device=device)
         self.met_SM = torch.zeros(replicas, self._rings * slots, device=device)
 
     @property
@@ -145,6 +146,7 @@ class Opponents:
         self.standings.add(self.team_SJ, self.member_SJ, mean_SJ, game_SJ)
         self.total_SN += (return_SNJ * present_SNJ).sum(2)
         self.count_SN += present_SNJ.sum(2)
+        self.games_S += game_SJ.sum(1)
         self.met_SM.scatter_add_(1, self.member_SJ, game_SJ.float())
         self.draw(ended_SE)
 
@@ -196,27 +198,26 @@ class Opponents:
 
         `opponents/return` [S, N] is what present agents earned against the pool, `opponents/episodes` [S] in how many
         games, `opponents/met/step_X` [S] the share of them against snapshots of step X, `opponents/others` [S] that
-        against other replicas' snapshots. Where they decide who is drawn, `opponents/beaten/step_X` [S] is how often
+        against other replicas' snapshots; snapshots that have left the pool since are no longer told apart. Where they decide who is drawn, `opponents/beaten/step_X` [S] is how often
         these snapshots are beaten now, as `Standings` has it.
         """
-        games_S = self.met_SM.sum(1)
-        met_SRK = self.met_SM.unflatten(1, (-1, self.slots)) / games_S[:, None, None]
+        met_SRK = self.met_SM.unflatten(1, (-1, self.slots)) / self.games_S[:, None, None]
         beaten_SK = self.standings.beaten().unflatten(2, (-1, self.slots)).mean((1, 2))
-        values = {"opponents/return": self.total_SN / self.count_SN, "opponents/episodes": games_S}
+        values = {"opponents/return": self.total_SN / self.count_SN, "opponents/episodes": self.games_S}
         for n in range(max(len(self.taken) - self.slots, 0), len(self.taken)):
             values[f"opponents/met/step_{self.taken[n]}"] = met_SRK[:, :, n % self.slots].sum(1)
             if self.how == "prioritised":
                 values[f"opponents/beaten/step_{self.taken[n]}"] = beaten_SK[:, n % self.slots]
         if self.shared:
-            values["opponents/others"] = 1.0 - met_SRK.sum(2).diagonal()
+            values["opponents/others"] = 1.0 - met_SRK.sum(2).diagonal() / met_SRK.sum((1, 2))
         values = {name: x.clone() for name, x in values.items()}
-        for counted in (self.total_SN, self.count_SN, self.met_SM):
+        for counted in (self.total_SN, self.count_SN, self.games_S, self.met_SM):
             counted.zero_()
         return values
 
     # ------------------------------------------------------------------ state
     def _counted(self) -> dict[str, Tensor]:
-        names = ("team_SJ", "member_SJ", "frozen_SNJ", "learns_SNE", "total_SN", "count_SN", "met_SM")
+        names = ("team_SJ", "member_SJ", "frozen_SNJ", "learns_SNE", "total_SN", "count_SN", "games_S", "met_SM")
         return {name.rpartition("_")[0]: getattr(self, name) for name in names}
 
     def state_dict(self) -> dict[str, Any]:
@@ -230,8 +231,9 @@ class Opponents:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        known = {"games": state["met"].sum(1), **state}  # not counted in checkpoints until November 2026
         for name, x in self._counted().items():
-            x.copy_(state[name])
+            x.copy_(known[name])
         self.taken = list(state["taken"])
         self.standings.load_state_dict(state["standings"])
         self.stream.load_state_dict(state["stream"])

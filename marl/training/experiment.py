@@ -35,7 +35,7 @@ from marl.evaluate.results import Evaluation
 from marl.learner.maddpg import MADDPG
 from marl.learner.messages import LEARNERS
 from marl.learner.population.maddpg import PopulationMADDPG
-from marl.learner.population.pool import PoolMADDPG, refuse_one_team
+from marl.learner.population.pool import PoolMADDPG, refuse_pool
 from marl.learner.recurrent.maddpg import RecurrentMADDPG
 from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks, processes
@@ -147,7 +147,7 @@ def train(
         if resume is None:
             refuse_pictures(env, config)  # in every process
         if config.opponents.kind == "pool":
-            refuse_one_team(env.spec)
+            refuse_pool(env.spec, config)
         fresh = resume_environment == "fresh"
         networks, width = len(division.trained) * env.spec.num_agents, max(config.maddpg.hidden)
         rows = config.maddpg.batch_size // (ranks.size if division.shared else 1)

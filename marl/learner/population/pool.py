@@ -6,7 +6,8 @@ rows of frozen agents:
 
 - targets take the stored next action, a sample of the policy that played, in place of the present target actor's;
 - the critic and the actor of a frozen agent do not learn from the row: neither did its actor choose the action, nor do
-  the opponents of its own present policy stand in the targets of that row;
+  the opponents of its own present policy stand in the targets of that row (signalling and listening bonuses, which
+  need no action, are paid there as everywhere);
 - messages that a frozen sender said stay as they were heard: it would draw the same ones again, from the same policy.
 
 In the actor loss the others' actions are those of the replay, the frozen agents' too, as in the source.
@@ -122,16 +123,25 @@ class FrozenActors:
             stream.load_state_dict(state["noise"][name])
 
 
-def refuse_one_team(spec: EnvSpec) -> None:
-    """Refuse a pool of opponents where nobody is one.
+def refuse_pool(spec: EnvSpec, config: Config) -> None:
+    """Refuse a pool of opponents where nobody is one, or where one would be replaced within an episode.
 
     Raises:
-        UserError: the environment has one team.
+        UserError: the environment has one team, or the pool is full before the run ends and its snapshots are nearer to
+            one another than the length of an episode.
     """
     if len(spec.teams) < 2:
         raise UserError(
             f"{spec.id} has one team, so that there are no opponents to draw from a pool; expected a competitive task "
             f"such as simple_tag or simple_adversary with --opponents pool."
+        )
+    every, episode = config.snapshot_every, (spec.horizon or 0) * config.num_envs
+    needed = config.total_steps // every
+    if every < episode and needed > config.opponents.size + 1:
+        raise UserError(
+            f"opponents.every {every} is less than an episode of all environments takes ({spec.horizon} steps x "
+            f"{config.num_envs} environments = {episode}), so that full pools would replace an opponent within its "
+            f"game; expected --opponents.every {episode} or more, or --opponents.size {needed - 1}."
         )
 
 

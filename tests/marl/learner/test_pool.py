@@ -16,15 +16,17 @@ from torch import Tensor
 
 import envs
 from envs.streams import Stream
-from marl.config.schema import MADDPGConfig
+from marl.config.opponents import OpponentsConfig
+from marl.config.schema import Config, MADDPGConfig
 from marl.data.batch import Batch
 from marl.data.collector import Collector
 from marl.data.opponents import Opponents, opponent_widths
 from marl.data.replay import Replay
 from marl.data.standings import Standings, beaten, hardness
+from marl.errors import UserError
 from marl.learner.losses import td_target
 from marl.learner.networks.actor_critic import joint_rows
-from marl.learner.population.pool import FrozenActors, PoolMADDPG
+from marl.learner.population.pool import FrozenActors, PoolMADDPG, refuse_pool
 from marl.learner.relaxation import sample_onehot
 
 torch.set_num_threads(1)
@@ -204,6 +206,38 @@ def test_games_are_counted_where_they_were_played() -> None:
     assert found["opponents/episodes"].tolist() == [3, 1] and found["opponents/met/step_7"].tolist() == [1, 1]
     assert found["opponents/beaten/step_7"].tolist() == [0.5, 0.5]
     assert counted.metrics()["opponents/episodes"].tolist() == [0, 0]
+
+
+def test_games_against_snapshots_that_have_left_are_still_games() -> None:
+    """Guard: seen failing (0 games) where the games of a slot were forgotten with its snapshot."""
+    counted = pool("uniform", against=3)
+    everywhere = torch.ones(S, E, dtype=torch.bool)
+    for step in range(counted.slots + 2):  # step 0 plays, then leaves
+        counted.snapshot(step)
+        if step == 0:
+            counted.draw(everywhere)
+            counted.turn(torch.ones(S, 3, E), everywhere)
+    state = counted.state_dict()
+    assert counted.met_SM.sum() == 0
+    found = counted.metrics()
+    assert found["opponents/episodes"].tolist() == [3, 3]
+    assert sum(x.sum().item() for name, x in found.items() if "met" in name) == 0
+    counted.load_state_dict(state)
+    assert counted.metrics()["opponents/episodes"].tolist() == [3, 3]
+
+
+@pytest.mark.parametrize(("every", "size", "told"), [(399, 1, "--opponents.every 400 or more, or --opponents.size 2"),
+                                                     (400, 1, None), (399, 3, None), (399, 2, None)])  # fmt: skip
+def test_no_opponent_is_replaced_within_a_game(every: int, size: int, told: str | None) -> None:
+    """Sixteen environments of 25 steps: an episode takes 400. 1,500 steps hold three snapshots that are 399 apart."""
+    pool_of = OpponentsConfig(kind="pool", every=every, size=size)
+    config = Config(env="simple_tag", num_envs=16, total_steps=1500, opponents=pool_of)
+    spec = envs.make("simple_tag", num_envs=1).spec
+    if told is None:
+        refuse_pool(spec, config)
+    else:
+        with pytest.raises(UserError, match=told):
+            refuse_pool(spec, config)
 
 
 # ------------------------------------------------------------------ what is learned

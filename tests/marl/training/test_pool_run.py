@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 
 POOL = {
     "env": "simple_crypto",
-    "env_args": {"max_cycles": 9},
+    "env_args": {"max_cycles": 5},
     "num_replicas": 2,
     "opponents.kind": "pool",
     "opponents.every": 20,
@@ -34,7 +34,7 @@ MORE = {"opponents.size": 3, "opponents.draw": "prioritised", "opponents.replica
 
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
     settings = {**POOL, **MORE, "opponents.share": 0.75, "total_steps": 320}
-    one, two = whole(tmp_path / "one", settings), begun(tmp_path / "two", settings, rounds=40)
+    one, two = whole(tmp_path / "one", settings), begun(tmp_path / "two", settings, rounds=42)
     resumed(two)
     assert_same(one, two)
     assert_learned(one)
