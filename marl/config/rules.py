@@ -336,6 +336,8 @@ def warnings_of(config: Config, given: dict[str, str]) -> list[str]:
     idle = [name for name in given if name.startswith("wm.") and now[name] != default[name]]
     if idle and not config.world_model:
         warned.append(f"{', '.join(idle)} has no effect without --world-model")
+    elif "wm.imagined_share" in given and config.wm.imagined_share > 0 and config.maddpg.recurrent:
+        warned.append("wm.imagined_share has no effect with --maddpg.recurrent, whose batches are real")
     idle = [name for name in given if name.startswith("opponents.") and now[name] != default[name]]
     if idle and config.opponents.kind == "current":
         warned.append(f"{', '.join(idle)} has no effect without --opponents pool")

@@ -241,7 +241,7 @@ class Replay:
         """Continue bit for bit; a buffer of another capacity takes over the newest rows that it holds."""
         device = self.data_SCD.device
         size = min(state["size"], self.capacity)
-        cursor = size % self.capacity if self._rolls(state) else state["cursor"]
+        cursor = (size if self._rolls(state) else state["cursor"]) % self.capacity
         self._slot_1.fill_(cursor // self.num_envs)
         self._size.fill_(size)
         self.data_SCD[:, :size] = self._newest(state, "data")

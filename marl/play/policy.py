@@ -22,7 +22,7 @@ from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.config.resolve import from_dict
 from marl.config.schema import Config
-from marl.errors import UserError
+from marl.errors import UserError, did_you_mean
 from marl.learner import relaxation
 from marl.learner.continuous import numbers_in_play
 from marl.learner.pictures.networks import actor_of
@@ -207,7 +207,8 @@ class Policy:
         """What every agent does in E environments at once, from flattened observations (a `Player`).
 
         Args:
-            observations: {agent: float [E, own width]}.
+            observations: {agent: float [E, own width]}; those of agents that are not the policy's are ignored, so that
+                it can play beside others (`Mixed`).
             masks: {agent: [E, n]}, action masks as the environment gives them (of a Discrete(n) over its joint
                 choices), or {agent: bool [E, H, K]}, choices of every head as `EnvSpec.head_mask` pads them.
 
@@ -215,7 +216,8 @@ class Policy:
             {agent: PettingZoo ids int64 [E]} (MultiDiscrete [E, heads]; Box: float32 [E, entries]).
 
         Raises:
-            UserError: an observation of another shape, or a mask that is not one of its agent's.
+            UserError: only agents that are not known, an observation of another shape or with numbers that are not
+                finite, or a mask that is not one of its agent's.
         """
         kept_FNEX, mask = self._seen(observations), self._allowed(masks)
         logits, state_NEW = self._thought(kept_FNEX)
@@ -264,6 +266,10 @@ class Policy:
 
     def _padded(self, observations: dict[str, Any]) -> Tensor:
         """{agent: [E, own width]} to [N, E, O]; agents that are not there get zeros."""
+        names = self.spec.agent_names
+        if not observations.keys() & set(names):
+            name = next(iter(observations))
+            raise UserError(f"no agent {name!r}.{did_you_mean(name, names)} {self.spec.id} has {list(names)}.")
         count = len(next(iter(observations.values())))
         obs = torch.zeros(self.spec.num_agents, count, self.spec.obs_size)
         for n, agent in enumerate(self.spec.agents):
@@ -275,6 +281,9 @@ class Policy:
                         f"got {list(given.shape)}."
                     )
                 obs[n, :, : agent.obs_size] = given
+        if not torch.isfinite(obs).all():
+            bad = next(name for n, name in enumerate(names) if not torch.isfinite(obs[n]).all())
+            raise UserError(f"observation of {bad!r} holds numbers that are not finite.")
         return obs
 
     def _allowed(self, masks: dict[str, Any] | None) -> Tensor:
@@ -311,7 +320,12 @@ class Policy:
         """Weight float32 [I, W] and bias [W] of every layer of an agent's actor, on padded observations and choices.
 
         Where hidden layers are normalised, their means are taken off already (marl/learner/networks/grouped_mlp.py).
+
+        Raises:
+            UserError: the actors are recurrent.
         """
+        if isinstance(self._actor, RecurrentActor):
+            raise UserError("recurrent actors are no chain of layers; expected a policy without --maddpg.recurrent.")
         n = self.spec.agent_names.index(agent)
         flat = [parameter[n] for parameter in self._parameters]
         return [(weight.T.numpy(), bias[:, 0].numpy()) for weight, bias in zip(flat[::2], flat[1::2], strict=True)]

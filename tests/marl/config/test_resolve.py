@@ -243,6 +243,13 @@ def test_warnings() -> None:
     launch = parse(["--env", "simple", "--total-steps", "500", "--wm.kind", "rssm"])
     assert any("nothing will be learned" in warning for warning in launch.warnings)
     assert any("wm.kind has no effect without --world-model" in warning for warning in launch.warnings)
+
+
+@pytest.mark.parametrize("share", ["0.5", "0"])
+def test_real_batches_of_recurrent_networks_are_told(share):
+    words = ["--env", "simple_tag", "--world-model", "--maddpg.recurrent", "--wm.imagined-share", share]
+    told = [one for one in parse(words).warnings if "wm.imagined_share has no effect with --maddpg.recurrent" in one]
+    assert len(told) == (share != "0")
     words = ["--env", "simple", "--wm.kind", "rssm", "--world-model", "--wm.through-horizon", "0"]
     assert parse(words).warnings == ()
     last = ["--env", "simple", "--maddpg.warmup-steps", "1000", "--num-envs", "16", "--total-steps"]

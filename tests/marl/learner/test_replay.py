@@ -60,6 +60,18 @@ def test_a_restored_window_is_its_own() -> None:
     assert torch.equal(again.data_SCD[:, : again.size], buffer.data_SCD[:, : buffer.size])
 
 
+def test_a_smaller_buffer_that_the_rows_just_fill_goes_on_at_its_first_row() -> None:
+    """Guard: seen failing (an index out of bounds) with the cursor of the larger one."""
+    buffer = replay()
+    for seed in range(2):
+        buffer.add(transitions(seed))
+    small = Replay(SPEC, 2 * E, E, Stream(0, "replay", range(S)), 0.9)
+    small.load_state_dict(buffer.state_dict())
+    small.add(transitions(7))
+    batch = small.gather(torch.arange(2 * E).repeat(S, 1) + small._offset_S1)
+    assert torch.equal(batch.obs, torch.cat([transitions(7).obs, transitions(1).obs], 2)) and small.size == 2 * E
+
+
 def test_replay_returns_the_masks_that_were_stored() -> None:
     spec = replace(SPEC, has_masks=True)
     buffer = Replay(spec, 100, E, Stream(0, "replay", range(S)), 0.9)

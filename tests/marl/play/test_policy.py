@@ -23,6 +23,7 @@ from marl.runs import checkpoint
 PLAYED = ("Strange", "Cells", "Images", "Nested", "MaskSeen", "MaskTold", "Joint", "OneLeaves", "ComesLate", "Shuffled")
 PLAYED += ("Spaced", "OneStep", "OneBuffer")
 EPISODES = 6
+SPEAKER = catalogue.describe("simple_speaker_listener", catalogue.parallel_env("simple_speaker_listener"))
 
 
 def loud(spec, reader=None, greedy=True, **changes) -> Policy:
@@ -133,6 +134,17 @@ def test_runs_of_older_versions_take_rows(tmp_path, monkeypatch):
         assert {name: action.tolist() for name, action in played.items()} == expected
     with pytest.raises(UserError, match=r"observation of agent 'right': must have shape \[18\], got \[17\]"):
         old({**observations, "right": np.zeros(17)})
+
+
+def test_many_environments_at_once_refuse_what_is_no_observation():
+    """Guard: seen passing, with nothing played for a name that is misspelt, and something for nan."""
+    policy = loud(SPEAKER)
+    with pytest.raises(UserError, match=r"no agent 'listner_0'. Did you mean 'listener_0'"):
+        policy.act({"listner_0": np.zeros((2, 11))})
+    played = policy.act({"listener_0": np.zeros((2, 11)), "somebody_else": np.zeros((2, 5))})
+    assert set(played) == {"listener_0"}, "beside others"
+    with pytest.raises(UserError, match=r"observation of 'listener_0' holds numbers that are not finite"):
+        policy.act({"listener_0": np.array([[0.0] * 11, [0.0] * 10 + [np.nan]])})
 
 
 # ------------------------------------------------------------------ masks

@@ -133,3 +133,9 @@ def test_parameters_of_actors_without_memory_are_refused() -> None:
     size = RecurrentActor(env.spec, (16, 12), True, Stream(0, "shape", (0,))).mlp.flat.shape[1:]
     with pytest.raises(UserError, match="the policy's parameters have shape"):
         Policy(env.spec, Config(env=env.spec.id, maddpg=settings), torch.zeros(*size[:1], size[1] - 1))
+
+
+def test_recurrent_actors_are_no_chain_of_layers() -> None:
+    _, policy = loud(envs.make("simple_reference", 1))
+    with pytest.raises(UserError, match="recurrent actors are no chain of layers"):
+        policy.layers("agent_0")
