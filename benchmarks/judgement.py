@@ -9,9 +9,10 @@ the same episodes; what it returns there, less its mean over a million others, i
 The intervals are over replicas and episodes (`marl.stats.crossed_interval`) and hold the error of the long mean. Tasks
 whose table has no such script keep their luck, and the same interval is then wider.
 
-    python -m benchmarks.judgement        the long means: benchmarks/results/script_means.json, 5 minutes on one core
+    python -m benchmarks.judgement        the long means: benchmarks/results/script_means.json, 10 minutes on one core
 
 The long means are played in the batched port, which equals `mpe2` within rounding; the judgement plays `mpe2` itself.
+Those of random play and of agents that never move are the floors of `marl.evaluate.anchors`, by side.
 Shape suffixes: R replicas, E episodes.
 """
 
@@ -44,7 +45,18 @@ TASKS = (
     "simple_line_v1",
     "simple_formation_v1",
 )
+FLOORS = ("random", "noop")
+FLOORED = (
+    *TASKS,
+    "collect_treasure_v1",
+    "simple_crypto_v3",
+    "simple_adversary_v3",
+    "simple_push_v3",
+    "simple_tag_v3",
+    "simple_world_comm_v3",
+)  # tasks whose random play and whose agents that never move are measured too
 LONG = 1_000_000  # episodes of a long mean
+OF_FLOORS = 200_000  # of each of theirs
 BATCH = 5000  # of them in lockstep
 
 
@@ -143,16 +155,26 @@ def long_mean(env: str) -> tuple[float, float] | None:
 
 def main() -> int:
     first = seeds(EPISODES, "anchors").first
-    tasks = {}
+    tasks, floors = {}, {}
     for env in TASKS:
-        script = scripted(env, SCRIPT)
-        returns = play(env, script, LONG, first, backend="torch", batch=BATCH).returns.mean(1)
-        mean, error = stats.mean_and_se(returns)
-        tasks[env] = {"script": SCRIPT, "episodes": LONG, "mean": round(float(mean), 5), "se": round(float(error), 5)}
+        returns = play(env, scripted(env, SCRIPT), LONG, first, backend="torch", batch=BATCH).returns.mean(1)
+        tasks[env] = {"script": SCRIPT, "episodes": LONG, **_mean(returns)}
         print(env, tasks[env], flush=True)
+    for env in FLOORED:
+        spec, floors[env] = catalogue.describe(env, catalogue.parallel_env(env)), {}
+        for name in FLOORS:
+            returns = play(env, scripted(env, name, spec=spec), OF_FLOORS, first, backend="torch", batch=BATCH).returns
+            columns = {side: [spec.agent_names.index(one) for one in who] for side, who in anchors.sides(spec).items()}
+            floors[env][name] = {side: _mean(returns[:, own].mean(1)) for side, own in columns.items()}
+        print(env, floors[env], flush=True)
     record = {"seed": first, "command": "python -m benchmarks.judgement", "machine": machine(), "tasks": tasks}
-    MEANS.write_text(json.dumps(record, indent=1) + "\n")
+    MEANS.write_text(json.dumps(record | {"floors": {"episodes": OF_FLOORS, **floors}}, indent=1) + "\n")
     return 0
+
+
+def _mean(returns_E: np.ndarray) -> dict[str, float]:
+    mean, error = stats.mean_and_se(returns_E)
+    return {"mean": round(float(mean), 5), "se": round(float(error), 5)}
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 All returns are per agent, undiscounted, over one episode of 25 steps with the environment's default arguments;
 competitive tasks have values per side only, since a return there depends on the opponent. How the numbers were found:
 
-- *random*, *noop*: played in the real `mpe2`.
+- *random*, *noop*: 200,000 episodes of the batched port, which equals `mpe2` within rounding
+  (`python -m benchmarks.judgement`); where an agent alone walks at random, exactly.
 - *oracle* and *no communication*: the scale "best known", what a policy returned. Scores and gains are on this scale; a
   better policy than the best known has a score above 1.
 - *bound* beside them: the scale "bound", proved: no policy's expected return exceeds it. `python -m benchmarks.bounds`
@@ -193,77 +194,80 @@ _AGENTS: dict[str, dict[str, int]] = {
 
 
 # A value with the script whose play gives its standard error (or that error) and where the value comes from.
-_Row = tuple[float, str | float, str]
-_PLAYED = "played in mpe2"
+_Row = tuple[float, str | float | None, str]
 
 
-def _floors(random: float, noop: float) -> dict[str, _Row]:
-    return {RANDOM: (random, "random", _PLAYED), NOOP: (noop, "noop", _PLAYED)}
+def _floors(random: float, noop: float, error: float | None) -> dict[str, _Row]:
+    """Of random play and of agents that never move, with the larger standard error of the two; None: exact."""
+    source = "exact: a square law of a random walk" if error is None else "200,000 episodes of the batched port"
+    return {RANDOM: (random, error, source), NOOP: (noop, error, source)}
 
 
 _ROWS: dict[str, dict[str, dict[str, _Row]]] = {
     "simple_v3": {
-        "all": {**_floors(-40.37, -33.68), ORACLE: (-7.30, "oracle", "the plan's distance from the bound, .016")}
+        "all": {**_floors(-39.84, -33.33, None), ORACLE: (-7.30, "oracle", "the plan's distance from the bound, .016")}
     },
     "simple_speaker_listener_v4": {
         "all": {
-            **_floors(-39.98, -33.18),
+            **_floors(-39.84, -33.33, None),
             SILENT: (-15.37, "silent", "best known: the way to the landmarks' mean"),
             ORACLE: (-7.46, "oracle", "best known: a plan; the message is heard one step late"),
         }
     },
     "simple_reference_v3": {
         "all": {
-            **_floors(-28.29, -26.11),
+            **_floors(-28.29, -26.11, 0.021),
             SILENT: (-16.65, "silent", "best known: the way to the landmarks' median"),
             ORACLE: (-7.53, "oracle", "best known: a plan; the message is heard one step late"),
         }
     },
-    "simple_spread_v3": {"all": {**_floors(-26.44, -24.11), ORACLE: (-6.40, "oracle", "best known: a joint plan")}},
+    "simple_spread_v3": {
+        "all": {**_floors(-26.44, -24.17, 0.018), ORACLE: (-6.40, "oracle", "best known: a joint plan")}
+    },
     "simple_line_v1": {
         "all": {
-            **_floors(-22.49, -20.62),
+            **_floors(-22.43, -20.60, 0.013),
             ORACLE: (-6.29, "oracle", "best known without seeing one another: fixed slots; with all information -5.01"),
         }
     },
     "simple_formation_v1": {
         "all": {
-            **_floors(-18.62, -16.34),
+            **_floors(-18.53, -16.29, 0.012),
             ORACLE: (-5.19, 0.027, "best known: a trained replica; fixed slots -5.54, with all information -3.69"),
         }
     },
     "collect_treasure_v1": {
-        "collectors": {**_floors(-3.3, -5.5), ORACLE: (41.8, "best", "best known: a script")},
-        "deposits": {**_floors(0.6, -1.3), ORACLE: (41.9, "best", "best known: a script")},
+        "collectors": {**_floors(-2.81, -5.11, 0.031), ORACLE: (41.8, "best", "best known: a script")},
+        "deposits": {**_floors(0.69, -1.28, 0.008), ORACLE: (41.9, "best", "best known: a script")},
     },
     "simple_crypto_v3": {
         "eve": {
-            **_floors(-37.52, -25.06),
+            **_floors(-37.5, -25.02, 0.056),
             SILENT: (-1.0, "plain", "plain text: Eve repeats it"),
             ORACLE: (-25.0, "oracle", "guessing under a perfect cipher"),
         },
         "alice and bob": {
-            **_floors(0.03, 0.0),
+            **_floors(0.01, 0.0, 0.014),
             SILENT: (0.0, "plain", "plain text: Eve repeats it"),
             ORACLE: (24.0, "oracle", "xor with the key; Bob guesses at the first step"),
         },
     },
     "simple_adversary_v3": {
         "adversaries": {
-            **_floors(-28.4, -26.1),
+            **_floors(-28.27, -26.03, 0.029),
             ORACLE: (-8.45, "omniscient+direct", "the coasting rule to the goal, which an adversary is never told"),
         },
         "good": {
-            **_floors(7.5, 6.6),
+            **_floors(7.43, 6.56, 0.035),
             ORACLE: (10.98, "midpoint+planned", "all to the goal, against the best adversary that learns nothing"),
         },
     },
     "simple_push_v3": {
-        "adversaries": _floors(0.07, 0.01),
-        "good": {**_floors(-28.3, -26.0), ORACLE: (-7.45, "planned+noop", "best known: a plan, alone")},
+        "adversaries": _floors(-0.02, 0.02, 0.039),
+        "good": {**_floors(-28.34, -26.09, 0.029), ORACLE: (-7.45, "planned+noop", "best known: a plan, alone")},
     },
-    "simple_tag_v3": {"adversaries": _floors(4.33, 0.84), "good": _floors(-16.0, -4.7)},
-    "simple_world_comm_v3": {"adversaries": _floors(3.2, -1.1), "good": _floors(-24.8, -7.5)},
+    "simple_tag_v3": {"adversaries": _floors(4.34, 0.8, 0.024), "good": _floors(-15.88, -4.64, 0.045)},
+    "simple_world_comm_v3": {"adversaries": _floors(3.26, -1.14, 0.019), "good": _floors(-25.19, -7.57, 0.055)},
 }
 
 

@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from benchmarks.judgement import MEANS
 from envs.mpe import MPE_IDS, catalogue
 from marl.evaluate.anchors import anchors, gain, is_competitive, lines_of, score, sides
 from marl.scripted.measured import MEASURED
@@ -20,7 +22,7 @@ def test_gain_is_the_published_formula():
 
 
 def test_score_of_worked_cases():
-    assert score("simple_speaker_listener", -15.37) == pytest.approx(0.757, abs=5e-4)  # a deaf listener
+    assert score("simple_speaker_listener", -15.37) == pytest.approx(0.756, abs=5e-4)  # a deaf listener
     assert score("simple_reference", -16.65) == pytest.approx(0.561, abs=5e-4)
     assert score("simple_speaker_listener", -7.58) == pytest.approx(0.996, abs=1e-3)
     assert score("simple_spread", -6.40) == pytest.approx(1.0) and score("simple_spread", -26.44) == pytest.approx(0.0)
@@ -32,7 +34,7 @@ def test_returns_by_agent_are_averaged():
 
 def test_a_task_with_unlike_agents_weighs_them_by_number():
     result = anchors("collect_treasure")
-    assert result.mean("random") == pytest.approx((6 * -3.3 + 2 * 0.6) / 8)
+    assert result.mean("random") == pytest.approx((6 * -2.81 + 2 * 0.69) / 8)
     assert result.score(result.mean("oracle")) == pytest.approx(1.0)
 
 
@@ -48,7 +50,7 @@ def test_every_task_has_anchors_and_their_sides_are_its_agents(env):
         assert {"random", "noop"} <= set(kinds)
         for anchor in kinds.values():
             assert anchor.bound is None or anchor.mean <= anchor.bound
-            assert anchor.source and anchor.se >= 0
+            assert anchor.source and (anchor.se is None or anchor.se >= 0)
     json.dumps(result.to_json(), allow_nan=False)
 
 
@@ -120,7 +122,32 @@ def test_scripts_reach_the_anchors(env, side, kind, script, short):
 
 @pytest.mark.parametrize("env", MPE_IDS)
 @pytest.mark.parametrize("kind", ["random", "noop"])
-def test_floors_are_what_was_played(env, kind):
+def test_floors_are_the_means_of_long_play(env, kind):
+    """To the digits that they are given to; and what the real environment returned does not contradict them.
+
+    Guard: seen failing for six of the twelve tasks with floors of a few thousand episodes.
+    """
+    long = json.loads(MEANS.read_text())["floors"]
+    assert long["episodes"] == 200_000
     for side, anchor in anchors(env).sides.items():
+        found = long[env][kind][side]
+        assert abs(anchor[kind].mean - found["mean"]) <= 3 * found["se"] + 0.006
+        assert anchor[kind].se is None or anchor[kind].se >= round(found["se"], 3)
         mean, error = MEASURED[env][kind][side]
-        assert abs(anchor[kind].mean - mean) <= 3 * 2**0.5 * error + 0.06  # the floors are given to one digit or two
+        assert abs(anchor[kind].mean - mean) <= 4 * error + 0.006
+
+
+def test_a_random_walk_by_hand():
+    """mpe2 moves by the velocity, damps it by a quarter, and adds a tenth of the force, 5 along an axis in two of five
+    choices: a variance of 10. Agent and landmark are uniform in [-1, 1]^2: 4/3 of squared distance at the start."""
+    place_T, velocity_T = np.zeros(25), np.zeros(25)  # as sums of the forces so far
+    squares = 0.0
+    for t in range(25):
+        place_T = place_T + 0.1 * velocity_T
+        velocity_T = 0.75 * velocity_T
+        velocity_T[t] += 0.1
+        squares += 2 * 10 * float((place_T**2).sum())
+    for env in ("simple", "simple_speaker_listener"):
+        kinds = anchors(env).sides["all"]
+        assert kinds["random"].mean == round(-25 * 4 / 3 - squares, 2) and kinds["random"].se is None
+        assert kinds["noop"].mean == round(-25 * 4 / 3, 2)
