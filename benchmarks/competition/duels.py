@@ -18,7 +18,9 @@ import numpy as np
 
 from envs.mpe import catalogue
 from envs.spec import EnvSpec
+from marl.errors import UserError
 from marl.evaluate.matches import team_names
+from marl.play.policy import Policy
 from marl.play.rollout import Mixed, Player, play
 from marl.scripted.by_name import TABLE, scripted
 from marl.stats import mean_and_se
@@ -67,6 +69,18 @@ class Arena:
     def sides(self) -> dict[str, list[str]]:
         """{side: its agents}: two sides."""
         return team_names(self.spec)
+
+    def require(self, policy: Policy) -> None:
+        """Refuse a policy of another task, or of this one with arguments of its own: here it would play the default.
+
+        Raises:
+            UserError: it is one.
+        """
+        if catalogue.canonical_id(policy.env_id) != self.spec.id or policy.env_args:
+            raise UserError(
+                f"the run is of {policy.env_id} with arguments {policy.env_args or '{}'}, and its duels would be in "
+                f"{self.spec.id} without any; expected a run of --env {self.env}."
+            )
 
     def other(self, side: str) -> str:
         """The opposing side."""

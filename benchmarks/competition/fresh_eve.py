@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.competition.duels import Arena
+from marl.config.schema import Config
 from marl.errors import UserError
 from marl.exploit import best_response
 from marl.play.policy import Policy
@@ -41,11 +42,7 @@ def fresh_eves(arena: Arena, run: Path, seed: int, greedy: bool) -> dict[str, li
         UserError: the run's policies have memory.
     """
     first = Policy.load(run)
-    if first.remembers:
-        raise UserError(
-            "the fresh Eve and the best one are for policies that see one observation (--maddpg.frames 1, no recurrent "
-            "networks)."
-        )
+    require_no_memory(first.config)
     players = [Policy.load(run, r, greedy=greedy) for r in range(first.num_replicas)]
     with tempfile.TemporaryDirectory() as scratch:
         learned = Path(scratch) / "eves"
@@ -59,6 +56,19 @@ def fresh_eves(arena: Arena, run: Path, seed: int, greedy: bool) -> dict[str, li
         "guaranteed": [guaranteed(pair) for pair in players],
         "fresh eve": [float(one["eve"].mean()) for one in fresh],
     }
+
+
+def require_no_memory(config: Config) -> None:
+    """Refuse settings whose policies see more than one observation.
+
+    Raises:
+        UserError: they do.
+    """
+    if config.maddpg.frames > 1 or config.maddpg.recurrent:
+        raise UserError(
+            "the fresh Eve and the best one are for policies that see one observation (--maddpg.frames 1, no recurrent "
+            "networks)."
+        )
 
 
 def guaranteed(pair: Player) -> float:

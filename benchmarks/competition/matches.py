@@ -47,7 +47,8 @@ from benchmarks import seeds
 from benchmarks.competition import exploited
 from benchmarks.competition.duels import SCRIPTS, Arena, against_scripts, tournament
 from benchmarks.competition.fresh_eve import ENV as CRYPTO
-from benchmarks.competition.fresh_eve import fresh_eves, guaranteed
+from benchmarks.competition.fresh_eve import fresh_eves, guaranteed, require_no_memory
+from benchmarks.competition.summary import overview
 from benchmarks.learning.training_runs import placeless, split_at_dashes, steps_of, train_arm
 from benchmarks.machine import machine
 from marl import Policy
@@ -71,6 +72,7 @@ def main() -> int:
     written = sorted(options.out.glob("*.json"))
     tables = "\n\n".join(_table_of(path) for path in written)
     if written:
+        tables = f"## All tasks\n\n{overview(written)}\n\n{tables}"
         (options.out / "README.md").write_text(f"{__doc__}\n{tables}\n")
     print(tables)
     return 0
@@ -79,6 +81,8 @@ def main() -> int:
 def _duels(options: argparse.Namespace, own: Sequence[str], flags: Sequence[str]) -> None:
     """Write the duels of a task and their picture."""
     slot = None
+    if options.env == CRYPTO and options.run is None:
+        require_no_memory(parse(["--env", options.env, *flags]).config)
     if options.out == RESULTS and options.run is None:
         slot = seeds.reserve(parse(["--env", options.env, *flags]).config)
         options.seed, options.episodes_seed = slot.run_seed, slot.episodes_seed
@@ -118,6 +122,7 @@ def measured(options: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any
         first = Policy.load(run)
         replicas = range(first.num_replicas)
         arena = Arena(options.env, options.episodes, options.episodes_seed)
+        arena.require(first)
         players, greedy = ([Policy.load(run, r, greedy=g) for r in replicas] for g in (not options.sampled, True))
         eves = fresh_eves(arena, run, EVE_SEED, not options.sampled) if options.env == CRYPTO else {}
         seconds = [float(line["time/seconds"]) for line in read_run(run).metrics if "time/seconds" in line][-1]

@@ -269,6 +269,31 @@ def test_competition_of_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     sampled = json.loads((again / "simple_crypto.json").read_text())
     assert sampled["mode"] == "sampled" and sampled["returns"] != record["returns"]
     assert sampled["fresh_eves"]["guaranteed, greedy"] == record["fresh_eves"]["guaranteed"]
+    asked: dict[str, object] = {}
+    monkeypatch.setattr(exploited, "measured", lambda options, flags: asked.update(vars(options)) or found)
+    words = ["--env", "simple_crypto", "--episodes", "7", "--exploitability", "--run", str(run), "--out", str(again)]
+    for seed, as_the_record in ((0, (True, 20)), (5, (False, 7))):  # of the very run, and of another
+        (again / "simple_crypto.json").write_text(json.dumps(sampled | {"seed": seed}))
+        assert command(monkeypatch, matches, *words) == 0
+        assert (asked["sampled"], asked["episodes"]) == as_the_record
+
+
+def test_a_run_with_arguments_or_of_another_task_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its duels would be in the task as it is. Guard: seen playing 25 steps with a run of 5."""
+    short = {"env": "simple_push", "env_args": {"max_cycles": 5}, "total_steps": 8}
+    for settings in (short, {"env": "simple_tag", "total_steps": 8}):
+        run = whole(tmp_path / str(settings["env"]), settings)
+        words = ["--env", "simple_push", "--run", str(run), "--out", str(tmp_path)]
+        for further in ([], ["--exploitability"]):
+            with pytest.raises(UserError, match=r"expected a run of --env simple_push"):
+                command(monkeypatch, matches, *words, *further)
+
+
+def test_memory_is_refused_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--env", "simple_crypto", "--out", str(tmp_path), "--keep", str(tmp_path / "run")]
+    with pytest.raises(UserError, match=r"policies that see one observation"):
+        command(monkeypatch, matches, *words, "--", "--maddpg.frames", "2", "--total-steps", "16")
+    assert not (tmp_path / "run").exists()
 
 
 def test_published_and_tuning_seeds_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
