@@ -198,8 +198,9 @@ class Opponents:
 
         `opponents/return` [S, N] is what present agents earned against the pool, `opponents/episodes` [S] in how many
         games, `opponents/met/step_X` [S] the share of them against snapshots of step X, `opponents/others` [S] that
-        against other replicas' snapshots; snapshots that have left the pool since are no longer told apart. Where they decide who is drawn, `opponents/beaten/step_X` [S] is how often
-        these snapshots are beaten now, as `Standings` has it.
+        against other replicas' snapshots; snapshots that have left the pool since are no longer told apart. Where they
+        decide who is drawn, `opponents/beaten/step_X` [S] is how often these snapshots are beaten now, as `Standings`
+        has it.
         """
         met_SRK = self.met_SM.unflatten(1, (-1, self.slots)) / self.games_S[:, None, None]
         beaten_SK = self.standings.beaten().unflatten(2, (-1, self.slots)).mean((1, 2))

@@ -190,7 +190,7 @@ def test_masks_reach_a_player_that_is_no_policy():
 
 
 def test_what_brought_the_agents_of_a_run_together_is_not_taken_over(tmp_path):
-    """A run of a population with other-play that started from another run. Guard: seen refused for each of the three."""
+    """A run of a population, with other-play, that started from another one. Guard: seen refused for each of these."""
     first = whole(tmp_path / "first", {"total_steps": 64, "num_envs": 2, "num_replicas": 2})
     together = {"population": 2, "num_replicas": 2, "from_run": str(first), "other_play": True}
     run = whole(tmp_path / "run", {"total_steps": 64, "num_envs": 2, **together})
