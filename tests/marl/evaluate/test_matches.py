@@ -276,6 +276,8 @@ def test_competition_of_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (again / "simple_crypto.json").write_text(json.dumps(sampled | {"seed": seed}))
         assert command(monkeypatch, matches, *words) == 0
         assert (asked["sampled"], asked["episodes"]) == as_the_record
+    with pytest.raises(UserError, match=r"of a run that this command did not train; give it with --run RUN"):
+        command(monkeypatch, matches, "--env", "simple_crypto", "--exploitability", "--out", str(again))
 
 
 def test_a_run_with_arguments_or_of_another_task_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
