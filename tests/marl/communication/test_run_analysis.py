@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,3 +175,12 @@ def test_players_of_any_kind_without_a_run():
     with pytest.raises(UserError, match="has no channel"):
         spread = spec_of("simple_spread")
         analyse_players({"one": Babbling(spread)}, "simple_spread", spread, Options(episodes=2))
+
+
+def test_the_snippet_of_the_documentation_runs(capsys):
+    """Guard: seen failing with `found["text"]`, which an `Analysis` has not."""
+    page = (Path(__file__).resolve().parents[3] / "docs" / "communication.md").read_text(encoding="utf-8")
+    snippets = [text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "analyse_players(" in text]
+    small = snippets[0].replace("package.module:function", ENV).replace("episodes=500", "episodes=4")
+    exec(small, {"player": Scripted(), "spec": spec_of()})
+    assert len(snippets) == 1 and "speaker_0 -> listener_0, 3 symbols, 4 episodes" in capsys.readouterr().out
