@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +12,10 @@ from tyro.conf import Positional, arg
 from envs.commands import run
 from marl.communication.options import QUICK, Options, Scope
 from marl.errors import UserError
+
+_PLAYED = {"run", "episodes", "seed", "replicas", "sampled", "backend"}
+_READ = {"zero_shot": {*_PLAYED, "json"}, "corpus": {*_PLAYED, "meaning", "corpus_layout"}}
+"""{what does one thing only: the other fields of `CommandLine` that it reads}."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +86,7 @@ def _analysed(options: CommandLine) -> str:
     # here: --help need not wait for torch
     if options.pretrained and (options.zero_shot or options.corpus):
         raise UserError("--zero-shot and --corpus go with a run directory, not with --pretrained.")
+    _require_read(options)
     if options.zero_shot:
         from marl.communication.zero_shot import tested
 
@@ -93,3 +98,21 @@ def _analysed(options: CommandLine) -> str:
     from marl.communication.run_analysis import analysed
 
     return analysed(options)
+
+
+def _require_read(options: CommandLine) -> None:
+    """Raise `UserError` where an option was given that would change nothing."""
+    given = [one.name for one in fields(options) if one.name != "run" and getattr(options, one.name) != one.default]
+    for only in [name for name in _READ if name in given]:
+        unread = [_flag(name) for name in given if name != only and name not in _READ[only]]
+        if unread:
+            raise UserError(
+                f"{_flag(only)} does one thing only, without {', '.join(unread)}: leave one or the other out."
+            )
+    if "corpus_layout" in given and "corpus" not in given:
+        raise UserError("--corpus-layout needs --corpus FILE.jsonl, the file that is laid out.")
+
+
+def _flag(name: str) -> str:
+    """The option that gives a field another value than its default."""
+    return "--" + {"others": "with", "figures": "no-figures"}.get(name, name.replace("_", "-"))

@@ -167,16 +167,21 @@ def reverse(channel: Channel, channels: Sequence[Channel]) -> Channel | None:
 
 
 def possible(spec: EnvSpec, channels: Sequence[Channel], names: Sequence[str]) -> list[Intervention]:
-    """Parsed and checked interventions; `self` is left out unless every channel has a way back.
+    """Parsed and checked interventions.
 
     Raises:
-        UserError: an unknown name, or a symbol or rate that cannot be.
+        UserError: an unknown name, a symbol or rate that cannot be, or `self` where a channel has no way back.
     """
     parsed = [Intervention.parse(name) for name in names]
+    one_way = [channel.name(spec) for channel in channels if reverse(channel, channels) is None]
     for one in parsed:
         Interference(spec, channels, one, [(0,)] * len(channels))
-    both_ways = all(reverse(channel, channels) is not None for channel in channels)
-    return [one for one in parsed if one.kind != "self" or both_ways]
+        if one.kind == "self" and one_way:
+            raise UserError(
+                f"intervention self: expected agents that answer each other with the same symbols, but there is no way "
+                f"back from {', '.join(one_way)}. Leave it out."
+            )
+    return parsed
 
 
 def lockstep(episodes: int, most: int = 40) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -95,11 +96,32 @@ def test_a_goal_without_parts_and_an_unknown_one():
         (["--corpus", "said.csv", "--corpus-layout", "episodes"], "needs --corpus with a name that ends in .jsonl"),
         (["--corpus", "nowhere/said.csv"], "there is no such directory"),
         (["--pretrained", "--zero-shot"], "go with a run directory"),
+        (["--corpus-layout", "episodes"], "--corpus-layout needs --corpus"),
     ],
 )
 def test_what_cannot_be_written_is_told(run_dir, words, text, capsys):
     assert main([str(run_dir), *words]) == 2
     assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "unread"),
+    [
+        (["--zero-shot", "--corpus", "said.jsonl"], "--zero-shot .* without --corpus:"),
+        (["--zero-shot", "--meaning", "m:f", "--with", "other"], "--zero-shot .* without --with, --meaning:"),
+        (["--zero-shot", "--interventions", "mute", "--out", "x"], "--zero-shot .* without --interventions, --out:"),
+        (["--corpus", "said.jsonl", "--json", "x.json"], "--corpus .* without --json:"),
+        (
+            ["--corpus", "said.jsonl", "--no-figures", "--cross-episodes", "9"],
+            "without --cross-episodes, --no-figures:",
+        ),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(run_dir, words, unread, capsys):
+    """Guard: seen failing when they were ignored without a word, so that `--zero-shot --corpus` wrote no corpus."""
+    assert main([str(run_dir), *words]) == 2
+    assert re.search(unread, capsys.readouterr().err)
+    assert list(run_dir.iterdir()) == []
 
 
 # ------------------------------------------------------------------ goals that were held out
