@@ -285,6 +285,7 @@ def _first(options: CommandLine) -> tuple[Party, str, dict[str, Any], EnvSpec]:
     if options.scripted is not None:
         if options.env is None:
             raise UserError("--scripted needs --env ID: the environment to play, such as simple_reference.")
+        _require_script(options)
         spec = _spec_of(options.env, {})
         return _script(options.env, options.scripted, spec), options.env, {}, spec
     if options.env is not None:
@@ -295,6 +296,19 @@ def _first(options: CommandLine) -> tuple[Party, str, dict[str, Any], EnvSpec]:
     party = _trained(options, options.run, options.replicas(), options.checkpoint, options.pretrained)
     policy: Any = party.players[0]
     return party, policy.env_id, dict(policy.env_args or {}), policy.spec
+
+
+def _require_script(options: CommandLine) -> None:
+    """Raise `UserError` where --scripted was given options of a run; --sampled may mean the run it plays against."""
+    given = {
+        "--pretrained": options.pretrained,
+        "--replica": bool(options.replica),
+        "--checkpoint": options.checkpoint is not None,
+        "--sampled": options.sampled and not (options.against and Path(options.against).exists()),
+    }
+    unread = ", ".join(name for name, there in given.items() if there)
+    if unread:
+        raise UserError(f"{unread}: expected a trained policy for this, and --scripted plays a script; leave it out.")
 
 
 def _opponent(options: CommandLine, against: str, env_id: str, env_args: dict[str, Any], spec: EnvSpec) -> Party:
