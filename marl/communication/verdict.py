@@ -8,6 +8,7 @@ import numpy as np
 
 from marl.communication.analysis import PlayerAnalysis
 from marl.communication.formation import FormationRow, Formed
+from marl.communication.measures.channels import is_used
 from marl.communication.measures.compositionality import Compared, Compositionality
 from marl.communication.measures.crossplay import CrossPlay
 from marl.communication.measures.information import Information, Undefined
@@ -100,7 +101,7 @@ def _dictionary(report: ChannelReport) -> list[str]:
     """What each used symbol means, and which meanings cannot be told apart."""
     table = np.array(report.signalling.table, dtype=float)
     names = report.signalling.meanings
-    used = np.flatnonzero(table.sum(axis=0) >= 0.01 * table.sum())
+    used = np.flatnonzero(is_used(table.sum(axis=0)))
     given = table / np.maximum(table.sum(axis=0), 1)
     words = []
     for m in used:

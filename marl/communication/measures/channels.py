@@ -299,11 +299,19 @@ def _number(values: np.ndarray, valid: NDArray[np.bool_], word: str) -> Meanings
     return Meanings(coded, labels, np.stack(columns, axis=-1)[coded])
 
 
-def used_symbols(heard: Heard, at_least: float = 0.01) -> list[int]:
-    """Symbols that make up at least this share of the messages sent, the most frequent first."""
+def is_used(counts: np.ndarray) -> NDArray[np.bool_]:
+    """Bool [V]: which symbols make up at least 1 % of the messages, given counts [V]; of more than 100 symbols at least
+    an even share of them, 1 / V, which the most frequent one always has."""
+    said = counts.sum()
+    used: NDArray[np.bool_] = (counts >= 0.01 * said) | (counts * len(counts) >= said)
+    return used
+
+
+def used_symbols(heard: Heard) -> list[int]:
+    """Symbols of which the messages sent are made up (`is_used`), the most frequent first; at least one."""
     counts = np.bincount(heard.sent[heard.valid], minlength=heard.channel.symbols)
     order = np.argsort(-counts, kind="stable")
-    return [int(symbol) for symbol in order if counts[symbol] >= at_least * counts.sum()]
+    return [int(symbol) for symbol in order[is_used(counts[order])]]
 
 
 def group_by_symbol(best: Sequence[int]) -> dict[int, list[int]]:
