@@ -72,15 +72,24 @@ def symbol_agreement(spec: EnvSpec, channel: Channel, first: Episodes, second: E
 
     Both teams played the same seeds, so episode e has the same goal for both: entry [a, b] is the mean over episodes
     of (share of the first team's messages that are a) x (share of the second team's that are b). No declared meaning
-    is needed.
+    is needed. Only episodes in which both teams heard a message count.
+
+    Raises:
+        UserError: there is no such episode.
     """
-    size = channel.symbols
+    told = [listen(spec, channel, played) for played in (first, second)]
+    common = np.intersect1d(told[0].kept, told[1].kept)
+    if not len(common):
+        raise UserError(
+            f"{spec.id}: there is no episode in which both teams heard a message, so that their symbols cannot be "
+            "compared; expected longer episodes, or more of them."
+        )
     shares = []
-    for played in (first, second):
-        heard = listen(spec, channel, played)
-        counts = np.stack([((heard.sent == m) & heard.valid).sum(axis=0) for m in range(size)])
+    for heard in told:
+        both = np.isin(heard.kept, common)
+        counts = np.stack([((heard.sent == m) & heard.valid).sum(axis=0) for m in range(channel.symbols)])[:, both]
         shares.append(counts / counts.sum(axis=0))
-    return shares[0] @ shares[1].T / shares[0].shape[1]
+    return shares[0] @ shares[1].T / len(common)
 
 
 def best_relabelling(agreement: Floats) -> Ints:
