@@ -15,6 +15,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
+from envs.spec import Head
 from marl.communication.formation import FormationRow, Formed
 from marl.communication.measures.information import Undefined, wilson_interval
 from marl.communication.measures.signalling import ChannelReport
@@ -25,9 +26,11 @@ MOVES = ("stay", "left", "right", "down", "up")
 _DIRECTIONS = np.array([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], dtype=float)
 
 
-def move_names(size: int) -> tuple[str, ...]:
-    """MPE's moves where the head has five choices, else their numbers."""
-    return MOVES if size == len(MOVES) else tuple(str(k) for k in range(size))
+def choice_names(head: Head) -> tuple[str, ...]:
+    """Names of a head's choices: MPE's moves of its head of five moves, else numbers."""
+    if head.name == "move" and head.size == len(MOVES):
+        return MOVES
+    return tuple(str(k) for k in range(head.size))
 
 
 def p_text(p: float) -> str:
@@ -83,6 +86,7 @@ def timeline_figure(
     heard: Sequence[int],
     actions: Sequence[int],
     would_do: np.ndarray,
+    choices: Sequence[str],
     used: Sequence[int],
     below: Sequence[float],
     below_name: str,
@@ -96,17 +100,17 @@ def timeline_figure(
         heard: symbol in the slot at each heard step; V for nothing.
         actions: what the receiver chose, at each heard step.
         would_do: int [J, V] its greedy choice under each symbol.
+        choices: name of each of its choices, as `choice_names` gives them.
         used: symbols whose counterfactual row is shown.
         below, below_name: a number for each heard step and what it is.
     """
     steps = np.arange(1, len(heard) + 1)
     rows: list[tuple[str, np.ndarray, Sequence[str] | None]] = []
-    moves = move_names(int(max(would_do.max(), max(actions))) + 1 if would_do.max() > 4 else 5)
     if goals is not None:
         rows.append(("goal", np.asarray(goals), None))
     rows.append(("symbol heard", np.asarray(heard), None))
-    rows.append(("action", np.asarray(actions), moves))
-    rows.extend((f"if {symbol} were heard", would_do[:, symbol], moves) for symbol in used)
+    rows.append(("action", np.asarray(actions), choices))
+    rows.extend((f"if {symbol} were heard", would_do[:, symbol], choices) for symbol in used)
     height = 0.3 * len(rows)
     figure, (top, bottom) = canvas(height + 2.1, rows=2, sharex=True, height_ratios=[height, 1.0])
     _strips(top, rows, steps, np.asarray(heard))

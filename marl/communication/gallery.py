@@ -12,6 +12,7 @@ from envs.spec import EnvSpec
 from marl.communication.analysis import Material, PlayerAnalysis
 from marl.communication.figures import (
     action_field_figure,
+    choice_names,
     field_layout,
     field_positions,
     protocol_figure,
@@ -58,20 +59,20 @@ def landmark_count(spec: EnvSpec) -> int | None:
 
 
 def timeline(material: Material, k: int, episode: int = 0) -> Figure:
-    """One episode of channel k: distance to the goal below where the goal is a landmark, else the reward."""
+    """One episode of channel k: distance to the goal below where the declared goal is a landmark, else the reward."""
     heard = material.heard[k]
     spec, channel = material.spec, heard.channel
     inside = heard.valid[:, episode]
     seen = {name: array[inside, episode] for name, array in heard.obs.items()}
-    head = responses_of(spec, channel.receiver)[0]
-    size = spec.agents[channel.receiver].heads[head].size
-    would_do = material.answers[k][inside, episode, :, head, :size].argmax(axis=-1)
+    h = responses_of(spec, channel.receiver)[0]
+    head = spec.agents[channel.receiver].heads[h]
+    would_do = material.answers[k][inside, episode, :, h, : head.size].argmax(axis=-1)
     goals = None if heard.meanings.values is None else heard.meanings.values[inside, episode]
     assert material.played.rewards is not None and material.played.actions is not None
     below = heard.at_heard_steps(material.played.rewards)[inside, episode, channel.receiver]
-    actions = heard.at_heard_steps(material.played.actions)[inside, episode, channel.receiver, head]
+    actions = heard.at_heard_steps(material.played.actions)[inside, episode, channel.receiver, h]
     name = "reward"
-    if goals is not None and landmark_count(spec):
+    if goals is not None and heard.meanings.one_hot and landmark_count(spec):
         mine = seen[spec.agent_names[channel.receiver]]
         places = mine[:, 2 : 2 + 2 * (landmark_count(spec) or 0)].reshape(len(mine), -1, 2)
         below = np.linalg.norm(places[np.arange(len(mine)), goals], axis=-1)
@@ -82,6 +83,7 @@ def timeline(material: Material, k: int, episode: int = 0) -> Figure:
         heard=heard.heard[inside, episode].tolist(),
         actions=actions.tolist(),
         would_do=would_do,
+        choices=choice_names(head),
         used=sorted(used_symbols(heard)[:_MOST_ROWS]),
         below=below.tolist(),
         below_name=name,

@@ -43,6 +43,7 @@ class Meanings(NamedTuple):
     labels: tuple[str, ...] = ()  # what each label stands for
     attributes: Ints | None = None  # [J, E, A]; A = 1 for a single goal
     reason: str = ""
+    one_hot: bool = False  # label k is entry k of the goal that the route declares
 
 
 class Choice(NamedTuple):
@@ -259,7 +260,7 @@ def _meanings(channel: Channel, sender_obs: Array, valid: NDArray[np.bool_], fun
         return Meanings(reason="the environment does not declare what the sender has to tell; give a meaning function")
     told = declared_attributes(sender_obs, declared, valid)
     if len(declared) == 2 and told.dtype.kind == "i":
-        return Meanings(told[..., 0], tuple(f"goal {k}" for k in range(declared[1])), told)
+        return Meanings(told[..., 0], tuple(f"goal {k}" for k in range(declared[1])), told, one_hot=True)
     return _number(told, valid, "goal")
 
 

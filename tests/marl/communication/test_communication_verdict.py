@@ -13,7 +13,7 @@ from channel_players import Babbling, Scripted
 from envs.mpe import catalogue
 from envs.spec import EnvSpec
 from marl.communication.analysis import PlayerAnalysis, analyse_player
-from marl.communication.gallery import pictures
+from marl.communication.gallery import pictures, timeline
 from marl.communication.verdict import constant_replicas, describe, protocol_table, summary, what_is_heard, what_is_said
 from marl.errors import UserError
 from marl.scripted.by_name import scripted
@@ -154,10 +154,13 @@ def test_every_task_with_a_channel(name):
         assert result.channels[0].speaker_consistency.episodes == 4
         assert list(result.channels[0].influence) == ["move", "message"]
         assert "field_agent_0_agent_1" in drawn
+        assert drawn["timeline_agent_0_agent_1"].axes[1].get_ylabel() == "distance"
     if name == "simple_crypto":
         assert "Bob guesses right" in text and result.team == ("bob_0", "alice_0")
         assert list(result.to_json())[-1] == "crypto"
         assert "alice_0 -> eve_0, bob_0, 4 symbols" in text
+        shown = {cell.get_text() for cell in drawn["timeline_alice_0_bob_0"].axes[0].texts}
+        assert shown <= set("01234"), "a guess is no move"
     if name == "simple_world_comm":
         assert "field_leadadversary_0_adversary_0" not in drawn and "does not declare" in text
         assert text.count("all messages") == 1, "one message, four receivers, one table"
@@ -187,6 +190,22 @@ def test_a_meaning_function_for_a_task_without_a_declared_meaning():
         resampling=(19, 20),
     )  # fmt: skip
     assert result.channels[0].signalling.meanings == ("meaning 0", "meaning 1")
+
+
+def test_only_a_declared_goal_is_taken_for_a_landmark():
+    """Guard: seen failing when the labels of a meaning function were numbers of landmarks: one above theirs broke, and
+    any other showed the distance from whatever landmark had its number."""
+    _, _, declared = analysed("perfect")
+    assert timeline(declared, 0).axes[1].get_ylabel() == "distance"
+
+    def own_labels(obs):
+        return obs.argmax(-1) + 2 * (np.arange(obs.shape[1]) % 2)
+
+    _, material = analyse_player(
+        Scripted(), ENV, spec_of(), episodes=20, interventions=(), meaning=own_labels, resampling=(9, 9)
+    )
+    own = timeline(material, 0, episode=int(np.argmax(material.heard[0].meanings.values[0])))
+    assert own.axes[1].get_ylabel() == "reward" and len(material.heard[0].meanings.labels) > 3
 
 
 def test_bad_input():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from envs.spec import Head
 from marl.communication import figures as protocol_plots
 from marl.communication.formation import FormationRow, Formed
 from marl.communication.measures.information import Information, Undefined
@@ -83,8 +84,9 @@ def figures():
         "protocol": protocol_plots.protocol_figure(protocol([[10, 0], [0, 10], [0, 20]])),
         "usage": protocol_plots.protocol_figure(protocol([])),
         "timeline": protocol_plots.timeline_figure(
-            title="episode 0", goals=[1] * 24, heard=[2] * 24, actions=would[:, 2], would_do=would, used=[0, 1, 2],
-            below=np.linspace(1, 0, 24), below_name="distance to goal"),
+            title="episode 0", goals=[1] * 24, heard=[2] * 24, actions=would[:, 2], would_do=would,
+            choices=protocol_plots.MOVES, used=[0, 1, 2], below=np.linspace(1, 0, 24),
+            below_name="distance to goal"),
         "field": protocol_plots.action_field_figure(positions, moves, landmarks, [0, 1, 2]),
         "formation": protocol_plots.formation_figure(formation_rows(), FORMED),
     }  # fmt: skip
@@ -118,6 +120,18 @@ def test_numbers_are_written_out():
     assert "symbol 2" in words(drawn["field"])
     formation = words(drawn["formation"])
     assert all(name in formation for name in ("bits told", "drift since", "symbols for", "worth of"))
+
+
+def test_names_of_choices():
+    """Guard: seen failing when the number of choices was guessed from the greedy ones: any head of up to five choices
+    had MPE's moves, and a choice above them broke."""
+    assert protocol_plots.choice_names(Head("move", 5)) == ("stay", "left", "right", "down", "up")
+    assert protocol_plots.choice_names(Head("move", 3)) == protocol_plots.choice_names(Head("choice_0", 3))
+    figure = protocol_plots.timeline_figure(
+        title="", goals=None, heard=[0, 1], actions=[6, 2], would_do=np.array([[1, 2], [3, 4]]),
+        choices=protocol_plots.choice_names(Head("message", 7)), used=[0], below=[0.0, 1.0], below_name="reward",
+    )  # fmt: skip
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0", "1", "6", "2", "1", "3"]
 
 
 def test_meanings_that_never_occurred_are_left_out():
