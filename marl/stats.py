@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,21 @@ def summary(values: Any) -> Estimate:
     """Mean of one sample [n] and its standard error."""
     mean, error = mean_and_se(values)
     return Estimate(float(mean), float(error) if np.isfinite(error) else None)
+
+
+def crossed_summary(values: Any) -> Estimate:
+    """Mean of a sample [a, b, ..., n] whose axes are crossed, as players with players and with the episodes that all
+    of them play, and its standard error: those of the means along each axis, added as the root of their squares.
+
+    An axis of length 1 adds nothing, so that nothing is said of other values on it: the error of a single replica is
+    over episodes alone. Errs to the wide side: what two axes have in common only together is counted with both.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    _require(array.size > 0, "the mean of no values")
+    axes = range(array.ndim)
+    sides = [array.mean(tuple(other for other in axes if other != axis)) for axis in axes if array.shape[axis] > 1]
+    errors = [float(mean_and_se(side)[1]) for side in reversed(sides)]
+    return Estimate(float(array.reshape(-1).mean()), float(reduce(np.hypot, errors)) if errors else None)
 
 
 def mean_interval(values: Any, level: float = 0.95) -> Interval:

@@ -23,7 +23,7 @@ from marl.evaluate.matches import team_names
 from marl.play.policy import Policy
 from marl.play.rollout import Mixed, Player, play
 from marl.scripted.by_name import TABLE, scripted
-from marl.stats import mean_and_se
+from marl.stats import crossed_summary, mean_and_se
 
 BATCH = 1000  # episodes in lockstep
 
@@ -220,6 +220,5 @@ def beside(trained_RE: np.ndarray, script_E: np.ndarray) -> dict[str, Any]:
 
 def _error(values_RE: np.ndarray) -> float:
     """Standard error of the mean, by the spread of replicas and by that of episodes, which all replicas share."""
-    of_episodes = float(mean_and_se(values_RE.mean(0))[1])
-    of_replicas = float(mean_and_se(values_RE.mean(1))[1]) if len(values_RE) > 1 else 0.0
-    return float(np.hypot(of_episodes, of_replicas))
+    error = crossed_summary(values_RE).se
+    return float("nan") if error is None else error

@@ -17,7 +17,7 @@ from marl.errors import UserError
 from marl.evaluate.anchors import is_competitive, sides
 from marl.evaluate.results import Match
 from marl.play.rollout import MAX_STEPS, Mixed, Player, play
-from marl.stats import summary
+from marl.stats import crossed_summary
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def play_matches(
         max_steps: steps after which an episode is stopped (`play`).
 
     Returns:
-        One entry a match; the rows of its `pairs` are the players of `first`.
+        One entry a match; the rows of its `pairs` are the players of `first`. Errors are over the players of either
+        party and the episodes, which all pairs share (`stats.crossed_summary`).
 
     Raises:
         UserError: the task has one team only, or neither party can play a team against the other.
@@ -147,14 +148,15 @@ def _match(
                     max_steps=max_steps,
                 ).returns
             )
-    everything = np.concatenate(returns)
+    shape = len(one.players), len(two.players), len(returns[0])
+    of_agents = np.concatenate(returns).reshape(*shape, spec.num_agents)  # [first players, second players, episodes, N]
     columns = {team: [spec.agent_names.index(name) for name in names] for team, names in team_names(spec).items()}
     width = len(two.players)
     means = {team: [float(played[:, own].mean()) for played in returns] for team, own in columns.items()}
     return Match(
         parties=parties,
-        returns={name: summary(everything[:, n]) for n, name in enumerate(spec.agent_names)},
-        teams={team: summary(everything[:, own].mean(1)) for team, own in columns.items()},
+        returns={name: crossed_summary(of_agents[..., n]) for n, name in enumerate(spec.agent_names)},
+        teams={team: crossed_summary(of_agents[..., own].mean(-1)) for team, own in columns.items()},
         pairs={
             team: tuple(tuple(values[i : i + width]) for i in range(0, len(values), width))
             for team, values in means.items()

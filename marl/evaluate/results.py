@@ -101,9 +101,10 @@ class Match(Record):
     parties: Mapping[str, str]
     """{team: name of the party that plays it}."""
     returns: Mapping[str, Estimate] = field(metadata=key("return"))
-    """{agent: return of one episode}, over the episodes of all pairs."""
+    """{agent: return of one episode} in the mean over all pairs; the error holds the players of either party, of which
+    there are several, and the episodes, which all pairs share."""
     teams: Mapping[str, Estimate]
-    """{team: mean return of its agents}, over the episodes of all pairs."""
+    """{team: mean return of its agents}, likewise."""
     pairs: Mapping[str, tuple[tuple[float, ...], ...]]
     """{team: its mean return `[players of the first party][players of the second]`}."""
 

@@ -23,6 +23,17 @@ def test_se_agrees_with_scipy_and_is_unknown_for_one_value():
     assert np.isnan(stats.mean_and_se([4.0])[1])
 
 
+def test_error_of_a_crossed_sample_by_hand():
+    """Guard: seen failing as the error of independent values, which pairs of the same players are not."""
+    added = np.array([0.0, 2.0])[:, None, None] + np.array([0.0, 4.0])[:, None] + np.array([0.0, 6.0])
+    found = stats.crossed_summary(added)
+    assert found.mean == 6.0
+    assert found.se == pytest.approx(np.sqrt(1 + 4 + 9)), "two values d apart: d / 2 along each axis"
+    episodes = RNG.normal(size=30)
+    assert stats.crossed_summary(episodes[None, None]) == stats.summary(episodes)
+    assert stats.crossed_summary([[3.0]]) == stats.Estimate(3.0, None)
+
+
 def test_mean_interval_is_students():
     values = RNG.normal(size=9)
     expected = scipy_stats.t.interval(0.9, 8, loc=values.mean(), scale=scipy_stats.sem(values))

@@ -16,7 +16,7 @@ from marl.evaluate.command import main
 from marl.evaluate.matches import Party, play_matches, team_names
 from marl.evaluate.results import Evaluation
 from marl.evaluate.returns import evaluate
-from marl.play.rollout import play
+from marl.play.rollout import Mixed, play
 from marl.scripted.base import NoOp, Random
 from marl.scripted.by_name import scripted
 
@@ -235,6 +235,29 @@ def test_matches_are_played_both_ways_round_on_the_same_episodes():
     expected = play("simple_push", scripted("simple_push", "noop+direct"), 5, 3).returns.mean(0)
     assert matches[1].teams["adversaries"].mean == pytest.approx(expected[0])
     assert matches[1].teams["good"].mean == pytest.approx(expected[1])
+
+
+def test_errors_of_matches_hold_the_players_of_both_parties():
+    """Guard: seen failing with the error of independent episodes of independent pairs: 3 by 3 replicas of spread 1
+    had .06 in place of .83."""
+    spec = spec_of("simple_push")
+    one, two = (
+        [scripted("simple_push", name, spec=spec) for name in pair] for pair in (("follow+direct", "noop"),) * 2
+    )
+    match = play_matches(Party("one", one), Party("two", two), "simple_push", spec, episodes=4, seed=3)[0]
+    pairs = np.array(match.pairs["good"])
+    of_episodes = np.mean(
+        [
+            play("simple_push", Mixed({"adversary_0": mine, "agent_0": theirs}), 4, 3).returns[:, 1]
+            for mine in one
+            for theirs in two
+        ],
+        axis=0,
+    )
+    halves = np.abs(np.diff(pairs.mean(1))[0]) / 2, np.abs(np.diff(pairs.mean(0))[0]) / 2
+    expected = np.sqrt(np.square(halves).sum() + np.var(of_episodes, ddof=1) / 4)
+    assert match.teams["good"].se == pytest.approx(expected)
+    assert match.teams["good"].mean == pytest.approx(pairs.mean())
 
 
 def test_a_script_of_one_side_plays_that_side_only(tmp_path):
