@@ -130,7 +130,7 @@ def trainer(device: torch.device, sizes: Sizes, replicas: int, num_envs: int, ba
 def warmed(made: Rounds, device: torch.device) -> Rounds:
     """After enough rounds for every graph: the step that ends episodes comes once in 25."""
     for _ in range(HORIZON * (WARM_UP + 1) + 2 if device.type == "cuda" else 2):
-        made.run(False)
+        made.run()
     made.learner.check()
     return made
 
@@ -141,7 +141,7 @@ def transitions(device: torch.device, sizes: Sizes) -> dict[str, Any]:
     for count in sizes.envs:
         for name, graphs in (("graphs", True), ("launched", False)):
             made = warmed(trainer(device, sizes, 1, count, count, graphs), device)
-            rate = count / seconds(lambda made=made: made.run(False), sizes.rounds, device, sizes.blocks)
+            rate = count / seconds(lambda made=made: made.run(), sizes.rounds, device, sizes.blocks)
             made.learner.check()
             results.setdefault(str(count), {})[name] = rate
     return results
@@ -166,7 +166,7 @@ def profiled(device: torch.device, sizes: Sizes) -> dict[str, Any]:
     with profile(activities=kinds) as watched:
         start = time.perf_counter()
         for _ in range(rounds):
-            made.run(False)
+            made.run()
         wait(device)
         wall = time.perf_counter() - start
     of = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"

@@ -63,9 +63,9 @@ class Returns:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a round has measured; empty where nothing was due."""
+    """What a round has to record; empty where nothing was due."""
 
-    metrics: dict[str, Tensor] = field(default_factory=dict)  # of the last update
+    metrics: dict[str, Tensor] = field(default_factory=dict)  # of the last updates before the record
     diagnosis: dict[str, float | Tensor] = field(default_factory=dict)  # of the estimator in use
 
 
@@ -94,13 +94,19 @@ class Rounds:
         self.credit = 0.0  # updates that are due
         self.progress = 0.0  # share of the run that is over, at the last updates
         self.returns = Returns(replicas, env.spec.num_agents, env.device)
+        self.measured: dict[str, Tensor] = {}  # what the next record will show
+        self._shown: frozenset[int] | None = None  # numbers of the updates that it shows; None: not yet foreseen
         self.graphs = Graphs.on(env.device, config.graphs)
 
-    def run(self, measure: bool) -> Measured:
+    def run(self, record_every: int = 0) -> Measured:
         """One round.
 
         Args:
-            measure: return the metrics of its last update.
+            record_every: environment steps between two records; 0: nothing is recorded.
+
+        Returns:
+            After a round that passes a multiple of `record_every` the metrics of the last update before it and, where
+            that moves no actors, of the last one that does; none where no update came since the record before.
 
         Raises:
             RunFailed: a gradient is not finite; names the environment step.
@@ -113,26 +119,68 @@ class Rounds:
                 learner.schedules.follow(min(self.step / config.total_steps, 1.0))
             self.graphs.run(self.step_kind(), self._collect, self.env.replayed)
             self.step += config.num_envs
-            if self.step <= max(config.maddpg.warmup_steps, config.maddpg.lead * config.num_envs):
-                return Measured()
-            self.credit += config.num_envs * config.maddpg.updates_per_step
-            updates, self.credit = int(self.credit), self.credit - int(self.credit)
-            self.progress = min(self.step / config.total_steps, 1.0)
-            every, done = config.maddpg.diagnostics_every, learner.updates + updates
-            diagnosed = every > 0 and learner.updates // every != done // every
-            seen = measure or diagnosed  # of the last update more is wanted than what it leaves behind
-            learner.schedules.follow(self.progress)  # now, so that no update does it while it is recorded
-            self._updates(max(updates - seen, 0))
-            if not (seen and updates):
-                return Measured()
+            diagnosis = self._learn(record_every) if self._learns(self.step) else {}
+            if not self._passes(self.step, record_every):
+                return Measured({}, diagnosis)
+            metrics, self.measured, self._shown = self.measured, {}, None
+            return Measured(metrics, diagnosis)
+
+    def _learn(self, record_every: int) -> dict[str, float | Tensor]:
+        """The updates that the round to this step earns; what it has diagnosed."""
+        config, learner = self.config, self.learner
+        shown = self._foreseen(record_every)
+        updates, self.credit = self._earned(self.step, self.credit)
+        self.progress = min(self.step / config.total_steps, 1.0)
+        every, done = config.maddpg.diagnostics_every, learner.updates + updates
+        diagnosed = every > 0 and learner.updates // every != done // every
+        seen = shown | {done} if diagnosed else shown  # of these more is wanted than what they leave behind
+        learner.schedules.follow(self.progress)  # now, so that no update does it while it is recorded
+        diagnosis: dict[str, float | Tensor] = {}
+        for number in sorted(number for number in seen if learner.updates < number <= done):
+            self._updates(number - 1 - learner.updates)
             batch = self.source.sample(config.maddpg.batch_size)
-            metrics = learner.update(batch, self.progress, measure)
-            noise = learner.noise["diagnose"]
-            return Measured(metrics, dict(diagnose(learner, batch, self.progress, noise)) if diagnosed else {})
+            self.measured |= learner.update(batch, self.progress, number in shown)
+            if diagnosed and number == done:
+                diagnosis |= diagnose(learner, batch, self.progress, learner.noise["diagnose"])
+        self._updates(done - learner.updates)
+        return diagnosis
+
+    def _learns(self, step: int) -> bool:
+        """Whether the round to `step` earns updates, or a part of one."""
+        settings = self.config.maddpg
+        return step > max(settings.warmup_steps, settings.lead * self.config.num_envs)
+
+    def _earned(self, step: int, credit: float) -> tuple[int, float]:
+        """Updates that the round to `step` earns beside the credit so far, and the credit that is left."""
+        if self._learns(step):
+            credit += self.config.num_envs * self.config.maddpg.updates_per_step
+        return int(credit), credit - int(credit)
+
+    def _foreseen(self, record_every: int) -> frozenset[int]:
+        """Numbers of the updates that the next record shows, whatever round they come in.
+
+        They follow from step, credit and the updates so far, so that a resumed run measures the same ones.
+        """
+        if record_every <= 0:
+            return frozenset()
+        if self._shown is None:
+            config, step, credit, last = self.config, self.step, self.credit, self.learner.updates
+            while True:
+                earned, credit = self._earned(step, credit)
+                last += earned
+                if self._passes(step, record_every) or step >= config.total_steps:
+                    break
+                step += config.num_envs
+            self._shown = frozenset({last, last - last % config.maddpg.actor_delay})
+        return self._shown
+
+    def _passes(self, step: int, every: int) -> bool:
+        """Whether the round to `step` passes a multiple of `every` (0: never)."""
+        return every > 0 and (step - self.config.num_envs) // every != step // every
 
     def _passed(self, every: int) -> bool:
         """Whether the round before this one has passed a multiple of `every`."""
-        return self.step > 0 and (self.step - self.config.num_envs) // every != self.step // every
+        return self.step > 0 and self._passes(self.step, every)
 
     def metrics(self) -> dict[str, Tensor]:
         """What batch source and opponents have to record: name -> [S] or [S, N]."""
@@ -193,7 +241,12 @@ class Rounds:
             "learner": self.learner.state_dict(),
             "source": self.source.state_dict(),
             "collector": self.collector.state_dict(),
-            "progress": {"step": self.step, "credit": self.credit, "returns": self.returns.state_dict()},
+            "progress": {
+                "step": self.step,
+                "credit": self.credit,
+                "returns": self.returns.state_dict(),
+                "measured": dict(self.measured),
+            },
         }
 
     def load_state_dict(self, parts: dict[str, Any], new_episodes: bool = False) -> None:
@@ -209,4 +262,6 @@ class Rounds:
         progress = parts["progress"]
         self.step, self.credit = progress["step"], progress["credit"]
         self.returns.load_state_dict(progress["returns"])
+        measured = progress.get("measured", {})  # none in older checkpoints
+        self.measured, self._shown = {name: x.to(self.env.device) for name, x in measured.items()}, None
         self.graphs.forget()

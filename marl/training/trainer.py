@@ -82,8 +82,9 @@ class Trainer:
 
     def round(self) -> None:
         """One round, recorded where a record is due."""
-        due = self._passes(self.step, self.config.logging.every)
-        measured = self.rounds.run(due)
+        every = self.config.logging.every
+        due = self._passes(self.step, every)
+        measured = self.rounds.run(every)
         if measured.diagnosis:
             self.journal.record(self.step, measured.diagnosis)
         if due:
@@ -128,7 +129,10 @@ class Trainer:
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds; tensors lead with the replicas or with their environments."""
         parts = self.rounds.state_dict()
-        return {**parts, "progress": {**parts["progress"], **self.journal.state_dict()}}
+        progress = {**parts["progress"], **self.journal.state_dict()}
+        if self.division.shared:  # every rank has measured its own rows of a batch
+            progress["measured"] = self.division.record(progress["measured"])
+        return {**parts, "progress": progress}
 
     def restore(self, parts: dict[str, Any] | None, new_episodes: bool = False) -> None:
         """Continue from the parts of a checkpoint, which rank 0 has read; see `Rounds.load_state_dict`."""

@@ -97,7 +97,7 @@ def train(env: str, probe: Probe, config: Config) -> Trained:
     rounds = Rounds(config, made, learner, Replay(made.spec, capacity, config.num_envs, stream, m.gamma, m.n_step))
     curve: dict[str, list[Any]] = {"step": [], "return": []}
     while rounds.step < config.total_steps:
-        rounds.run(False)
+        rounds.run()
         if rounds.step * POINTS // config.total_steps > len(curve["step"]):
             rounds.check()
             returns = [round(x, 3) for x in rounds.returns.take().mean(1).tolist()]

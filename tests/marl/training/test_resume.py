@@ -269,7 +269,7 @@ def test_what_is_watched_changes_nothing(tmp_path: Path, model: dict[str, Any]) 
     )
     one, two = state(whole(tmp_path / "blind", blind)), state(whole(tmp_path / "watched", watched))
     for trace in (one, two):
-        for name in ("returns", "success"):  # what records are made of
+        for name in ("returns", "success", "measured"):  # what records are made of
             trace["progress"].pop(name, None)
         trace["learner"]["noise"].pop("diagnose")  # a stream that nothing else draws from
     assert differences(one, two) == []
