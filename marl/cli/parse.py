@@ -13,10 +13,9 @@ from typing import Any, Literal
 
 from marl.config.fields import Mismatch, convert_words, groups, settings, shown, with_values
 from marl.config.flags import split
-from marl.config.resolve import Sources, check_resume, fresh, from_dict, merge, raise_all, read_file, replaced
+from marl.config.resolve import Sources, check_resume, fresh, merge, raise_all, read_file, replaced
 from marl.config.rules import broken_rules, warnings_of
 from marl.config.schema import Config
-from marl.errors import UserError
 from marl.runs.run_dir import starter
 
 DESCRIPTION = """Train agents that learn to act and to speak in discrete symbols.
@@ -71,14 +70,12 @@ def parse(argv: list[str] | None = None) -> Launch:
 
 def _resumed(directory: Path, own: Sources, flags: Sources, debug: bool) -> Launch:
     raise_all(own.problems + flags.problems)
-    from marl.runs.checkpoint import load, locate, run_directory  # here: --help need not wait for torch
+    from marl.runs.checkpoint import load  # here: --help need not wait for torch
+    from marl.training.resuming import resumable, saved_config
 
-    checkpoint = locate(directory)
-    run = run_directory(checkpoint)
-    if checkpoint.resolve().parent.name != "checkpoints":
-        raise UserError(f"--resume {directory}: a checkpoint is resumed inside its run; put it into RUN/checkpoints/.")
+    checkpoint, run = resumable(directory)
     manifest = load(checkpoint, parts=()).manifest
-    saved = _saved_config(manifest.get("config"), checkpoint)
+    saved = saved_config(manifest, checkpoint)
     edited = Sources()
     if (run / "config.yaml").is_file():
         read_file(run / "config.yaml", edited)
@@ -99,15 +96,6 @@ def _resumed(directory: Path, own: Sources, flags: Sources, debug: bool) -> Laun
         warnings.append(f"the checkpoint is older than these settings, which take their defaults: {', '.join(missing)}")
     warnings += warnings_of(config, merged.given)
     return Launch(config, resume=checkpoint, debug=debug, warnings=tuple(warnings))
-
-
-def _saved_config(plain: Any, checkpoint: Path) -> Config:
-    if not isinstance(plain, dict):
-        raise UserError(f"checkpoint {checkpoint} holds no configuration, so it cannot be resumed.")
-    try:
-        return from_dict(plain, f"checkpoint {checkpoint}")
-    except UserError as error:
-        raise UserError(f"{error}\nThe checkpoint was written by another version of this package.") from None
 
 
 def _names(plain: Any, prefix: str = "") -> set[str]:

@@ -52,6 +52,7 @@ from marl.training.journal import Journal
 from marl.training.memory import named as memory_named
 from marl.training.memory import refuse_pictures
 from marl.training.phases import Phases
+from marl.training.resuming import continued
 from marl.training.rounds import Rounds
 from marl.training.saver import Saver
 from marl.training.stop import StopRequest
@@ -87,7 +88,7 @@ def train(
 
     Args:
         config: the run; `run_dir` unset means runs/<env>/<date-time>_seed<seed>/.
-        resume: checkpoint directory to continue from.
+        resume: checkpoint or run directory to continue from; `run_dir` is then unset, or the run's own.
         resume_environment: "replay": go on in the middle of the episodes that were running, exactly; "fresh": begin
             new ones, for environments that cannot be replayed.
         stop: polled between rounds; the run saves and returns when it is requested.
@@ -100,7 +101,8 @@ def train(
             what it raises ends the run without a save: how a search gives a run up, or a script plots it as it goes.
 
     Raises:
-        UserError: the configuration, environment or run directory is unusable.
+        UserError: the configuration, environment or run directory is unusable, or a resume changes settings that must
+            stay (marl/config/rules.py).
         RunFailed, EnvFailure: the run broke on its way; checkpoints so far are kept.
         Echo: rank 0 has raised one of these (on the other ranks).
     """
@@ -119,6 +121,9 @@ def train(
         config = from_dict(to_dict(named))
     require_installed(config.logging.trackers)
     with ranks.watched(), ExitStack() as stack:
+        if resume is not None:
+            asked, where = config, resume
+            config, resume = ranks.broadcast(lambda: continued(asked, where))
         division = Division.of(config, ranks)
         device = choose_device(ranks.device(config.device))
         if device.type == "cuda":

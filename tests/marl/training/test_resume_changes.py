@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from marl.data.batch import Transitions
 from marl.data.replay import Replay
 from marl.errors import UserError
 from marl.learner.maddpg import MADDPG
+from marl.runs.checkpoint import DIRECTORY, newest
 
 EVERYTHING = {"env": "simple_reference", **MANY_OPTIONS}
 
@@ -177,6 +180,33 @@ def test_other_changes_are_refused(stopped: Path, flags: tuple[str, ...], told: 
     assert "this run cannot be resumed with another configuration" in str(caught.value)
     assert told in str(caught.value), str(caught.value)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_what_python_may_not_change_either(stopped: Path, tmp_path: Path) -> None:
+    """Guard: seen failing when `train` checked neither settings nor directory: the run went on with both."""
+    before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
+    saved = parse(["--resume", str(stopped)]).config
+    changed = replace(saved, seed=4, maddpg=replace(saved.maddpg, gamma=0.9))
+    with pytest.raises(UserError, match="seed: 3 in the run, 4 wanted") as caught:
+        train(changed, resume=stopped)
+    assert "maddpg.gamma: 0.95 in the run, 0.9 wanted" in str(caught.value)
+    with pytest.raises(UserError, match="a resumed run goes on in its own directory"):
+        train(replace(saved, run_dir=str(tmp_path / "other")), resume=stopped)
+    with pytest.raises(UserError, match="resumed inside its run"):
+        train(replace(saved, run_dir=None), resume=copytree(newest(stopped / DIRECTORY), tmp_path / "step_000000092"))
+    with pytest.raises(UserError, match="is no run directory"):
+        train(replace(saved, run_dir=None), resume=tmp_path)
+    assert {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()} == before
+    assert not (tmp_path / "other").exists()
+
+
+def test_python_resumes_a_run_by_its_directory(tmp_path: Path) -> None:
+    """As a checkpoint of it, and where `run_dir` is unset."""
+    whole(tmp_path / "whole")
+    run = begun(tmp_path / "halves")
+    result = train(replace(config(run), run_dir=None), resume=run)
+    assert result.run_dir.samefile(run)
+    assert_same(tmp_path / "whole", run)
 
 
 def test_an_edited_config_file_is_refused_too(tmp_path: Path) -> None:
