@@ -63,9 +63,15 @@ def finish(
     phases.end(evaluated)
     if not trainer.division.ranks.is_first:
         return result
-    replace_text(path / "evaluation.json", json.dumps(result.to_json(), indent=1) + "\n")
-    logger.flush()
     logger.say(f"{table(str(path), result)}\n({time.perf_counter() - began:.0f} s)")
+    try:
+        replace_text(path / "evaluation.json", json.dumps(result.to_json(), indent=1) + "\n")
+    except OSError as error:  # the run is trained and saved
+        logger.warn(
+            f"{path / 'evaluation.json'} cannot be written: {error.strerror or error}. The table above is the result; "
+            f"a resume of the run evaluates again and writes it."
+        )
+    logger.flush()
     if config.logging.report:
         if not spec.routes:
             _attempt("film", lambda: _film(path, config, trainer.evaluator.make), logger)()

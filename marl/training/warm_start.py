@@ -14,6 +14,7 @@ from torch import Tensor
 
 from marl.config.resolve import from_dict
 from marl.config.schema import Config
+from marl.errors import UserError
 from marl.learner.maddpg import MADDPG
 from marl.parallel.division import Division
 from marl.runs import checkpoint
@@ -44,7 +45,8 @@ def start_from(config: Config, path: Path, learner: MADDPG, division: Division) 
         A sentence on what was taken.
 
     Raises:
-        UserError: no such run, a damaged checkpoint, or networks of other sizes, as a table.
+        UserError: no such run, a damaged checkpoint, networks of other sizes, as a table, or a run directory that
+            cannot be written.
     """
 
     def taken() -> tuple[dict[str, Tensor], str]:
@@ -61,7 +63,13 @@ def start_from(config: Config, path: Path, learner: MADDPG, division: Division) 
             "sha256": saved.manifest["files"][part]["sha256"],
             "env": old.env,
         }
-        replace_text(path / RECORD, json.dumps(words, indent=1) + "\n")
+        try:
+            replace_text(path / RECORD, json.dumps(words, indent=1) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"{path / RECORD} cannot be written: {error.strerror or error}. Nothing was trained; mend the disk of "
+                f"the run directory, or choose another with --run-dir."
+            ) from error
         networks = _networks(saved.parts, config.from_parts)
         one = old.num_replicas == 1
         chosen = torch.zeros(config.num_replicas, dtype=torch.int64) if one else torch.arange(config.num_replicas)

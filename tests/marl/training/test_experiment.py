@@ -6,6 +6,7 @@ every record, with a fault of the report that ends the run.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -199,6 +200,23 @@ def test_a_fault_of_the_report_leaves_the_run(
     for part in ("language", "page to play", "report"):
         assert f"warning: no {part}: no ink" in err
     assert (run / "evaluation.json").is_file()
+
+
+def test_a_full_disk_at_the_end_takes_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Guard: seen failing with evaluation.json written before the table is told, its error the end of the run."""
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(finish, "replace_text", full)
+    run = tmp_path / "run"
+    result = train(config(run, {"total_steps": 40}))
+    output = capsys.readouterr()
+    assert result.evaluation is not None and "\nmean " in output.out and f"Run directory: {run}" in output.out
+    assert f"warning: {run / 'evaluation.json'} cannot be written: No space left on device. The table" in output.err
+    assert not (run / "evaluation.json").exists()
 
 
 def test_the_language_beside_the_evaluation_changes_no_number(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -17,6 +18,7 @@ from marl import train
 from marl.cli.parse import parse
 from marl.errors import UserError
 from marl.runs.records import read_run
+from marl.training import warm_start
 from marl.training.experiment import RunResult
 
 SLOW = {"maddpg.warmup_steps": 10_000, "total_steps": 8}  # no update: the weights stay as they were taken
@@ -52,6 +54,18 @@ def test_everything(old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     }  # fmt: skip
     output = "".join(capsys.readouterr())
     assert f"The actors and critics of {old}/checkpoints/step_000000092 are the start." in output
+
+
+def test_a_full_disk_is_told(old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guard: seen failing with the error of the operating system itself."""
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(warm_start, "replace_text", full)
+    with pytest.raises(UserError, match=r"started_from.json cannot be written: No space left on device. Nothing was"):
+        started(tmp_path / "run", old)
+    assert not (tmp_path / "run").exists()
 
 
 def test_actors_alone(old: Path, tmp_path: Path) -> None:
