@@ -6,7 +6,9 @@ contiguous. Shape suffixes as there; L numbers of a memory in a row, J perceptro
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,9 +23,36 @@ _MIX_2 = np.int64(0x94D049BB133111EB - (1 << 64))
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, compiled at its first call and kept on disk where some directory can be written."""
     try:
-        return njit(cache=True, fastmath=False, error_model="numpy")(function)
+        result = njit(cache=True, fastmath=False, error_model="numpy")(function)
     except RuntimeError:  # no place for a cache
         return njit(fastmath=False, error_model="numpy")(function)
+    store: Any = getattr(result, "_cache", None)
+    if store is not None:  # with NUMBA_DISABLE_JIT there is none
+        store.save_overload = _forgiving(store.save_overload)
+    return result
+
+
+def _forgiving(keep: Callable[..., None]) -> Callable[..., None]:
+    """`keep`, after whose errors of the disk what is compiled is used all the same."""
+
+    def keep_if_possible(*overload: Any) -> None:
+        try:
+            keep(*overload)
+        except OSError as error:
+            _tell(error.strerror or str(error))
+
+    return keep_if_possible
+
+
+@cache
+def _tell(reason: str) -> None:
+    """Warn once that nothing can be kept."""
+    warnings.warn(
+        f"compiled kernels cannot be kept on disk ({reason}), so that every process compiles them anew; free some "
+        f"space, or name another directory in NUMBA_CACHE_DIR",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 @_compiled

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +35,22 @@ def test_what_is_not_covered_is_told() -> None:
     learner = MADDPG(spec, MADDPGConfig(), 0)
     assert learner.path.startswith("explicit")
     assert "averaged" in MADDPG(spec, MADDPGConfig(), 0, share=SplitUpdates(Ranks())).path
+
+
+def test_kernels_that_cannot_be_kept_compute_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guard: seen failing with the error of the full disk at the first call, the end of a run."""
+    kernels = pytest.importorskip("marl.learner.explicit.kernels_numba_memory")
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
+    kernels._tell.cache_clear()
+    inner = kernels._compiled(lambda x: x + 1)
+    outer = kernels._compiled(lambda x: 2 * inner(x))
+    with pytest.warns(RuntimeWarning, match=r"cannot be kept on disk \(No space left on device\)") as told:
+        assert [outer(3), outer(2.5)] == [8, 7.0]
+    assert len(told) == 1
 
 
 def test_a_form_is_chosen_by_name() -> None:
