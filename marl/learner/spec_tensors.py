@@ -54,11 +54,15 @@ def team_matrix(spec: EnvSpec, device: torch.device) -> Tensor:
     return matrix
 
 
-def estimators(spec: EnvSpec, config: MADDPGConfig) -> tuple[str, ...]:
-    """The estimator of each head position: that of messages where every agent's head there is a message."""
-    names = []
+def message_positions(spec: EnvSpec) -> tuple[bool, ...]:
+    """Of each head position whether every agent's head there is a message."""
+    result = []
     for h in range(spec.num_heads):
         heads = [agent.heads[h] for agent in spec.agents if h < len(agent.heads) and not agent.heads[h].continuous]
-        message = bool(heads) and all(head.is_message for head in heads)
-        names.append((message and config.message_estimator) or config.estimator)
-    return tuple(names)
+        result.append(bool(heads) and all(head.is_message for head in heads))
+    return tuple(result)
+
+
+def estimators(spec: EnvSpec, config: MADDPGConfig) -> tuple[str, ...]:
+    """The estimator of each head position: that of messages where every agent's head there is a message."""
+    return tuple((message and config.message_estimator) or config.estimator for message in message_positions(spec))

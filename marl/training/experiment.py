@@ -24,7 +24,7 @@ from envs.relabelled import Relabelled
 from envs.streams import Stream
 from marl.config.fields import flatten
 from marl.config.resolve import from_dict, to_dict, to_yaml, validated
-from marl.config.schema import Config, MADDPGConfig
+from marl.config.schema import Config
 from marl.data.batch import BatchSource
 from marl.data.opponents import opponent_widths
 from marl.data.pictures import PictureReplay
@@ -48,6 +48,7 @@ from marl.runs.versions import changed_versions
 from marl.training.devices import choose_device, choose_threads, keep_freed_memory, repeat_convolutions
 from marl.training.evaluator import Evaluator
 from marl.training.finish import finish
+from marl.training.fitting import idle_settings, refuse_estimator
 from marl.training.journal import Journal
 from marl.training.memory import named as memory_named
 from marl.training.memory import refuse_pictures
@@ -151,6 +152,7 @@ def train(
         stack.callback(env.close)
         if resume is None:
             refuse_pictures(env, config)  # in every process
+            refuse_estimator(env.spec, config)
         if config.opponents.kind == "pool":
             refuse_pool(env.spec, config)
         fresh = resume_environment == "fresh"
@@ -277,7 +279,7 @@ def _run(
     with closing(_logger(config, path, saved, ranks)) as logger:
         if config.maddpg.recurrent and config.maddpg.communication_correction and any(r.exact for r in env.spec.routes):
             notes.append("recurrent networks learn from the messages that were heard: no communication correction.")
-        notes += _idle(config, env)
+        notes += idle_settings(config, env.spec)
         if config.other_play:
             notes.append("symbols are permuted in every episode (--other-play): no communication correction.")
         for note in notes:
@@ -315,16 +317,6 @@ def _run(
                 draw = partial(strips.of_run, source, path)
             result = finish(config, path, trainer, logger, phases, draw)
     return RunResult(path, trainer.step, trainer.journal.clock.seconds, result)
-
-
-def _idle(config: Config, env: BatchedEnv) -> list[str]:
-    """A warning for settings of continuous heads where there are none."""
-    default = MADDPGConfig()
-    names = ("continuous", "exploration", "exploration_final", "smoothing")
-    idle = [f"maddpg.{name}" for name in names if getattr(config.maddpg, name) != getattr(default, name)]
-    if env.spec.continuous or not idle:
-        return []
-    return [f"warning: {', '.join(idle)} has no effect: no action of {env.spec.id} is continuous."]
 
 
 def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDPG, BatchSource]:

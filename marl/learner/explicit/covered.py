@@ -7,6 +7,7 @@ import torch
 from envs.spec import EnvSpec
 from marl.config.schema import MADDPGConfig
 from marl.learner.explicit.kernels import ESTIMATORS
+from marl.learner.spec_tensors import estimators
 
 
 def covers(spec: EnvSpec, config: MADDPGConfig, device: torch.device) -> str | None:
@@ -17,7 +18,7 @@ def covers(spec: EnvSpec, config: MADDPGConfig, device: torch.device) -> str | N
         return "observations are pictures"
     if config.recurrent:
         return "networks are recurrent"
-    unknown = sorted({config.estimator, config.message_estimator or config.estimator} - set(ESTIMATORS))
+    unknown = sorted(set(estimators(spec, config)) - set(ESTIMATORS))
     if unknown:
         return f"it has no gradient for the estimator {unknown[0]}"
     if config.other_actions != "replay":

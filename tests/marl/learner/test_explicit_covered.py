@@ -37,6 +37,16 @@ def test_what_is_not_covered_is_told() -> None:
     assert "averaged" in MADDPG(spec, MADDPGConfig(), 0, share=SplitUpdates(Ranks())).path
 
 
+def test_an_estimator_that_no_head_has_excludes_nothing() -> None:
+    """One position, a message of the speaker and a move of the listener: its estimator is that of moves.
+
+    Guard: seen failing with the setting itself looked at: autograd for an estimator that was used nowhere.
+    """
+    config = MADDPGConfig(message_estimator="reinforce")
+    assert covers(SPECS["simple_speaker_listener"], config, torch.device("cpu")) is None
+    assert MADDPG(SPECS["simple_speaker_listener"], config, 0).estimator_H == ("gumbel_st",)
+
+
 def test_kernels_that_cannot_be_kept_compute_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Guard: seen failing with the error of the full disk at the first call, the end of a run."""
     kernels = pytest.importorskip("marl.learner.explicit.kernels_numba_memory")

@@ -119,6 +119,19 @@ def test_idle_settings_are_remarked(words: str, message: str) -> None:
     assert message in " ".join(parse(["--env", "simple_reference", *words.split()]).warnings)
 
 
+def test_an_estimator_of_messages_needs_a_head(tmp_path: Path) -> None:
+    """Guard: seen failing with the setting ignored without a word."""
+    settings = {"env": "simple_speaker_listener", "maddpg.message_estimator": "exact"}
+    words = (
+        r"applies to no head of simple_speaker_listener_v4: head 0 is a message of speaker_0 and 'move' of listener_0"
+    )
+    with pytest.raises(UserError, match=words):
+        whole(tmp_path / "run", settings)
+    assert not (tmp_path / "run").exists()
+    whole(tmp_path / "dial", {**settings, "channel": "dial", "maddpg.message_estimator": "gumbel_soft"})
+    whole(tmp_path / "two", {**settings, "env": "simple_reference"})
+
+
 @pytest.mark.parametrize(("env", "channel"), [("simple_spread", "rial"), ("simple_world_comm", "oracle")])
 def test_a_task_that_cannot_have_the_channel_is_told_in_a_sentence(tmp_path: Path, env: str, channel: str) -> None:
     with pytest.raises(UserError, match=f"channel {channel}: .*{env}") as error:
