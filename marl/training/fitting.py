@@ -33,14 +33,17 @@ def refuse_estimator(spec: EnvSpec, config: Config) -> None:
 
 
 def idle_settings(config: Config, spec: EnvSpec) -> list[str]:
-    """Warnings of settings for continuous heads where there are none."""
+    """Warnings of settings for continuous heads or for messages where there are none."""
     now, default = config.maddpg, MADDPGConfig()
 
     def changed(*names: str) -> str:
         return ", ".join(f"maddpg.{name}" for name in names if getattr(now, name) != getattr(default, name))
 
     numbers = changed("continuous", "exploration", "exploration_final", "smoothing")
+    messages = changed("message_estimator", "signalling_bonus", "listening_bonus")
     warned = []
     if numbers and not spec.continuous:
         warned.append(f"warning: {numbers} has no effect: no action of {spec.id} is continuous.")
+    if messages and not spec.routes:
+        warned.append(f"warning: {messages} teaches nobody to speak: no agent of {spec.id} hears another.")
     return warned

@@ -132,6 +132,16 @@ def test_an_estimator_of_messages_needs_a_head(tmp_path: Path) -> None:
     whole(tmp_path / "two", {**settings, "env": "simple_reference"})
 
 
+def test_settings_of_messages_that_nobody_hears_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Guard: seen failing without a word."""
+    settings = {"maddpg.signalling_bonus": 1.0, "maddpg.listening_bonus": 1.0, "total_steps": 20}
+    whole(tmp_path / "run", {"env": "simple_spread", **settings})
+    told = "maddpg.signalling_bonus, maddpg.listening_bonus teaches nobody to speak: no agent of simple_spread_v3 hears"
+    assert f"warning: {told}" in capsys.readouterr().err
+    whole(tmp_path / "heard", {"env": "simple_reference", **settings})
+    assert "hears another" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("env", "channel"), [("simple_spread", "rial"), ("simple_world_comm", "oracle")])
 def test_a_task_that_cannot_have_the_channel_is_told_in_a_sentence(tmp_path: Path, env: str, channel: str) -> None:
     with pytest.raises(UserError, match=f"channel {channel}: .*{env}") as error:
