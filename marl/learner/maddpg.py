@@ -316,7 +316,9 @@ class MADDPG:
         logits, joint = self._acting_logits(batch), batch.joint
         if cfg.other_actions == "current":
             with torch.no_grad():
-                joint = joint_rows(batch.obs, self.sampled(logits, "others", batch.mask).flatten(-2))
+                action = self.sampled(logits, "others", batch.mask)
+                there = 1.0 if batch.active is None else batch.active[..., None, None]  # who is gone does nothing
+                joint = joint_rows(batch.obs, (action * there).flatten(-2))
         conditional = None
         if "rao_blackwell" in self.estimator_H:
             conditional = self.noise["conditional"].uniform(INNER_DRAWS, *logits.shape[1:]).transpose(0, 1)

@@ -192,6 +192,23 @@ def test_the_logit_penalty_leaves_absent_choices_out(form: str) -> None:
     assert not gradient[absent].any() and absent.sum() == S * 2 * 5
 
 
+def test_current_others_that_are_gone_do_nothing() -> None:
+    """Agent 1 is gone in the first half of the rows: critics see zeros there, as in the replay and in the targets.
+
+    Guard: seen failing with a fresh action of the agent that is gone.
+    """
+    spec = replace(REFERENCE, fixed_agents=False)
+    agent, batch, seen = learner("autograd", spec, other_actions="current"), batch_of(spec), list[Tensor]()
+    batch.active = torch.ones(S, 2, B)
+    batch.active[:, 1, : B // 2] = 0.0
+    plain = agent._own_action
+    agent._own_action = lambda batch, joint: seen.append(joint) or plain(batch, joint)  # type: ignore
+    agent.update_actor(batch, False)
+    action_SBNA = seen[0][..., 2 * spec.obs_size :].unflatten(2, (2, -1))
+    assert action_SBNA[:, : B // 2, 1].abs().sum() == 0
+    assert action_SBNA.sum(-1).int().unique().tolist() == [0, 2] and (action_SBNA[:, B // 2 :].sum(-1) == 2).all()
+
+
 # --------------------------------------------------------------- relabelling
 def routed(batch: Batch, said_SnBK: Tensor) -> Tensor:
     """Observations of `batch` in which every receiver hears what `said` holds for its sender."""
