@@ -59,37 +59,37 @@ class Numbers:
         self.mask = spec.number_mask.to(deviation.device)[:, None]  # [N, 1, H, K]
         self._config, self._noise, self._deviation = config, noise, deviation
 
-    def __call__(self, outputs_SNBHK: Tensor, purpose: str) -> Tensor:
+    def __call__(self, outputs_SNBHK: Tensor, purpose: str, noise: Stream | None = None) -> Tensor:
         """Numbers [S, N, B, H, K], zero at the entries of choices.
 
         Args:
             outputs_SNBHK: of the actors of all agents.
             purpose: one of `STREAMS`.
+            noise: is drawn from; None: the purpose's own stream.
         """
+        noise = self._noise[STREAMS[purpose]] if noise is None else noise
         cfg = self._config
         if cfg.continuous == "gaussian":
-            x = outputs_SNBHK + self._deviation * self._normal(purpose, outputs_SNBHK)
+            x = outputs_SNBHK + self._deviation * noise.normal(*outputs_SNBHK.shape[1:])
             return torch.tanh(x) * self.mask
         numbers = torch.tanh(outputs_SNBHK)
         if purpose == "act":
-            numbers = numbers + self._deviation * self._normal(purpose, outputs_SNBHK)
+            numbers = numbers + self._deviation * noise.normal(*outputs_SNBHK.shape[1:])
         elif purpose == "target" and cfg.smoothing > 0:
-            noise = self._normal(purpose, outputs_SNBHK).clamp(-CLIP, CLIP)
-            numbers = numbers + cfg.smoothing * noise
+            numbers = numbers + cfg.smoothing * noise.normal(*outputs_SNBHK.shape[1:]).clamp(-CLIP, CLIP)
         else:
             return numbers * self.mask
         return numbers.clamp(-1.0, 1.0) * self.mask
 
-    def beside(self, value: Callable[[Tensor], Tensor], outputs_SNBHK: Tensor) -> Callable[[Tensor], Tensor]:
+    def beside(
+        self, value: Callable[[Tensor], Tensor], outputs_SNBHK: Tensor, noise: Stream | None = None
+    ) -> Callable[[Tensor], Tensor]:
         """`value`, of own actions [S, N, B, A], as a function of the one-hots alone: the numbers are the actors' own.
 
-        Gradients reach the outputs through them.
+        Gradients reach the outputs through them. `noise` as in the call.
         """
-        own_SNBA = self(outputs_SNBHK, "own").flatten(-2)
+        own_SNBA = self(outputs_SNBHK, "own", noise).flatten(-2)
         return lambda onehots_SNBA: value(onehots_SNBA + own_SNBA)
-
-    def _normal(self, purpose: str, like_SNBHK: Tensor) -> Tensor:
-        return self._noise[STREAMS[purpose]].normal(*like_SNBHK.shape[1:])
 
 
 def numbers_in_play(spec: EnvSpec, outputs: Tensor, noise: Tensor | None = None) -> Tensor:

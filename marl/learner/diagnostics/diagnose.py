@@ -39,7 +39,7 @@ def diagnose(learner: MADDPG, batch: Batch, progress: float, noise: Stream) -> d
     mask = learner.head_mask if batch.mask is None else learner.head_mask & batch.mask[:, :, :ROWS]
     with torch.no_grad():
         logits, value = learner.looked_at(batch, ROWS)
-        value = value if learner.numbers is None else learner.numbers.beside(value, logits)
+        value = value if learner.numbers is None else learner.numbers.beside(value, logits, noise)
         sampled = relaxation.sample_onehot(logits, noise.gumbel(*logits.shape[1:]), mask)
     temperature = relaxation.temperature_at(progress, cfg.temperature, cfg.temperature_final)
     metrics: dict[str, Tensor] = {}

@@ -196,7 +196,10 @@ def test_updates_measure_and_are_repeated_from_a_state(changes: dict[str, object
     assert torch.equal(learner.act(torch.ones(1, N, 2, O)), again.act(torch.ones(1, N, 2, O)))
     assert {"entropy/speaker/message", "numbers/speaker/move", "numbers/listener/move"} <= metrics.keys()
     assert "entropy/speaker/move" not in metrics
+    before = {name: str(stream.state_dict()) for name, stream in learner.noise.items()}
     told = diagnose(learner, batch(9), 0.5, learner.noise["diagnose"])
+    drawn = [name for name, stream in learner.noise.items() if str(stream.state_dict()) != before[name]]
+    assert drawn == ["diagnose"], "training draws the same numbers without diagnostics"
     assert {name.rsplit("/", 1)[0] for name in told} == {"estimator/speaker/message"}
 
 
