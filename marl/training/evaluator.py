@@ -99,7 +99,8 @@ class Evaluator:
         chosen, backend = self._config.evaluation, self._config.backend
         batch = chosen.episodes if backend == "torch" else 32
         trained = max(self._config.evaluation_every, self._config.num_envs)
-        steps = int(trained * chosen.share) * len(self._division.evaluated) if self.cost_unknown else 0
+        limited = self.cost_unknown and chosen.share > 0
+        steps = max(int(trained * chosen.share), 1) * len(self._division.evaluated) if limited else 0
         budget = Budget(steps=steps)
         return self.evaluated(chosen.episodes, chosen.seed + _OFFSET, backend, batch, budget=budget)
 

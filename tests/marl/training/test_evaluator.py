@@ -66,6 +66,23 @@ def test_only_a_function_s_environment_passes_on_how_it_was_read(
     assert (seen["env_id"], seen["episodes"], seen["seed"], seen["backend"]) == (name, 3, 11, "pettingzoo")
 
 
+@pytest.mark.parametrize(("share", "steps"), [(0.25, 1), (2.0, 8), (0.0, 0)])
+def test_a_small_share_is_no_unlimited_one(
+    tmp_path: Path, share: float, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 4 steps that were trained since the last evaluation; a budget of 0 has no limit.
+
+    Guard: seen failing with a quarter of 2 steps, rounded down to the 0 that lifts the limit.
+    """
+    name = "toy_envs:MaskedInfo"
+    settings = {"env": name, "num_envs": 2, "evaluation.every": 2 if share < 1 else 4, "evaluation.share": share}
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(evaluator_module, "evaluate", lambda *_, **given: seen.update(given))
+    env, chosen = envs.make(name, num_envs=2, backend="pettingzoo"), config(tmp_path, settings)
+    Evaluator(chosen, env, MADDPG(env.spec, chosen.maddpg, 0), Division(Ranks(), 1)).during_training()
+    assert seen["budget"].steps == steps
+
+
 def test_the_curve_starts_at_the_start_and_changes_nothing(tmp_path: Path) -> None:
     """About thirty evaluations, the first before anything was learned; the training is the same without any.
 
