@@ -19,7 +19,7 @@ from marl.config.fields import Mismatch, convert, groups, settings, shown, to_di
 from marl.config.rules import broken_rules, changes_on_resume
 from marl.config.schema import Config
 from marl.config.suggest import suggestions
-from marl.config.yaml12 import Document, read
+from marl.config.yaml12 import Document, read, scalar
 from marl.errors import UserError, did_you_mean
 
 __all__ = ["check_resume", "fresh", "from_dict", "to_dict", "to_yaml", "tuned", "validated"]
@@ -50,7 +50,18 @@ class Sources:
 # ------------------------------------------------------------------ public
 def to_yaml(config: Config) -> str:
     """Every setting of a configuration as YAML that `--config` reads back to an equal one."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False)
+    return yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that would be read as something else by the rules of yaml12: a run directory named 1e-3."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if scalar(text) is text else "'")
+
+
+_Dumper.add_representer(str, _text)
 
 
 def from_dict(plain: dict[str, Any], where: str = "configuration") -> Config:

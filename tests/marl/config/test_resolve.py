@@ -22,6 +22,7 @@ from marl.config.resolve import from_dict, to_dict, to_yaml, tuned, validated
 from marl.config.rules import FREE_ON_RESUME, RULES, WARNED_ON_RESUME, WARNINGS
 from marl.config.schema import Config
 from marl.config.suggest import ALIASES
+from marl.config.yaml12 import read
 from marl.errors import UserError
 
 
@@ -331,6 +332,20 @@ def test_text_survives_yaml(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text(to_yaml(Config(env="simple", run_dir=run_dir)))
     assert parse(["--config", str(own)]).config.run_dir == run_dir
+
+
+@pytest.mark.parametrize(
+    "text", ["1e-3", "012", "1_000", ".5", "true", "null", "~", "yes", "0x10", "3:25", "2026-01-01"]
+)
+def test_text_that_looks_like_something_else_survives(tmp_path: Path, text: str) -> None:
+    """By YAML 1.2's rules, which read what is written here, and by YAML 1.1's, which other tools read by.
+
+    Guard: seen failing with PyYAML's own rules: 1e-3 came back as a number, and the run could not be resumed.
+    """
+    config = Config(env="my_module:make", run_dir=text, from_run=text, env_args={text: [text]})
+    own = tmp_path / "own.yaml"
+    own.write_text(to_yaml(config))
+    assert read(own.read_text()).value == yaml.safe_load(own.read_text()) == to_dict(config)
 
 
 def test_validated_checks_what_dataclasses_do_not() -> None:
