@@ -66,7 +66,7 @@ def split(argv: list[str], cls: type, program: str, description: str) -> Words:
     known = settings(cls)
     if any("\0" in word for word in argv):
         return Words(problems=[_NUL_FREE])
-    ready = [word for token in argv for word in _positive(token, known)]
+    ready = _together([word for token in argv for word in _positive(token, known)], known)
     shape = _shape(cls, "")
     parsed, rest = tyro.cli(shape, prog=program, description=description, args=ready, return_unknown_args=True)
     words = Words()
@@ -94,6 +94,28 @@ def _positive(token: str, known: dict[str, Setting]) -> list[str]:
     if last.startswith("no_") and name in known and known[name].kind is bool:
         return [known[name].flag, "false"]
     return [token]
+
+
+def _together(words: list[str], known: dict[str, Setting]) -> list[str]:
+    """The same words, but a flag of NAME=VALUE pairs that is given again adds its pairs to the first one's."""
+    current: list[str] = []
+    parts, of_pairs = [current], dict[str, list[str]]()  # a flag and its words each
+    for word in words:
+        if not word.startswith("--"):
+            current.append(word)
+            continue
+        flag, equals, pair = word.partition("=")
+        name = flag[2:].replace("-", "_")
+        if name not in known or typing.get_origin(_bare(known[name].kind)) is not dict:
+            current = [word]
+            parts.append(current)
+            continue
+        if name not in of_pairs:
+            of_pairs[name] = [flag]
+            parts.append(of_pairs[name])
+        current = of_pairs[name]
+        current += [pair] if equals else []
+    return [word for part in parts for word in part]
 
 
 def _unknown(rest: list[str], names: list[str]) -> list[str]:
@@ -153,8 +175,13 @@ def _leaf(metavar: str, doc: str, hint: str) -> Any:
     return Annotated[object, words, tyro.conf.arg(metavar=metavar, help=doc, help_behavior_hint=hint)]
 
 
+def _bare(kind: Any) -> Any:
+    """The annotation without its range."""
+    return typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
+
+
 def _metavar(kind: Any) -> str:
-    base = typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
+    base = _bare(kind)
     origin, arguments = typing.get_origin(base), typing.get_args(base)
     if origin is Literal:
         return "{" + ",".join(map(str, arguments)) + "}"

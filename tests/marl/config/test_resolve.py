@@ -348,6 +348,21 @@ def test_text_that_looks_like_something_else_survives(tmp_path: Path, text: str)
     assert read(own.read_text()).value == yaml.safe_load(own.read_text()) == to_dict(config)
 
 
+def test_pairs_of_a_flag_that_is_given_again_add_up() -> None:
+    """Guard: seen failing with the first ones dropped."""
+    words = (
+        "--env simple_spread --env-args N=5 --seed 2 --env_args=local_ratio=0.2 --env-args max_cycles=7 --num-envs 4"
+    )
+    config = parse(words.split()).config
+    assert config.env_args == {"N": 5, "local_ratio": 0.2, "max_cycles": 7} and (config.seed, config.num_envs) == (2, 4)
+    with pytest.raises(UserError, match="--env-args: gives N twice"):
+        parse(["--env", "simple_spread", "--env-args", "N=5", "--env-args", "N=6"])
+    shares = parse(
+        ["--env", "simple_tag", "--maddpg.actor-lr-shares", "a=1", "--maddpg.actor-lr-shares", "b=0.5"]
+    ).config.maddpg
+    assert shares.actor_lr_shares == {"a": 1.0, "b": 0.5}
+
+
 def test_validated_checks_what_dataclasses_do_not() -> None:
     assert validated(Config(env="simple")) == Config(env="simple")
     wrong = Config(env="simpl", seed=-1, num_envs="4")  # type: ignore[arg-type]
