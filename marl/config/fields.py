@@ -224,7 +224,7 @@ def _fit(base: Any, value: Any) -> Any:
         if not (isinstance(value, dict) and all(isinstance(key, str) for key in value)):
             return _NOTHING
         inner = typing.get_args(base)[1]
-        return {key: entry if inner is Any else convert(inner, entry) for key, entry in value.items()}
+        return {key: _storable(entry) if inner is Any else convert(inner, entry) for key, entry in value.items()}
     if base is bool:
         return value if isinstance(value, bool) else _NOTHING
     if base is str:
@@ -233,6 +233,17 @@ def _fit(base: Any, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return _NOTHING
     return _number(base, value)
+
+
+def _storable(value: Any) -> Any:
+    """`value`, of which a file can hold everything."""
+    if type(value) in (list, tuple):
+        return type(value)(map(_storable, value))
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _storable(entry) for key, entry in value.items()}
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise Mismatch(f"got {shown(value)}; expected numbers, text, true, false or null, in lists and mappings or alone")
 
 
 def _number(base: type, value: Any) -> Any:

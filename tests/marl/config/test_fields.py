@@ -110,6 +110,7 @@ def test_convert(kind: Any, value: Any, result: Any) -> None:
         (tuple[Annotated[int, Range(1)], ...], [64, 0], "got 0; expected a whole number, at least 1"),
         (dict[str, Any], [1], "got [1]; expected NAME: VALUE pairs"),
         (dict[str, Any], {1: 2}, "expected NAME: VALUE pairs"),
+        (dict[str, Any], {"f": {"g": [object]}}, "got <class 'object'>; expected numbers, text, true, false or null"),
         (dict[str, Share], {"a": 2}, "got 2; expected a number from 0 to 1"),
         (dict[str, Share], 2, "got 2; expected NAME: VALUE pairs, each value a number from 0 to 1"),
         (int, "x" * 500, "...; expected a whole number"),

@@ -348,6 +348,16 @@ def test_text_that_looks_like_something_else_survives(tmp_path: Path, text: str)
     assert read(own.read_text()).value == yaml.safe_load(own.read_text()) == to_dict(config)
 
 
+def test_only_plain_values_become_a_configuration() -> None:
+    """Guard: seen failing with PyYAML's error, when the run directory was made already."""
+    with pytest.raises(
+        UserError, match=r"env_args: got <built-in function len>; expected numbers, text, true, false or"
+    ):
+        from_dict({"env": "my_module:make", "backend": "pettingzoo", "env_args": {"f": [{"g": len}]}})
+    plain = {"f": [{"g": (1, 2.5, None, True, "x")}]}
+    assert from_dict({"env": "my_module:make", "backend": "pettingzoo", "env_args": plain}).env_args == plain
+
+
 def test_pairs_of_a_flag_that_is_given_again_add_up() -> None:
     """Guard: seen failing with the first ones dropped."""
     words = (
