@@ -279,7 +279,7 @@ def convert_words(kind: Any, words: list[str]) -> Any:
         return None
     origin = typing.get_origin(inner)
     if origin is dict:
-        return convert(kind, _pairs(words))
+        return convert(kind, _pairs(words, arguments=typing.get_args(inner)[1] is Any))
     if origin is tuple:
         separate = [part for word in words for part in word.split(",") if part]
         return convert(kind, [scalar(part) for part in separate])
@@ -289,12 +289,14 @@ def convert_words(kind: Any, words: list[str]) -> Any:
     return convert(kind, words[0] if textual else scalar(words[0]))
 
 
-def _pairs(words: list[str]) -> dict[str, Any]:
+def _pairs(words: list[str], arguments: bool) -> dict[str, Any]:
+    """NAME=VALUE words; names are those of arguments, else of agents, which may be any text."""
     results: dict[str, Any] = {}
     for word in words:
         name, equals, text = word.partition("=")
-        if not equals or not name.isidentifier():
-            raise Mismatch(f"got {shown(word)}; expected NAME=VALUE, as in N=5 local_ratio=0.2")
+        if not (equals and name and (name.isidentifier() or not arguments)):
+            example = "N=5 local_ratio=0.2" if arguments else "speaker_0=0.1 listener_0=1"
+            raise Mismatch(f"got {shown(word)}; expected NAME=VALUE, as in {example}")
         if name in results:
             raise Mismatch(f"gives {name} twice")
         if text[:1] in ("[", "{", '"', "'"):

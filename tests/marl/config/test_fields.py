@@ -138,6 +138,7 @@ def test_mismatch(kind: Any, value: Any, words: str) -> None:
         (tuple[int, ...], ["64,32"], (64, 32)),
         (dict[str, Any], ["N=5", "r=0.2", "s=x=y", "l=[1, 2]", "b=true"],
          {"N": 5, "r": 0.2, "s": "x=y", "l": [1, 2], "b": True}),
+        (dict[str, Share], ["player-1=0.5", "2=1"], {"player-1": 0.5, "2": 1.0}),
     ],
 )  # fmt: skip
 def test_convert_words(kind: Any, given: list[str], result: Any) -> None:
@@ -155,7 +156,8 @@ def test_convert_words(kind: Any, given: list[str], result: Any) -> None:
         (dict[str, Share], ["a=b"], "got 'b'; expected a number from 0 to 1"),
         (dict[str, Any], ["N=1", "N=2"], "gives N twice"),
         (dict[str, Any], ["N=[1"], "not valid YAML"),
-        (dict[str, Any], ["9=1"], "expected NAME=VALUE"),
+        (dict[str, Any], ["9=1"], "expected NAME=VALUE, as in N=5"),
+        (dict[str, Share], ["=1"], "expected NAME=VALUE, as in speaker_0=0.1"),
     ],
 )
 def test_words_that_do_not_fit(kind: Any, given: list[str], words: str) -> None:
