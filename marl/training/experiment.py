@@ -156,7 +156,7 @@ def train(
         if config.opponents.kind == "pool":
             refuse_pool(env.spec, config)
         fresh = resume_environment == "fresh"
-        networks, width = len(division.trained) * env.spec.num_agents, max(config.maddpg.hidden)
+        networks, width = len(division.trained) * env.spec.num_agents, max(config.maddpg.hidden, default=1)
         rows = config.maddpg.batch_size // (ranks.size if division.shared else 1)
         torch.set_num_threads(choose_threads(config.threads, networks, rows, width, ranks.local_size))
         with memory_named(config, env.spec, len(division.trained), device.type == "cpu"):

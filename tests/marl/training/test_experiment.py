@@ -157,6 +157,14 @@ def test_warnings_of_the_source_are_told_once(
     assert capsys.readouterr().err.count("warning: the model is poor") == 1
 
 
+@pytest.mark.parametrize(
+    "kind", [{}, {"maddpg.critic": "factored", "maddpg.team_reward": True}], ids=["joint", "factored"]
+)
+def test_networks_may_have_no_hidden_layer(tmp_path: Path, kind: dict[str, Any]) -> None:
+    """Guard: seen failing with max() of nothing."""
+    assert train(config(tmp_path / "run", {**kind, "maddpg.hidden": (), "total_steps": 60})).evaluation is not None
+
+
 # ------------------------------------------------------------------ the end
 def test_many_replicas_are_evaluated_by_several_processes_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
