@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import envs
 from envs.ids import names_function
+from marl.config.fields import settings
+from marl.config.flags import split
+from marl.config.resolve import Sources, read_file
+from marl.config.schema import Config
 
 
 class Draws(Protocol):
@@ -34,6 +39,11 @@ class Drawn:
         if isinstance(self.values, tuple):
             return trial.suggest_float(self.name, *self.values, log=True)
         return trial.suggest_categorical(self.name, self.values)
+
+    def without(self, fixed: set[str]) -> Drawn | None:
+        """The same for those of its flags that are not among `fixed`; None where all of them are."""
+        left = tuple(flag for flag in self.flags or (self.name,) if flag not in fixed)
+        return replace(self, flags=left) if left else None
 
     def words(self, value: Any) -> list[str]:
         """The words of run.py's command line."""
@@ -66,7 +76,16 @@ def space(env: str, flags: Sequence[str], env_args: dict[str, Any]) -> list[Draw
     made = envs.make(env, num_envs=1, backend=backend, env_args=env_args)
     speaks = bool(made.spec.routes)
     made.close()
-    fixed = {word.partition("=")[0].replace("_", "-") for word in flags}
-    return [
-        one for one in (*EVERY_TASK, *(WITH_MESSAGES if speaks else ())) if not fixed >= set(one.flags or (one.name,))
-    ]
+    fixed = _fixed(flags)
+    free = [one.without(fixed) for one in (*EVERY_TASK, *(WITH_MESSAGES if speaks else ()))]
+    return [one for one in free if one is not None]
+
+
+def _fixed(flags: Sequence[str]) -> set[str]:
+    """The flags of all settings that a command line sets, by itself or by the file of --config."""
+    given = split(list(flags), Config, "run.py", "").given
+    file = Sources()
+    for path in given.get("config", []):
+        read_file(Path(path), file)
+    known = settings(Config)
+    return {known[name].flag for name in {*given, *file.values} if name in known}

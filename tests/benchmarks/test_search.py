@@ -166,6 +166,16 @@ def test_what_is_drawn_for_a_task() -> None:
     assert words["--maddpg.hidden"] == ["--maddpg.hidden", "64", "64"]
 
 
+def test_what_is_fixed_in_other_words_is_not_drawn_either(tmp_path: Path) -> None:
+    """Guard: seen failing with the words of the flags compared: all three were drawn, and both step sizes."""
+    file = tmp_path / "own.yaml"
+    file.write_text("maddpg:\n  gamma: 0.9\n")
+    flags = ["--maddpg.no-team-reward", "--config", str(file), "--maddpg.actor_lr", "0.001"]
+    drawn = {one.name: one for one in space("simple_tag", flags, {})}
+    assert set(drawn) == {one.name for one in EVERY_TASK} - {"--maddpg.team-reward", "--maddpg.gamma"}
+    assert drawn["lr"].words(0.01) == ["--maddpg.critic-lr", "0.01"]
+
+
 def test_the_page_has_the_space() -> None:
     page = (ROOT / "docs" / "howto" / "sweep.md").read_text(encoding="utf-8")
     for one in (*EVERY_TASK, *WITH_MESSAGES):
