@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import envs
 from envs.ids import names_function
+from marl.cli.parse import parse
 from marl.config.fields import settings
 from marl.config.flags import split
 from marl.config.resolve import Sources, read_file
 from marl.config.schema import Config
+from marl.errors import UserError
 
 
 class Draws(Protocol):
@@ -45,6 +47,13 @@ class Drawn:
         left = tuple(flag for flag in self.flags or (self.name,) if flag not in fixed)
         return replace(self, flags=left) if left else None
 
+    def where(self, taken: Callable[[list[str]], bool]) -> Drawn | None:
+        """The same with those of its listed values whose words are taken; None where there is no choice."""
+        if isinstance(self.values, tuple):
+            return self
+        values = [value for value in self.values if taken(self.words(value))]
+        return replace(self, values=values) if len(values) > 1 else None
+
     def words(self, value: Any) -> list[str]:
         """The words of run.py's command line."""
         return [word for flag in self.flags or (self.name,) for word in (flag, *str(value).split())]
@@ -65,11 +74,11 @@ WITH_MESSAGES = (Drawn("--maddpg.signalling-bonus", [0.0, 0.1, 1.0], "weight of 
 
 
 def space(env: str, flags: Sequence[str], env_args: dict[str, Any]) -> list[Drawn]:
-    """What is drawn for a task; what `flags` fix is left out.
+    """What is drawn for a task; what `flags` fix is left out, and so are values that the task's settings exclude.
 
     Args:
         env: as --env.
-        flags: of run.py, the same in every trial.
+        flags: of run.py, the same in every trial; run.py takes them.
         env_args: keyword arguments of the environment, which may give it a channel.
     """
     backend = "pettingzoo" if names_function(env) else "torch"
@@ -78,7 +87,8 @@ def space(env: str, flags: Sequence[str], env_args: dict[str, Any]) -> list[Draw
     made.close()
     fixed = _fixed(flags)
     free = [one.without(fixed) for one in (*EVERY_TASK, *(WITH_MESSAGES if speaks else ()))]
-    return [one for one in free if one is not None]
+    allowed = [one.where(lambda words: _taken(["--env", env, *words, *flags])) for one in free if one is not None]
+    return [one for one in allowed if one is not None]
 
 
 def _fixed(flags: Sequence[str]) -> set[str]:
@@ -89,3 +99,12 @@ def _fixed(flags: Sequence[str]) -> set[str]:
         read_file(Path(path), file)
     known = settings(Config)
     return {known[name].flag for name in {*given, *file.values} if name in known}
+
+
+def _taken(words: list[str]) -> bool:
+    """Whether run.py takes a command line."""
+    try:
+        parse(words)
+    except UserError:
+        return False
+    return True

@@ -128,7 +128,8 @@ def search(
         finished: called with every trial that this process has finished.
 
     Raises:
-        Whatever `value` raises, except `RunFailed`, with which a trial counts as pruned.
+        Whatever `value` raises, except `RunFailed` and, of settings that were drawn, `UserError`: with these a trial
+            counts as pruned, since the same settings would fail again.
     """
 
     def attempt(trial: optuna.Trial) -> float:
@@ -138,7 +139,9 @@ def search(
             return value(trial)
         except optuna.TrialPruned:
             raise
-        except RunFailed as error:
+        except (RunFailed, UserError) as error:
+            if isinstance(error, UserError) and trial.user_attrs[DRAW] == 0:
+                raise  # nothing was drawn: the configuration itself is no good
             trial.set_user_attr(FAILED, str(error))
             raise optuna.TrialPruned from error
         except BaseException:
