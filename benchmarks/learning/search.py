@@ -18,6 +18,7 @@ Written: one line a trial in benchmarks/results/search/<env>.jsonl, "objective" 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import importlib.util
 import json
@@ -119,8 +120,9 @@ def run(options: argparse.Namespace, flags: list[str], path: Path) -> None:
     def finished(trial: optuna.trial.FrozenTrial) -> None:
         line = {"env": env, **known, **record(trial, drawn), "machine": machine()}
         path.parent.mkdir(parents=True, exist_ok=True)
+        cut_off = path.exists() and not path.read_bytes().endswith(b"\n")
         with path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write("\n" * cut_off + json.dumps(line) + "\n")
         print(_row(line), flush=True)
 
     where = str(options.study or Path("runs") / "search" / f"{env.replace(':', '.')}.db")
@@ -202,7 +204,12 @@ def combined(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+    """What the log holds, without a line that a killed process left half written."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(text))
+    return lines
 
 
 def _row(line: Mapping[str, Any]) -> str:

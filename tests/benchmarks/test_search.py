@@ -206,6 +206,17 @@ def test_settings_that_no_run_takes_are_given_up(tmp_path: Path) -> None:
         go_on(opened(tmp_path / "other.db"), 4, no_good)
 
 
+def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Guard: seen failing with json's error, and with the next trial behind the half line."""
+    assert searched(tmp_path, trials=1) == 0
+    log = tmp_path / "log.jsonl"
+    whole = log.read_text()
+    log.write_text(whole + whole[:40])
+    assert searched(tmp_path, trials=2) == 0
+    assert "2 trials complete, 0 pruned" in capsys.readouterr().out
+    assert log.read_text().startswith(whole + whole[:40] + "\n{")
+
+
 def test_the_page_has_the_space() -> None:
     page = (ROOT / "docs" / "howto" / "sweep.md").read_text(encoding="utf-8")
     for one in (*EVERY_TASK, *WITH_MESSAGES):
