@@ -65,6 +65,11 @@ def _replicas(run: RunRecords) -> dict[str, Any]:
     series = {name: run.series(f"evaluation/{name}") for name in METRICS}
     steps, _ = series["return"]
     final = run.evaluation.get("replicas", [])
+    if len(final) == run.config.num_replicas and run.config.evaluation_every == 0:
+        raise UserError(
+            f"{run.path} has no learning curve, since evaluation.every was 0; expected a run that was evaluated on its "
+            f"way."
+        )
     if len(steps) < 2 or len(final) != run.config.num_replicas:
         raise UserError(f"{run.path} has no learning curve and final evaluation yet; expected a run that has ended.")
     seconds = {line["step"]: line["time/seconds"] for line in run.metrics if "time/seconds" in line}

@@ -11,6 +11,7 @@ import pytest
 from whole_runs import records, whole
 
 from marl import metrics_frame
+from marl.config.fields import with_values
 from marl.errors import UserError
 from marl.report.command import main
 from marl.runs.exchange import marl_eval
@@ -77,6 +78,15 @@ def test_the_command_writes_it(runs: list[Path], tmp_path: Path, capsys: pytest.
     assert json.loads(raw.read_text()) == marl_eval(runs[:2])
     assert main([str(runs[0]), "--out", str(out), "--marl-eval", str(tmp_path / "none" / "raw.json")]) == 2
     assert "--marl-eval" in capsys.readouterr().err
+
+
+def test_a_run_without_a_learning_curve_is_told_why(runs: list[Path]) -> None:
+    """Guard: seen failing with "expected a run that has ended", which this one has."""
+    blind = read_run(runs[0])
+    blind.config = with_values(blind.config, {"evaluation.every": 0})
+    blind.metrics = blind.metrics[-1:]
+    with pytest.raises(UserError, match=r"no learning curve, since evaluation.every was 0"):
+        marl_eval([blind])
 
 
 def test_a_run_that_has_not_ended_is_refused(tmp_path: Path, runs: list[Path]) -> None:
