@@ -88,6 +88,7 @@ class Logger:
         trackers: names of further places for records (marl/runs/trackers.py).
         resume_step: the step of the checkpoint that the run continues from; later records are dropped. The trainer
             must have logged everything of a step before it saves that step's checkpoint.
+        ended: the run was over at `resume_step`; the record of its final evaluation is dropped too.
 
     Raises:
         UserError: at a resume, when metrics.jsonl cannot be rewritten.
@@ -102,10 +103,11 @@ class Logger:
         progress: bool = True,
         trackers: Sequence[str] = (),
         resume_step: int | None = None,
+        ended: bool = False,
     ) -> None:
         self._warned = False
         if resume_step is not None:
-            drop_after(run_dir / METRICS, resume_step, total_steps is not None and resume_step >= total_steps)
+            drop_after(run_dir / METRICS, resume_step, ended)
         self._lines = GuardedFile(run_dir / METRICS, self._cannot_write)
         self._events = EventFile(run_dir, self._cannot_write, resume_step) if tensorboard else None
         self._trackers = Trackers(trackers, run_dir, resume_step is not None, self.warn, self.say)

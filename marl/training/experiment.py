@@ -53,7 +53,7 @@ from marl.training.journal import Journal
 from marl.training.memory import named as memory_named
 from marl.training.memory import refuse_pictures
 from marl.training.phases import Phases
-from marl.training.resuming import continued
+from marl.training.resuming import continued, has_ended
 from marl.training.rounds import Rounds
 from marl.training.saver import Saver
 from marl.training.stop import StopRequest
@@ -273,10 +273,11 @@ def _run(
         return saved
 
     saved = ranks.first_only(saved_parts)
+    ended = ranks.broadcast(lambda: saved is not None and has_ended(saved))
     learner, source = _learner(config, env, division)
     if resume is None and config.from_run is not None:
         notes.append(start_from(config, path, learner, division))
-    with closing(_logger(config, path, saved, ranks)) as logger:
+    with closing(_logger(config, path, saved, ended, ranks)) as logger:
         if config.maddpg.recurrent and config.maddpg.communication_correction and any(r.exact for r in env.spec.routes):
             notes.append("recurrent networks learn from the messages that were heard: no communication correction.")
         notes += idle_settings(config, env.spec)
@@ -296,7 +297,7 @@ def _run(
             watch,
         )
         if resume is not None:
-            trainer.restore(None if saved is None else saved.parts, fresh)
+            trainer.restore(None if saved is None else saved.parts, fresh, ended)
             describe()  # now: a resume that is refused leaves the run's own words
             if fresh:
                 logger.warn("new episodes begin: the run goes on, but not as it would have without the interruption.")
@@ -362,7 +363,7 @@ def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDP
     return learner, PartSource(source, ranks) if split else source
 
 
-def _logger(config: Config, path: Path, saved: checkpoint.Checkpoint | None, ranks: Ranks) -> RunLog:
+def _logger(config: Config, path: Path, saved: checkpoint.Checkpoint | None, ended: bool, ranks: Ranks) -> RunLog:
     def writer() -> Logger:
         return Logger(
             path,
@@ -371,6 +372,7 @@ def _logger(config: Config, path: Path, saved: checkpoint.Checkpoint | None, ran
             progress=config.logging.progress,
             trackers=config.logging.trackers,
             resume_step=None if saved is None else saved.step,
+            ended=ended,
         )
 
     return ranks.first_only(writer) or Silent()

@@ -39,6 +39,11 @@ def saved_config(manifest: dict[str, Any], path: Path) -> Config:
         raise UserError(f"{error}\nThe checkpoint was written by another version of this package.") from None
 
 
+def has_ended(saved: checkpoint.Checkpoint) -> bool:
+    """Whether the run was over there, by the length that it had when it was saved."""
+    return saved.step >= saved_config(saved.manifest, saved.path).total_steps
+
+
 def continued(config: Config, resume: Path) -> tuple[Config, Path]:
     """The configuration of a run that goes on, its `run_dir` set, and the checkpoint directory that it starts from.
 

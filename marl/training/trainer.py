@@ -52,6 +52,7 @@ class Trainer:
         self._told = False  # that evaluations play fewer episodes than was asked for
         self.began = 0  # the step at which this process took the run over
         self._resumed = False
+        self._ended = False  # it was over there
 
     @property
     def step(self) -> int:
@@ -66,12 +67,14 @@ class Trainer:
         config, ranks = self.config, self.division.ranks
         if config.evaluation_every and not self._resumed:
             self._evaluate()
+        if self._ended and self._evaluates_after(self.step - config.num_envs):
+            self._evaluate()  # the run is longer now: it has an evaluation here as on its way
         saved = self.step if self.step else None
         while self.step < config.total_steps and not ranks.poll_stop(self.stop.requested):
             before = self.step
             self.round()
             self.journal.advance(min(self.step, config.total_steps))
-            if self._passes(before, config.evaluation_every) and self.step < config.total_steps:
+            if self._evaluates_after(before):
                 self.rounds.check()
                 self._evaluate()
             if self._passes(before, config.checkpoint.every) and self.save():
@@ -104,6 +107,10 @@ class Trainer:
             with self.journal.aside():
                 self._watch(self.step, result, self.evaluator.policies())
 
+    def _evaluates_after(self, before: int) -> bool:
+        """Whether an evaluation on the way follows the round from step `before`; the final one is none of these."""
+        return self._passes(before, self.config.evaluation_every) and self.step < self.config.total_steps
+
     def _passes(self, before: int, every: int) -> bool:
         """Whether the round from step `before` passes a multiple of `every` (0: never)."""
         return every > 0 and before // every != (before + self.config.num_envs) // every
@@ -134,12 +141,15 @@ class Trainer:
             progress["measured"] = self.division.record(progress["measured"])
         return {**parts, "progress": progress}
 
-    def restore(self, parts: dict[str, Any] | None, new_episodes: bool = False) -> None:
-        """Continue from the parts of a checkpoint, which rank 0 has read; see `Rounds.load_state_dict`."""
+    def restore(self, parts: dict[str, Any] | None, new_episodes: bool = False, ended: bool = False) -> None:
+        """Continue from the parts of a checkpoint, which rank 0 has read; see `Rounds.load_state_dict`.
+
+        `ended`: the run was over there, by the length that it had.
+        """
         parts = self.division.cut(parts)
         self.rounds.load_state_dict(parts, new_episodes)
         self.journal.load_state_dict(parts["progress"])
-        self.began, self._resumed = self.step, True
+        self.began, self._resumed, self._ended = self.step, True, ended
         before, now = parts["learner"].get("form", "autograd"), self.rounds.learner.form
         if before != now:
             self.journal.logger.warn(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from whole_runs import MANY_OPTIONS, MODEL, assert_same, begun, config, differences, resumed, state, whole
+from whole_runs import MANY_OPTIONS, MODEL, assert_same, begun, config, differences, records, resumed, state, whole
 
 from envs.spec import AgentSpec, EnvSpec, Head
 from envs.streams import Stream
@@ -96,6 +96,19 @@ def test_the_length_of_a_finished_run_may_change(tmp_path: Path, total: str, lon
     long = state(run)["source"]
     assert end == long["size"] == 480
     assert torch.equal(long["data"][:, : short["size"]], short["data"])
+
+
+def test_a_finished_run_that_goes_on_records_what_a_longer_one_does(tmp_path: Path) -> None:
+    """No schedule depends on the length here. At the old end it has an evaluation on the way, on seeds of those.
+
+    Guard: seen failing with the final evaluation's record as a point of the learning curve.
+    """
+    settings = {"maddpg.lr_final": 1.0, "evaluation.every": 32, "evaluation.episodes": 2, "num_replicas": 2}
+    whole(tmp_path / "long", {**settings, "total_steps": 128})
+    run = whole(tmp_path / "run", {**settings, "total_steps": 64})
+    resumed(run, "--total-steps", "128")
+    assert not differences(records(run), records(tmp_path / "long"))
+    assert [line["step"] for line in records(run) if "evaluation/return" in line] == [0, 32, 64, 96, 128]
 
 
 def test_a_length_that_is_trained_already_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
