@@ -139,7 +139,7 @@ class Ranks:
             try:
                 box = [work(), None]
             except BaseException as error:
-                box[1] = error.code if isinstance(error, SystemExit) else 2 if isinstance(error, UserError) else 1
+                box[1] = _exit_code(error)
                 with contextlib.suppress(Lost), self._contact():
                     dist.broadcast_object_list(box)
                 raise
@@ -255,6 +255,13 @@ class Ranks:
                         dist.send(part_of(x, shares[rank], count).cpu().contiguous(), rank)
                 return part_of(state, shares[0], count)
             return mapped(box[0], lambda hole: hole.filled(shares[self.rank], count))
+
+
+def _exit_code(error: BaseException) -> int:
+    """With which the other ranks end."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)  # as Python itself takes it
+    return 2 if isinstance(error, UserError) else 1
 
 
 class _Placeholder:

@@ -34,7 +34,7 @@ from marl.errors import UserError
 from marl.learner.maddpg import MADDPG
 from marl.parallel.data_mode import PartSource, PartStream, SplitUpdates
 from marl.parallel.division import Division
-from marl.parallel.ranks import Ranks, mapped, part_of
+from marl.parallel.ranks import Echo, Ranks, mapped, part_of
 from marl.runs.checkpoint import DIRECTORY, load, newest
 
 ROOT = Path(__file__).parents[3]
@@ -143,6 +143,26 @@ def test_alone_nothing_is_exchanged() -> None:
     ranks, state = Ranks(), {"x": torch.ones(3)}
     assert ranks.joined(state) is state and ranks.broadcast(lambda: 3) == 3 and ranks.poll_stop(True)
     assert ranks.mean(state["x"]) is state["x"] and ranks.collected([1]) == [1] and ranks.device("cuda:1") == "cuda:1"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(SystemExit(), 0), (SystemExit(3), 3), (SystemExit("words"), 1), (UserError("no"), 2), (OSError(), 1)],
+)
+def test_every_end_of_rank_0_ends_the_others(error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guard: seen failing with SystemExit(None) taken for a result, with its words for a number."""
+
+    def work() -> None:
+        raise error
+
+    sent: list[Any] = []
+    monkeypatch.setattr("marl.parallel.ranks.dist.broadcast_object_list", sent.append)
+    with pytest.raises(type(error)):
+        Ranks(size=2).broadcast(work)
+    monkeypatch.setattr("marl.parallel.ranks.dist.broadcast_object_list", lambda box: box.__setitem__(1, sent[0][1]))
+    with pytest.raises(Echo) as caught:
+        Ranks(rank=1, size=2).broadcast(work)
+    assert caught.value.exit_code == code
 
 
 def test_gpus_are_those_of_the_local_rank() -> None:
