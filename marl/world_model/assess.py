@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import envs
+from envs.conditions import Condition, Conditioned
 from envs.history import History
 from envs.streams import Stream
 from marl.data.batch import Transitions
@@ -75,6 +76,7 @@ def collect(
     steps: int,
     seed: int,
     own_action: bool = False,
+    condition: Condition | None = None,
     **options: Any,
 ) -> Sequences:
     """Fresh episodes in the torch or PettingZoo environment, the same for every replica where the actions are.
@@ -87,9 +89,15 @@ def collect(
         steps: of each episode; those that end earlier leave invalid frames.
         seed: of resets and choices.
         own_action: agents see their own last action, as those with a memory do.
+        condition: what arrives in message slots; None: what is said.
         options: keyword arguments of `envs.make`.
+
+    Raises:
+        UserError: as `envs.make`; the condition does not fit to the agents.
     """
     env = envs.make(env_id, num_envs=replicas * episodes, **options)
+    if condition is not None:
+        env = Conditioned(env, condition, range(env.num_envs), group=episodes)
     return collect_in(History(env, 1, own_action=True) if own_action else env, policy, replicas, steps, seed)
 
 

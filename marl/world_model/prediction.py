@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from envs.conditions import Condition
 from envs.ids import names_function
 from envs.pictures import Small
 from envs.streams import Stream
@@ -47,7 +48,7 @@ class RunAssessment(Record):
 
 
 def evaluate(saved: SavedModel, episodes: int, seed: int, own_policy: bool) -> tuple[RunAssessment, Sequences]:
-    """The measurements of `marl.world_model.assess`, and the episodes that they are of.
+    """The measurements of `marl.world_model.assess`, and the episodes that they are of, under the run's channel.
 
     Args:
         saved: a run's world model.
@@ -65,13 +66,15 @@ def evaluate(saved: SavedModel, episodes: int, seed: int, own_policy: bool) -> t
     if steps <= CONTEXT + 1:
         raise UserError(f"{spec.id} has episodes of {steps} steps; expected more than {CONTEXT + 1} to predict any.")
     backend = "pettingzoo" if names_function(config.env) else config.backend
-    pictures = {"pictures": Small.of(spec)} if spec.picture else {}
+    options: dict[str, Any] = {"pictures": Small.of(spec)} if spec.picture else {}
+    options |= {"rebuild": True} if config.rebuild else {}  # no arguments of MPE's tasks
+    condition = Condition.of(config.channel, config.channel_noise)
 
     def play(first: int) -> Sequences:
         policy = acting(saved.actor, episodes) if own_policy else None
         return collect(
-            config.env, policy, config.num_replicas, episodes, steps, first, spec.own_action, backend=backend,
-            env_args=config.env_args, **pictures,
+            config.env, policy, config.num_replicas, episodes, steps, first, spec.own_action, condition,
+            backend=backend, env_args=config.env_args, **options,
         )  # fmt: skip
 
     seq = play(seed)

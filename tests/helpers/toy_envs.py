@@ -136,6 +136,18 @@ class Vectors(Toy):
         return spaces.MultiDiscrete([2, 3]) if name == "a_0" else spaces.MultiDiscrete([4])
 
 
+class Once(Toy):
+    """Plays one episode; another one takes another instance."""
+
+    begun = False
+
+    def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        if self.begun:
+            raise RuntimeError("one episode only")
+        self.begun = True
+        return super().reset(seed)
+
+
 class Exploding(Toy):
     """Raises in the third step."""
 

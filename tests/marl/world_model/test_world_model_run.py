@@ -65,6 +65,28 @@ def test_a_run_of_actors_with_a_memory(tmp_path: Path, capsys: pytest.CaptureFix
     assert "after 400 steps, own policy" in out and "message entries that are exact: 100.0 %" in out
 
 
+def test_episodes_to_predict_are_played_under_the_runs_channel(tmp_path: Path) -> None:
+    """Nothing is heard in training, nor in them. Guard: seen failing, with messages that the model had never met."""
+    result = train(config(tmp_path, channel="none", num_replicas=1, wm=replace(TINY, kind="mlp")))
+    saved = load(result.run_dir)
+    measured, seq = prediction.evaluate(saved, 4, 0, own_policy=False)
+    (route,) = saved.spec.routes
+    heard = seq.obs[..., saved.spec.agents[0].obs_size :][..., route.slot]
+    assert heard.shape[3] == 3 and not bool(heard.any())
+    assert measured.measured.slots is None  # no message is a copy of an action
+
+
+def test_environments_that_are_made_anew_are_so_in_the_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guard: seen failing, with an instance that was asked for a second episode."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "helpers"))
+    own = {"env": "toy_envs:Once", "env_args": {"length": 9}, "backend": "pettingzoo", "rebuild": True}
+    result = train(config(tmp_path, total_steps=120, num_replicas=1, **own))
+    measured, _ = prediction.evaluate(load(result.run_dir), 4, 0, own_policy=False)
+    assert measured.measured.episodes == 4
+
+
 def test_a_run_with_masks_and_agents_that_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that reads imagined rows: the learner's losses, the loss through the model, the evaluation."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "helpers"))
