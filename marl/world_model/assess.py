@@ -23,6 +23,7 @@ from envs.conditions import Condition, Conditioned
 from envs.history import History
 from envs.streams import Stream
 from marl.data.batch import Transitions
+from marl.errors import UserError
 from marl.figures import plots
 from marl.learner import relaxation
 from marl.results import INLINE, Record
@@ -137,15 +138,19 @@ def collect_in(env: envs.BatchedEnv, policy: Policy | None, replicas: int, steps
 
 
 def assess(model: WorldModel, layout: Layout, seq: Sequences, train: Sequences, stream: Stream) -> Assessment:
-    """Everything that is measured.
+    """Everything that is measured, up to the last step that two episodes of every replica reach.
 
     Args:
         model: the world model.
         layout: its layout.
-        seq: episodes to predict, of more than CONTEXT + 1 frames.
+        seq: episodes to predict; in every replica two of more than CONTEXT + 1 frames.
         train: other episodes, for the baselines "mean" and "linear".
         stream: noise of the model's samples.
+
+    Raises:
+        UserError: in a replica fewer are.
     """
+    seq = _reached(seq)
     ahead = seq.select(slice(CONTEXT + 1, None))
     going_SKB = (ahead.valid & ~ahead.first).long().cumprod(1).bool()
     predicted = open_loop(model, seq, CONTEXT, stream)
@@ -183,6 +188,19 @@ def assess(model: WorldModel, layout: Layout, seq: Sequences, train: Sequences, 
         latents=Latents(**latents) if latents else None,
         flags_wrong=wrong,
     )
+
+
+def _reached(seq: Sequences) -> Sequences:
+    """The frames up to the last one that two episodes of every replica reach: of one alone, R^2 has no variance."""
+    going_STB = (seq.valid & ~seq.first)[:, CONTEXT + 1 :].long().cumprod(1)
+    steps_S = (going_STB.sum(2) >= 2).sum(1)
+    if not bool((steps_S > 0).all()):
+        short = ", ".join(map(str, (steps_S == 0).nonzero()[:, 0].tolist()))
+        raise UserError(
+            f"fewer than two episodes of replica {short} have more than {CONTEXT} steps, of which {CONTEXT} are "
+            f"observed; expected longer episodes, or more of them (--episodes)."
+        )
+    return seq.select(slice(0, CONTEXT + 1 + int(steps_S.min())))
 
 
 def _flagged(

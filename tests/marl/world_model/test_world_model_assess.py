@@ -11,6 +11,7 @@ from world_model_data import episodes
 import envs
 from envs.streams import Stream
 from marl.config.world_model import WorldModelConfig
+from marl.errors import UserError
 from marl.figures import plots
 from marl.world_model.assess import (
     CONTEXT,
@@ -109,6 +110,24 @@ def test_ended_episodes_do_not_count() -> None:
     seq.obs[:, 15:, 3:] = 1e3
     result = assess(Oracle(layout, seq, 0.0), layout, seq, seq, Stream(0, "n", [0]))  # type: ignore[arg-type]
     assert result.rmse["model"].all == (0.0,) and result.rmse["copy last"].all[0] < 2.0
+
+
+def test_steps_that_hardly_an_episode_reaches_are_not_measured() -> None:
+    """Of 26 frames 18 are valid in one episode, 15 in a second and 12 in the others: 9 steps after the observed ones,
+    none of them perfect. Guard: seen failing, with errors of 0 and R^2 of 1 after 13 to 20 steps."""
+    layout, seq, _ = episodes("simple_speaker_listener", 6)
+    for episode, frames in enumerate((18, 15, 12, 12, 12, 12)):
+        seq.valid[:, frames:, episode] = False
+    result = assess(Oracle(layout, seq, 0.1), layout, seq, seq, Stream(0, "n", [0]))  # type: ignore[arg-type]
+    assert all(np.shape(entry.steps) == (1, 9) for entry in result.rmse.values())
+    assert result.rmse["model"].steps[0] == pytest.approx([0.1 * (11 / 14) ** 0.5] * 9, rel=1e-4)
+    assert np.shape(result.reward_r2) == (1, 9) and -10 < min(result.reward_r2[0]) <= max(result.reward_r2[0]) < 1
+    plots.image(errors_figure(result))
+    seq.valid[:, CONTEXT + 1 :, 1:] = False
+    with pytest.raises(
+        UserError, match=r"fewer than two episodes of replica 0 have more than 5 steps.*expected longer"
+    ):
+        assess(Oracle(layout, seq, 0.1), layout, seq, seq, Stream(0, "n", [0]))  # type: ignore[arg-type]
 
 
 def test_latents_are_diagnosed_and_drawn() -> None:
