@@ -42,6 +42,11 @@ class Sequences:
         """Bool [S, T, B]: a valid frame with a predecessor, so that action and reward mean something."""
         return self.valid & ~self.first
 
+    @property
+    def length_SB(self) -> Tensor:
+        """Frames of the episode that each window begins with, int64 [S, B]."""
+        return (self.valid & ~self.first)[:, 1:].long().cumprod(1).sum(1) + self.valid[:, 0]
+
     def select(self, frames: slice) -> Sequences:
         """The window's frames in `frames`."""
         return Sequences(**{name: x[:, frames] for name, x in vars(self).items()})

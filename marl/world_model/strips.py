@@ -48,15 +48,14 @@ def frames(seq: Sequences, predicted: Prediction, context: int, spec: EnvSpec, e
     """One `pair` for every frame of an episode of the first replica, until it ends.
 
     Args:
-        seq: whole episodes.
+        seq: windows that begin with an episode; what stands behind its end is not shown.
         predicted: `open_loop` of them.
         context: observed steps.
         spec: of the environment, whose observations are pictures.
         episode: which of B.
     """
-    count = int(seq.valid[0, :, episode].long().cumprod(0).sum())
     result = []
-    for t in range(count):
+    for t in range(int(seq.length_SB[0, episode])):
         imagined = predicted.obs[0, t - context - 1, episode] if t > context else None
         result.append(pair(seq.obs[0, t, episode], imagined, spec))
     return result
@@ -90,7 +89,7 @@ def of_run(source: BatchSource, run: Path) -> str:
         raise UserError("no episode has been held out yet; expected a longer run.")
     span = (spec.horizon or 50) + 1
     seq = store.windows(min(span, store.ring), 8 * EPISODES, stream)
-    lengths_B = seq.valid[0].long().cumprod(0).sum(0)
+    lengths_B = seq.length_SB[0]
     chosen: list[int] = []  # the longest, and no episode twice
     for b in lengths_B.argsort(descending=True).tolist():
         if not any(torch.equal(seq.obs[0, :, b], seq.obs[0, :, other]) for other in chosen):
