@@ -291,7 +291,7 @@ def film(layout: Layout, seq: Sequences, predicted: Prediction, episodes: int = 
     """Imagined (rings) against true (dots) episodes of the first replica, one panel an agent.
 
     Neighbouring entries of an agent's own observation, messages left out, are drawn as points of a plane: in MPE these
-    are its velocity and where everything is relative to it.
+    are its velocity and where everything is relative to it. An episode is drawn until it ends.
     """
     limit = float(seq.obs[0, ..., layout.dynamic_J].abs().max()) * 1.05
     kept = set(layout.dynamic_J.tolist())
@@ -301,7 +301,7 @@ def film(layout: Layout, seq: Sequences, predicted: Prediction, episodes: int = 
     imagined = _with_messages(layout, predicted.obs, seq.action[:, CONTEXT + 1 :])
     frames = []
     for b in range(min(episodes, seq.first.shape[2])):
-        for t in range(seq.first.shape[1]):
+        for t in range(int(seq.length_SB[0, b])):
             guess = imagined[0, t - CONTEXT - 1, b] if t > CONTEXT else None
             frames.append(_frame(layout, own, seq.obs[0, t, b], guess, limit, b, t))
     return frames

@@ -159,3 +159,12 @@ def test_film_shows_dots_then_rings() -> None:
     frames = film(layout, seq, open_loop(model, seq, CONTEXT, Stream(0, "n", [0])), episodes=1)
     assert len(frames) == 8 and len({frame.shape for frame in frames}) == 1
     assert frames[0].dtype == np.uint8 and not np.array_equal(frames[5], frames[6])
+
+
+def test_film_ends_with_the_episode() -> None:
+    """Guard: seen failing, with frames of zeros behind the last one."""
+    layout, seq, _ = episodes("simple_speaker_listener", 2)
+    seq = seq.select(slice(0, 10))
+    seq.valid[:, 8:, 1] = False
+    still = Prediction(*(seq.obs[:, CONTEXT + 1 :, ..., layout.dynamic_J] for _ in range(4)))
+    assert len(film(layout, seq, still, episodes=2)) == 10 + 8
