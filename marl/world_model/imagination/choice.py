@@ -127,8 +127,13 @@ class AutoModel:
 
     def judged(self, length_S: Tensor) -> None:
         """DreamerV2's model is begun where `length_S`, the steps that may be imagined, are too few in some replica."""
-        if self.dreamer is None and self._steps >= PATIENCE and bool((length_S < ENOUGH).any()):
+        if self.dreamer is None and self._steps >= PATIENCE and bool((length_S < self._enough).any()):
             self._begin()
+
+    @property
+    def _enough(self) -> int:
+        """Steps of a rollout with which the small model is good enough: all, where rollouts are shorter."""
+        return min(ENOUGH, self.config.rollout)
 
     def _begin(self) -> None:
         config = replace(self.config, kind="rssm")
@@ -206,8 +211,9 @@ class AutoModel:
                 "metadata = {'fixed_agents': True}."
             )
             return [why, *self.dreamer.warnings()]
+        steps = f"{self._enough} steps" if self._enough > 1 else "1 step"
         why = (
-            f"The small world model may imagine fewer than {ENOUGH} steps after {PATIENCE} steps of the environments, "
+            f"The small world model may imagine fewer than {steps} after {PATIENCE} steps of the environments, "
             "so that DreamerV2's model (rssm) is trained beside it, which takes far longer; the one that predicts "
             "further on held-out episodes imagines (world_model/dreamer in the metrics: 1 where it is DreamerV2's). "
             "To keep to one: --wm.kind mlp or --wm.kind rssm."

@@ -44,13 +44,26 @@ def test_while_the_small_model_is_good_enough_auto_is_mlp_to_the_bit() -> None:
     assert model_of(one).dreamer is None and not one.warnings()
 
 
-@pytest.mark.parametrize("steps, length, begins", [(1999, 0, False), (2000, 2, True), (2000, 3, False)])
-def test_dreamers_model_is_begun_where_rollouts_stay_short(steps: int, length: int, begins: bool) -> None:
+@pytest.mark.parametrize(
+    "steps, rollout, length, begins",
+    [
+        (1999, 4, 0, ""),
+        (2000, 4, 2, "3 steps"),
+        (2000, 4, 3, ""),
+        (2000, 2, 1, "2 steps"),
+        (2000, 2, 2, ""),
+        (2000, 1, 0, "1 step"),
+        (2000, 1, 1, ""),
+    ],
+)
+def test_dreamers_model_is_begun_where_rollouts_stay_short(steps: int, rollout: int, length: int, begins: str) -> None:
+    """No rollout is longer than `--wm.rollout`. Guard: seen failing with 1 and 2, of which all were too short."""
     model = model_of(filled(steps=1, **AUTO))
+    model.config = replace(model.config, rollout=rollout)
     model._steps = steps
     model.judged(torch.tensor([9, length]))
-    assert (model.dreamer is not None) == begins
-    assert ("fewer than 3 steps" in " ".join(model.warnings())) == begins
+    assert (model.dreamer is not None) == bool(begins)
+    assert (f"fewer than {begins} after" in " ".join(model.warnings())) == bool(begins)
 
 
 def test_it_learns_at_its_own_rate_from_all_that_is_stored_and_shares_the_statistics(
