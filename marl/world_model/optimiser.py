@@ -17,9 +17,10 @@ Net = TypeVar("Net", bound=nn.Module)
 class ReplicaAdam(Generic[Net]):
     """Adam whose state is one row of numbers; parameters and their gradients become views of such rows.
 
-    The gradient of a replica that is not finite counts as zero and is counted in `faults_S`. `averaged` is a copy of
-    the module with exponentially averaged parameters, which take no gradient: a world model's updates are noisy, as
-    they sample, and their average predicts better than the last of them.
+    The gradient of a replica that is not finite counts as zero and is counted in `faults_S`; momentum, decay and
+    shrinking still move its parameters, which stay finite. `averaged` is a copy of the module with exponentially
+    averaged parameters, which take no gradient: a world model's updates are noisy, as they sample, and their average
+    predicts better than the last of them.
 
     Args:
         module: all its parameters have leading dimension S * G, G members of a replica.
@@ -32,8 +33,8 @@ class ReplicaAdam(Generic[Net]):
 
     The learner has `torch.optim.Adam` (marl/learner/moments.py) and not this one, nor can the model have that: here
     epsilon is added to the root of the uncorrected second moment (the paper's "epsilon hat", end of its section 2),
-    there to the corrected one, which makes another step of small gradients; this one leaves out a single replica whose
-    gradient is not finite, that one holds back all; and a step of the learner is fused, over one tensor [S, G, P].
+    there to the corrected one, which makes another step of small gradients; this one leaves out a single gradient that
+    is not finite, that one holds back all replicas; and a step of the learner is fused, over one tensor [S, G, P].
 
     Source: Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1 with epsilon hat; decay as in Loshchilov and Hutter 2019
     (1711.05101); averaging: Polyak and Juditsky 1992.

@@ -126,6 +126,6 @@ def raise_on_faults(optimiser: ReplicaAdam[Any], metrics: dict[str, Tensor]) -> 
     terms = [name for name, value in metrics.items() if not bool(value.isfinite().all())]
     raise RunFailed(
         f"The world model's gradient is not finite in replicas {replicas} by update {int(optimiser.updates)} (terms "
-        f"that are not finite now: {terms or 'none'}); its parameters were left as they were. Check the environment's "
+        f"that are not finite now: {terms or 'none'}); each such gradient was left out. Check the environment's "
         "observations and rewards for inf and nan, or lower --wm.lr or --wm.max-grad-norm."
     )
