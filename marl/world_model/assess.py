@@ -80,7 +80,7 @@ def collect(
     condition: Condition | None = None,
     **options: Any,
 ) -> Sequences:
-    """Fresh episodes in the torch or PettingZoo environment, the same for every replica where the actions are.
+    """Fresh episodes in the torch or PettingZoo environment, others in every replica; the same for the same seed.
 
     Args:
         env_id: as for `envs.make`.

@@ -42,7 +42,7 @@ class RunAssessment(Record):
 
     env: str
     step: int  # of the run, when the model was saved
-    kind: str  # of the model: "small" or "rssm"
+    kind: str  # of the model: `--wm.kind`, "auto", "mlp", "linear" or "rssm"
     policy: str  # that played: "own" or "random"
     measured: Assessment = field(metadata=INLINE)
 
