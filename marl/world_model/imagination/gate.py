@@ -172,12 +172,12 @@ def rollout_errors(
             off_obs = off_obs[..., layout.judged_J]
         paid = model.reward_scale.apply(reward.flatten(1, 2))
         off_reward = relative_error(paid, model.reward_scale.apply(seen.reward))
-        weight_Sn = going_STB.flatten(1, 2).float()
-        count_S = weight_Sn.sum(1)
-        both = [(x.square().mean(2) * weight_Sn).sum(1) / count_S for x in (off_obs, off_reward)]
+        going_Sn = going_STB.flatten(1, 2)
+        count_S = going_Sn.float().sum(1)
+        both = [torch.where(going_Sn, x.square().mean(2), 0.0).sum(1) / count_S for x in (off_obs, off_reward)]
         errors.append(torch.stack(both).sqrt().nan_to_num(nan=float("inf"), posinf=float("inf")))
         if layout.flags.size:
             guess = guess if seen.flags is None else seen.flags
-            wrong.append(layout.flags.wrong(guess, torch.roll(seq.flags, -k, 1).flatten(1, 2), weight_Sn))
+            wrong.append(layout.flags.wrong(guess, torch.roll(seq.flags, -k, 1).flatten(1, 2), going_Sn.float()))
     observation_SK, reward_SK = torch.stack(errors, dim=2)
     return (observation_SK, reward_SK, torch.stack(wrong, dim=1)) if wrong else (observation_SK, reward_SK)

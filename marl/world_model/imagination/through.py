@@ -84,8 +84,9 @@ class ThroughModel:
             memory = None if memory is None else memory[:, :, rows]
         value_SNX = self._value(state, obs, flags, temperature, memory)
         value_SNPR = value_SNX.unflatten(2, (groups, -1))
-        weight_SR = valid_SR * (self._gate.length_S > 0)[:, None]
-        mean_SNP = (value_SNPR * weight_SR[:, None, None]).sum(3) / valid_SR.sum(1).clamp(min=1)[:, None, None]
+        counts_SR = valid_SR & (self._gate.length_S > 0)[:, None]
+        sum_SNP = torch.where(counts_SR[:, None, None], value_SNPR, 0.0).sum(3)
+        mean_SNP = sum_SNP / valid_SR.sum(1).clamp(min=1)[:, None, None]
         return rollouts.config.through_weight * -(mean_SNP.transpose(1, 2) * self._share_PN).sum(2)
 
     def _value(

@@ -139,6 +139,22 @@ class Clairvoyant:
         return state + 1, Prediction(obs, reward, torch.ones_like(reward), 0 * obs[..., 0])
 
 
+def test_rows_that_do_not_count_may_be_infinite() -> None:
+    """From the last frame of a window nothing follows. Guard: seen failing, with a gate that they closed."""
+    layout, seq, _ = episodes("simple_speaker_listener", 4)
+    model = Clairvoyant(seq, layout, [])
+    step = model.step
+
+    def overflowing(state: int, action: Tensor, noise: Tensor, uncertain: bool = True) -> tuple[int, Prediction]:
+        after, seen = step(state, action, noise, uncertain)
+        seen.obs[:, -1] = 1e25  # whose square is infinite
+        return after, seen
+
+    model.step = overflowing  # type: ignore[method-assign]
+    errors, rewards = rollout_errors(model, 0, seq, 3, layout, Stream(0, "n", [0]))
+    assert errors.tolist() == rewards.tolist() == [[0.0, 0.0, 0.0]]
+
+
 @pytest.mark.parametrize("arguments", [{"delay": 1}, {"noise": 0.3}, {"erasure": 0.2}, {}])
 def test_what_a_channel_lets_be_heard_is_not_judged(arguments: dict[str, float]) -> None:
     """Of the listener's eleven entries the last three are heard; of an exact channel they are copied, not predicted."""

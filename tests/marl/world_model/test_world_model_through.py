@@ -141,13 +141,15 @@ def test_where_every_gate_is_closed_nothing_is_imagined() -> None:
     assert torch.equal(made.loss(1.0), torch.zeros(2, 1))
 
 
-def test_invalid_starts_do_not_count() -> None:
+@pytest.mark.parametrize("value", [1e6, float("inf")])
+def test_invalid_starts_do_not_count(value: float) -> None:
+    """Guard: seen failing with infinity, which times a weight of 0 is no number."""
     made, _ = through(2)
     starts = made._rollouts.starts.draw()
     half = starts[4] & (torch.arange(64) < 32)
     made._rollouts.starts.draw = lambda: starts._replace(valid=half)  # type: ignore[method-assign]
     starts[0].goal = starts[0].goal.clone()
-    starts[0].goal[:, 32:] = 1e6
+    starts[0].goal[:, 32:] = value
     assert made.loss(1.0).abs().max() < 2.0
 
 
