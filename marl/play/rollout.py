@@ -15,7 +15,7 @@ import torch
 
 import envs
 from envs.batched import BatchedEnv, encode_actions
-from envs.continuous import choices_of
+from envs.continuous import choices_of, rows_of
 from envs.ids import names_function
 from envs.mpe import catalogue
 from envs.pettingzoo.env import PettingZooEnv
@@ -377,10 +377,12 @@ class _Batched:
     def step(self, actions: Actions, running: np.ndarray) -> tuple[Observations, Masks | None, np.ndarray, np.ndarray]:
         missing = self.size - self.count  # a short last batch is filled up with rows that nobody looks at
         full = {name: np.concatenate([ids, ids[-1:].repeat(missing, 0)]) for name, ids in actions.items()}
-        choices_NEH, mask = encode_actions(self.spec, full), self.env.mask
-        if mask is not None:
-            choices_NEH[:, self.count :] = mask[:, self.count :].to(torch.uint8).argmax(-1)  # an allowed one
-        step = self.env.step(choices_NEH)
+        played, mask = encode_actions(self.spec, full), self.env.mask  # [N, E, ...]
+        if missing and mask is not None:
+            allowed_NEH = mask[:, self.count :].to(torch.uint8).argmax(-1)
+            for n, allowed_EH in enumerate(allowed_NEH):
+                played[n, self.count :] = rows_of(self.spec, n, allowed_EH) if self.spec.continuous else allowed_EH
+        step = self.env.step(played)
         over = step.ended
         rewards = step.reward.to(torch.float64).T.numpy()[: self.count] * running[:, None]
         return *self._views(step.obs, step.mask), rewards, over[: self.count].numpy()

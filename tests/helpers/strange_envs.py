@@ -139,6 +139,19 @@ class MaskTold(Strange):
     pay = MaskSeen.pay
 
 
+class MaskBesideBox(MaskTold):
+    """`left` has a mask; `right` acts by a number, for which there is none."""
+
+    def act_space(self, name: str) -> spaces.Space:
+        return spaces.Discrete(3) if name == "left" else spaces.Box(-1, 1, (2,), np.float32)
+
+    def info(self, name: str) -> dict[str, Any]:
+        return super().info(name) if name == "left" else {}
+
+    def pay(self, name: str, action: Any) -> Any:
+        return super().pay(name, action) if name == "left" else float(action.sum())
+
+
 class Joint(Strange):
     """`left` moves and speaks by one action, 2 x 3 choices from 5 on; the mask over the six is a product."""
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import strange_envs
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
@@ -9,6 +10,7 @@ from envs.batched import encode_actions
 from envs.mpe import catalogue
 from envs.pettingzoo.construct import parallel_env
 from envs.pettingzoo.describe import describe
+from envs.pettingzoo.env import PettingZooEnv
 from marl.errors import RunFailed, UserError
 from marl.play.rollout import Mixed, play
 from marl.scripted.base import NoOp, Random
@@ -226,6 +228,17 @@ def test_agents_that_leave_masks_and_several_heads(batch):
     for i, steps in enumerate(leaves):
         assert not played.obs["b"][steps:, i].any()
     np.testing.assert_array_equal(played.actions[:, :, 2], np.tile([1, 2], (3, 5, 1)))
+
+
+def test_masks_beside_continuous_actions():
+    """Guard: seen failing where the rows of a short last batch were filled with choices instead of one-hots."""
+    make = strange_envs.MaskBesideBox
+    spec = PettingZooEnv(make=make).spec
+    assert spec.has_masks and spec.continuous
+    played = play("beside", Random(spec), 3, 0, make=make, batch=2, record=True)
+    np.testing.assert_array_equal(played.lengths, [5, 5, 5])
+    numbers = played.rows.reshape(5, 3, 2, -1)[:, :, 1, :2]  # in the bounds of the environment already
+    np.testing.assert_allclose(played.rewards[:, :, 1], numbers.sum(-1), atol=1e-6)
 
 
 def test_what_is_played_after_an_episodes_end_does_not_count():
