@@ -312,8 +312,9 @@ class Contract:
         """`ends`: rewards, terminations and truncations, which a reset has not."""
         record: Record = {}
         for name in live:
-            row = np.zeros(self.reader.readers[self.reader.index[name]].size)
-            mask = self.reader.readers[self.reader.index[name]].write(observations[name], row)
+            n = self.reader.index[name]
+            row = np.zeros(self.reader.readers[n].size)
+            mask = self.reader.write(n, observations[name], None, row)
             digest = hashlib.blake2b(row.tobytes(), digest_size=16)
             digest.update(b"" if mask is None else np.asarray(mask).tobytes())
             record["observation", name] = digest.digest()

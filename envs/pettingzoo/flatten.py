@@ -296,12 +296,33 @@ def _show(value: Any) -> str:
 
 
 # ------------------------------------------------------------------------ masks
+def mask_array(mask: Any, sizes: tuple[int, ...], multi_discrete: bool) -> np.ndarray:
+    """An agent's action mask as one array; arguments as for `read_mask`.
+
+    Raises:
+        BadValue: a list or tuple that is not one mask, or, of a MultiDiscrete, one mask for each of its heads.
+    """
+    try:
+        parts = [np.asarray(part) for part in mask] if multi_discrete and isinstance(mask, tuple | list) else []
+        if not any(part.ndim for part in parts):
+            return np.asarray(mask)
+    except ValueError:
+        raise BadValue(f"expected an action mask of zeros and ones (int8 or bool), got {_show(mask)}") from None
+    if [part.shape for part in parts] != [(size,) for size in sizes]:
+        shapes = [part.shape for part in parts]
+        raise BadValue(
+            f"expected one action mask for each of the heads of sizes {list(sizes)}, got the shapes {shapes}"
+        )
+    return np.concatenate(parts)
+
+
 def read_mask(mask: Any, sizes: tuple[int, ...], multi_discrete: bool, rows_HK: np.ndarray) -> bool:
     """Write an agent's action mask as one row of allowed choices a head; whether it allows anything.
 
     Args:
         mask: zeros and ones (or bool): `[n]` over the joint choices of a Discrete(n), first head fastest; for a
-            MultiDiscrete the heads' masks one after the other.
+            MultiDiscrete the heads' masks one after the other, in one array or, as `MultiDiscrete.sample` takes
+            them, in a tuple or list of arrays.
         sizes: choices of every head.
         multi_discrete: which of the two layouts.
         rows_HK: bool [H, K], written in place; entries beyond an agent's own heads and choices become False.
@@ -313,7 +334,7 @@ def read_mask(mask: Any, sizes: tuple[int, ...], multi_discrete: bool, rows_HK: 
         BadValue: wrong length or dtype, values other than 0 and 1, one of several heads without a choice, or a mask
             over joint choices that is not a product of masks of the heads.
     """
-    mask = np.asarray(mask)
+    mask = mask_array(mask, sizes, multi_discrete)
     count = sum(sizes) if multi_discrete else int(np.prod(sizes))
     if mask.shape != (count,):
         raise BadValue(f"expected an action mask of shape {(count,)}, got shape {mask.shape}")

@@ -9,7 +9,7 @@ Shape suffixes: N agents, O padded observation width, H heads, K choices.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -19,7 +19,7 @@ from pettingzoo import ParallelEnv
 
 from envs.batched import decode_actions
 from envs.errors import UserError, did_you_mean
-from envs.pettingzoo.flatten import ObservationReader, RowReader, read_mask
+from envs.pettingzoo.flatten import ObservationReader, RowReader, mask_array, read_mask
 from envs.pettingzoo.named import renamed
 from envs.pettingzoo.plain_spaces import boxes, from_plain, to_plain
 from envs.pettingzoo.values import COMMON, RESET, BadValue, raised, reset_result
@@ -126,16 +126,20 @@ class Reader:
 
     # ------------------------------------------------------------ one agent
     def write(self, n: int, observation: Any, infos: Any, row: np.ndarray) -> Any:
-        """Flatten agent n's observation into `row` [its width]; its action mask as given there or in `infos`, or None.
+        """Flatten agent n's observation into `row` [its width]; its action mask as given there or in `infos`, masks of
+        several heads in one array, or None.
 
         Raises:
-            BadValue: the observation does not belong to its space, or an info is no dict.
+            BadValue: the observation does not belong to its space, an info is no dict, or masks of heads do not fit.
         """
         try:
             mask = self.readers[n].write(observation, row)
         except BadValue as fault:
             raise BadValue(fault.text, self.spec.agents[n].name, "observation") from None
-        return self.info_mask(n, infos) if mask is None and infos else mask
+        mask = self.info_mask(n, infos) if mask is None and infos else mask
+        if isinstance(mask, tuple | list):
+            return self._of_mask(n, mask_array, mask)
+        return mask
 
     def info_mask(self, n: int, infos: Any) -> Any:
         """Agent n's action mask in `infos`, or None.
@@ -177,10 +181,15 @@ class Reader:
         if any(head.continuous for head in self.spec.agents[n].heads):
             told = "is given to an agent with continuous actions, expected none: bound its numbers by the space instead"
             raise BadValue(told, self.spec.agents[n].name, "action_mask")
+        return bool(self._of_mask(n, read_mask, mask, rows_HK))
+
+    def _of_mask(self, n: int, read: Callable[..., Any], mask: Any, *more: Any) -> Any:
+        """What `read` makes of agent n's action mask; whom and what it refuses is named."""
+        agent = self.spec.agents[n]
         try:
-            return read_mask(mask, self.sizes[n], self.spec.agents[n].multi_discrete, rows_HK)
+            return read(mask, self.sizes[n], agent.multi_discrete, *more)
         except BadValue as fault:
-            raise BadValue(fault.text, self.spec.agents[n].name, "action_mask") from None
+            raise BadValue(fault.text, agent.name, "action_mask") from None
 
     def may_wait(self, n: int, infos: Any, others_choose: bool) -> bool:
         """Whether agent n may have nothing to choose from now: it is not its turn.

@@ -135,11 +135,18 @@ def test_a_product_mask_is_split_into_its_heads(data, sizes):
         ([1.0, 0.0], (2,), False, "zeros and ones"),
         ([1, 0, 0, 0], (2, 2), True, "no choice of head 1"),
         ([1, 1], (2, 2), True, r"shape \(4,\), got shape \(2,\)"),
+        (([1, 1], [1, 1, 1]), (3, 2), True, r"heads of sizes \[3, 2\], got the shapes \[\(2,\), \(3,\)\]"),
+        (([1, 1], 1), (2, 1), True, r"heads of sizes \[2, 1\], got the shapes \[\(2,\), \(\)\]"),
+        (([1, 1], [0, 0]), (2, 2), True, "no choice of head 1"),
+        (([1, 1], [1.0, 1.0]), (2, 2), True, "zeros and ones"),
+        (([1, 1], [1, 1]), (2, 2), False, r"shape \(4,\), got shape \(2, 2\)"),  # over joint choices it says nothing
+        (([1, 1], [1]), (2,), False, "zeros and ones .*, got tuple"),
+        (([[1], [1, 1]], [1]), (2, 1), True, "zeros and ones .*, got tuple"),
     ],
 )
 def test_bad_masks(mask, sizes, multi, words):
     with pytest.raises(BadValue, match=words):
-        read_mask(np.array(mask), sizes, multi, np.zeros((2, 2), bool))
+        read_mask(mask if isinstance(mask, tuple) else np.array(mask), sizes, multi, np.zeros((2, 2), bool))
 
 
 def test_nothing_allowed_means_choice_0():
