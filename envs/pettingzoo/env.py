@@ -13,7 +13,7 @@ from pettingzoo import ParallelEnv
 from torch import Tensor
 
 from envs.batched import BatchedEnv, Step
-from envs.continuous import check_rows, row_shape
+from envs.continuous import check_rows, choices_of, row_shape
 from envs.errors import UserError
 from envs.pettingzoo.arrays import Arrays
 from envs.pettingzoo.construct import is_converted
@@ -139,7 +139,7 @@ class PettingZooEnv(BatchedEnv):
         for n, agent in enumerate(self.spec.agents):
             sizes[n, : len(agent.heads)] = [head.size for head in agent.heads]
         self._sizes = sizes[:, None, :]
-        self._has_head = (sizes < np.iinfo(np.int64).max)[:, None, :]
+        self._has_choice = self.spec.head_mask.any(-1).numpy()[:, None, :]
         self._small = np.dtype(np.float64) if self.spec.continuous else np.min_scalar_type(self.spec.head_size)
         self._history: deque[np.ndarray] = deque()  # joint actions [N, E, ...] since the oldest running episode began
 
@@ -219,13 +219,15 @@ class PettingZooEnv(BatchedEnv):
         if self.spec.continuous:
             rows = actions.detach().cpu() if isinstance(actions, Tensor) else actions
             check_rows(self.spec, self.num_envs, rows, torch.from_numpy(self._arrays.alive))
+            if self.spec.has_masks:
+                self._check_allowed(choices_of(self.spec, rows).numpy() * self._choosing())
             return np.asarray(rows.numpy() * self._arrays.alive[:, :, None], np.float64)
         expected = (self.spec.num_agents, self.num_envs, self.spec.num_heads)
         usable = isinstance(actions, Tensor) and not actions.is_floating_point() and actions.dtype != torch.bool
         if not usable or tuple(actions.shape) != expected:
             self.check_actions(actions)  # raises
         choices: np.ndarray = actions.detach().cpu().numpy().astype(np.int64)
-        choices = choices * (self._has_head & self._arrays.alive[:, :, None])
+        choices = choices * self._choosing()
         wrong = (choices < 0) | (choices >= self._sizes)
         if wrong.any():
             n, e, h = np.argwhere(wrong)[0]
@@ -235,16 +237,25 @@ class PettingZooEnv(BatchedEnv):
                 f"[0, {head.size - 1}], got {choices[n, e, h]} in copy {self.rows[e]}."
             )
         if self.spec.has_masks:
-            allowed = np.take_along_axis(self._arrays.mask, choices[..., None], -1)[..., 0] | ~self._has_head
-            if not allowed.all():
-                n, e, h = np.argwhere(~allowed)[0]
-                head = self.spec.agents[n].heads[h]
-                raise UserError(
-                    f"action {choices[n, e, h]} of agent {self.spec.agent_names[n]!r}, head {head.name!r}, in copy "
-                    f"{self.rows[e]} is forbidden by its action mask; expected one of "
-                    f"{np.flatnonzero(self._arrays.mask[n, e, h]).tolist()}."
-                )
+            self._check_allowed(choices)
         return choices
+
+    def _choosing(self) -> np.ndarray:
+        """Bool [N, E, H]: agents that are there, and their heads that are choices."""
+        choosing: np.ndarray = self._has_choice & self._arrays.alive[:, :, None]
+        return choosing
+
+    def _check_allowed(self, choices: np.ndarray) -> None:
+        """`UserError` where a mask forbids one of the choices [N, E, H], zeros for absent heads and agents."""
+        allowed = np.take_along_axis(self._arrays.mask, choices[..., None], -1)[..., 0] | ~self._has_choice
+        if not allowed.all():
+            n, e, h = np.argwhere(~allowed)[0]
+            head = self.spec.agents[n].heads[h]
+            raise UserError(
+                f"action {choices[n, e, h]} of agent {self.spec.agent_names[n]!r}, head {head.name!r}, in copy "
+                f"{self.rows[e]} is forbidden by its action mask; expected one of "
+                f"{np.flatnonzero(self._arrays.mask[n, e, h]).tolist()}."
+            )
 
     # -------------------------------------------------------------- checkpoints
     def state_dict(self) -> dict[str, Any]:

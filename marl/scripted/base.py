@@ -97,15 +97,9 @@ class NoOp(Script):
     message 0."""
 
     def act(self, observations: Observations, masks: Masks | None = None) -> Actions:
-        actions = {}
-        if any(agent.box for agent in self.spec.agents):
-            nothing = torch.zeros(self.spec.num_agents, len(next(iter(observations.values()))), self.spec.num_heads)
-            return {name: x.numpy() for name, x in decode_actions(self.spec, nothing.long()).items()}
-        for agent in self.spec.agents:
-            count = len(observations[agent.name])
-            shape = (count, len(agent.heads)) if agent.multi_discrete else (count,)
-            actions[agent.name] = np.full(shape, agent.start, dtype=np.int64)
         if masks is None:
-            return actions
-        first = np.stack([masks[name].argmax(-1) for name in self.spec.agent_names])
-        return {name: ids.numpy() for name, ids in decode_actions(self.spec, torch.from_numpy(first)).items()}
+            count = len(next(iter(observations.values())))
+            first_NEH = torch.zeros(self.spec.num_agents, count, self.spec.num_heads, dtype=torch.int64)
+        else:
+            first_NEH = torch.from_numpy(np.stack([masks[name].argmax(-1) for name in self.spec.agent_names]))
+        return {name: ids.numpy() for name, ids in decode_actions(self.spec, first_NEH).items()}

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import strange_envs
 import torch
 from gymnasium import spaces
 from toy_envs import Masked, MaskedInfo, Toy, Vectors
@@ -40,6 +41,20 @@ def test_a_forbidden_action_is_refused():
     env.reset(0)
     with pytest.raises(UserError, match=r"action 2 of agent 'a_1', head 'move', in copy 0.*expected one of \[0\]"):
         env.step(torch.tensor([[[0]], [[2]]]))
+
+
+def test_a_forbidden_action_is_refused_beside_continuous_ones():
+    """Guard: seen failing where rows of one-hots and numbers were played without a look at the masks."""
+    env = PettingZooEnv(make=strange_envs.MaskBesideBox)
+    rows = torch.zeros(2, 1, 3, dtype=torch.float64)
+    for choice in range(3):
+        rows[0, 0] = torch.eye(3)[choice]
+        env.reset(0)
+        if env.mask[0, 0, 0, choice]:
+            env.step(rows)
+            continue
+        with pytest.raises(UserError, match=rf"action {choice} of agent 'left', head 'move', in copy 0 is forbidden"):
+            env.step(rows)
 
 
 def test_masks_of_absent_agents_allow_choice_0():

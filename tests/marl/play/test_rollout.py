@@ -241,6 +241,16 @@ def test_masks_beside_continuous_actions():
     np.testing.assert_allclose(played.rewards[:, :, 1], numbers.sum(-1), atol=1e-6)
 
 
+def test_a_noop_obeys_masks_beside_continuous_actions():
+    """Guard: seen failing where one continuous head made it choose 0 whatever is forbidden."""
+    make = strange_envs.MaskBesideBox
+    spec = PettingZooEnv(make=make).spec
+    one, two = (play("beside", NoOp(spec), 3, 0, make=make, batch=batch, record=True) for batch in (1, 2))
+    np.testing.assert_array_equal(one.actions, two.actions)
+    assert set(np.unique(one.actions[:, :, 0])) == {0, 1}, "the first that is allowed"
+    assert not one.rewards[:, :, 1].any(), "the middle of both numbers"
+
+
 def test_what_is_played_after_an_episodes_end_does_not_count():
     played = play(
         "leavers", Greatest(), 5, 0, make=Leavers, env_args={"length": 2, "ragged": True}, batch=3, record=True
