@@ -99,8 +99,9 @@ class Contract:
             return make() if self.spec is not None and self.spec.rebuild and make is not None else env
 
         played = [self.play(used(), seed + k) for k in range(episodes)]
-        if make is not None:
-            self.compare(played[0], self.play(make(), seed), seed, "in another new environment")
+        other = None if make is None else make()
+        if other is not None:
+            self.compare(played[0], self.play(other, seed), seed, "in another new environment")
         self.play(used(), seed, abandon=3)  # a reset must work in the middle of an episode too
         new = not self.breaches
         for k in (0, *range(episodes - 1, 0, -1)):  # behind others than before
@@ -115,6 +116,18 @@ class Contract:
             check_routes(self.spec, env)
         except UserError as error:
             self.say("routes", str(error))
+        if other is not None:  # one that is the user's own stays open
+            self._close(other)
+
+    def _close(self, env: ParallelEnv) -> None:
+        try:
+            env.close()
+        except Exception as error:
+            self.say(
+                "close",
+                f"{raised('close', error)}, expected it to work after any step: a run closes every environment that "
+                "it is done with, goes on with a warning, and what the environment holds stays open.",
+            )
 
     def _try_starts(self, used: Callable[[], ParallelEnv], first: int) -> None:
         """Starts of many episodes, then the same in another order: what is carried over may show in a few only."""

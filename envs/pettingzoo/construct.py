@@ -7,6 +7,7 @@ import os
 import pkgutil
 import re
 import sys
+import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,17 @@ from pettingzoo.utils.conversions import aec_to_parallel
 from envs.errors import UserError, did_you_mean
 from envs.ids import names_function, unfindable
 from envs.pettingzoo.named import named
+from envs.pettingzoo.values import raised
 
 _OURS = ("envs", "marl", "configs")
+
+
+def close_env(env: ParallelEnv, env_id: str) -> None:
+    """Close an environment that is done with; warn where it raises, for nothing is lost by that."""
+    try:
+        env.close()
+    except Exception as error:
+        warnings.warn(f"environment {env_id!r}: {raised('close', error)}.", RuntimeWarning, stacklevel=2)
 
 
 def parallel_env(env_id: str, /, **env_args: Any) -> ParallelEnv:

@@ -11,6 +11,7 @@ from pettingzoo import ParallelEnv
 
 from envs.errors import EnvFailure
 from envs.pettingzoo.arrays import Arrays
+from envs.pettingzoo.construct import close_env
 from envs.pettingzoo.reader import Reader, nothing_allowed
 from envs.pettingzoo.trials.seeded import differing
 from envs.pettingzoo.values import (
@@ -129,10 +130,10 @@ class Copies:
         return differing(one, self.spec) if tried else ""
 
     def close(self) -> None:
-        """Close the environments."""
+        """Close the environments, all of them also where some raise."""
         if self._close_envs:
             for env in self._envs:
-                env.close()
+                close_env(env, self.spec.id)
         self._close_envs = False
 
     # ------------------------------------------------------------ one copy
@@ -142,7 +143,7 @@ class Copies:
         arrays.episode[0, e], arrays.seed[0, e], arrays.steps[0, e], arrays.busy[0, e] = episode, seed, 0, 1
         if self._rebuild:
             if self._close_envs:
-                self._envs[e].close()
+                close_env(self._envs[e], self.spec.id)
             self._envs[e] = self._make()
         env = self._envs[e]
         try:

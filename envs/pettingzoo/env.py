@@ -16,7 +16,7 @@ from envs.batched import BatchedEnv, Step
 from envs.continuous import check_rows, choices_of, row_shape
 from envs.errors import UserError
 from envs.pettingzoo.arrays import Arrays
-from envs.pettingzoo.construct import is_converted
+from envs.pettingzoo.construct import close_env, is_converted
 from envs.pettingzoo.copies import Copies
 from envs.pettingzoo.describe import Heads
 from envs.pettingzoo.reader import Reader
@@ -126,7 +126,7 @@ class PettingZooEnv(BatchedEnv):
         self._reader = Reader.of(self.spec, template, turns)
         if workers:
             if not recipe.is_mpe:
-                template.close()
+                close_env(template, recipe.env_id)
             self._copies: Copies | Workers = Workers(recipe, self.spec, self.rows, np_dtype, workers, worker_timeout)
         else:
             arrays = Arrays.allocate(self.spec, num_envs, np_dtype)

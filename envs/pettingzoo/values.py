@@ -65,7 +65,7 @@ def step_result(result: Any) -> tuple[Any, Any, Any, Any, Any]:
 
 
 def raised(method: str, error: BaseException) -> BadValue:
-    """What to say where the environment's `method` ("reset" or "step") has raised."""
+    """What to say where the environment's `method` ("reset", "step" or "close") has raised."""
     return BadValue(f"{method} raised {type(error).__name__}: {str(error).strip().rstrip('.') or 'no message'}")
 
 

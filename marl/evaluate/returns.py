@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from envs.mpe.catalogue import canonical_id
-from envs.pettingzoo.construct import from_callable, parallel_env
+from envs.pettingzoo.construct import close_env, from_callable, parallel_env
 from envs.pettingzoo.describe import describe_known
 from envs.pictures import Small
 from envs.spec import EnvSpec
@@ -154,7 +154,7 @@ def _spec_of(
     env = parallel_env(env_id, **env_args) if make is None else from_callable(make, **env_args)
     spec = describe_known(env_id, env, pictures)
     if canonical_id(env_id) is None:  # closing one mpe2 environment ends rendering in all others
-        env.close()
+        close_env(env, env_id)
     return spec
 
 

@@ -157,6 +157,13 @@ class Exploding(Toy):
         return super().step(actions)
 
 
+class Unclosable(Toy):
+    """Cannot be closed."""
+
+    def close(self) -> None:
+        raise RuntimeError("no window")
+
+
 class Dying(Toy):
     """Its process dies in the third step of the copies whose seed is odd, as by a crash in native code."""
 

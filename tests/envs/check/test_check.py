@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 from gymnasium import spaces
-from toy_envs import Masked, MaskedInfo, Talkers, Toy, Vectors
+from toy_envs import Masked, MaskedInfo, Talkers, Toy, Unclosable, Vectors
 
 import envs
 from envs import UserError
@@ -289,6 +289,7 @@ BROKEN = {
     SparseObservations: r"at step 6: observation of agent 'a_0': is missing.*in the step in which it ends too",
     OldApi: r"step must return \(observations.*got 4 values",
     BadInfos: r"at the reset: info of agent 'a_0': expected a dict.*got a str",
+    Unclosable: r"close raised RuntimeError: no window, expected it to work after any step",
     Raising: r"at step 5: step raised IndexError: list index out of range, after the actions \{'a_0'",
 }
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_envs import Masked, MaskedInfo, Talkers, Toy, Unseeded, Vectors, actions_of, same_step
+from toy_envs import Masked, MaskedInfo, Talkers, Toy, Unclosable, Unseeded, Vectors, actions_of, same_step
 
 from envs import EnvSpec, UserError
 from envs.mpe import catalogue
@@ -321,6 +321,18 @@ def test_a_closed_environment_says_so():
     for call in (env.reset, lambda: env.step(torch.zeros(2, 1, 1, dtype=torch.int64))):
         with pytest.raises(UserError, match="closed"):
             call()
+
+
+@pytest.mark.parametrize("rebuild", [False, True])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_environment_that_cannot_be_closed_costs_a_warning(rebuild, workers):
+    """Guard: seen failing where a finished run ended in the environment's own error, before its last evaluation."""
+    zeros = torch.zeros(2, 2, 1, dtype=torch.int64)
+    with pytest.warns(RuntimeWarning, match=r"'toy_envs:Unclosable': close raised RuntimeError: no window\."):
+        env = PettingZooEnv(make=Unclosable, num_envs=2, workers=workers, rebuild=rebuild, length=1)
+        env.reset(0)
+        assert env.step(zeros).done.all() and env.step(zeros).done.all()
+        env.close()
 
 
 def test_closing_mpe_leaves_the_renderer_of_others_alone():
