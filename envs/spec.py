@@ -209,11 +209,15 @@ class EnvSpec:
 
     @cached_property
     def kinds(self) -> tuple[int, ...]:
-        """For every agent the index of its kind: interchangeable agents (same team, sizes and heads) share one."""
+        """For every agent the index of its kind: interchangeable agents share one.
+
+        Those are agents of the same team, sizes and heads whose names are the same up to the last "_" ("walker_0",
+        "walker_1") or, where they hold none, without the digits at their end ("walker0", "walker1"; "0", "1").
+        """
         team_of = {agent: t for t, team in enumerate(self.teams) for agent in team}
         keys: list[tuple[Any, ...]] = []
         for n, agent in enumerate(self.agents):
-            prefix = agent.name.rsplit("_", 1)[0]
+            prefix = agent.name.rsplit("_", 1)[0] if "_" in agent.name else agent.name.rstrip("0123456789")
             keys.append((prefix, team_of.get(n), agent.obs_size, agent.heads))
         order = list(dict.fromkeys(keys))
         return tuple(order.index(key) for key in keys)

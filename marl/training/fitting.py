@@ -33,7 +33,7 @@ def refuse_estimator(spec: EnvSpec, config: Config) -> None:
 
 
 def idle_settings(config: Config, spec: EnvSpec) -> list[str]:
-    """Warnings of settings for continuous heads or for messages where there are none."""
+    """Warnings of settings for continuous heads, for messages or for agents that share where there are none."""
     now, default = config.maddpg, MADDPGConfig()
 
     def changed(*names: str) -> str:
@@ -46,4 +46,9 @@ def idle_settings(config: Config, spec: EnvSpec) -> list[str]:
         warned.append(f"warning: {numbers} has no effect: no action of {spec.id} is continuous.")
     if messages and not spec.routes:
         warned.append(f"warning: {messages} teaches nobody to speak: no agent of {spec.id} hears another.")
+    if now.share_actors and len(set(spec.kinds)) == spec.num_agents > 1:
+        agents = ", ".join(map(repr, spec.agent_names))
+        warned.append(
+            f"warning: maddpg.share_actors has no effect: no two of {agents} have the same team, sizes and name prefix."
+        )
     return warned

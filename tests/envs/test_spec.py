@@ -74,6 +74,21 @@ def test_kinds_split_by_team_and_sizes():
     assert EnvSpec("x", two, teams=((0,), (1,))).kinds == (0, 1)
 
 
+@pytest.mark.parametrize(
+    ("names", "kinds"),
+    [
+        (("agent_0", "agent_1", "adversary_0"), (0, 0, 1)),
+        (("agent0", "agent1", "agent10", "wolf0"), (0, 0, 0, 1)),
+        (("0", "1"), (0, 0)),
+        (("red_agent0", "red_agent1"), (0, 0)),
+        (("left", "right"), (0, 1)),
+    ],
+)
+def test_kinds_split_by_name(names, kinds):
+    """Guard: seen failing for names that end in a number without "_", which shared no actor."""
+    assert EnvSpec("x", tuple(AgentSpec(name, 3, (Head("move", 5),)) for name in names)).kinds == kinds
+
+
 @given(spec=specs() | st.just(REFERENCE))
 def test_plain_data_and_back(spec):
     assert EnvSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec

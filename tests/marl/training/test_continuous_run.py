@@ -99,9 +99,10 @@ def test_messages_are_analysed_without_listening(run: Path) -> None:
 
 
 def test_settings_without_effect_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    begun(tmp_path / "run", {"maddpg.smoothing": 0.2, "maddpg.exploration": 0.5}, rounds=2)
+    begun(tmp_path / "run", {"maddpg.smoothing": 0.2, "maddpg.exploration": 0.5, "maddpg.share_actors": True}, rounds=2)
     told = "".join(capsys.readouterr())
     assert "maddpg.exploration, maddpg.smoothing has no effect: no action of simple_speaker_listener_v4" in told
+    assert "maddpg.share_actors has no effect: no two of 'speaker_0', 'listener_0' have the same team" in told
 
 
 def test_a_film_is_made(run: Path) -> None:
