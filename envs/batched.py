@@ -159,6 +159,9 @@ def encode_actions(spec: EnvSpec, actions: dict[str, Any], device: torch.device 
     """PettingZoo actions {agent: ids [E], of a Box an array [E, own width]} to what `BatchedEnv.step` takes.
 
     The first head runs fastest: id = h0 + n0 * h1. Rows are float64.
+
+    Raises:
+        UserError: an agent is missing, its actions have another shape or type, or are outside of its range.
     """
     missing = [name for name in spec.agent_names if name not in actions]
     if missing:
@@ -175,6 +178,10 @@ def encode_actions(spec: EnvSpec, actions: dict[str, Any], device: torch.device 
             continue
         choices_EH = _choices(spec, agent, given)
         columns.append(rows_of(spec, n, choices_EH) if spec.continuous else choices_EH)
+    counts = [len(column) for column in columns]
+    if len(set(counts)) > 1:
+        given_of = dict(zip(spec.agent_names, counts, strict=True))
+        raise UserError(f"expected actions of every agent in the same number of environments, got {given_of}.")
     return torch.stack(columns)
 
 
@@ -182,6 +189,10 @@ def _choices(spec: EnvSpec, agent: AgentSpec, ids: Tensor) -> Tensor:
     """Integers [E, H] of an agent's ids [E] (MultiDiscrete: [E, heads])."""
     if ids.is_floating_point() or ids.dtype == torch.bool:
         raise UserError(f"actions of agent {agent.name!r} must be integers, got {ids.dtype}.")
+    own = [len(agent.heads)] if agent.multi_discrete else []
+    if not ids.ndim or list(ids.shape[1:]) != own:
+        expected = ", ".join(map(str, ["environments", *own]))
+        raise UserError(f"actions of agent {agent.name!r} must have shape [{expected}], got {list(ids.shape)}.")
     ids = ids.to(torch.int64)
     heads = ids.new_zeros(len(ids), spec.num_heads)
     if agent.multi_discrete:

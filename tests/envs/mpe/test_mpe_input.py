@@ -9,7 +9,8 @@ import torch
 from mpe_cases import VARIATIONS, label
 
 import envs
-from envs import UserError
+from envs import AgentSpec, EnvSpec, Head, UserError
+from envs.batched import encode_actions
 from envs.mpe import MPE, MPE_IDS, VARIANT_IDS, make
 from envs.mpe.game import side_by_side
 
@@ -138,6 +139,34 @@ def test_pettingzoo_ids_that_are_no_integers(ids: list[Any]) -> None:
     env = make("simple_speaker_listener", 2)
     with pytest.raises(UserError, match=r"actions of agent 'speaker_0' must be integers, got torch.(float64|bool)"):
         env.encode_actions({"speaker_0": ids, "listener_0": [0, 1]})
+
+
+SHAPED = EnvSpec(
+    "shaped",
+    (
+        AgentSpec("one", 1, (Head("move", 5),)),
+        AgentSpec("two", 1, (Head("choice_0", 3), Head("choice_1", 2)), multi_discrete=True),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"one": 3}, r"agent 'one' must have shape \[environments\], got \[\]"),
+        ({"one": [[0], [1]]}, r"agent 'one' must have shape \[environments\], got \[2, 1\]"),
+        ({"two": [0, 1]}, r"agent 'two' must have shape \[environments, 2\], got \[2\]"),
+        ({"two": [[0], [1]]}, r"agent 'two' must have shape \[environments, 2\], got \[2, 1\]"),
+        ({"two": 1}, r"agent 'two' must have shape \[environments, 2\], got \[\]"),
+        ({"one": [0, 1, 2]}, r"the same number of environments, got \{'one': 3, 'two': 2\}"),
+    ],
+)
+def test_pettingzoo_ids_of_another_shape(changed: dict[str, Any], words: str) -> None:
+    """Guard: seen failing where one choice of a MultiDiscrete was played by all of its heads, or torch refused."""
+    good: dict[str, Any] = {"one": [4, 0], "two": [[2, 1], [0, 1]]}
+    assert encode_actions(SHAPED, good).tolist() == [[[4, 0], [0, 0]], [[2, 1], [0, 1]]]
+    with pytest.raises(UserError, match=words):
+        encode_actions(SHAPED, good | changed)
 
 
 # ------------------------------------------------------------------ states
