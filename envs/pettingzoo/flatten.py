@@ -233,12 +233,16 @@ def _number_writer(space: spaces.Box | spaces.MultiBinary) -> Writer:
 
 
 def _picture_writer(space: spaces.Box, picture: Shape, lenient: bool) -> Writer:
-    flat, whole = math.prod(space.shape), np.empty(space.shape, np.uint8)
+    numbers, whole = np.empty(math.prod(space.shape)), np.empty(space.shape, np.uint8)
     read = (_number_writer if lenient else _array_writer)(space)
 
     def write(value: Any, row: np.ndarray) -> None:
         if type(value) is not np.ndarray or value.dtype != np.uint8 or value.shape != space.shape:
-            read(value, whole.reshape(flat))  # refuses what is none of the space's; a view
+            read(value, numbers)  # refuses what is none of the space's
+            wrong = ~((numbers >= 0) & (numbers <= 255) & (numbers == np.floor(numbers)))
+            if wrong.any():
+                raise BadValue(f"expected bytes, whole numbers from 0 to 255, got {numbers[wrong][0]:g}")
+            whole[:] = numbers.reshape(space.shape)
             value = whole
         row[:] = shrunk(value, picture).reshape(-1)
 

@@ -68,6 +68,19 @@ def test_a_reader_takes_lists_and_refuses_other_shapes() -> None:
         reader.rows({"left": picture[1:]})
 
 
+@pytest.mark.parametrize("value", [0.9, 300, -1, float("nan")])
+def test_a_reader_refuses_numbers_that_are_no_bytes(value: float) -> None:
+    """Guard: seen failing where a picture in [0, 1] was cast to black, and 300 to 44."""
+    env = PettingZooEnv(make=Thirds, pictures=SMALL)
+    reader = Reader.from_dict(env.spec, env.reader.to_dict())
+    picture = np.full(Thirds.shape, 255.0)
+    bytes_NO, _, _ = reader.rows({"left": picture, "right": picture.astype(np.int64)})
+    assert (bytes_NO == 255).all(), "whole numbers of any type are bytes"
+    picture[3, 4, 1] = value
+    with pytest.raises(UserError, match=f"observation of agent 'left': expected bytes.*from 0 to 255, got {value:g}"):
+        reader.rows({"left": picture})
+
+
 def test_others_are_rows_of_numbers_as_before() -> None:
     """All agents must see pictures; without `pictures` nobody does."""
 
