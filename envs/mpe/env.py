@@ -83,9 +83,12 @@ class MPE(BatchedEnv):
         draws, episodes = self._draws, self._episodes
         draws.restart(draws.seed if seed is None else int(seed), draws.rows)
         episodes.number_E.zero_()
-        episodes.set_ages(draws.rows % self.scenario.horizon if self._stagger else np.zeros_like(draws.rows))
+        ages = draws.rows % self.scenario.horizon if self._stagger else np.zeros_like(draws.rows)
+        episodes.set_ages(ages)
         self._check_next = True
         self._game.start(self.world, draws.episode(episodes.number_E, self.scenario.reset_draws))
+        if self._stagger:
+            self.scenario.set_ages(self.world, torch.as_tensor(ages, device=self.device))
         return self.observe()
 
     def observe(self) -> Tensor:

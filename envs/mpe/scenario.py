@@ -55,6 +55,9 @@ class Scenario(ABC):
         """Start every episode in `world` from `u`, uniform in (0, 1), [reset_draws, e]. Velocities and messages are
         zero already."""
 
+    def set_ages(self, world: World, ages: Tensor) -> None:  # noqa: B027 - most scenarios do not count steps
+        """Let episodes that have just begun be `ages` steps old, int64 [e]: they end so much sooner."""
+
     def speak(self, world: World, symbols: Tensor) -> None:
         """Put the messages `symbols` [speakers, length, e] on the channel; on a CPU, `IndexError` for one out of
         range."""

@@ -49,6 +49,10 @@ class ReferentialGame(SpeakerListenerVariant):
         world.facts["pick"].zero_()
         world.facts["played"].zero_()
 
+    def set_ages(self, world: World, ages: Tensor) -> None:
+        """The last step pays, whenever it comes."""
+        world.facts["played"].copy_(ages)
+
     def speak(self, world: World, symbols: Tensor) -> None:
         """The speaker's message, and the listener's pick, which is its first head."""
         pick = symbols[1, 0]

@@ -169,6 +169,20 @@ def test_continues_bit_for_bit(env_id: str, kwargs: dict[str, Any]) -> None:
         assert bool(torch.isfinite(one.obs).all())
 
 
+def test_the_last_step_of_a_staggered_episode_pays() -> None:
+    """The right pick is paid 1 in whatever step an episode ends. Guard: seen failing where shortened first episodes
+    paid nothing."""
+    env = make(GAME, 4, stagger=True)
+    env.reset(0)
+    assert env.spec.horizon == 2
+    actions = torch.zeros(2, 4, env.spec.num_heads, dtype=torch.int64)
+    for t in range(4):
+        actions[1, :, 0] = env.world.facts["goal"][0]
+        step = env.step(actions)
+        assert step.done.tolist() == [t % 2 == 1, t % 2 == 0] * 2
+        assert torch.equal(step.reward, step.done.to(step.reward.dtype).expand(2, -1))
+
+
 @each_variant
 def test_step_never_asks_the_device_and_is_one_graph(env_id: str, kwargs: dict[str, Any]) -> None:
     short = {**kwargs, "max_cycles": 5} if env_id == ID else kwargs
