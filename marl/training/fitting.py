@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from envs.ids import names_function
 from envs.spec import EnvSpec
 from marl.config.schema import Config, MADDPGConfig
 from marl.errors import UserError
@@ -33,7 +34,8 @@ def refuse_estimator(spec: EnvSpec, config: Config) -> None:
 
 
 def idle_settings(config: Config, spec: EnvSpec) -> list[str]:
-    """Warnings of settings for continuous heads, for messages or for agents that share where there are none."""
+    """Warnings of settings for continuous heads, for messages or for agents that share where there are none, and of a
+    curriculum that stays where it begins."""
     now, default = config.maddpg, MADDPGConfig()
 
     def changed(*names: str) -> str:
@@ -46,6 +48,8 @@ def idle_settings(config: Config, spec: EnvSpec) -> list[str]:
         warned.append(f"warning: {numbers} has no effect: no action of {spec.id} is continuous.")
     if messages and not spec.routes:
         warned.append(f"warning: {messages} teaches nobody to speak: no agent of {spec.id} hears another.")
+    if config.env_args.get("curriculum") and not names_function(config.env):
+        warned.append(f"warning: curriculum of {spec.id} stays at its first stage: no training raises it.")
     if now.share_actors and len(set(spec.kinds)) == spec.num_agents > 1:
         agents = ", ".join(map(repr, spec.agent_names))
         warned.append(

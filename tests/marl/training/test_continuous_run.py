@@ -105,6 +105,11 @@ def test_settings_without_effect_are_named(tmp_path: Path, capsys: pytest.Captur
     assert "maddpg.share_actors has no effect: no two of 'speaker_0', 'listener_0' have the same team" in told
 
 
+def test_a_curriculum_that_nobody_raises_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begun(tmp_path / "run", {"env": "simple_spread", "env_args": {"curriculum": True}}, rounds=2)
+    assert "curriculum of simple_spread_v3 stays at its first stage" in "".join(capsys.readouterr())
+
+
 def test_a_film_is_made(run: Path) -> None:
     policy = Policy.load(run)
     assert len(film(policy, policy.env_id, episodes=1, seed=0, env_args=policy.env_args, size=120)) > 25
