@@ -25,6 +25,12 @@ _LEARNED = ("rial", "dial", "intent")  # channels that are ways to learn message
 _NOT_THROUGH = ("exact", "reinforce", "rao_blackwell")  # estimators that no gradient passes through to what was before
 
 
+def _replaced(config: Config) -> dict[str, str]:
+    """Settings of estimators that the loss through a world model cannot use."""
+    named = {f"maddpg.{name}": getattr(config.maddpg, name) for name in ("estimator", "message_estimator")}
+    return {name: value for name, value in named.items() if value in _NOT_THROUGH}
+
+
 def _alone(config: Config) -> str | None:
     """What cannot be learned among partners of other replicas."""
     if config.maddpg.other_actions == "current":
@@ -310,11 +316,12 @@ WARNINGS: tuple[Rule, ...] = (
         ),
     ),
     Rule(
-        ("maddpg.estimator", "wm.through_horizon"),
-        lambda c: c.world_model and c.wm.size("through_horizon") > 0 and c.maddpg.estimator in _NOT_THROUGH,
+        ("maddpg.estimator", "maddpg.message_estimator", "wm.through_horizon"),
+        lambda c: c.world_model and c.wm.size("through_horizon") > 0 and bool(_replaced(c)),
         lambda c: (
-            f"the loss through the world model uses the straight_through estimator, since {c.maddpg.estimator} is no "
-            f"function of one sample: set maddpg.estimator to another, or wm.through_horizon to 0"
+            f"the loss through the world model uses the straight_through estimator in place of "
+            f"{' and '.join(f'{name} {value}' for name, value in _replaced(c).items())}, which no gradient passes to "
+            f"what was before: set another one, or wm.through_horizon to 0"
         ),
     ),
 )

@@ -27,6 +27,7 @@ from marl.world_model.layout import Layout
 from marl.world_model.protocol import WorldModel
 
 _STREAMS = ("model", "training", "imagination")
+_THROUGH = set(PATHWISE) - {"rao_blackwell"}  # the others are no functions of one sample, or need noise of their own
 
 
 def imagining(replay: Replay, learner: MADDPG, config: Config, model: WorldModel | None = None) -> ImaginationSource:
@@ -58,7 +59,7 @@ def imagining(replay: Replay, learner: MADDPG, config: Config, model: WorldModel
     streams = {name: Stream(config.seed, f"world_model/{name}", learner.replicas, learner.device) for name in _STREAMS}
     source = ImaginationSource.of(replay, learner.actor, learner.spec, wm, config.num_envs, streams, model, recall)
     if wm.size("through_horizon"):
-        spec, estimator = learner.spec, config.maddpg.estimator
+        spec = learner.spec
         alone = tuple((n,) for n in range(spec.num_agents))
         through = ThroughModel(
             source.rollouts,
@@ -66,8 +67,7 @@ def imagining(replay: Replay, learner: MADDPG, config: Config, model: WorldModel
             learner.actor,
             critic_tail(learner.critic) if recall is None else learner.critic,
             spec.teams if config.maddpg.team_reward else alone,
-            # the others are no functions of one sample, or need noise of their own
-            estimator if estimator in PATHWISE and estimator != "rao_blackwell" else "straight_through",
+            [name if name in _THROUGH else "straight_through" for name in learner.estimator_H],
         )
         learner.add_actor_loss(through)
     return source

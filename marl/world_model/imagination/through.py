@@ -20,7 +20,7 @@ Source: gradients through a learned model of discrete latents and actions: Hafne
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +46,8 @@ class ThroughModel:
         tail: the critics' value at the end of a rollout; it may pass gradients to observations and actions. Of
             recurrent actors their recurrent critics, and rollouts start with a memory (`Start.memory`).
         groups: agents with a common objective, the mean of their rewards; every agent in exactly one.
-        estimator: relaxation of the actors' choices, one of `PATHWISE` (marl/learner/relaxation.py) without noise
-            of its own.
+        estimator_H: relaxation of the actors' choices at each head position, one of `PATHWISE`
+            (marl/learner/relaxation.py) without noise of its own.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class ThroughModel:
         actor: Actor,
         tail: Tail | RecurrentCritic,
         groups: tuple[tuple[int, ...], ...],
-        estimator: str,
+        estimator_H: Sequence[str],
     ) -> None:
         self._rollouts, self._gate, self._actor = rollouts, gate, actor
-        self._tail, self._estimator = tail, estimator
+        self._tail, self._estimator_H = tail, tuple(estimator_H)
         device = gate.length_S.device
         agents = torch.arange(rollouts.layout.spec.num_agents)
         member_PN = torch.stack([torch.isin(agents, torch.tensor(group)) for group in groups]).to(device)
@@ -114,7 +114,7 @@ class ThroughModel:
             group's rows the parameters of all other agents are constants."""
             logits = actor(obs_SNXO)
             there, allowed = rollouts.masks(flags_SXV)
-            action = relaxation.relax(self._estimator, logits, gumbel[step], temperature, allowed).flatten(-2)
+            action = self._relaxed(logits, gumbel[step], temperature, allowed).flatten(-2)
             return action if there is None else action * there[..., None]
 
         total, weight = torch.zeros_like(obs_SNXO[..., 0]), torch.ones_like(obs_SNXO[..., 0])
@@ -137,6 +137,18 @@ class ThroughModel:
                     total = total + weight * leaving * tail(obs_SNXO, act(obs_SNXO, k + 1, None))
                 weight, obs_SNXO = weight * after, obs_SNXO * after[..., None]
         return total + weight * tail(obs_SNXO, act(obs_SNXO, horizon, flags_SXV))
+
+    def _relaxed(
+        self, logits_SNXHK: Tensor, gumbel_SNXHK: Tensor, temperature: float | Tensor, allowed: Tensor
+    ) -> Tensor:
+        """A draw of every head, [S, N, X, H, K], by its own estimator; the same one everywhere costs one call."""
+        results = {
+            name: relaxation.relax(name, logits_SNXHK, gumbel_SNXHK, temperature, allowed)
+            for name in dict.fromkeys(self._estimator_H)
+        }
+        if len(results) == 1:
+            return results[self._estimator_H[0]]
+        return torch.stack([results[name][..., h, :] for h, name in enumerate(self._estimator_H)], dim=-2)
 
     def _players(self, memory_SGXW: Tensor | None) -> tuple[Callable[[Tensor], Tensor], Tail]:
         """The actors from the first step on, one call a step, and the value at the end."""

@@ -246,6 +246,15 @@ def test_warnings() -> None:
     assert any("wm.kind has no effect without --world-model" in warning for warning in launch.warnings)
 
 
+@pytest.mark.parametrize("name", ["estimator", "message-estimator"])
+def test_estimators_that_the_loss_through_the_model_replaces_are_told(name: str) -> None:
+    """Guard: seen failing for messages, whose estimator was ignored in silence."""
+    run = ["--env", "simple_reference", "--world-model"]
+    warnings = " ".join(parse([*run, f"--maddpg.{name}", "exact"]).warnings)
+    assert f"straight_through estimator in place of maddpg.{name.replace('-', '_')} exact" in warnings
+    assert "straight_through" not in " ".join(parse([*run, f"--maddpg.{name}", "reinmax"]).warnings)
+
+
 @pytest.mark.parametrize("share", ["0.5", "0"])
 def test_real_batches_of_recurrent_networks_are_told(share):
     words = ["--env", "simple_tag", "--world-model", "--maddpg.recurrent", "--wm.imagined-share", share]

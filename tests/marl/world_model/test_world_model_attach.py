@@ -20,12 +20,14 @@ from marl.config.schema import Config, MADDPGConfig
 from marl.config.world_model import WorldModelConfig
 from marl.data.collector import Collector
 from marl.data.replay import Replay
+from marl.learner import relaxation
 from marl.learner.maddpg import MADDPG
 from marl.runs import checkpoint
 from marl.world_model import attach as compose
 from marl.world_model import evaluate as command
 from marl.world_model import prediction
 from marl.world_model.imagination.source import ImaginationSource
+from marl.world_model.imagination.through import ThroughModel
 
 SMALL = WorldModelConfig(
     kind="rssm",
@@ -89,7 +91,29 @@ def test_groups_follow_the_reward(monkeypatch: pytest.MonkeyPatch) -> None:
     ):  # fmt: skip
         trained(config_of(wm, maddpg=learner), steps=1)
     assert [g for g, _ in groups] == [((0,), (1,)), ((0, 1),), *[((0,), (1,))] * 3]
-    assert [e for _, e in groups] == ["gumbel_st", "gumbel_st", "straight_through", "straight_through", "reinmax"]
+    names = ["gumbel_st", "gumbel_st", "straight_through", "straight_through", "reinmax"]
+    assert [e for _, e in groups] == [[name] for name in names]
+
+
+@pytest.mark.parametrize(
+    "message, expected", [(None, "gumbel_st"), ("reinmax", "reinmax"), ("exact", "straight_through")]
+)
+def test_messages_have_their_own_estimator_in_the_loss_through_the_model(message: Any, expected: str) -> None:
+    """Heads of simple_reference: move, message; each draw has the gradient of its own head's estimator."""
+    maddpg = replace(LEARNER, estimator="gumbel_st", message_estimator=message)
+    config = config_of(replace(SMALL, kind="linear", through_horizon=2), env="simple_reference", maddpg=maddpg)
+    through = trained(config, steps=1)[1].actor_loss
+    assert isinstance(through, ThroughModel)
+    logits, noise = (Stream(k, "rows", [0, 1]).gumbel(2, 3, 2, 10) for k in range(2))
+    allowed = torch.ones(2, 1, 2, 10, dtype=torch.bool)
+    logits.requires_grad_()
+    result = through._relaxed(logits, noise, 1.0, allowed)
+    weights = torch.arange(10.0)
+    for h, name in enumerate(("gumbel_st", expected)):
+        (own,) = torch.autograd.grad((result[..., h, :] * weights).sum(), logits, retain_graph=True)
+        alone = relaxation.relax(name, logits, noise, 1.0, allowed)[..., h, :]
+        (reference,) = torch.autograd.grad((alone * weights).sum(), logits)
+        assert torch.equal(own, reference) and bool(own[..., h, :].any())
 
 
 # ------------------------------------------------------------------------ a saved run

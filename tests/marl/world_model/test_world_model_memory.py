@@ -179,7 +179,7 @@ def through(horizon: int, groups: tuple[tuple[int, ...], ...], seen: bool) -> tu
     acting = RecurrentActor(GAME, (W,), True, Stream(0, "actor", range(S))).double()
     acting.mlp.flat.data *= 3
     critic = RecurrentCritic(GAME, (W,), True, Stream(0, "critic", range(S))).double()
-    return ThroughModel(rollouts, gate, acting, critic, groups, "gumbel_soft"), acting  # type: ignore[arg-type]
+    return ThroughModel(rollouts, gate, acting, critic, groups, ["gumbel_soft"]), acting  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seen", [True, False])

@@ -46,7 +46,7 @@ def through(
     policy = None  # the actor is given to the loss itself
     rollouts = Rollouts(Game(selfish), policy, drawn, Layout(GAME), config, 0.9, stream)  # type: ignore[arg-type]
     actor = Actor(GAME, (16,), True, Stream(0, "actor", [0, 1]))
-    return ThroughModel(rollouts, gate, actor, no_tail, groups, estimator), actor  # type: ignore[arg-type]
+    return ThroughModel(rollouts, gate, actor, no_tail, groups, [estimator]), actor  # type: ignore[arg-type]
 
 
 def gradient(horizon: int, **options: object) -> Tensor:
@@ -169,7 +169,7 @@ def test_with_a_real_model_and_critic_only_actors_get_gradients(kind: str) -> No
         source.add(t)
     assert source.gate.length_S.item() == config.rollout
     source.training.model.optimiser.zero_grad()  # type: ignore[attr-defined]
-    made = ThroughModel(source.rollouts, source.gate, actor, critic_tail(critic), TEAM, "straight_through")
+    made = ThroughModel(source.rollouts, source.gate, actor, critic_tail(critic), TEAM, ["straight_through"])
     made.loss(1.0).sum().backward()
     assert actor.mlp.flat.grad is not None and bool(actor.mlp.flat.grad[:, 0].any())
     assert critic.mlp.flat.grad is None
