@@ -111,15 +111,16 @@ def kl_divergence(log_q: Tensor, log_p: Tensor) -> Tensor:
     return (log_q.exp() * (log_q - log_p)).sum((-2, -1))
 
 
-def free_nats(kl: Tensor, floor: float, form: FreeForm) -> Tensor:
+def free_nats(kl: Tensor, floor: float, form: FreeForm, weight: Tensor | None = None) -> Tensor:
     """The KL with `floor` nats for nothing: the value never falls below it, and below it there is no gradient.
 
     "step" clips each entry (each step of each sequence), "average" clips the mean over all but the first dimension
-    and returns it broadcast to the shape of `kl`, so that the caller's mean is the clipped mean.
+    and returns it broadcast to the shape of `kl`, so that the caller's mean, weighted or not, is the clipped mean.
 
     Args:
         kl: [S, ...] in nats.
         floor: nats; 0 changes nothing, as a KL is never negative.
+        weight: 0 or 1, which entries are part of the mean, shaped as `kl`; None: all.
 
     Source: DreamerV2's code clips the average; DreamerV3, equation 5, clips each step.
     """
@@ -127,7 +128,12 @@ def free_nats(kl: Tensor, floor: float, form: FreeForm) -> Tensor:
         return kl
     if form == "step":
         return kl.clamp(min=floor)
-    mean = kl.flatten(1).mean(1) if kl.dim() > 1 else kl
+    if kl.dim() == 1:
+        mean = kl
+    elif weight is None:
+        mean = kl.flatten(1).mean(1)
+    else:
+        mean = (kl * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp(min=1.0)
     return mean.clamp(min=floor).view(-1, *([1] * (kl.dim() - 1))).expand_as(kl)
 
 
@@ -138,6 +144,7 @@ def balanced_kl(
     free_prior: float = 0.0,
     free_posterior: float = 0.0,
     form: FreeForm = "step",
+    weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """KL balancing: (loss, KL), both [...] in nats.
 
@@ -150,14 +157,14 @@ def balanced_kl(
         alpha: share of the term that trains the prior, in [0, 1].
         free_prior: free nats of the prior's term.
         free_posterior: free nats of the posterior's term.
-        form: how the free nats clip, see `free_nats`.
+        form: how the free nats clip, and `weight` [...] of which entries: see `free_nats`.
 
     Source: DreamerV2, algorithm 2.
     """
     to_prior = kl_divergence(log_q.detach(), log_p)
     to_posterior = kl_divergence(log_q, log_p.detach())
-    loss = alpha * free_nats(to_prior, free_prior, form)
-    return loss + (1.0 - alpha) * free_nats(to_posterior, free_posterior, form), to_prior.detach()
+    loss = alpha * free_nats(to_prior, free_prior, form, weight)
+    return loss + (1.0 - alpha) * free_nats(to_posterior, free_posterior, form, weight), to_prior.detach()
 
 
 def sampled_kl(
@@ -168,6 +175,7 @@ def sampled_kl(
     free_prior: float = 0.0,
     free_posterior: float = 0.0,
     form: FreeForm = "step",
+    weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """KL balancing estimated from the posterior's sample: (loss, KL), both [...] in nats.
 
@@ -180,7 +188,7 @@ def sampled_kl(
         log_q: posterior's log-probabilities [..., C, L].
         log_p: prior's log-probabilities [..., C, L].
         onehot: straight-through sample of the posterior [..., C, L].
-        alpha, free_prior, free_posterior, form: as in `balanced_kl`.
+        alpha, free_prior, free_posterior, form, weight: as in `balanced_kl`.
 
     Differs from source: the form in circulation, - nt log p(sg z) + nq log q(z), is not this; see
     docs/world_model.md.
@@ -188,13 +196,13 @@ def sampled_kl(
     kl = kl_divergence(log_q, log_p).detach()
     to_prior = -categorical_log_prob(onehot.detach(), log_p)
     to_posterior = categorical_log_prob(onehot, (log_q - log_p).detach())
-    loss = alpha * _open_above(to_prior, kl, free_prior, form)
-    return loss + (1.0 - alpha) * _open_above(to_posterior, kl, free_posterior, form), kl
+    loss = alpha * _open_above(to_prior, kl, free_prior, form, weight)
+    return loss + (1.0 - alpha) * _open_above(to_posterior, kl, free_posterior, form, weight), kl
 
 
-def _open_above(term: Tensor, kl: Tensor, floor: float, form: FreeForm) -> Tensor:
+def _open_above(term: Tensor, kl: Tensor, floor: float, form: FreeForm, weight: Tensor | None) -> Tensor:
     """`term` with its gradient only where the (averaged) KL exceeds the floor."""
     if floor == 0.0:
         return term
-    clipped = free_nats(kl, floor, form)
+    clipped = free_nats(kl, floor, form, weight)
     return torch.where(clipped > floor, term, term.detach())

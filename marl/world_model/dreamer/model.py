@@ -217,7 +217,7 @@ class DreamerModel:
         log_x = losses.gaussian_log_prob(rows, mean).unflatten(1, frames)
         label = self.gamma * seq.alive.flatten(1, 2)
         log_g = losses.bernoulli_log_prob(label, networks.discount(features)).sum(-1).unflatten(1, frames)
-        kl_loss, kl, log_q = self._kl(observed)
+        kl_loss, kl, log_q = self._kl(observed, valid)
         terms = {
             "observation": (-config.nx, mean_over(log_x, valid)),
             "discount": (-config.ng, mean_over(log_g, follows)),
@@ -245,12 +245,12 @@ class DreamerModel:
         metrics["observation_r2"] = 1 + (2 * metrics["log_observation"] / width + losses.LOG_2PI)
         return loss_S, metrics
 
-    def _kl(self, observed: Observed) -> tuple[Tensor, Tensor, Tensor]:
+    def _kl(self, observed: Observed, valid_STB: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Loss and KL [S, T, B], and the posterior's log-probabilities."""
         config = self.config
         log_q = losses.unimix(observed.posterior, config.unimix)
         log_p = losses.unimix(observed.prior, config.unimix)
-        nats = (config.free_prior, config.free_posterior, config.free_form)
+        nats = (config.free_prior, config.free_posterior, config.free_form, valid_STB)
         if config.kl == "balanced":
             return *losses.balanced_kl(log_q, log_p, config.alpha, *nats), log_q
         z = observed.state.z.unflatten(-1, log_q.shape[-2:])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_world_model_rssm import toy
 from torch.distributions import Bernoulli, Independent, Normal, OneHotCategorical, kl_divergence
 
 from envs.streams import Stream
@@ -210,6 +211,34 @@ def test_free_nats_averaged(values: list[list[float]], floor: float, expected: f
 def test_free_nats_averaged_keeps_replicas_apart() -> None:
     kl = torch.tensor([[0.1, 0.1], [5.0, 7.0]])
     assert losses.free_nats(kl, 1.0, "average").tolist() == [[1.0, 1.0], [6.0, 6.0]]
+
+
+def test_free_nats_averaged_over_frames_that_count() -> None:
+    """Of 3, .5, 9 and 9 the first two count: their mean is 1.75, not 5.375, and each has half of the gradient."""
+    kl = torch.tensor([[3.0, 0.5, 9.0, 9.0]], requires_grad=True)
+    weight = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
+    (gradient,) = torch.autograd.grad((losses.free_nats(kl, 1.0, "average", weight) * weight).sum() / 2, kl)
+    assert losses.free_nats(kl, 1.0, "average", weight).tolist() == [[1.75] * 4]
+    assert gradient.tolist() == [[0.5, 0.5, 0.0, 0.0]]
+    assert losses.free_nats(kl, 2.0, "average", weight).tolist() == [[2.0] * 4]
+    many = torch.rand(3, 26, 50, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(*(losses.free_nats(many, 0.1, "average", one) for one in (None, torch.ones_like(many))))
+
+
+@pytest.mark.parametrize("kl", ["balanced", "sampled"])
+def test_frames_behind_the_newest_do_not_move_the_averaged_kl(kl: str) -> None:
+    """Guard: seen failing with the balanced KL, whose clipped mean they were part of."""
+    model, seq = toy(kl=kl, free_form="average", free_prior=0.01, free_posterior=0.01)
+    seq.valid[:, 3:] = False
+    results = []
+    for _ in range(2):
+        model.optimiser.zero_grad()
+        loss = model.loss(seq, Stream(0, "noise", [0, 1]))[0]
+        loss.sum().backward()
+        results.append([loss, *(p.grad.clone() for p in model.networks.parameters() if p.grad is not None)])
+        seq.obs[:, 3:] *= 3.0
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("form", ["step", "average"])
