@@ -4,6 +4,10 @@ The model learns from whole episodes of the replay's stream (training.py). Now a
 the current actors (rollouts.py). How long they may be is decided by the error on held-out episodes (gate.py); the
 transitions on which the ensemble disagrees most are dropped.
 
+What envs/streams.py promises, that a replica trains alike alone and among others, does not hold here: work that no
+replica needs is left out for all of them together (the loss through a model while all gates are closed, updates of a
+solved reward head, blending), and with it draws from counters that replicas share.
+
 Shape suffixes: S replicas, B batch, X imagined transitions.
 """
 
