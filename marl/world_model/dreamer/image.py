@@ -135,6 +135,7 @@ def image_model(spec: EnvSpec, config: WorldModelConfig, gamma: float, stream: S
         depth: channels of the first convolution; the paper's is 48.
     """
     layout = PixelLayout(spec)
+    config = replace(config, decoder="state")  # as `ImageNetworks` has it: else rewards are of products of pixels
     networks = ImageNetworks(layout.action_size, spec.num_agents, config, stream, depth)
     model = DreamerModel(layout, config, gamma, stream, networks)
     model.obs_scale = Unscaled(len(stream.key_R), ENTRIES, stream.key_R.device)

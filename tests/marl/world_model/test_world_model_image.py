@@ -76,6 +76,7 @@ def test_learns_the_rendered_frames_of_mpe2(monkeypatch: pytest.MonkeyPatch) -> 
         latents=6, classes=4, deter=16, hidden=16, ensemble=2, nx=1.0, nr=1.0, lr=3e-3, lr_warmup=0, beta=0.1
     )
     model = image_model(spec, config, 0.9, Stream(0, "init", [0]), depth=4)
+    assert model.rewards is None, "a head of products of pixels"
     stream = Stream(0, "noise", [0])
     values = []
     for _ in range(25):
