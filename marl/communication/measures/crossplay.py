@@ -87,7 +87,9 @@ def symbol_agreement(spec: EnvSpec, channel: Channel, first: Episodes, second: E
     shares = []
     for heard in told:
         both = np.isin(heard.kept, common)
-        counts = np.stack([((heard.sent == m) & heard.valid).sum(axis=0) for m in range(channel.symbols)])[:, both]
+        counts = np.stack([((heard.sent == m) & heard.valid).sum(axis=0) for m in range(channel.symbols)]).compress(
+            both, axis=1
+        )
         shares.append(counts / counts.sum(axis=0))
     return shares[0] @ shares[1].T / len(common)
 
