@@ -129,12 +129,15 @@ def analyse_player(
     asked = Questioned(player, spec, channels)
     played = play(env_id, asked, episodes, seed, record=True, **common)
     heard = [listen(spec, channel, played, seed, meaning) for channel in channels]
-    resampler = Resampler(heard[0].episodes, seed, *resampling)
-    everybody = resampler if resampler.episodes == episodes else Resampler(episodes, seed, 1, resampling[1])
+    resamplers = {count: Resampler(count, seed, *resampling) for count in {one.episodes for one in heard}}
+    everybody = resamplers.get(episodes) or Resampler(episodes, seed, 1, resampling[1])
     team = speakers_team(spec, channels)
     progress("information and influence")
     answers = [one.at_heard_steps(asked.answers(k)) for k, one in enumerate(heard)]
-    reports = [channel_report(player, spec, one, told, resampler) for one, told in zip(heard, answers, strict=True)]
+    reports = [
+        channel_report(player, spec, one, told, resamplers[one.episodes])
+        for one, told in zip(heard, answers, strict=True)
+    ]
     used = [used_symbols(one) for one in heard]
     met = []
     for intervention, subset in _plan(channels, chosen, per_channel):
@@ -147,7 +150,7 @@ def analyse_player(
     crypto = None
     if canonical_id(spec.id) == "simple_crypto_v3":
         to_bob = next(one for one in heard if spec.agent_names[one.channel.receiver] == "bob_0")
-        crypto = secrecy_report(spec, played, to_bob, resampler)
+        crypto = secrecy_report(spec, played, to_bob, resamplers[to_bob.episodes])
     analysis = PlayerAnalysis(
         episodes=episodes,
         seed=seed,

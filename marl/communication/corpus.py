@@ -60,7 +60,7 @@ class Message:
 
 
 def messages(spec: EnvSpec, played: Episodes, replica: int = 0, meaning: Meaning | None = None) -> Iterator[Message]:
-    """Every message of recorded episodes, by episode, step and sender.
+    """Every message of recorded episodes, by episode, step and sender; none of a sender that has left.
 
     Args:
         spec: of the environment.
@@ -77,6 +77,8 @@ def messages(spec: EnvSpec, played: Episodes, replica: int = 0, meaning: Meaning
     for episode, length in enumerate(played.lengths):
         for step in range(int(length)):
             for sender in spec.senders:
+                if played.present is not None and not played.present[step, episode, sender]:
+                    continue
                 name = spec.agent_names[sender]
                 seen = np.ascontiguousarray(played.obs[name][step, episode], dtype="<f4")
                 chosen = played.actions[step, episode, sender, _heads(spec, sender)]
@@ -109,6 +111,8 @@ def _meanings(spec: EnvSpec, sender: int, played: Episodes, meaning: Meaning | N
         given = np.asarray(meaning(obs))
         return given if given.ndim == 3 else given[..., None]
     valid = np.arange(len(obs))[:, None] < played.lengths
+    if played.present is not None:
+        valid = valid & played.present[..., sender]
     declared = dict.fromkeys(route.meaning for route in _routes(spec, sender) if route.meaning is not None)
     parts = [declared_attributes(obs, one, valid) for one in declared]
     return np.concatenate(parts, axis=-1) if parts else None

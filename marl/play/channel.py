@@ -15,7 +15,8 @@ from envs.conditions import Condition, Slots
 from marl.errors import UserError
 
 if TYPE_CHECKING:
-    from marl.play.rollout import Actions, Lockstep, Masks, Observations
+    from marl.play.lockstep import Lockstep
+    from marl.play.rollout import Actions, Masks, Observations
 
 
 def condition_of(players: Iterable[Any]) -> Condition | None:
@@ -57,6 +58,10 @@ class Through:
         condition.check(inner.spec)
         self.inner, self.condition = inner, condition
         self.spec, self.size = inner.spec, inner.size
+
+    @property
+    def active(self) -> np.ndarray | None:
+        return self.inner.active
 
     def reset(self, seeds: list[int]) -> tuple[Observations, Masks | None]:
         observations, masks = self.inner.reset(seeds)

@@ -13,18 +13,15 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-import envs
-from envs.batched import BatchedEnv, encode_actions
-from envs.continuous import choices_of, rows_of
-from envs.ids import names_function
-from envs.mpe import catalogue
-from envs.pettingzoo.env import PettingZooEnv
+from envs.batched import encode_actions
+from envs.continuous import choices_of
 from envs.pictures import Small
 from envs.spec import EnvSpec
 from marl.config.schema import EvaluationConfig
 from marl.errors import RunFailed, UserError
 from marl.play.budget import Budget, Pace
 from marl.play.channel import Through, condition_of, even_batch
+from marl.play.lockstep import Lockstep, opened
 
 Observations = dict[str, np.ndarray]  # {agent: float32 [E, that agent's own width]}
 Actions = dict[str, np.ndarray]  # {agent: int64 [E] PettingZoo ids} (MultiDiscrete: [E, heads]; Box: [E, entries])
@@ -101,7 +98,8 @@ def pictures_of(players: Iterable[Any]) -> Small | None:
 class Episodes:
     """What was played; the recorded fields are None unless `record=True`. T is the longest episode's length.
 
-    Entries after the end of an episode are zeros; so are observations and rewards of agents that have left it.
+    Entries after the end of an episode are zeros; so are observations and rewards of agents that have left it, whose
+    actions are what the player chose for them and nobody took.
     """
 
     returns: np.ndarray  # float64 [episodes, N], undiscounted, per agent
@@ -110,6 +108,7 @@ class Episodes:
     actions: np.ndarray | None = None  # int64 [T, episodes, N, H]; 0 of continuous heads
     rows: np.ndarray | None = None  # float64 [T, episodes, N, A] one-hots and numbers; None where no head is continuous
     rewards: np.ndarray | None = None  # float64 [T, episodes, N]
+    present: np.ndarray | None = None  # bool [T, episodes, N] the agent was there to act; None: all agents to the end
     unfinished: int = 0  # episodes that were stopped at the limit of steps
 
 
@@ -172,7 +171,7 @@ def play(
                 if lockstep is not None:
                     lockstep.close()
                 pictures = pictures_of([player])
-                lockstep = _open(env_id, backend, dict(env_args or {}), make, len(indices), spec, pictures)
+                lockstep = opened(env_id, backend, dict(env_args or {}), make, len(indices), spec, pictures)
                 lockstep = lockstep if condition is None else Through(lockstep, condition)
             limit = max(max_steps, lockstep.spec.horizon or 0)
             parts.append(_play_batch(lockstep, player, indices, seed, record, intervene, limit, progress))
@@ -205,6 +204,7 @@ def _play_batch(
     seen: list[Observations] = []
     done: list[Actions] = []
     paid: list[np.ndarray] = []
+    there: list[np.ndarray] = []
     player.reset(count)
     observations, masks = lockstep.reset([seed + i for i in indices])
     for t in range(limit):
@@ -219,6 +219,8 @@ def _play_batch(
             seen.append({name: np.where(running[:, None], obs, np.float32(0)) for name, obs in seen_now.items()})
             done.append(actions)
             paid.append(rewards)
+            if lockstep.active is not None:
+                there.append(lockstep.active & running[:, None])
         running = running & ~ended
         if progress is not None:
             progress(indices.start + count - int(running.sum()))
@@ -243,6 +245,7 @@ def _play_batch(
         actions=heads.numpy() * alive,
         rows=played.numpy() * alive if spec.continuous else None,
         rewards=np.stack(paid),
+        present=np.stack(there) if there else None,
         unfinished=unfinished,
     )
 
@@ -266,133 +269,6 @@ def _join(parts: list[Episodes], spec: EnvSpec, record: bool) -> Episodes:
             joined.rows = along_episodes([p.rows for p in parts if p.rows is not None])
         joined.actions = along_episodes([p.actions for p in parts if p.actions is not None])
         joined.rewards = along_episodes([p.rewards for p in parts if p.rewards is not None])
+        if parts[0].present is not None:
+            joined.present = along_episodes([p.present for p in parts if p.present is not None])
     return joined
-
-
-# ------------------------------------------------------------------ what is stepped
-class Lockstep(Protocol):
-    """Environments that start and step together; a batch may use fewer than there are."""
-
-    spec: EnvSpec
-    size: int
-
-    def reset(self, seeds: list[int]) -> tuple[Observations, Masks | None]: ...
-
-    def step(self, actions: Actions, running: np.ndarray) -> tuple[Observations, Masks | None, np.ndarray, np.ndarray]:
-        """Observations, masks, rewards float64 [E, N] (0 where not running) and ended bool [E]."""
-        ...
-
-    def close(self) -> None: ...
-
-
-def _open(
-    env_id: str,
-    backend: str,
-    env_args: dict[str, Any],
-    make: Callable[..., Any] | None,
-    size: int,
-    spec: EnvSpec | None,
-    pictures: Small | None,
-) -> Lockstep:
-    if backend == "torch" and make is None:
-        return _Batched(envs.make(env_id, num_envs=size, device="cpu", backend="torch", env_args=env_args))
-    if backend != "pettingzoo":
-        raise UserError(f"got backend={backend!r}; expected 'pettingzoo', or 'torch' for an MPE id (without make=).")
-    if make is None and not names_function(env_id):
-        return _RealMPE([catalogue.parallel_env(env_id, **env_args) for _ in range(size)], env_id, spec)
-    # float64 keeps rewards as the environment gave them
-    return _Batched(
-        PettingZooEnv(env_id, size, dtype=torch.float64, spec=spec, make=make, pictures=pictures, env_args=env_args)
-    )
-
-
-class _RealMPE:
-    """Real `mpe2` environments: float32 vectors, one integer per agent, all agents stay to the end.
-
-    Their contract is known, so that it need not be checked at every step as `PettingZooEnv` does for any environment;
-    and they are stepped agent by agent through `mpe2`'s own AEC interface, since PettingZoo's wrappers, which make a
-    parallel environment of it, take two thirds of the time.
-    """
-
-    def __init__(self, members: list[Any], env_id: str, spec: EnvSpec | None) -> None:
-        self.members = [member.unwrapped for member in members]
-        self.size = len(members)
-        self.spec = spec or catalogue.describe(env_id, members[0])
-
-    def reset(self, seeds: list[int]) -> tuple[Observations, Masks | None]:
-        observations = self._empty(len(seeds))
-        for e, seed in enumerate(seeds):
-            member = self.members[e]
-            member.reset(seed=seed)
-            for name, array in observations.items():
-                array[e] = member.observe(name)
-        return observations, None
-
-    def step(self, actions: Actions, running: np.ndarray) -> tuple[Observations, Masks | None, np.ndarray, np.ndarray]:
-        count, names = len(running), self.spec.agent_names
-        observations = self._empty(count)
-        filled = list(observations.items())
-        rewards = np.zeros((count, len(names)))
-        ended = np.zeros(count, dtype=bool)
-        # Python integers: mpe2 changes 0-d arrays in place
-        own = [np.asarray(actions[agent.name]) for agent in self.spec.agents]
-        rows = zip(*(list(x) if x.ndim > 1 else x.tolist() for x in own), strict=True)
-        for e, row in enumerate(rows):
-            if not running[e]:
-                continue
-            member = self.members[e]
-            for action in row:
-                member.step(action)
-            for name, array in filled:
-                array[e] = member.observe(name)
-            rewards[e] = [member.rewards[name] for name in names]
-            ended[e] = member.truncations[names[0]] or member.terminations[names[0]]
-        return observations, None, rewards, ended
-
-    def _empty(self, count: int) -> Observations:
-        return {agent.name: np.zeros((count, agent.obs_size), dtype=np.float32) for agent in self.spec.agents}
-
-    def close(self) -> None:
-        """Drop the environments without closing them: closing one mpe2 environment ends rendering in all."""
-        self.members = []
-
-
-class _Batched:
-    """A `BatchedEnv` on the CPU; what its rows play after the end of their episode is not looked at."""
-
-    def __init__(self, env: BatchedEnv) -> None:
-        self.env = env
-        self.size = env.num_envs
-        self.spec = env.spec
-
-    def reset(self, seeds: list[int]) -> tuple[Observations, Masks | None]:
-        self.count = len(seeds)
-        missing = self.size - self.count
-        if isinstance(self.env, PettingZooEnv):
-            obs = self.env.reset_to(seeds + seeds[-1:] * missing)
-        else:
-            obs = self.env.reset(seeds[0])
-        return self._views(obs, self.env.mask)
-
-    def step(self, actions: Actions, running: np.ndarray) -> tuple[Observations, Masks | None, np.ndarray, np.ndarray]:
-        missing = self.size - self.count  # a short last batch is filled up with rows that nobody looks at
-        full = {name: np.concatenate([ids, ids[-1:].repeat(missing, 0)]) for name, ids in actions.items()}
-        played, mask = encode_actions(self.spec, full), self.env.mask  # [N, E, ...]
-        if missing and mask is not None:
-            allowed_NEH = mask[:, self.count :].to(torch.uint8).argmax(-1)
-            for n, allowed_EH in enumerate(allowed_NEH):
-                played[n, self.count :] = rows_of(self.spec, n, allowed_EH) if self.spec.continuous else allowed_EH
-        step = self.env.step(played)
-        over = step.ended
-        rewards = step.reward.to(torch.float64).T.numpy()[: self.count] * running[:, None]
-        return *self._views(step.obs, step.mask), rewards, over[: self.count].numpy()
-
-    def _views(self, obs: torch.Tensor, mask: torch.Tensor | None) -> tuple[Observations, Masks | None]:
-        split = self.env.split_obs(obs)
-        observations = {name: array[: self.count].to(torch.float32, copy=True).numpy() for name, array in split.items()}
-        if mask is None:
-            return observations, None
-        return observations, {name: mask[n, : self.count].numpy() for n, name in enumerate(self.spec.agent_names)}
-
-    def close(self) -> None:
-        self.env.close()

@@ -142,12 +142,12 @@ def channels_of(spec: EnvSpec) -> list[Channel]:
 
 @dataclass
 class Heard:
-    """Everything that went over one channel in recorded episodes of at least two steps."""
+    """Everything that went over one channel in the recorded episodes in which a message was heard."""
 
     channel: Channel
     sent: Ints  # [J, E] joint symbol chosen at t - 1
     heard: Ints  # [J, E] joint symbol in the slot at t; V where nothing
-    valid: NDArray[np.bool_]  # [J, E] step t is within the episode
+    valid: NDArray[np.bool_]  # [J, E] the sender was there at t - 1, and the receiver is at t
     step: Ints  # [E] the drawn heard step of every episode: row of the arrays above
     obs: dict[str, Array]  # {agent: [J, E, W]} at t
     meanings: Meanings  # at t - 1
@@ -183,21 +183,25 @@ def listen(spec: EnvSpec, channel: Channel, played: Episodes, seed: int = 0, mea
         meaning: maps the sender's observations [T, E, W] to integer labels [T, E]; None: what the route declares.
 
     Raises:
-        UserError: no episode has two steps, so nothing was ever heard; or `meaning` returns something else.
+        UserError: nothing was ever heard, as in episodes of one step; or `meaning` returns something else.
     """
     assert played.obs is not None and played.actions is not None, "played without record=True"
-    keep = played.lengths >= 2
+    heard = np.arange(1, len(played.actions))[:, None] < played.lengths
+    if played.present is not None:
+        heard = heard & played.present[:-1, :, channel.sender] & played.present[1:, :, channel.receiver]
+    keep = heard.any(axis=0)
     if not keep.any():
+        why = "ended after one step" if played.lengths.max() < 2 else f"ended before {channel.name(spec)} heard a word"
         raise UserError(
-            f"{spec.id}: all {len(keep)} episodes ended after one step, so no message was ever heard; "
-            "expected episodes of at least two steps."
+            f"{spec.id}: all {len(keep)} episodes {why}, so no message was ever heard; "
+            "expected episodes of at least two steps in which the sender and then the receiver are there."
         )
-    lengths = played.lengths[keep]
+    valid = np.ascontiguousarray(heard[:, keep])  # sums over it round by its layout
     said_by = played.actions[:-1, keep, channel.sender]
     sent = joint_symbol([said_by[..., route.head] for route in channel.routes], channel.sizes)
     obs = {name: array[1:, keep] for name, array in played.obs.items()}
-    valid = np.arange(1, len(played.actions))[:, None] < lengths
-    chosen = Stream(seed, "communication/step", range(len(lengths))).uniform().numpy()
+    chosen = Stream(seed, "communication/step", range(int(keep.sum()))).uniform().numpy()
+    drawn = (chosen * valid.sum(axis=0)).astype(np.int64)  # of an episode's heard steps the number
     own = [h for h, head in enumerate(spec.agents[channel.sender].heads) if not (head.is_message or head.continuous)]
     answers = responses_of(spec, channel.receiver)
     after = played.actions[1:, keep]
@@ -206,7 +210,7 @@ def listen(spec: EnvSpec, channel: Channel, played: Episodes, seed: int = 0, mea
         sent=sent,
         heard=channel.read(obs[spec.agent_names[channel.receiver]]),
         valid=valid,
-        step=(chosen * (lengths - 1)).astype(np.int64),
+        step=(valid.cumsum(axis=0) > drawn).argmax(axis=0),
         obs=obs,
         meanings=_meanings(channel, played.obs[spec.agent_names[channel.sender]][:-1, keep], valid, meaning),
         answer=_choice(spec, channel.receiver, answers, after) if answers else None,

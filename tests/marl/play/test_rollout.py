@@ -227,6 +227,7 @@ def test_agents_that_leave_masks_and_several_heads(batch):
     assert played.obs["c"].shape == (3, 5, 5)  # a one-hot of Discrete(5)
     for i, steps in enumerate(leaves):
         assert not played.obs["b"][steps:, i].any()
+        assert played.present[:, i, 1].tolist() == [t < steps for t in range(3)] and played.present[:, i, 0].all()
     np.testing.assert_array_equal(played.actions[:, :, 2], np.tile([1, 2], (3, 5, 1)))
 
 
