@@ -189,7 +189,7 @@ def listen(spec: EnvSpec, channel: Channel, played: Episodes, seed: int = 0, mea
     heard = np.arange(1, len(played.actions))[:, None] < played.lengths
     if played.present is not None:
         heard = heard & played.present[:-1, :, channel.sender] & played.present[1:, :, channel.receiver]
-    keep = heard.any(axis=0)
+    keep: np.ndarray = heard.any(axis=0)
     if not keep.any():
         why = "ended after one step" if played.lengths.max() < 2 else f"ended before {channel.name(spec)} heard a word"
         raise UserError(
