@@ -189,11 +189,11 @@ def listen(spec: EnvSpec, channel: Channel, played: Episodes, seed: int = 0, mea
     heard = np.arange(1, len(played.actions))[:, None] < played.lengths
     if played.present is not None:
         heard = heard & played.present[:-1, :, channel.sender] & played.present[1:, :, channel.receiver]
-    keep: np.ndarray = heard.any(axis=0)
+    keep = heard.any(axis=0)
     if not keep.any():
         why = "ended after one step" if played.lengths.max() < 2 else f"ended before {channel.name(spec)} heard a word"
         raise UserError(
-            f"{spec.id}: all {len(keep)} episodes {why}, so no message was ever heard; "
+            f"{spec.id}: all {len(played.lengths)} episodes {why}, so no message was ever heard; "
             "expected episodes of at least two steps in which the sender and then the receiver are there."
         )
     valid = np.ascontiguousarray(heard[:, keep])  # sums over it round by its layout
