@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.conditions import Condition
 from envs.mpe import catalogue
 from marl.communication.measures.channels import channels_of, listen
 from marl.config.schema import Config
@@ -46,10 +47,11 @@ TASKS = {
 
 
 def plays(config: Config) -> bool:
-    """Whether there is a page for the runs of a configuration: for their task with discrete moves, and for actors that
-    remember nothing."""
+    """Whether there is a page for the runs of a configuration: for their task with discrete moves, for actors that
+    remember nothing, and for channels on which what is said arrives."""
     numbers = config.env_args.get("continuous_actions", False)
-    return catalogue.canonical_id(config.env) in TASKS and not _remembers(config) and not numbers
+    arrives = Condition.of(config.channel, config.channel_noise) is None
+    return catalogue.canonical_id(config.env) in TASKS and not _remembers(config) and not numbers and arrives
 
 
 def _remembers(config: Config) -> bool:
@@ -69,7 +71,7 @@ def content(policy: Policy, source: str, episodes: int, seed: int) -> dict[str, 
         Plain data. Scores are returns per agent of every episode: {name: [...]}.
 
     Raises:
-        UserError: another task, actors that remember, or no episodes.
+        UserError: another task, actors that remember, a channel on which something else arrives, or no episodes.
     """
     if policy.spec.id not in TASKS:
         raise UserError(
@@ -80,6 +82,11 @@ def content(policy: Policy, source: str, episodes: int, seed: int) -> dict[str, 
         raise UserError(
             "the page plays actors that see one observation; these remember earlier ones. Give a run without "
             "--maddpg.recurrent and --maddpg.frames."
+        )
+    if policy.condition is not None:
+        raise UserError(
+            f"the page delivers what is said, and these agents were trained with --channel {policy.config.channel_name}, under "
+            "which something else arrives. Give a run without."
         )
     if policy.spec.continuous:
         raise UserError("the page steps discrete moves; these agents move by real numbers. Give a discrete run.")

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from docs.write_listen import PAGE
+from envs.conditions import Condition
 from envs.mpe import catalogue
 from marl import Policy
 from marl.config.fields import with_values
@@ -142,6 +143,18 @@ def test_tasks_and_actors_without_a_page_are_refused(capsys: pytest.CaptureFixtu
         with pytest.raises(UserError, match="these remember earlier ones"):
             content.content(policy, "", 1, 3)
         policy.config = with_values(policy.config, {"maddpg.recurrent": False, "maddpg.frames": 1})
+
+
+@pytest.mark.parametrize(("channel", "arrives"), [("none", False), ("shuffled", False), ("rial", True)])
+def test_channels_on_which_something_else_arrives_are_refused(channel: str, arrives: bool) -> None:
+    """The page delivers what is said. Guard: seen passing for a listener that had never heard anything."""
+    policy = Policy.pretrained(TASKS[0])
+    policy.config = with_values(policy.config, {"channel": channel})
+    policy.condition = Condition.of(channel, 0.0)
+    assert content.plays(policy.config) == arrives
+    if not arrives:
+        with pytest.raises(UserError, match=f"these agents were trained with --channel {channel}"):
+            content.content(policy, "", 1, 3)
 
 
 def test_the_replica_of_the_pictures_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
