@@ -244,6 +244,23 @@ def test_warnings() -> None:
     launch = parse(["--env", "simple", "--total-steps", "500", "--wm.kind", "rssm"])
     assert any("nothing will be learned" in warning for warning in launch.warnings)
     assert any("wm.kind has no effect without --world-model" in warning for warning in launch.warnings)
+    words = ["--env", "simple", "--wm.kind", "rssm", "--world-model", "--wm.through-horizon", "0"]
+    assert parse(words).warnings == ()
+    last = ["--env", "simple", "--maddpg.warmup-steps", "1000", "--num-envs", "16", "--total-steps"]
+    assert not any("learned" in text for text in parse([*last, "1000"]).warnings)  # the last round ends at 1008
+    assert any("learned" in text for text in parse([*last, "992"]).warnings)
+    exact = parse(["--env", "simple", "--world-model"])  # agents learn through eight steps
+    assert exact.config.maddpg.estimator == "exact"
+    assert any("straight_through estimator in place of maddpg.estimator exact" in told for told in exact.warnings)
+    for flags in (["--maddpg.estimator", "gumbel_st"], ["--wm.through-horizon", "0"]):
+        assert parse(["--env", "simple", "--world-model", *flags]).warnings == ()
+
+
+@pytest.mark.parametrize("share", ["0.5", "0"])
+def test_real_batches_of_recurrent_networks_are_told(share):
+    words = ["--env", "simple_tag", "--world-model", "--maddpg.recurrent", "--wm.imagined-share", share]
+    told = [one for one in parse(words).warnings if "wm.imagined_share has no effect with --maddpg.recurrent" in one]
+    assert len(told) == (share != "0")
 
 
 @pytest.mark.parametrize("name", ["estimator", "message-estimator"])
@@ -253,23 +270,6 @@ def test_estimators_that_the_loss_through_the_model_replaces_are_told(name: str)
     warnings = " ".join(parse([*run, f"--maddpg.{name}", "exact"]).warnings)
     assert f"straight_through estimator in place of maddpg.{name.replace('-', '_')} exact" in warnings
     assert "straight_through" not in " ".join(parse([*run, f"--maddpg.{name}", "reinmax"]).warnings)
-
-
-@pytest.mark.parametrize("share", ["0.5", "0"])
-def test_real_batches_of_recurrent_networks_are_told(share):
-    words = ["--env", "simple_tag", "--world-model", "--maddpg.recurrent", "--wm.imagined-share", share]
-    told = [one for one in parse(words).warnings if "wm.imagined_share has no effect with --maddpg.recurrent" in one]
-    assert len(told) == (share != "0")
-    words = ["--env", "simple", "--wm.kind", "rssm", "--world-model", "--wm.through-horizon", "0"]
-    assert parse(words).warnings == ()
-    last = ["--env", "simple", "--maddpg.warmup-steps", "1000", "--num-envs", "16", "--total-steps"]
-    assert not any("learned" in text for text in parse([*last, "1000"]).warnings)  # the last round ends at 1008
-    assert any("learned" in text for text in parse([*last, "992"]).warnings)
-    exact = parse(["--env", "simple", "--world-model"])  # agents learn through eight steps
-    assert exact.config.maddpg.estimator == "exact"
-    assert any("uses the straight_through estimator, since exact" in warning for warning in exact.warnings)
-    for flags in (["--maddpg.estimator", "gumbel_st"], ["--wm.through-horizon", "0"]):
-        assert parse(["--env", "simple", "--world-model", *flags]).warnings == ()
 
 
 def test_a_file_of_another_task_says_what_it_replaces(tmp_path: Path) -> None:

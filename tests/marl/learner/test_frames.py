@@ -190,7 +190,7 @@ def test_the_listening_bonus_mutes_messages_in_every_observation() -> None:
     wide, route = spec.stacked(2), spec.routes[0]
     for place in (route.start, spec.agents[1].obs_size + route.start):
         learner = MADDPG(wide, MADDPGConfig(hidden=(8,), listening_bonus=1.0, frames=2), 0)
-        batch = SimpleNamespace(obs=torch.zeros(1, 2, 6, wide.obs_size), mask=None)
+        batch = SimpleNamespace(obs=torch.zeros(1, 2, 6, wide.obs_size), mask=None, active=None)
         batch.obs[0, 1, :, place + 1] = 1.0
         learner.actor = lambda obs, place=place: one_hot(obs[..., place + 1].long(), 5)[..., None, :] * 9.0  # type: ignore
         logits = learner.actor(batch.obs)
