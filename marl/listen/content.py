@@ -85,8 +85,8 @@ def content(policy: Policy, source: str, episodes: int, seed: int) -> dict[str, 
         )
     if policy.condition is not None:
         raise UserError(
-            f"the page delivers what is said, and these agents were trained with --channel {policy.config.channel_name}, under "
-            "which something else arrives. Give a run without."
+            f"the page delivers what is said, and these agents were trained with --channel "
+            f"{policy.config.channel_name}, under which something else arrives. Give a run without."
         )
     if policy.spec.continuous:
         raise UserError("the page steps discrete moves; these agents move by real numbers. Give a discrete run.")
