@@ -343,7 +343,9 @@ def warnings_of(config: Config, given: dict[str, str]) -> list[str]:
     idle = [name for name in given if name.startswith("wm.") and now[name] != default[name]]
     if idle and not config.world_model:
         warned.append(f"{', '.join(idle)} has no effect without --world-model")
-    elif "wm.imagined_share" in given and config.wm.imagined_share > 0 and config.maddpg.recurrent:
+    elif (
+        config.world_model and config.maddpg.recurrent and config.wm.imagined_share > 0 and "wm.imagined_share" in given
+    ):
         warned.append("wm.imagined_share has no effect with --maddpg.recurrent, whose batches are real")
     idle = [name for name in given if name.startswith("opponents.") and now[name] != default[name]]
     if idle and config.opponents.kind == "current":

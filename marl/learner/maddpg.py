@@ -304,21 +304,19 @@ class MADDPG:
         norm_SG = self._step(loss_SCN.sum(), self.critic, self.moments["critic"].optimiser, "critic")
         if not measure:
             return {}
-        metrics = {
+        return {
             "critic/loss": loss_SCN.detach().mean(1),
             "critic/q": q_SCNB.detach().mean((1, 3)),
             "critic/target": target_SNB.mean(-1),
+            **gradient_norms("critic", norm_SG, loss_SCN.shape[1], self.spec.num_agents),
         }
-        return metrics | gradient_norms("critic", norm_SG, loss_SCN.shape[1], self.spec.num_agents)
 
     def update_actor(self, batch: Batch, measure: bool) -> dict[str, Tensor]:
         cfg, mask = self.config, self._mask(batch.mask)
         logits, joint = self._acting_logits(batch), batch.joint
         if cfg.other_actions == "current":
-            with torch.no_grad():
-                action = self.sampled(logits, "others", batch.mask)
-                there = 1.0 if batch.active is None else batch.active[..., None, None]  # who is gone does nothing
-                joint = joint_rows(batch.obs, (action * there).flatten(-2))
+            action = self.sampled(logits.detach(), "others", batch.mask).flatten(-2)  # who is gone does nothing
+            joint = joint_rows(batch.obs, action if batch.active is None else action * batch.active[..., None])
         conditional = None
         if "rao_blackwell" in self.estimator_H:
             conditional = self.noise["conditional"].uniform(INNER_DRAWS, *logits.shape[1:]).transpose(0, 1)

@@ -120,7 +120,7 @@ class Rounds:
             self.graphs.run(self.step_kind(), self._collect, self.env.replayed)
             self.step += config.num_envs
             diagnosis = self._learn(record_every) if self._learns(self.step) else {}
-            if not self._passes(self.step, record_every):
+            if not self.passes(self.step - config.num_envs, record_every):
                 return Measured({}, diagnosis)
             metrics, self.measured, self._shown = self.measured, {}, None
             return Measured(metrics, diagnosis)
@@ -168,19 +168,19 @@ class Rounds:
             while True:
                 earned, credit = self._earned(step, credit)
                 last += earned
-                if self._passes(step, record_every) or step >= config.total_steps:
+                if self.passes(step - config.num_envs, record_every) or step >= config.total_steps:
                     break
                 step += config.num_envs
             self._shown = frozenset({last, last - last % config.maddpg.actor_delay})
         return self._shown
 
-    def _passes(self, step: int, every: int) -> bool:
-        """Whether the round to `step` passes a multiple of `every` (0: never)."""
-        return every > 0 and (step - self.config.num_envs) // every != step // every
+    def passes(self, before: int, every: int) -> bool:
+        """Whether the round from step `before` passes a multiple of `every` (0: never)."""
+        return every > 0 and before // every != (before + self.config.num_envs) // every
 
     def _passed(self, every: int) -> bool:
         """Whether the round before this one has passed a multiple of `every`."""
-        return self.step > 0 and self._passes(self.step, every)
+        return self.step > 0 and self.passes(self.step - self.config.num_envs, every)
 
     def metrics(self) -> dict[str, Tensor]:
         """What batch source and opponents have to record: name -> [S] or [S, N]."""

@@ -77,7 +77,7 @@ class Trainer:
             if self._evaluates_after(before):
                 self.rounds.check()
                 self._evaluate()
-            if self._passes(before, config.checkpoint.every) and self.save():
+            if self.rounds.passes(before, config.checkpoint.every) and self.save():
                 saved = self.step
         if saved != self.step:
             self.save(last=True)
@@ -86,7 +86,7 @@ class Trainer:
     def round(self) -> None:
         """One round, recorded where a record is due."""
         every = self.config.logging.every
-        due = self._passes(self.step, every)
+        due = self.rounds.passes(self.step, every)
         measured = self.rounds.run(every)
         if measured.diagnosis:
             self.journal.record(self.step, measured.diagnosis)
@@ -109,11 +109,7 @@ class Trainer:
 
     def _evaluates_after(self, before: int) -> bool:
         """Whether an evaluation on the way follows the round from step `before`; the final one is none of these."""
-        return self._passes(before, self.config.evaluation_every) and self.step < self.config.total_steps
-
-    def _passes(self, before: int, every: int) -> bool:
-        """Whether the round from step `before` passes a multiple of `every` (0: never)."""
-        return every > 0 and before // every != (before + self.config.num_envs) // every
+        return self.rounds.passes(before, self.config.evaluation_every) and self.step < self.config.total_steps
 
     def _log(self, metrics: dict[str, Tensor]) -> None:
         rounds = self.rounds
