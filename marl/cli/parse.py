@@ -71,7 +71,7 @@ def parse(argv: list[str] | None = None) -> Launch:
 def _resumed(directory: Path, own: Sources, flags: Sources, debug: bool) -> Launch:
     raise_all(own.problems + flags.problems)
     from marl.runs.checkpoint import load  # here: --help need not wait for torch
-    from marl.training.resuming import resumable, saved_config
+    from marl.runs.resuming import resumable, saved_config
 
     checkpoint, run = resumable(directory)
     manifest = load(checkpoint, parts=()).manifest

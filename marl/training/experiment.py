@@ -32,6 +32,7 @@ from marl.data.replay import Replay, population_widths
 from marl.data.windows import WindowReplay
 from marl.errors import UserError
 from marl.evaluate.results import Evaluation
+from marl.learner.fitting import idle_settings, refuse_estimator
 from marl.learner.maddpg import MADDPG
 from marl.learner.messages import LEARNERS
 from marl.learner.population.maddpg import PopulationMADDPG
@@ -42,18 +43,17 @@ from marl.parallel.ranks import Ranks, processes
 from marl.runs import checkpoint
 from marl.runs.compatibility import check_spec
 from marl.runs.logger import Logger, RunLog, Silent
+from marl.runs.resuming import continued, has_ended
 from marl.runs.run_dir import RunDir, fresh_default
 from marl.runs.trackers import require_installed
 from marl.runs.versions import changed_versions
 from marl.training.devices import choose_device, choose_threads, keep_freed_memory, repeat_convolutions
 from marl.training.evaluator import Evaluator
 from marl.training.finish import finish
-from marl.training.fitting import idle_settings, refuse_estimator
 from marl.training.journal import Journal
 from marl.training.memory import named as memory_named
 from marl.training.memory import refuse_pictures
 from marl.training.phases import Phases
-from marl.training.resuming import continued, has_ended
 from marl.training.rounds import Rounds
 from marl.training.saver import Saver
 from marl.training.stop import StopRequest
