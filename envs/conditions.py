@@ -58,6 +58,11 @@ class Condition:
         if not 0 <= self.noise <= 1:
             raise UserError(f"the noise of a channel is a probability in [0, 1], got {self.noise}.")
 
+    @property
+    def needs_neighbours(self) -> bool:
+        """Whether what arrives in one environment was said in another."""
+        return self.kind == "shuffled"
+
     @classmethod
     def of(cls, channel: str, noise: float) -> Condition | None:
         """Of a run's settings; None where what is said arrives, however it was learned to be said."""
@@ -231,7 +236,7 @@ class Conditioned(BatchedEnv):
     """
 
     def __init__(self, env: BatchedEnv, condition: Condition, rows: Sequence[int], group: int) -> None:
-        if condition.kind == "shuffled" and group < 2:
+        if condition.needs_neighbours and group < 2:
             raise UserError(
                 "channel shuffled: what is heard comes from another environment of the same replica, and there is one "
                 "alone; expected num_envs of at least 2."

@@ -15,6 +15,7 @@ from envs.pettingzoo.construct import from_callable, parallel_env
 from envs.pettingzoo.describe import describe_known
 from envs.spec import EnvSpec
 from marl.errors import UserError
+from marl.play.channel import condition_of
 from marl.play.rollout import Observations, Player, pictures_of, play
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def film(
     Args:
         player: plays all agents.
         env_id: MPE id, or package.module:function of an environment that renders with `render_mode="rgb_array"`.
-        episodes: how many, one after another.
+        episodes: how many, one after another. They are played so too, and in lockstep where messages are shuffled among
+            them (the player's `condition`).
         seed: episode i is reset with `seed + i`.
         env_args: keyword arguments of the environment.
         make: builds the environment in place of `env_id`; it is given `render_mode="rgb_array"` too.
@@ -66,21 +68,32 @@ def film(
     make = functools.partial(parallel_env, env_id) if make is None else functools.partial(from_callable, make)
     env = _rendering(make, arguments, env_id)
     spec = describe_known(env_id, env, pictures_of([player]))
+    condition = condition_of([player])
+    together = max(episodes, 2) if condition is not None and condition.needs_neighbours else 1
+    made: list[_KeptOpen] = []
+    playing: list[_KeptOpen] = []
     frames: list[list[Image.Image]] = []  # [episode][step]
+
+    def another() -> _KeptOpen:
+        made.append(_KeptOpen(make(**arguments) if made else env))
+        return made[-1]
 
     def look(t: int, observations: Observations) -> Observations:
         if t == 0:
-            frames.append([])
-        frames[-1].append(_picture(env.render(), spec.id, size))
+            frames.extend([] for _ in range(together))
+            playing[:] = made[-together:]  # also where they are made anew for every episode
+        for pictures, member in zip(frames[-together:], playing, strict=True):
+            pictures.append(_picture(member.render(), spec.id, size))
         return observations
 
     played = play(
-        env_id, player, episodes, seed, make=lambda: _KeptOpen(env), batch=1, intervene=look, record=True, spec=spec,
-        max_steps=LONGEST,
+        env_id, player, max(episodes, together), seed, make=another, batch=together, intervene=look, record=True,
+        spec=spec, max_steps=LONGEST,
     )  # fmt: skip
     assert played.actions is not None
     finished = []
-    for i, pictures in enumerate(frames):
+    for i, (seen, steps) in enumerate(zip(frames[:episodes], played.lengths, strict=False)):
+        pictures = seen[:steps]  # others in lockstep may go on
         for t, picture in enumerate(pictures):
             finished.append(_with_strip(picture, spec, played.actions[: t + 1, i], len(pictures), i))
         finished += finished[-1:] * PAUSE

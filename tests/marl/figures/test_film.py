@@ -1,9 +1,13 @@
 """Films of episodes: every step is shown, with what was said, and nothing else is disturbed."""
 
+import itertools
+
 import numpy as np
 import pytest
+from channel_players import Scripted
 from PIL import Image, ImageSequence
 
+from envs.conditions import Condition
 from envs.mpe import catalogue
 from marl.errors import UserError
 from marl.evaluate.command import main
@@ -42,6 +46,36 @@ def test_filming_leaves_other_environments_able_to_render():
     env.reset(seed=0)
     film(scripted("simple_crypto", "oracle"), "simple_crypto", episodes=1, size=100)
     assert env.render().shape == (700, 700, 3)
+
+
+class Shuffled(Scripted):
+    """Hears another episode; keeps what it heard."""
+
+    condition = Condition("shuffled")
+
+    def reset(self, num_envs):
+        self.heard = []
+
+    def act(self, observations, masks=None):
+        self.heard.append(observations["listener_0"][:, 8:11].sum(-1))
+        return super().act(observations, masks)
+
+
+@pytest.mark.parametrize("episodes", [1, 2, 3])
+def test_shuffled_messages_are_heard_in_films(episodes):
+    """Episodes of 10 and 25 steps in turn. Guard: seen failing with films of single episodes, which hear nothing."""
+    lengths = itertools.cycle([10, 25])
+
+    def make(**kwargs):
+        return catalogue.parallel_env("simple_speaker_listener", max_cycles=next(lengths), **kwargs)
+
+    player = Shuffled()
+    frames = film(player, "simple_speaker_listener", episodes=episodes, seed=3, size=100, make=make)
+    together, heard = max(episodes, 2), np.array(player.heard)
+    assert heard.shape == (25, together)
+    assert (heard[1:10] == 1).all(), "until the first of them end"
+    assert len(frames) == sum([16, 31, 16][:episodes]), "six more of the last picture"
+    assert (frames[15][:100] == frames[9][:100]).all() and (frames[9][:100] != frames[0][:100]).any()
 
 
 def test_no_strip_without_messages_and_no_film_without_pictures():
