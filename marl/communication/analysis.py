@@ -17,7 +17,6 @@ from marl.communication.measures.interventions import (
     Intervention,
     Lines,
     Outcome,
-    lockstep,
     possible,
     speakers_team,
     summarise,
@@ -28,6 +27,8 @@ from marl.communication.options import DEFAULTS
 from marl.errors import UserError
 from marl.play.rollout import Episodes, play
 from marl.results import INLINE, LEFT_OUT, Record
+
+_BATCH = 40  # episodes in lockstep, at most
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def analyse_player(
         raise UserError(f"episodes must be at least 2 (1000 for numbers to rely on), got {episodes}.")
     channels = channels_of(spec)
     chosen = possible(spec, channels, interventions)
-    common: dict[str, Any] = {"env_args": env_args, "batch": lockstep(episodes), "spec": spec, **playing}
+    common: dict[str, Any] = {"env_args": env_args, "batch": _BATCH, "neighbours": True, "spec": spec, **playing}
     progress(f"playing {episodes} episodes")
     asked = Questioned(player, spec, channels)
     played = play(env_id, asked, episodes, seed, record=True, **common)

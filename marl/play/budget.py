@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,11 @@ class Budget:
         return self.steps > 0 or self.seconds > 0
 
 
+def even_batch(episodes: int, batch: int) -> int:
+    """The largest size up to `batch` with which batches are nearly alike."""
+    return math.ceil(episodes / math.ceil(episodes / batch))
+
+
 class Pace:
     """Which episodes start together next.
 
@@ -35,10 +42,21 @@ class Pace:
         batch: most that start together.
         budget: of all of them.
         clock: seconds, rising.
+        neighbours: that no episode is left alone in the last batch: where it would be, sizes differ by at most 1, and
+            are above `batch` where that is 1 or 2.
     """
 
-    def __init__(self, episodes: int, batch: int, budget: Budget, clock: Callable[[], float] = time.monotonic) -> None:
-        self.episodes, self.batch, self.budget = episodes, batch, budget
+    def __init__(
+        self,
+        episodes: int,
+        batch: int,
+        budget: Budget,
+        clock: Callable[[], float] = time.monotonic,
+        neighbours: bool = False,
+    ) -> None:
+        self.episodes, self.budget = episodes, budget
+        self._ends = _ends(episodes, batch, neighbours)  # episodes played after each batch of full size
+        self.batch = self._ends[0]
         self.played = 0
         self._clock = clock
         self._began = self._before = clock()
@@ -47,7 +65,7 @@ class Pace:
 
     def next(self) -> range:
         """The numbers of the next episodes; empty where all were played or the budget is used up."""
-        size = min(self.batch - self.played % self.batch, self.episodes - self.played)
+        size = next((end for end in self._ends if end > self.played), self.played) - self.played
         if self.budget and self.played < self.batch:
             size = min(size, max(1, 3 * self.played))
         if self.budget and self.played:
@@ -70,3 +88,13 @@ class Pace:
             left = self.budget.seconds - (self._before - self._began)
             room = min(room, int(left / max(self._seconds_each, 1e-9)))
         return max(room, 0)
+
+
+def _ends(episodes: int, batch: int, neighbours: bool) -> list[int]:
+    """How many episodes have been played after each batch of full size, rising to `episodes`."""
+    count = math.ceil(episodes / batch)
+    if neighbours and episodes > 1 and (batch == 1 or episodes % batch == 1):
+        count = min(count, episodes // 2)
+        each, more = divmod(episodes, count)
+        return list(accumulate(each + (k < more) for k in range(count)))
+    return [min((k + 1) * batch, episodes) for k in range(count)]

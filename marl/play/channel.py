@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +32,6 @@ def condition_of(players: Iterable[Any]) -> Condition | None:
             f"--channel (and one --channel-noise)."
         )
     return known.pop() if known else None
-
-
-def even_batch(episodes: int, batch: int) -> int:
-    """The largest size up to `batch` with which batches are nearly alike, so that no episode is played alone."""
-    return math.ceil(episodes / math.ceil(episodes / batch))
 
 
 class Through:

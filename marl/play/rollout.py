@@ -19,8 +19,8 @@ from envs.pictures import Small
 from envs.spec import EnvSpec
 from marl.config.schema import EvaluationConfig
 from marl.errors import RunFailed, UserError
-from marl.play.budget import Budget, Pace
-from marl.play.channel import Through, condition_of, even_batch
+from marl.play.budget import Budget, Pace, even_batch
+from marl.play.channel import Through, condition_of
 from marl.play.lockstep import Lockstep, opened
 
 Observations = dict[str, np.ndarray]  # {agent: float32 [E, that agent's own width]}
@@ -124,6 +124,7 @@ def play(
     record: bool = False,
     intervene: Intervention | None = None,
     batch: int = 32,
+    neighbours: bool = False,
     spec: EnvSpec | None = None,
     max_steps: int = MAX_STEPS,
     budget: Budget = NO_LIMIT,
@@ -145,6 +146,8 @@ def play(
         intervene: `intervene(t, observations) -> observations` changes what the player sees at step t.
         batch: environments in lockstep; changes no result of a deterministic player. Building one mpe2 environment
             costs as much as 40 steps of it, so many more than the default only pay with a slow player.
+        neighbours: for an intervention that looks from one episode to another: batches are nearly alike, and none is
+            a single episode where there are two. So it is, unasked, where messages are shuffled by the `condition`.
         spec: the environment's spec where it is already known.
         max_steps: steps after which an episode is stopped, at least 1; an environment's own longer time limit goes
             before it.
@@ -160,9 +163,10 @@ def play(
     if max_steps < 1:
         raise UserError(f"max_steps must be at least 1, got {max_steps}.")
     condition = condition_of([player])
-    if condition is not None:
+    neighbours = neighbours or (condition is not None and condition.kind == "shuffled")
+    if condition is not None or neighbours:
         batch = even_batch(episodes, batch)
-    pace = Pace(episodes, min(batch, episodes), budget)
+    pace = Pace(episodes, min(batch, episodes), budget, neighbours=neighbours)
     lockstep: Lockstep | None = None
     parts: list[Episodes] = []
     try:

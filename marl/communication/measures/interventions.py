@@ -184,11 +184,6 @@ def possible(spec: EnvSpec, channels: Sequence[Channel], names: Sequence[str]) -
     return parsed
 
 
-def lockstep(episodes: int, most: int = 40) -> int:
-    """Size of a batch such that all batches are nearly alike, and none is a single episode that has no other."""
-    return math.ceil(episodes / math.ceil(episodes / most))
-
-
 # --------------------------------------------------------------------------------------------------- what it costs
 def speakers_team(spec: EnvSpec, channels: Sequence[Channel]) -> list[int]:
     """The agents whose mean return tells what a channel is worth: the team of the first sender."""

@@ -14,7 +14,7 @@ from marl import train
 from marl.evaluate.command import main
 from marl.evaluate.returns import evaluate
 from marl.evaluate.tables import fewer, table
-from marl.play.budget import Budget, Pace
+from marl.play.budget import Budget, Pace, even_batch
 from marl.play.rollout import play
 from marl.runs.counter import Counter
 from marl.scripted.base import NoOp
@@ -42,6 +42,27 @@ def test_batches_without_a_budget_are_full_and_with_one_they_grow():
     assert batches(Pace(70, 32, Budget())) == [32, 32, 6]
     assert batches(Pace(70, 32, Budget(steps=10**6))) == [1, 3, 12, 16, 32, 6]
     assert batches(Pace(2, 2, Budget(seconds=1e9))) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("episodes", "most", "sizes"),
+    [(1, 40, [1]), (41, 40, [21, 20]), (1000, 40, [40] * 25), (7, 40, [7]), (81, 40, [27] * 3),
+     (1561, 40, [40] + [39] * 39), (5, 2, [3, 2]), (7, 3, [3, 2, 2]), (3, 1, [3]), (4, 1, [2, 2])],
+)  # fmt: skip
+def test_batches_of_neighbours_are_even_and_leave_nobody_alone(episodes, most, sizes):
+    """39 batches of 40 are 1560: of 1561 the last was alone. Guard: seen failing with that."""
+    assert batches(Pace(episodes, even_batch(episodes, most), Budget(), neighbours=True)) == sizes
+
+
+def test_batches_of_neighbours_are_those_of_before_where_nobody_was_alone():
+    for episodes in range(1, 200):
+        for batch in range(2, 50):
+            old = batches(Pace(episodes, batch, Budget()))
+            if old[-1] > 1 or episodes == 1:
+                assert batches(Pace(episodes, batch, Budget(), neighbours=True)) == old
+            else:
+                new = batches(Pace(episodes, batch, Budget(), neighbours=True))
+                assert sum(new) == episodes and min(new) > 1 and max(new) - min(new) <= 1 and max(new) <= max(batch, 3)
 
 
 def test_a_budget_of_steps_holds_whole_episodes_and_at_least_one():
