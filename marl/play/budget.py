@@ -42,8 +42,8 @@ class Pace:
         batch: most that start together.
         budget: of all of them.
         clock: seconds, rising.
-        neighbours: that no episode is left alone in the last batch: where it would be, sizes differ by at most 1, and
-            are above `batch` where that is 1 or 2.
+        neighbours: that no episode is played alone where there are two. Where the last one would be, sizes differ by at
+            most 1, and are above `batch` where that is 1 or 2; a budget begins with two, and ends before a single one.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Pace:
     ) -> None:
         self.episodes, self.budget = episodes, budget
         self._ends = _ends(episodes, batch, neighbours)  # episodes played after each batch of full size
+        self._least = min(2, episodes) if neighbours else 1  # that start together
         self.batch = self._ends[0]
         self.played = 0
         self._clock = clock
@@ -65,11 +66,15 @@ class Pace:
 
     def next(self) -> range:
         """The numbers of the next episodes; empty where all were played or the budget is used up."""
-        size = next((end for end in self._ends if end > self.played), self.played) - self.played
+        size = left = next((end for end in self._ends if end > self.played), self.played) - self.played
         if self.budget and self.played < self.batch:
-            size = min(size, max(1, 3 * self.played))
+            size = min(size, max(self._least, 3 * self.played))
+            if left - size < self._least:
+                size = left
         if self.budget and self.played:
             size = min(size, self._fitting())
+            size -= 0 < left - size < self._least
+            size = size if size >= self._least else 0
         return range(self.played, self.played + size)
 
     def add(self, episodes: int, steps: int) -> None:

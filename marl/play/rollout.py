@@ -163,7 +163,7 @@ def play(
     if max_steps < 1:
         raise UserError(f"max_steps must be at least 1, got {max_steps}.")
     condition = condition_of([player])
-    neighbours = neighbours or (condition is not None and condition.kind == "shuffled")
+    neighbours = neighbours or (condition is not None and condition.needs_neighbours)
     if condition is not None or neighbours:
         batch = even_batch(episodes, batch)
     pace = Pace(episodes, min(batch, episodes), budget, neighbours=neighbours)

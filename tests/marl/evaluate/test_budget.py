@@ -65,6 +65,23 @@ def test_batches_of_neighbours_are_those_of_before_where_nobody_was_alone():
                 assert sum(new) == episodes and min(new) > 1 and max(new) - min(new) <= 1 and max(new) <= max(batch, 3)
 
 
+def test_a_budget_leaves_no_neighbour_alone():
+    """Guard: seen failing with a first batch of one, and with a last one where the budget ends."""
+    assert batches(Pace(70, 32, Budget(steps=10**6), neighbours=True)) == [2, 6, 24, 32, 6]
+    assert batches(Pace(100, 3, Budget(steps=70), neighbours=True)) == [3, 3], "room for one more"
+    assert batches(Pace(500, 32, Budget(steps=3), neighbours=True)) == [2]
+    assert batches(Pace(1, 32, Budget(steps=3), neighbours=True)) == [1]
+    for episodes in range(2, 40):
+        for batch in range(1, 20):
+            for steps in range(5, 10 * episodes + 10, 10):
+                pace = Pace(episodes, min(even_batch(episodes, batch), episodes), Budget(steps=steps), neighbours=True)
+                sizes = batches(pace)
+                assert (
+                    min(sizes) > 1 and max(sizes) <= max(batch, 3) and (steps < 10 * episodes or sum(sizes) == episodes)
+                )
+                assert sum(sizes) <= max(steps // 10, 3)
+
+
 def test_a_budget_of_steps_holds_whole_episodes_and_at_least_one():
     assert batches(Pace(500, 32, Budget(steps=70))) == [1, 3, 3]
     assert batches(Pace(500, 32, Budget(steps=79))) == [1, 3, 3]
