@@ -287,7 +287,7 @@ def _first(options: CommandLine) -> tuple[Party, str, dict[str, Any], EnvSpec]:
             raise UserError("--scripted needs --env ID: the environment to play, such as simple_reference.")
         _require_script(options)
         spec = _spec_of(options.env, {})
-        return _script(options.env, options.scripted, spec), options.env, {}, spec
+        return _script(options.env, options.scripted, {}, spec), options.env, {}, spec
     if options.env is not None:
         raise UserError("--env goes with --scripted; a run knows its environment.")
     assert options.run is not None
@@ -327,11 +327,11 @@ def _opponent(options: CommandLine, against: str, env_id: str, env_args: dict[st
             f"--against {against}: there is no such run directory, and the scripted policies of {spec.id} are "
             f"{', '.join(known)}."
         )
-    return _script(env_id, against, spec)
+    return _script(env_id, against, env_args, spec)
 
 
-def _script(env_id: str, name: str, spec: EnvSpec) -> Party:
-    player = scripted.scripted(env_id, name, spec=spec)
+def _script(env_id: str, name: str, env_args: dict[str, Any], spec: EnvSpec) -> Party:
+    player = scripted.scripted(env_id, name, spec=spec, env_args=env_args)
     return Party(name, [player], frozenset(scripted.plays(env_id, name, spec)))
 
 

@@ -26,6 +26,7 @@ class Script:
     """
 
     decentralised: ClassVar[bool] = True  # each agent acts on its own observations only
+    assumes: ClassVar[tuple[str, ...]] = ()  # arguments of the task that must have their defaults: what agents see
 
     def __init__(self, spec: EnvSpec, seed: int = 0) -> None:
         self.spec = spec
@@ -56,6 +57,10 @@ class Script:
 
     def decide(self, observations: Observations) -> Actions:
         raise TypeError(f"{type(self).__name__} must define decide.")
+
+    def layout(self) -> list[int]:
+        """Widths of all agents' observations, in order, where what the script `assumes` holds."""
+        return [agent.obs_size for agent in self.spec.agents]
 
     def team(self, prefix: str) -> list[str]:
         """Names of the agents that start with `prefix`, in order."""

@@ -6,7 +6,9 @@ A script of a competitive task plays one side; two names joined by a plus sign p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from envs.mpe import catalogue
 from envs.spec import EnvSpec
@@ -138,18 +140,27 @@ def names(env_id: str) -> dict[str, Entry]:
     return {**TABLE.get(catalogue.canonical_id(env_id) or "", {}), **ANYWHERE}
 
 
-def scripted(env_id: str, name: str, *, spec: EnvSpec | None = None, seed: int = 0) -> Player:
+def scripted(
+    env_id: str,
+    name: str,
+    *,
+    spec: EnvSpec | None = None,
+    seed: int = 0,
+    env_args: Mapping[str, Any] | None = None,
+) -> Player:
     """A scripted policy.
 
     Args:
         env_id: with or without version; for `random` and `noop` any environment.
         name: of a script, or of two scripts joined by "+", one for each side. A script of one side alone gives a
             player of that side's agents only, to be joined by `Mixed`.
-        spec: the environment's spec; unset: of the MPE environment with default arguments.
+        spec: the environment's spec; unset: of the MPE environment with `env_args`.
         seed: of scripts that draw.
+        env_args: keyword arguments of the environment; unset: not known, or the default ones.
 
     Raises:
-        UserError: no such script (with close matches), or two scripts that claim the same agents.
+        UserError: no such script (with close matches), two scripts that claim the same agents, or observations that
+            the script does not know how to read.
     """
     known = names(env_id)
     parts = [part.strip() for part in name.split("+")]
@@ -161,7 +172,7 @@ def scripted(env_id: str, name: str, *, spec: EnvSpec | None = None, seed: int =
         )
     if spec is None:
         mpe_id = catalogue.require_id(env_id)
-        spec = catalogue.describe(mpe_id, catalogue.parallel_env(mpe_id))
+        spec = catalogue.describe(mpe_id, catalogue.parallel_env(mpe_id, **(env_args or {})))
     numbers = any(agent.box for agent in spec.agents)
     moved = [part for part in parts if numbers and part not in ANYWHERE]
     if moved:
@@ -172,6 +183,7 @@ def scripted(env_id: str, name: str, *, spec: EnvSpec | None = None, seed: int =
     players: dict[str, Player] = {}
     for part in sorted(parts, key=lambda part: not known[part].plays):  # those of one side claim their agents first
         player = known[part].script(spec, seed)
+        _require_layout(env_id, part, player, env_args)
         agents = known[part].agents(spec)
         free = [agent for agent in agents if agent not in players]
         if not free or (known[part].plays and len(free) < len(agents)):
@@ -183,6 +195,28 @@ def scripted(env_id: str, name: str, *, spec: EnvSpec | None = None, seed: int =
     if len(parts) == 1:
         return player
     return Mixed(players)
+
+
+def _require_layout(env_id: str, name: str, script: Script, env_args: Mapping[str, Any] | None) -> None:
+    """Raise `UserError` where the script takes one thing for another in what agents see.
+
+    The arguments tell more than widths, which may be those of the default ones by chance.
+    """
+    if not script.assumes:
+        return
+    known = {key: default for key, default in catalogue.allowed_arguments(env_id).items() if key in script.assumes}
+    widths = [agent.obs_size for agent in script.spec.agents]
+    if env_args is None and widths != script.layout():
+        got = f"observations of widths {widths}; expected {script.layout()}"
+    elif changed := [key for key, default in known.items() if (env_args or {}).get(key, default) != default]:
+        got = ", ".join(f"{key}={(env_args or {})[key]!r}" for key in changed)
+    else:
+        return
+    told = ", ".join(f"{key}={default!r}" for key, default in known.items())
+    raise UserError(
+        f"the script {name!r} reads what agents of {env_id} see with {told}, and got {got}. Leave these arguments as "
+        f"they are, or take {' or '.join(ANYWHERE)}."
+    )
 
 
 def plays(env_id: str, name: str, spec: EnvSpec) -> list[str]:

@@ -7,6 +7,7 @@ adversary can do and are no decentralised policies.
 from __future__ import annotations
 
 import itertools
+from typing import ClassVar
 
 import numpy as np
 
@@ -73,7 +74,17 @@ class AdversaryPlanned(Script):
         return dict(zip(names, np.split(follow(self.moves, self.t), len(names)), strict=True))
 
 
-class AdversaryCover(_Blind):
+class _Everything(_Blind):
+    """Reads where all landmarks and all others are."""
+
+    assumes: ClassVar[tuple[str, ...]] = ("num_agent_neighbors", "num_landmark_neighbors")
+
+    def layout(self) -> list[int]:
+        count = self.spec.num_agents - 1  # of good agents, and of landmarks
+        return [4 * count if name.startswith("adversary") else 4 * count + 2 for name in self.spec.agent_names]
+
+
+class AdversaryCover(_Everything):
     """The good agents divide the landmarks among themselves with the least total distance, so that an observer learns
     nothing from their moves; each computes the same assignment from its own observation."""
 
@@ -95,7 +106,7 @@ class AdversaryCover(_Blind):
 
 
 # ------------------------------------------------------------------ simple_adversary: the one who does not
-class AdversaryMidpoint(_Blind):
+class AdversaryMidpoint(_Everything):
     """The adversary goes to the mean of the landmarks: the best play that ignores the others."""
 
     prefix = "adversary"
@@ -105,7 +116,7 @@ class AdversaryMidpoint(_Blind):
         return [landmarks(obs, 0, obs.shape[1] // 4).mean(1)]
 
 
-class AdversaryFollow(_Blind):
+class AdversaryFollow(_Everything):
     """The adversary goes to the landmark with the least summed distance to the good agents."""
 
     prefix = "adversary"
@@ -117,7 +128,7 @@ class AdversaryFollow(_Blind):
         return [pick(places, length(places[:, :, None] - others[:, None]).sum(-1).argmin(1))]
 
 
-class AdversaryOmniscient(_Blind):
+class AdversaryOmniscient(_Everything):
     """The adversary goes to the goal, which the script reads from the good agents' observations (the adversary cannot
     see it)."""
 

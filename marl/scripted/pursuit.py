@@ -7,6 +7,7 @@ velocities from one step to the next. In simple_world_comm whoever is hidden by 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -68,6 +69,13 @@ class _Seen(Script):
     """Reads the observations of one team and remembers where everybody was seen last."""
 
     prefixes: tuple[str, ...] = ()
+    assumes: ClassVar[tuple[str, ...]] = (
+        "num_obstacles",
+        "num_food",
+        "num_forests",
+        "num_agent_neighbors",
+        "num_landmark_neighbors",
+    )
 
     def __init__(self, spec: EnvSpec, seed: int = 0) -> None:
         super().__init__(spec, seed)
@@ -75,6 +83,14 @@ class _Seen(Script):
         self.names = [name for name in spec.agent_names if name.startswith(self.prefixes)]
         self.predators = [n for n, name in enumerate(spec.agent_names) if "adversary" in name]
         self.prey = [n for n, name in enumerate(spec.agent_names) if "adversary" not in name]
+
+    def layout(self) -> list[int]:
+        arena, message = self.arena, 4 if self.arena is WORLD else 0
+        seen = 4 + 2 * arena.landmarks + 2 * (self.spec.num_agents - 1) + arena.forests
+        prey = len(self.prey)  # whose velocities all see; only predators hear the leader
+        return [
+            seen + (2 * prey + message if n in self.predators else 2 * prey - 2) for n in range(self.spec.num_agents)
+        ]
 
     def reset(self, num_envs: int) -> None:
         super().reset(num_envs)
@@ -214,6 +230,7 @@ class Feed(_Seen):
     """Each prey runs to the nearest food and stays there, even when predators come."""
 
     prefixes = ("agent",)
+    assumes = ("num_obstacles", "num_food")
 
     def decide(self, observations: Observations) -> Actions:
         actions = {}

@@ -6,6 +6,7 @@ Arrays keep rows last (`[2, N, R]`: axis, agent, row), so that every operation r
 from __future__ import annotations
 
 import itertools
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,7 +26,14 @@ ROUNDS = 60  # of the local search; it stops by itself after 10 or so
 CHUNK = 16  # episodes searched together: their arrays fit the cache
 
 
-class SpreadCoast(Script):
+class _Spread(Script):
+    assumes: ClassVar[tuple[str, ...]] = ("num_agent_neighbors", "num_landmark_neighbors")
+
+    def layout(self) -> list[int]:
+        return [6 * self.spec.num_agents] * self.spec.num_agents
+
+
+class SpreadCoast(_Spread):
     """Agents and landmarks are matched anew at each step with the least total distance (each agent sees everything and
     could compute the same matching alone); each follows the coasting rule to its landmark."""
 
@@ -43,8 +51,10 @@ class SpreadCoast(Script):
         return actions
 
 
-class SpreadFixed(Script):
+class SpreadFixed(_Spread):
     """Agent i follows the coasting rule to landmark i."""
+
+    assumes = ("num_landmark_neighbors",)
 
     def decide(self, observations: Observations) -> Actions:
         actions = {}
@@ -54,7 +64,7 @@ class SpreadFixed(Script):
         return actions
 
 
-class SpreadOracle(Script):
+class SpreadOracle(_Spread):
     """A joint plan of the whole episode, including contacts, found by beam search over all assignments and improved by
     local search. It is computed from agent_0's first observation, which shows the whole state; each other agent could
     compute the same plan from its own."""

@@ -283,6 +283,14 @@ def test_a_script_meets_a_run_that_is_sampled(run, monkeypatch):
     assert {greedy for _, _, greedy, _, _ in fake().loads} == {False}
 
 
+def test_a_script_is_told_the_arguments_of_the_run_that_it_meets(run, capsys, monkeypatch):
+    """Guard: seen failing with a predator taken for the second obstacle."""
+    monkeypatch.setattr(fake(), "env_id", "simple_tag_v3")
+    monkeypatch.setattr(fake(), "env_args", {"num_obstacles": 1})
+    assert main([str(run), "--against", "chase", "--episodes", "1"]) == 2
+    assert "'chase' reads what agents of simple_tag_v3 see with num_obstacles=2" in capsys.readouterr().err
+
+
 def test_runs_against_runs_give_every_pair_of_replicas(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(fake(), "env_id", "simple_push_v3")
     other = tmp_path / "other"
