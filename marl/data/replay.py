@@ -46,7 +46,8 @@ class Replay:
         num_envs: E; rounded so that a joint step never wraps.
         stream: noise of the draws; its rows are the replicas.
         gamma: discount per step.
-        n_step: rewards summed before the bootstrap; sums stop where an agent's episode ends.
+        n_step: rewards summed before the bootstrap; sums stop where an agent's episode ends, and those of all agents
+            of an environment where one is truncated: all bootstrap from the same joint step.
         further: {field: numbers} that a row holds beside those of `row_widths`.
     """
 
@@ -142,9 +143,15 @@ class Replay:
         return fields
 
     def _n_step_fields(self, steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The oldest of n joint steps with rewards summed until the last of them or the episode's end."""
+        """The oldest of n joint steps with rewards summed until the last of them, the episode's end or a truncation."""
+
+        def going_on(step: dict[str, Tensor], going_SEN: Tensor) -> Tensor:
+            ended_SEN = step["ended"].bool()
+            truncated_SEN = going_SEN & ended_SEN & (step["discount"] > 0)
+            return going_SEN & ~ended_SEN & ~truncated_SEN.any(2, keepdim=True)
+
         oldest = dict(steps[0])
-        going_SEN = ~oldest["ended"].bool()
+        going_SEN = going_on(oldest, torch.ones_like(oldest["ended"], dtype=torch.bool))
         for later in steps[1:]:
             reward, discount = oldest["reward"], oldest["discount"]
             oldest["reward"] = torch.where(going_SEN, reward + discount * later["reward"], reward)
@@ -153,7 +160,7 @@ class Replay:
             env_going_SE1 = going_SEN.any(2, keepdim=True)
             for name in oldest.keys() & {"next_obs", "next_mask", "next_action", "next_pixels"}:
                 oldest[name] = torch.where(env_going_SE1, later[name], oldest[name])
-            going_SEN = going_SEN & ~later["ended"].bool()
+            going_SEN = going_on(later, going_SEN)
         return oldest
 
     def interrupt(self) -> None:

@@ -97,3 +97,35 @@ def test_n_step_sums_stop_at_the_end_of_an_episode() -> None:
     assert float(batch.discount[0, 0, 0]) == 0.0 and float(batch.discount[0, 0, 1]) == 0.125
     assert torch.equal(batch.next_obs[..., 0, :], steps[1].next_obs[..., 0, :])
     assert torch.equal(batch.next_obs[..., 1, :], steps[2].next_obs[..., 1, :])
+
+
+def test_n_step_sums_of_all_stop_where_one_agent_is_truncated() -> None:
+    """By hand: agent 0 of environment 0 is truncated in the second of four steps, that of environment 1 terminated.
+
+    Guard: seen failing with the value of the third step in place of what follows the second.
+    """
+    buffer = replay(n_step=3, gamma=0.5)
+    first = torch.zeros(S, N, E, dtype=torch.bool)
+    first[:, 0, 0] = True
+    second = first.roll(1, 2)
+    there = torch.ones(S, N, E, dtype=torch.bool)
+    there[:, 0, :2] = False
+    left = {"active": there, "terminated": ~there}
+    steps = [
+        transitions(0), transitions(1, truncated=first, terminated=second), transitions(2, **left),
+        transitions(3, **left),
+    ]  # fmt: skip
+    for one in steps:
+        buffer.add(one)
+    rows = torch.stack([torch.arange(E), E + torch.arange(E)])
+    earlier, later = (buffer.gather(row.repeat(S, 1) + buffer._offset_S1) for row in rows)
+    r0, r1, r2 = (one.reward for one in steps[:3])
+    torch.testing.assert_close(earlier.reward[..., 0], (r0 + 0.5 * r1)[..., 0])
+    assert (earlier.discount[..., 0] == 0.25).all()
+    assert torch.equal(earlier.next_obs[:, :, 0], steps[1].next_obs[:, :, 0])
+    assert torch.equal(later.reward[..., 0], r1[..., 0]) and (later.discount[..., 0] == 0.5).all()
+    assert torch.equal(later.next_obs[:, :, 0], steps[1].next_obs[:, :, 0])
+    torch.testing.assert_close(earlier.reward[:, 0, 1], (r0 + 0.5 * r1)[:, 0, 1])
+    torch.testing.assert_close(earlier.reward[:, 1:, 1], (r0 + 0.5 * r1 + 0.25 * r2)[:, 1:, 1])
+    assert (earlier.discount[:, 0, 1] == 0).all() and (earlier.discount[:, 1:, 1] == 0.125).all()
+    assert torch.equal(earlier.next_obs[:, :, 1], steps[2].next_obs[:, :, 1])
