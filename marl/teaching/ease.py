@@ -23,6 +23,7 @@ import numpy as np
 from pettingzoo import ParallelEnv
 
 from envs.pettingzoo.construct import parallel_env
+from envs.pettingzoo.reader import Reader
 from envs.spec import EnvSpec
 from marl.config.opponents import OpponentsConfig
 from marl.config.schema import Config, MADDPGConfig
@@ -87,6 +88,8 @@ class Beside(ParallelEnv):
         if not learners or len(set(learners)) == len(names):
             raise UserError(f"learners must be some, but not all, of {names}; got {learners}.")
         self.env, self.frozen = env, frozen
+        self._reader = Reader.of_rows(spec)
+        self._reader.turns = True  # agents may wait for each other
         self.possible_agents = [name for name in names if name in learners]
         self.agents: list[str] = []
         self.max_cycles = spec.horizon
@@ -132,10 +135,14 @@ class Beside(ParallelEnv):
         seen = {name: self._seen[name] for name in self.env.agents}
         if isinstance(self.frozen, Policy):
             return self.frozen(seen, self._infos)
-        masks = {name: np.asarray(self._infos[name]["action_mask"])[None] for name in seen
-                 if "action_mask" in self._infos.get(name, {})}  # fmt: skip
+        given = {name: self._reader.info_mask(self._reader.index[name], self._infos) for name in seen}
+        told = {name: mask for name, mask in given.items() if mask is not None}
+        masks = None
+        if told:
+            allowed_NHK = self._reader.masks(told, self._infos, list(seen))
+            masks = {name: allowed_NHK[n, None] for name, n in self._reader.index.items()}
         batch = {name: np.asarray(obs, dtype=np.float32)[None] for name, obs in seen.items()}
-        rows = {name: action[0] for name, action in self.frozen.act(batch, masks or None).items()}
+        rows = {name: action[0] for name, action in self.frozen.act(batch, masks).items()}
         return {name: action if action.ndim else action.item() for name, action in rows.items()}
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from marl.config.schema import Config, EvaluationConfig, LoggingConfig, MADDPGCo
 from marl.errors import UserError
 from marl.play.policy import Policy
 from marl.play.rollout import play
+from marl.scripted.base import NoOp
 from marl.teaching import ease as teaching
 from marl.teaching.command import main
 from marl.teaching.ease import Beside, EaseOfTeaching, beside, in_words, settings_of, timed
@@ -187,6 +188,31 @@ def test_masks_reach_a_player_that_is_no_policy():
     while place.agents:
         place.step({"a_1": 0})
     assert [int(actions["a_0"]) for actions in env.received] == [0, 1, 2, 3, 0, 1]
+
+
+def test_masks_of_several_heads_reach_a_player_as_it_reads_them():
+    """A tuple with an array a head. Guard: seen failing (arrays of unequal length) with masks as they came."""
+    told = []
+
+    class Masked(toy_envs.Vectors):
+        def infos(self, names):
+            masks = {"a_0": (np.int8([1, 0]), np.int8([0, 0, 1])), "a_1": (np.int8([0, 1, 0, 0]),)}
+            return {name: {"action_mask": masks[name]} for name in names}
+
+    class Told(NoOp):
+        def act(self, observations, masks=None):
+            told.append(masks)
+            return super().act(observations, masks)
+
+    env = Masked()
+    spec = PettingZooEnv(num_envs=1, make=Masked).spec
+    place = Beside(env, spec, Told(spec), ["a_1"])
+    place.reset(seed=0)
+    place.step({"a_1": np.array([1])})
+    assert env.received[0]["a_0"].tolist() == [0, 2]
+    assert {name: mask.shape for name, mask in told[0].items()} == {"a_0": (1, 2, 4), "a_1": (1, 2, 4)}
+    assert np.argwhere(told[0]["a_0"][0]).tolist() == [[0, 0], [1, 2]]
+    assert np.argwhere(told[0]["a_1"][0]).tolist() == [[0, 1]]
 
 
 def test_what_brought_the_agents_of_a_run_together_is_not_taken_over(tmp_path):
