@@ -24,6 +24,7 @@ Floats = NDArray[np.float64]
 
 
 _MOST_DRAWS = 20_000_000  # permuted or resampled entries that are held at a time
+_MOST_VALUES = 256  # of a larger alphabet, as joint choices of several heads, only what occurs is counted
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,10 @@ def mutual_information(
     The interval is the percentile bootstrap of plug-in + 2 * correction: a resample carries the bias of the sample
     once more, so the correction is due twice. It is clipped to [0, log2 min(sizes)].
     """
+    most = math.log2(min(sizes))
+    if sizes[1] > _MOST_VALUES:  # cells that stay empty add nothing, and the tables of all resamples are held at once
+        occurring, y = np.unique(y, return_inverse=True)
+        sizes = (sizes[0], len(occurring))
     table = contingency(x, y, sizes, z, num_z)
     plug_in = float(information_bits(table))
     corrected = plug_in + float(information_correction(table))
@@ -196,7 +201,7 @@ def mutual_information(
     picks = resampler.picks_RN
     again = contingency(x[picks], y[picks], sizes, None if z is None else z[picks], num_z)
     spread_R = information_bits(again) + 2 * information_correction(again)
-    low, high = np.clip(np.quantile(spread_R, [0.025, 0.975]), 0.0, math.log2(min(sizes)))
+    low, high = np.clip(np.quantile(spread_R, [0.025, 0.975]), 0.0, most)
     entropy = float(entropy_corrected(table.sum(axis=(-3, -1))))
     share = min(max(corrected / entropy, 0.0), 1.0) if entropy > 0 else 0.0
     return Information(plug_in, corrected, float(low), float(high), p, entropy, share, len(x))
