@@ -17,7 +17,7 @@ from torch import Tensor
 
 from envs.streams import Stream
 
-NO_FLAGS = torch.empty(0)  # stands for: an environment that needs none
+NOT_GIVEN = torch.empty(0)  # stands for: what the others say
 
 
 @dataclass
@@ -31,11 +31,14 @@ class Sequences:
     first: Tensor  # bool [S, T, B] no frame of the same episode stands before it in the window
     last: Tensor  # bool [S, T, B] the episode ended here
     valid: Tensor  # bool [S, T, B] False behind the newest frame
-    flags: Tensor = NO_FLAGS  # [S, T, B, V] who is there to act on this frame, and which choices are allowed
+    flags: Tensor = NOT_GIVEN  # [S, T, B, V] who is there to act on this frame, and which choices are allowed; or none
+    opens: Tensor = NOT_GIVEN  # bool [S, T, B] the episode began here, not the window alone; or wherever `first`
 
     def __post_init__(self) -> None:
-        if self.flags is NO_FLAGS:
+        if self.flags is NOT_GIVEN:
             self.flags = self.reward[..., :0]
+        if self.opens is NOT_GIVEN:
+            self.opens = self.first.clone()
 
     @property
     def follows(self) -> Tensor:
@@ -182,10 +185,11 @@ class FrameStore:
 
     def _sequences(self, rows_STBD: Tensor, valid_STB: Tensor) -> Sequences:
         obs, action, reward, alive, first, last, flags = rows_STBD.split(self._widths, dim=3)
-        first_STB = first[..., 0] > 0.5
+        opens_STB = first[..., 0] > 0.5
+        first_STB = opens_STB.clone()
         first_STB[:, 0] = True
         action = torch.where(first_STB[..., None], 0.0, action)
-        return Sequences(obs, action, reward, alive, first_STB, last[..., 0] > 0.5, valid_STB, flags)
+        return Sequences(obs, action, reward, alive, first_STB, last[..., 0] > 0.5, valid_STB, flags, opens_STB)
 
     def state_dict(self) -> dict[str, Any]:
         used = int(self.written_SE.max().clamp(max=self.ring))

@@ -81,7 +81,8 @@ class Starts:
         config, stream = self._config, self._stream
         count = max(config.size("sequences"), -(-2 * config.size("starts") // self._span))
         seq = self._store.windows(self._span, count, stream)
-        open_SX = (seq.valid & ~seq.last).flatten(1, 2)
+        cut_STB = seq.first & ~seq.opens  # in mid-episode, and the frame before is not in the window
+        open_SX = (seq.valid & ~seq.last & ~cut_STB).flatten(1, 2)
         order = stream.uniform(open_SX.shape[1]) + ~open_SX
         index_SR = order.argsort(1)[:, : config.size("starts")]
         s = torch.arange(len(index_SR), device=index_SR.device)[:, None]

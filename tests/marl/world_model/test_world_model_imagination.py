@@ -156,6 +156,27 @@ def test_previous_observations_of_starts_are_the_frames_before() -> None:
             assert torch.equal(rows_before[s, r], expected)
 
 
+def test_starts_in_mid_episode_are_no_first_frames() -> None:
+    """Where episodes are longer than the span (26 frames and 6), or their beginnings forgotten (rings of 15 frames).
+    Guard: seen failing, with first frames of windows as those of episodes, before which nothing had been said."""
+    env_id = "simple_speaker_listener"
+    for span, capacity in ((6, 500_000), (26, 150)):
+        built = source(envs.make(env_id).spec, replace(CONFIG, capacity=capacity))
+        for t in play(envs.make(env_id, num_envs=20), 40, replicas=2):
+            built.add(t)
+        starts, layout = built.rollouts.starts, built.rollouts.layout
+        starts._span = span
+        _, obs, before, first, valid, *_ = starts.draw()
+        rows, rows_before, data = layout.join(obs), layout.join(before), built.training.episodes.training.data_SECD
+        opens = data[..., -2] > 0.5  # before the flag of an episode's last frame
+        assert bool(valid.all()) and not bool(first.all())
+        for s, r in valid.nonzero().tolist():
+            e, c = (data[s, ..., : layout.full_size] == rows[s, r]).all(-1).nonzero()[0].tolist()
+            assert opens[s, e, c] == first[s, r]
+            expected = data[s, e, c - 1, : layout.full_size] * ~first[s, r]
+            assert torch.equal(rows_before[s, r], expected)
+
+
 def test_actors_see_their_own_observation_only() -> None:
     """What the policy is given is the padded observation per agent: the speaker's row never holds the listener's."""
     given = []
