@@ -10,6 +10,7 @@ from typing import Any
 from envs.ids import names_function
 from marl.config.fields import flatten
 from marl.config.schema import Config
+from marl.config.world_model import FEW
 
 
 @dataclass(frozen=True)
@@ -322,6 +323,14 @@ WARNINGS: tuple[Rule, ...] = (
             f"the loss through the world model uses the straight_through estimator in place of "
             f"{' and '.join(f'{name} {value}' for name, value in _replaced(c).items())}, which no gradient passes to "
             f"what was before: set another one, or wm.through_horizon to 0"
+        ),
+    ),
+    Rule(
+        ("wm.starts", "wm.blend"),
+        lambda c: c.world_model and c.wm.blend and c.wm.size("starts") <= FEW and not c.maddpg.recurrent,
+        lambda c: (
+            f"wm.blend has no effect with wm.starts {c.wm.starts}, since two starts must agree in all entries of at "
+            f"most {FEW} values, which are all entries of so few: set wm.starts to more, or --wm.no-blend"
         ),
     ),
 )

@@ -19,7 +19,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "rssm": {"updates_per_step": 0.5, "ensemble": 2, "starts": 32, "through_horizon": 8},
 }
 
-
+FEW = 8
+"""Values: an entry of an observation with no more of them in all starts says which, not how much."""
 IMAGE = {"updates_per_step": 0.0625, "starts": 32, "through_horizon": 0, "sequences": 8}  # pictures cost far more
 
 
@@ -128,8 +129,8 @@ class WorldModelConfig:
     """Rollouts per replica in one generation of imagined transitions, and in the loss through the model; unset: 64, or
     32 (rssm)."""
     blend: bool = True
-    """Rollouts start between two stored states that agree in all entries of few values (rssm: in replicas in which its
-    memory predicts no better on held-out episodes)."""
+    """Rollouts start between two stored states that agree in all entries of at most 8 values, for which starts must be
+    more than 8 (rssm: in replicas in which its memory predicts no better on held-out episodes)."""
     keep: Annotated[float, Range(0.0, 1.0, above=True)] = 0.8
     """Share of the imagined transitions that is kept: those on which the ensemble disagrees least."""
     refresh_every: Positive = 16

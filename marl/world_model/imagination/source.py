@@ -22,7 +22,7 @@ from torch import Tensor
 
 from envs.spec import EnvSpec
 from envs.streams import Stream
-from marl.config.world_model import WorldModelConfig
+from marl.config.world_model import FEW, WorldModelConfig
 from marl.data.batch import Batch, Transitions
 from marl.data.pictures import PictureReplay
 from marl.data.replay import Replay
@@ -56,7 +56,10 @@ def make_model(layout: Layout, config: WorldModelConfig, gamma: float, stream: S
 
 def suited(config: WorldModelConfig, spec: EnvSpec) -> WorldModelConfig:
     """`config` as an environment's choices that may be forbidden want it: `auto` is rssm from the start, and no start
-    lies between two states, as what is allowed there follows from neither."""
+    lies between two states, as what is allowed there follows from neither. Nor does one of few starts, of which every
+    entry has few values."""
+    if config.size("starts") <= FEW:
+        config = replace(config, blend=False)
     if not spec.has_masks:
         return config
     return replace(config, kind="rssm" if config.kind == "auto" else config.kind, blend=False)

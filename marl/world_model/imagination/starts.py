@@ -24,13 +24,12 @@ import torch
 from torch import Tensor
 
 from envs.streams import Stream
-from marl.config.world_model import WorldModelConfig
+from marl.config.world_model import FEW, WorldModelConfig
 from marl.world_model.imagination.gate import Gate
 from marl.world_model.layout import Layout
 from marl.world_model.protocol import WorldModel
 from marl.world_model.sequences import FrameStore, Sequences
 
-FEW = 8  # values: an entry with no more of them in all rows says which, not how much
 APART = 1e-6  # values that differ by less are one
 
 

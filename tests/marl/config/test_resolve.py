@@ -262,6 +262,17 @@ def test_warnings() -> None:
         assert parse(["--env", "simple", "--world-model", *flags]).warnings == ()
 
 
+def test_starts_that_are_too_few_to_blend_are_told() -> None:
+    """Guard: seen failing without a word."""
+
+    def told(*words: str) -> bool:
+        warnings = parse(["--env", "simple", "--world-model", "--wm.starts", *words]).warnings
+        return any(one.startswith("wm.blend has no effect with wm.starts 8, since") for one in warnings)
+
+    assert told("8") and not told("9")
+    assert not told("8", "--wm.no-blend") and not told("8", "--maddpg.recurrent")
+
+
 @pytest.mark.parametrize("share", ["0.5", "0"])
 def test_real_batches_of_recurrent_networks_are_told(share):
     words = ["--env", "simple_tag", "--world-model", "--maddpg.recurrent", "--wm.imagined-share", share]
