@@ -59,14 +59,11 @@ class Journal:
         self._division, self._agents = division, tuple(agents)
         self._success: dict[str, float] = {}  # gain, or score where there is none, of the last evaluation
         self.aside_seconds = 0.0
-        self._loss: float | None = None  # of the critics in the last record
         self._warned = False
 
-    def record(self, step: int, values: dict[str, float | Tensor]) -> dict[str, float | Tensor]:
-        """Write one record of all replicas; returns it on rank 0."""
-        values = self._division.record(values)
-        self.logger.log(step, values)
-        return values
+    def record(self, step: int, values: dict[str, float | Tensor]) -> None:
+        """Write one record of all replicas."""
+        self.logger.log(step, self._division.record(values))
 
     def metrics(self, step: int, returns_SN: Tensor, metrics: dict[str, Tensor], updates: int) -> None:
         """Write the record of a round.
@@ -87,8 +84,7 @@ class Journal:
         values["updates"] = float(updates)
         values["time/steps_per_second"] = self.clock.speed(step) * self._division.replicas
         values["time/seconds"] = self.clock.seconds
-        loss = self.record(step, values).get("critic/loss")
-        self._loss = self._loss if loss is None else float(torch.as_tensor(loss).mean())
+        self.record(step, values)
 
     def evaluation(self, step: int, result: Evaluation) -> None:
         """Record what `evaluate` has returned under evaluation/."""
@@ -116,9 +112,8 @@ class Journal:
             self._warned = True
 
     def advance(self, step: int) -> None:
-        """Show the progress."""
-        loss = {} if self._loss is None else {"loss": self._loss}
-        self.logger.advance(step, {**self._success, **loss})
+        """Show the progress, and the last evaluation's gain or score beside it."""
+        self.logger.advance(step, self._success)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
