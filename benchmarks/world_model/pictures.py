@@ -35,6 +35,7 @@ from marl.world_model.sequences import Sequences
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "world_model"
 CONTEXT = 5  # frames that are seen before the model goes on alone
 HELD_OUT, SHOWN = 4, 2  # episodes
+SEQUENCES, WINDOW = 8, 12  # of an update, and frames of each
 
 
 def rendered(env_id: str, episodes: int, steps: int, seed: int = 0) -> tuple[EnvSpec, Sequences]:
@@ -88,6 +89,16 @@ def part(seq: Sequences, episodes: slice | Tensor) -> Sequences:
     return Sequences(**{name: x[:, :, episodes] for name, x in vars(seq).items()})
 
 
+def drawn(seq: Sequences, stream: Stream) -> Sequences:
+    """Windows of `SEQUENCES` of its episodes, drawn with replacement, all of which begin at the same drawn frame."""
+    frames, episodes = seq.first.shape[1:]
+    chosen = (stream.uniform(SEQUENCES)[0] * episodes).long()
+    start = int(stream.uniform(1)[0, 0] * (frames - WINDOW + 1))
+    window = part(seq, chosen).select(slice(start, start + WINDOW))
+    window.first[:, 0], window.action[:, 0] = True, 0.0
+    return window
+
+
 @torch.no_grad()
 def imagined(model: DreamerModel, seq: Sequences, stream: Stream) -> Tensor:
     """Pictures [steps, episodes, J] that the model makes after the first `CONTEXT` frames, by the actions of `seq`."""
@@ -113,11 +124,7 @@ def measure(env_id: str, episodes: int, updates: int, depth: int, seed: int) -> 
     noise = Stream(seed, "pictures/noise", [0])
     began = time.perf_counter()
     for _ in range(updates):
-        chosen = (noise.uniform(8)[0] * (episodes - HELD_OUT)).long()
-        start = int(noise.uniform(1)[0, 0] * (steps - 11))
-        window = part(train, chosen).select(slice(start, start + 12))
-        window.first[:, 0] = True
-        model.update(window, noise)
+        model.update(drawn(train, noise), noise)
     model.check()
     seconds = time.perf_counter() - began
     true = held.obs[0, CONTEXT:]

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.world_model.pictures import CONTEXT, measure, rendered
+from benchmarks.world_model.pictures import CONTEXT, SEQUENCES, WINDOW, drawn, measure, rendered
 from envs.streams import Stream
 from marl.config.world_model import WorldModelConfig
 from marl.world_model.dreamer.image import (
@@ -21,6 +21,7 @@ from marl.world_model.dreamer.image import (
     picture,
     pixels,
 )
+from marl.world_model.sequences import Sequences
 
 
 def test_replicas_are_separate_convolutions() -> None:
@@ -97,6 +98,20 @@ def test_actions_of_the_rendered_episodes_are_those_of_every_head() -> None:
     assert heads == [5, 10, 5, 10] and seq.action.shape == (1, 4, 1, 30)
     parts = seq.action[0, :, 0].split(heads, -1)
     assert all(part[0].sum() == 0 and part[1:].sum(-1).eq(1).all() for part in parts)
+
+
+def test_every_window_of_an_episode_is_drawn() -> None:
+    """Of 14 frames three windows of twelve. Guard: seen failing, with none that held the last frame."""
+    t = torch.arange(14.0)[None, :, None, None].expand(1, -1, 3, 1)
+    no = torch.zeros(1, 14, 3, dtype=torch.bool)
+    seq, stream = Sequences(t, t + 1, t, t, no, no, ~no), Stream(0, "windows", [0])
+    windows = [drawn(seq, stream) for _ in range(40)]
+    assert {int(one.obs[0, 0, 0]) for one in windows} == {0, 1, 2}
+    for one in windows:
+        assert one.obs.shape == (1, WINDOW, SEQUENCES, 1)
+        assert one.first[:, 0].all() and not one.first[:, 1:].any()
+        assert not one.action[:, 0].any() and torch.equal(one.action[:, 1:], one.obs[:, 1:] + 1)
+    assert not seq.first.any() and torch.equal(seq.action, t + 1), "the episodes stay as they are"
 
 
 def test_the_command_imagines_what_follows_the_context() -> None:
