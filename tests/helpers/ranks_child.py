@@ -87,7 +87,7 @@ def more_runs(ranks: Ranks, out: Path) -> dict[str, Any]:
 
 MODEL = {
     "world_model": True, "wm.kind": "mlp", "wm.sequences": 4, "wm.warmup_steps": 60, "wm.updates_per_step": 0.125,
-    "wm.refresh_every": 24, "wm.rollout": 3, "wm.starts": 8, "wm.gate": 1e6, "wm.reward_gate": 1e6,
+    "wm.refresh_every": 24, "wm.rollout": 3, "wm.starts": 12, "wm.gate": 1e6, "wm.reward_gate": 1e6,
     "wm.validation_share": 0.3,
 }  # fmt: skip
 MORE: dict[str, dict[str, Any]] = {

@@ -65,7 +65,7 @@ MODEL = {  # DreamerV2's, tiny, and trusted whatever its error
     "wm.updates_per_step": 0.125,
     "wm.refresh_every": 24,
     "wm.rollout": 3,
-    "wm.starts": 8,
+    "wm.starts": 12,
     "wm.gate": 1e6,
     "wm.reward_gate": 1e6,
     "wm.validation_share": 0.3,
