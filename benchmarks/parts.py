@@ -35,7 +35,7 @@ from marl.communication.options import Options
 from marl.communication.run_analysis import analyse_run
 from marl.communication.zero_shot import zero_shot
 from marl.errors import UserError
-from marl.runs.records import read_run
+from marl.runs.logs.records import read_run
 
 RESULT = Path(__file__).resolve().parent / "results" / "communication" / "parts.json"
 _GOALS = ["--env-args", "attributes=[3,3]", "held_out=3"]

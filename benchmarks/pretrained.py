@@ -37,7 +37,7 @@ from marl.evaluate.matches import team_names
 from marl.play.rollout import play
 from marl.pretrained import library
 from marl.runs import checkpoint
-from marl.runs.records import read_run
+from marl.runs.logs.records import read_run
 
 FOLDER = Path(library.__file__).parent
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from marl.config.resolve import tuned
     from marl.config.schema import Config
     from marl.play.policy import Policy
-    from marl.runs.exchange import metrics_frame
+    from marl.runs.logs.exchange import metrics_frame
     from marl.training.experiment import train
 
 __all__ = ["Config", "Policy", "metrics_frame", "train", "tuned"]
@@ -21,7 +21,7 @@ __all__ = ["Config", "Policy", "metrics_frame", "train", "tuned"]
 _HOMES = {
     "Config": "marl.config.schema",
     "Policy": "marl.play.policy",
-    "metrics_frame": "marl.runs.exchange",
+    "metrics_frame": "marl.runs.logs.exchange",
     "train": "marl.training.experiment",
     "tuned": "marl.config.resolve",
 }

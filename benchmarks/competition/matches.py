@@ -54,7 +54,7 @@ from benchmarks.machine import machine
 from marl import Policy
 from marl.cli.parse import parse
 from marl.figures import plots
-from marl.runs.records import read_run
+from marl.runs.logs.records import read_run
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "competition"
 EPISODES_SEED = seeds.seeds(seeds.EPISODES, "duels").first  # of trials; a report has those of its slot

@@ -22,7 +22,7 @@ from benchmarks.machine import machine
 from benchmarks.seeds import EPISODES, seeds
 from marl import Policy
 from marl.play.rollout import Player, play
-from marl.runs.records import read_run
+from marl.runs.logs.records import read_run
 from marl.scripted.by_name import scripted
 from marl.stats import mean_and_se
 

@@ -20,7 +20,7 @@ from marl import Policy, train
 from marl.cli.parse import parse
 from marl.config.schema import Config
 from marl.runs.checkpoint import DIRECTORY, newest
-from marl.runs.records import RunRecords, read_run
+from marl.runs.logs.records import RunRecords, read_run
 from marl.training.experiment import RunResult
 from marl.training.trainer import Watch
 

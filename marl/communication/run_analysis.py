@@ -45,7 +45,7 @@ from marl.play.policy import Policy
 from marl.results import LEFT_OUT, Record
 from marl.runs.checkpoint import DIRECTORY, newest, read_manifest, saved_checkpoints
 from marl.runs.durable import replace_text
-from marl.runs.event_file import EventFile
+from marl.runs.logs.event_file import EventFile
 
 if TYPE_CHECKING:
     from marl.communication.command import CommandLine

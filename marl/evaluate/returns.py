@@ -29,8 +29,8 @@ from marl.figures.film import film, write_gif
 from marl.play.budget import Budget
 from marl.play.rollout import MAX_STEPS, NO_LIMIT, Player, pictures_of, play
 from marl.pretrained.library import described, names, read
-from marl.runs.counter import Counter
 from marl.runs.durable import replace_text
+from marl.runs.logs.counter import Counter
 
 if TYPE_CHECKING:
     from marl.evaluate.command import CommandLine

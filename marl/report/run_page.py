@@ -22,8 +22,8 @@ from marl.figures import page
 from marl.figures.plots import FORMED, comparison_figure, learning_figure, png
 from marl.listen.page import LISTEN
 from marl.runs.durable import replace_text
-from marl.runs.exchange import marl_eval
-from marl.runs.records import RunRecords, differing_settings, read_run
+from marl.runs.logs.exchange import marl_eval
+from marl.runs.logs.records import RunRecords, differing_settings, read_run
 from marl.runs.run_dir import starter
 from marl.stats import mean_interval
 

@@ -34,7 +34,7 @@ from marl.play.policy import Policy
 from marl.play.rollout import Player
 from marl.results import Record, key
 from marl.runs.durable import replace_text
-from marl.runs.records import read_run
+from marl.runs.logs.records import read_run
 from marl.stats import median_interval
 from marl.training.experiment import train
 

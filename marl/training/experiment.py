@@ -42,10 +42,10 @@ from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks, processes
 from marl.runs import checkpoint
 from marl.runs.compatibility import check_spec
-from marl.runs.logger import Logger, RunLog, Silent
+from marl.runs.logs.logger import Logger, RunLog, Silent
+from marl.runs.logs.trackers import require_installed
 from marl.runs.resuming import continued, has_ended
 from marl.runs.run_dir import RunDir, fresh_default
-from marl.runs.trackers import require_installed
 from marl.runs.versions import changed_versions
 from marl.training.devices import choose_device, choose_threads, keep_freed_memory, repeat_convolutions
 from marl.training.evaluator import Evaluator

@@ -18,9 +18,9 @@ from marl.evaluate.tables import table
 from marl.parallel.ranks import Ranks
 from marl.play.budget import Budget
 from marl.runs import checkpoint
-from marl.runs.counter import Counter
 from marl.runs.durable import replace_text
-from marl.runs.logger import RunLog
+from marl.runs.logs.counter import Counter
+from marl.runs.logs.logger import RunLog
 from marl.training.phases import Phases
 from marl.training.trainer import Trainer
 

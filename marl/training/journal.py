@@ -15,7 +15,7 @@ from torch import Tensor
 
 from marl.evaluate.results import Evaluation
 from marl.parallel.division import Division
-from marl.runs.logger import RunLog
+from marl.runs.logs.logger import RunLog
 
 
 class Clock:

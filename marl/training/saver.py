@@ -10,7 +10,7 @@ from marl.config.resolve import to_dict
 from marl.config.schema import Config
 from marl.errors import RunFailed
 from marl.runs import checkpoint
-from marl.runs.logger import RunLog
+from marl.runs.logs.logger import RunLog
 from marl.training.stop import StopRequest
 
 _MAX_FAILED = 3

@@ -17,7 +17,7 @@ from marl.config.schema import Config
 from marl.errors import UserError
 from marl.runs import checkpoint
 from marl.runs.compatibility import check_spec
-from marl.runs.logger import drop_after
+from marl.runs.logs.logger import drop_after
 from marl.runs.plain_data import NotPlain
 from marl.runs.run_dir import RunDir
 from marl.training.devices import choose_device

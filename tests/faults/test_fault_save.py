@@ -132,7 +132,7 @@ def test_a_really_full_disk(small_disk: Path, told: bool, monkeypatch: pytest.Mo
 
 @pytest.mark.fault
 def test_a_really_full_disk_for_logs(small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from marl.runs.logger import Logger
+    from marl.runs.logs.logger import Logger
 
     filler = small_disk / "filler"
     with Logger(small_disk) as logger:

@@ -193,7 +193,7 @@ def test_a_disk_that_is_full_of_records_only(
         return real[1]("/dev/full" if str(path).endswith("metrics.jsonl") else path, *args, **rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr("marl.runs.guarded_file.open", redirected, raising=False)
+        patch.setattr("marl.runs.logs.guarded_file.open", redirected, raising=False)
         code, _, err = run_py({"run_dir": run})
     assert code == 0 and err.count("warning: metrics.jsonl cannot be written (No space left on device)") == 1
     assert differences(state(run), state(tmp_path / "clean")) == []

@@ -20,7 +20,7 @@ from marl.learner.population.pool import PoolMADDPG
 from marl.learner.recurrent.maddpg import RecurrentMADDPG
 from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks
-from marl.runs.logger import Silent
+from marl.runs.logs.logger import Silent
 from marl.training.cuda_graphs import Graphs
 from marl.training.evaluator import Evaluator
 from marl.training.journal import Journal

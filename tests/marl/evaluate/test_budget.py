@@ -16,7 +16,7 @@ from marl.evaluate.returns import evaluate
 from marl.evaluate.tables import fewer, table
 from marl.play.budget import Budget, Pace, even_batch
 from marl.play.rollout import play
-from marl.runs.counter import Counter
+from marl.runs.logs.counter import Counter
 from marl.scripted.base import NoOp
 from marl.training.journal import Clock
 
@@ -186,7 +186,7 @@ def test_the_counter_tells_the_time_left(capsys, monkeypatch):
     assert Counter().left(0, 10, 5.0) == ""
     assert Counter().left(5, 20, 10.0) == "30 s left"
     assert Counter(60).left(5, 1000, 10.0).startswith("at most 50 s left")
-    monkeypatch.setattr("marl.runs.counter._QUIET_SECONDS", 0.0)
+    monkeypatch.setattr("marl.runs.logs.counter._QUIET_SECONDS", 0.0)
     Counter()(3, 4)
     Counter(shown=False)(3, 4)
     assert capsys.readouterr().err.count("evaluation: 3 of 4 episodes") == 1

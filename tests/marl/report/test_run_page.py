@@ -17,7 +17,7 @@ from marl.errors import UserError
 from marl.figures import page, plots
 from marl.report import command
 from marl.report import run_page as report
-from marl.runs import records
+from marl.runs.logs import records
 from marl.stats import MeanInterval
 
 ENV = "simple_speaker_listener"

@@ -22,7 +22,7 @@ from marl.parallel.division import Division
 from marl.parallel.ranks import Ranks
 from marl.play.rollout import play
 from marl.report.run_page import report_html
-from marl.runs.records import read_run
+from marl.runs.logs.records import read_run
 from marl.training.experiment import _environment, _learner
 
 RUNS: dict[str, dict[str, Any]] = {

@@ -30,7 +30,7 @@ from marl.evaluate.anchors import AnchorReturns
 from marl.evaluate.helpers import processes_for
 from marl.evaluate.results import Evaluation, ReplicaReturns, Setting
 from marl.learner.maddpg import MADDPG
-from marl.runs.records import read_run
+from marl.runs.logs.records import read_run
 from marl.training import finish
 from marl.training.stop import StopRequest
 

@@ -17,7 +17,7 @@ from whole_runs import ENVS, assert_same, begun, config, resumed, state, whole
 from marl import train
 from marl.cli.parse import parse
 from marl.errors import UserError
-from marl.runs.records import read_run
+from marl.runs.logs.records import read_run
 from marl.training import warm_start
 from marl.training.experiment import RunResult
 

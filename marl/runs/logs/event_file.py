@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from marl.runs.guarded_file import GuardedFile
+from marl.runs.logs.guarded_file import GuardedFile
 
 
 class EventFile:

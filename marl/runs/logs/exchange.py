@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from envs.mpe.catalogue import canonical_id
 from marl.errors import UserError
-from marl.runs.records import RunRecords, differing_settings, read_run
+from marl.runs.logs.records import RunRecords, differing_settings, read_run
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -14,8 +14,8 @@ from marl import metrics_frame
 from marl.config.fields import with_values
 from marl.errors import UserError
 from marl.report.command import main
-from marl.runs.exchange import marl_eval
-from marl.runs.records import read_run
+from marl.runs.logs.exchange import marl_eval
+from marl.runs.logs.records import read_run
 
 FEW = {"total_steps": 80, "evaluation.every": 20, "evaluation.episodes": 2, "num_replicas": 2}
 

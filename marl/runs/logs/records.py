@@ -14,7 +14,7 @@ from marl.config.resolve import from_dict
 from marl.config.schema import Config
 from marl.config.yaml12 import read
 from marl.errors import UserError
-from marl.runs.logger import METRICS
+from marl.runs.logs.logger import METRICS
 from marl.runs.run_dir import CONFIG, VERSIONS
 
 EVALUATION, COMMUNICATION = "evaluation.json", "communication.json"

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from marl.runs.logger import print_above
+from marl.runs.logs.logger import print_above
 
 _QUIET_SECONDS = 10.0  # between lines where there is no terminal
 

@@ -13,8 +13,8 @@ from whole_runs import begun, config, records, resumed, whole
 
 from marl import train
 from marl.errors import UserError
-from marl.runs import trackers
-from marl.runs.logger import Logger
+from marl.runs.logs import trackers
+from marl.runs.logs.logger import Logger
 
 FEW = {"total_steps": 80, "evaluation.every": 40, "evaluation.episodes": 2, "logging.every": 20}
 

@@ -1,4 +1,4 @@
-"""marl/runs/logger.py, marl/runs/event_file.py, marl/runs/guarded_file.py: records that can be trusted, on any disk."""
+"""logger.py, event_file.py and guarded_file.py of marl/runs/logs: records that can be trusted, on any disk."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import torch
 from marl.config.fields import flatten
 from marl.config.schema import Config
 from marl.errors import UserError
-from marl.runs import logger as module
-from marl.runs.logger import Logger, drop_after
+from marl.runs.logs import logger as module
+from marl.runs.logs.logger import Logger, drop_after
 
 
 def lines(run: Path) -> list[dict]:
@@ -150,7 +150,7 @@ def test_a_directory_that_is_gone_only_warns(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_memory_for_a_full_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from marl.runs import guarded_file as guardedfile
+    from marl.runs.logs import guarded_file as guardedfile
 
     monkeypatch.setattr(guardedfile, "_MOST", 100)
     file = guardedfile.GuardedFile(tmp_path / "no" / "file", lambda path, error: None)

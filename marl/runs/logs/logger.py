@@ -24,9 +24,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from marl.errors import UserError
-from marl.runs.event_file import EventFile
-from marl.runs.guarded_file import GuardedFile
-from marl.runs.trackers import Trackers
+from marl.runs.logs.event_file import EventFile
+from marl.runs.logs.guarded_file import GuardedFile
+from marl.runs.logs.trackers import Trackers
 
 METRICS = "metrics.jsonl"
 _QUIET_SECONDS = 30.0  # between progress lines where there is no terminal
@@ -85,7 +85,7 @@ class Logger:
         total_steps: environment steps of a replica in the whole run; None: no progress is shown.
         tensorboard: write event files.
         progress: show a bar on a terminal, else a plain line now and then.
-        trackers: names of further places for records (marl/runs/trackers.py).
+        trackers: names of further places for records (marl/runs/logs/trackers.py).
         resume_step: the step of the checkpoint that the run continues from; later records are dropped. The trainer
             must have logged everything of a step before it saves that step's checkpoint.
         ended: the run was over at `resume_step`; the record of its final evaluation is dropped too.
