@@ -221,7 +221,7 @@ def test_shapes_of_recurrent_networks() -> None:
     drawn = replay.sample(24)
     result = {**given("Transitions", transitions), **given("Batch", drawn), **given("Windows", drawn)}
     result |= {"memory.state": memory.state, "learner.targets(batch)": learner.targets(drawn)}
-    sizes = sizes_of(env, 2, 24) | {"G": 3 * (1 + 2), "W": 11, "b": 6}
+    sizes = sizes_of(env, 2, 24) | {"G": 3 * (1 + 2), "W": 12, "b": 6}
     assert len(result.keys() & ROWS.keys()) >= 18 and wrong(result, sizes) == []
     assert wrong(given("Batch", drawn.lead), sizes | {"B": 3 * 6}) == []
 

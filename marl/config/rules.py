@@ -114,7 +114,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("maddpg.recurrent", "maddpg.hidden"),
         lambda c: c.maddpg.recurrent and not c.maddpg.hidden,
-        lambda c: "maddpg.recurrent makes the last hidden layer a GRU; expected at least one width in maddpg.hidden",
+        lambda c: "maddpg.recurrent needs a hidden layer to read its GRU; expected at least one width in maddpg.hidden",
     ),
     Rule(
         ("maddpg.critic", "maddpg.independent_critics"),

@@ -51,8 +51,9 @@ class MADDPGConfig:
     """Observations that actors and critics see at a time: the newest, those of the steps before it and the agent's own
     actions between them."""
     recurrent: bool = False
-    """The last hidden layer of actors and critics is a GRU, which remembers what was seen and done since the episode
-    began; actors see their own last action too, and batches are windows of consecutive steps."""
+    """Actors and critics have a GRU beside their input, as wide as the first hidden layer, which remembers what was
+    seen and done since the episode began; actors see their own last action too, and batches are windows of consecutive
+    steps."""
     window: Positive = 16
     """Steps of a window that recurrent networks learn from; a batch is `batch_size` steps in whole windows."""
     burn_in: Count = 8

@@ -5,7 +5,7 @@ is that of marl/learner/networks/grouped_mlp.py and marl/learner/recurrent/group
 taken as they are.
 
 Shape suffixes: N agents, O padded observation width, H heads, K choices, I inputs and W outputs of a layer; of
-recurrent actors W is the width of the state and Z = 3 * W.
+recurrent actors W is the width of the state and of the first hidden layer, and Z = 3 * W gates.
 """
 
 from __future__ import annotations
@@ -50,9 +50,10 @@ class NumpyRecurrentActor:
     """
 
     def __init__(self, parameters: Prepared, layer_norm: bool, heads: tuple[int, int]) -> None:
-        self._inputs = _Layers(parameters.inputs, layer_norm)
+        self._inputs = _Layers(parameters.inputs, False)
         self._inner = _Layers((parameters.weight_XZW, parameters.bias_XZ1), False)
-        self._head = _Layers((parameters.head_XOW, parameters.head_bias_XO1), False)
+        self._read = _Layers((parameters.read_XWW, parameters.read_bias_XW1), False)
+        self._behind = _Layers(parameters.behind, layer_norm)
         self._width, self._shape = parameters.weight_XZW.shape[2], (-1, *heads)
 
     def __call__(self, rows_NO: np.ndarray, state_NW: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
@@ -60,13 +61,17 @@ class NumpyRecurrentActor:
         width = self._width
         if state_NW is None:
             state_NW = np.zeros((len(rows_NO), width), dtype=np.float32)
-        gates_NZ, inner_NZ = self._inputs(rows_NO[:, None])[:, 0], self._inner(state_NW[:, None])[:, 0]
+        entered_NI, inner_NZ = self._inputs(rows_NO[:, None])[:, 0], self._inner(state_NW[:, None])[:, 0]
+        gates_NZ, first_N1W = entered_NI[:, : 3 * width], entered_NI[:, None, 3 * width :]
         both = np.float32(0.5) * (gates_NZ[:, : 2 * width] + inner_NZ[:, : 2 * width])
         both = np.float32(0.5) * np.tanh(both) + np.float32(0.5)  # the logistic function, without overflow
         reset_NW, update_NW = both[:, :width], both[:, width:]
         new_NW = np.tanh(gates_NZ[:, 2 * width :] + reset_NW * inner_NZ[:, 2 * width :])
         after_NW = new_NW + update_NW * (state_NW - new_NW)
-        return self._head(after_NW[:, None]).reshape(self._shape), after_NW
+        first_N1W = first_N1W + self._read(after_NW[:, None])
+        if self._behind.layer_norm:
+            first_N1W -= first_N1W.mean(2, keepdims=True)
+        return self._behind(self._behind.hidden(first_N1W)).reshape(self._shape), after_NW
 
 
 class TorchActor:
@@ -94,7 +99,7 @@ class _Layers:
         # with one column, products with the transposed weights, contiguous, take half the time
         self._weights_NIW = [np.ascontiguousarray(x.numpy().swapaxes(1, 2)) for x in parameters[::2]]
         self._biases_N1W = [np.ascontiguousarray(x.numpy().swapaxes(1, 2)) for x in parameters[1::2]]
-        self._layer_norm = layer_norm
+        self.layer_norm = layer_norm
 
     def __call__(self, x_N1I: np.ndarray) -> np.ndarray:
         """Outputs [N, 1, W]."""
@@ -104,8 +109,12 @@ class _Layers:
             x_N1I += bias_N1W
             if k == last:
                 break
-            if self._layer_norm:
-                square_N11 = x_N1I @ x_N1I.swapaxes(1, 2)
-                x_N1I /= np.sqrt(square_N11 / x_N1I.shape[2] + EPS, dtype=np.float32)
-            np.maximum(x_N1I, 0.0, out=x_N1I)
+            x_N1I = self.hidden(x_N1I)
         return x_N1I
+
+    def hidden(self, x_N1W: np.ndarray) -> np.ndarray:
+        """What a hidden layer passes on [N, 1, W] from its centred pre-activations, which are written over."""
+        if self.layer_norm:
+            square_N11 = x_N1W @ x_N1W.swapaxes(1, 2)
+            x_N1W /= np.sqrt(square_N11 / x_N1W.shape[2] + EPS, dtype=np.float32)
+        return np.maximum(x_N1W, 0.0, out=x_N1W)

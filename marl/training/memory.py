@@ -75,14 +75,11 @@ def parts(config: Config, spec: EnvSpec, replicas: int) -> dict[str, int]:
         terms = critics * actors // n
         weights = actors * _weights((o, *learner.hidden, a)) + terms * _weights((o + a, *learner.hidden, 1))
     if learner.recurrent:
-        *below, width = learner.hidden
+        width = learner.hidden[0]
         row += sum(further_widths(spec, n + critics, width).values())
-        weights = actors * _weights((o, *below, 3 * width)) + critics * _weights((n * (o + a), *below, 3 * width))
-        weights += (
-            actors * _weights((width, a))
-            + critics * _weights((width, 1))
-            + (actors + critics) * _weights((width, 3 * width))
-        )
+        weights = actors * _weights((o, 4 * width)) + critics * _weights((n * (o + a), 4 * width))
+        weights += (actors + critics) * (_weights((width, 3 * width)) + _weights((width, width)))
+        weights += actors * _weights((*learner.hidden, a)) + critics * _weights((*learner.hidden, 1))
     sizes = {
         f"replay ({kept:,} transitions of {row:,} numbers)": kept * row,
         "networks (with targets, gradients and Adam's moments)": 5 * weights,

@@ -59,15 +59,11 @@ class RecurrentMADDPG(MADDPG):
     # --------------------------------------------------------------- what depends on earlier steps
     def _ahead(self, batch: Batch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         actors, critics = self._acting(self.target_actor, batch), self._valuing(self.target_critic, batch)
-        next_XOB = actor_input(batch.next_obs)
-        after_XWB = actors.parameters.step(actors.parameters.gates(next_XOB), actors.after_XWR)
 
         def value(joint_SBD: Tensor) -> Tensor:
-            parameters = critics.parameters
-            after_XWB = parameters.step(parameters.gates(joint_SBD.transpose(1, 2)), critics.after_XWR)
-            return self.target_critic.values(after_XWB, parameters)
+            return self.target_critic.values(joint_SBD, critics.after_XWR, critics.parameters)
 
-        return self.target_actor.choices(after_XWB, actors.parameters, batch.next_obs.shape[:2]), value
+        return self._behind(actors.parameters, batch.next_obs, actors.after_XWR), value
 
     def _returns(self, batch: Batch, reward_SNB: Tensor, next_q_SCNB: Tensor) -> Tensor:
         assert isinstance(batch, Windows)
@@ -75,15 +71,19 @@ class RecurrentMADDPG(MADDPG):
         return losses.window_target(reward_SNB, batch.discount, next_q_SCNB, batch.going_on, windows, n_step)
 
     def _values(self, batch: Batch) -> Tensor:
-        critics = self._valuing(self.critic, batch)
-        return self.critic.values(critics.after_XWR, critics.parameters)
+        return self.critic.grouped(self._valuing(self.critic, batch).output())
 
     def _logits(self, batch: Batch, obs_SNBO: Tensor | None = None) -> Tensor:
         actors = self._acting(self.actor, batch)
-        after_XWB = actors.after_XWR
         if obs_SNBO is not None:  # at one step at a time, behind what really happened
-            after_XWB = actors.parameters.step(actors.parameters.gates(actor_input(obs_SNBO)), actors.before_XWR)
-        return self.actor.choices(after_XWB, actors.parameters, batch.next_obs.shape[:2])
+            return self._behind(actors.parameters, obs_SNBO, actors.before_XWR)
+        return self.actor.choices(actors.output(), batch.next_obs.shape[:2])
+
+    def _behind(self, parameters: Prepared, obs_SNBO: Tensor, state_XWB: Tensor) -> Tensor:
+        """Logits [S, N, B, H, K] of actors with these parameters at observations behind states."""
+        entered_XIB = parameters.enter(actor_input(obs_SNBO))
+        output_XAB = parameters.output(entered_XIB, parameters.step(entered_XIB, state_XWB))
+        return self.actor.choices(output_XAB, obs_SNBO.shape[:2])
 
     def _own_action(self, batch: Batch, joint_SBD: Tensor) -> OwnActionInMemory:
         with torch.no_grad():
@@ -147,5 +147,5 @@ class RunningMemory:
     def remember(self, obs_SNEO: Tensor, action_SNEA: Tensor) -> None:
         """The critics' states then are those after these observations and actions."""
         parameters, theirs_SGEW = self._learner.critic.prepared(), self.state[:, self._agents :]
-        gates_XZE = parameters.gates(joint_rows(obs_SNEO, action_SNEA).transpose(1, 2))
-        theirs_SGEW.copy_(rows(parameters.step(gates_XZE, columns(theirs_SGEW)), theirs_SGEW.shape[:2]))
+        entered_XIE = parameters.enter(joint_rows(obs_SNEO, action_SNEA).transpose(1, 2))
+        theirs_SGEW.copy_(rows(parameters.step(entered_XIE, columns(theirs_SGEW)), theirs_SGEW.shape[:2]))

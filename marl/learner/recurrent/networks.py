@@ -1,8 +1,16 @@
-"""Actors and critics whose last hidden layer is a gated recurrent unit: what they saw and did before counts too.
+"""Actors and critics with a gated recurrent unit beside their input: what they saw and did before counts too.
+
+    h' = GRU(x, h),  output = MLP([x, h'])
+
+The unit reads the input as it is and the hidden layers read both, as they would read several observations side by
+side. In place of the last hidden layer, behind a normalised one, it keeps less of what small differences tell: on
+simple_adversary, where two positions and what was done between tell a velocity, agents learn less (trials:
+benchmarks/results/competition/variants/trials.json).
 
 Shape suffixes: S replicas, N agents, C critics per agent, G groups, X = S * G, Y = X, or S where all groups of a
-replica share their input, I inputs, W width of the state, Z = 3 * W gates, B rows, T steps, R = T * B rows (row
-t * B + b is step t of row b), O observation, H heads, K choices, A = H * K, D = N * (O + A), P parameters.
+replica share their input, I inputs, W width of the state and of the first hidden layer, Z = 3 * W gates, B rows, T
+steps, R = T * B rows (row t * B + b is step t of row b), O observation, H heads, K choices, A = H * K,
+D = N * (O + A), P parameters.
 """
 
 from __future__ import annotations
@@ -23,36 +31,57 @@ from marl.learner.recurrent import grouped_gru
 class Prepared(NamedTuple):
     """Parameters in the form of the products."""
 
-    inputs: tuple[Tensor, ...]  # of `grouped_mlp.run`, from the input to the gates
-    weight_XZW: Tensor  # of the state, to the gates
+    inputs: tuple[Tensor, ...]  # of `grouped_mlp.run`: one layer from the input to the gates and the first hidden layer
+    weight_XZW: Tensor  # of the state before, to the gates
     bias_XZ1: Tensor
-    head_XOW: Tensor  # of the state, to the output
-    head_bias_XO1: Tensor
+    read_XWW: Tensor  # of the state after, to the first hidden layer
+    read_bias_XW1: Tensor
+    behind: tuple[Tensor, ...]  # of `grouped_mlp.run`: from the first hidden layer to the output
     layer_norm: bool
 
-    def gates(self, x_YIB: Tensor) -> Tensor:
-        """What inputs add to the gates, [X, Z, B]."""
-        gates = grouped_mlp.run(x_YIB, self.inputs, self.layer_norm)
-        return gates.view(*self.weight_XZW.shape[:2], -1)  # one shared layer leaves its groups below each other
+    def enter(self, x_YIB: Tensor) -> Tensor:
+        """What inputs add to the gates and to the first hidden layer, [X, Z + W, B]."""
+        entered = grouped_mlp.run(x_YIB, self.inputs, False)
+        return entered.view(len(self.weight_XZW), -1, entered.shape[2])  # shared inputs leave groups below each other
 
-    def step(self, gates_XZB: Tensor, state_XWB: Tensor) -> Tensor:
+    def step(self, entered_XIB: Tensor, state_XWB: Tensor) -> Tensor:
         """The state after one step."""
-        return grouped_gru.cell(gates_XZB, self.weight_XZW, self.bias_XZ1, state_XWB)
+        return grouped_gru.cell(self._gates(entered_XIB), self.weight_XZW, self.bias_XZ1, state_XWB)
 
-    def unroll(self, gates_XZR: Tensor, state_XWB: Tensor, keep_X1TB: Tensor) -> tuple[Tensor, Tensor]:
+    def unroll(self, entered_XIR: Tensor, state_XWB: Tensor, keep_X1TB: Tensor) -> tuple[Tensor, Tensor]:
         """The states before and after every step, [X, W, R]; see `grouped_gru.unroll`."""
-        return grouped_gru.unroll(gates_XZR, self.weight_XZW, self.bias_XZ1, state_XWB, keep_X1TB)
+        return grouped_gru.unroll(self._gates(entered_XIR), self.weight_XZW, self.bias_XZ1, state_XWB, keep_X1TB)
 
-    def output(self, state_XWB: Tensor) -> Tensor:
-        """The outputs [X, O, B] of states."""
-        return torch.baddbmm(self.head_bias_XO1, self.head_XOW, state_XWB)
+    def output(self, entered_XIB: Tensor, after_XWB: Tensor) -> Tensor:
+        """The outputs [X, O, B] of inputs and of the states behind them."""
+        first_XWB = entered_XIB[:, self.weight_XZW.shape[1] :]
+        first_XWB = first_XWB + torch.baddbmm(self.read_bias_XW1, self.read_XWW, after_XWB)
+        if self.layer_norm:
+            first_XWB = first_XWB - first_XWB.mean(1, keepdim=True)
+        return grouped_mlp.run(grouped_mlp.hidden(first_XWB, self.layer_norm), self.behind, self.layer_norm)
+
+    def detached(self) -> Prepared:
+        """The same as constants."""
+        return Prepared(
+            tuple(x.detach() for x in self.inputs),
+            self.weight_XZW.detach(),
+            self.bias_XZ1.detach(),
+            self.read_XWW.detach(),
+            self.read_bias_XW1.detach(),
+            tuple(x.detach() for x in self.behind),
+            self.layer_norm,
+        )
+
+    def _gates(self, entered_XIB: Tensor) -> Tensor:
+        return entered_XIB[:, : self.weight_XZW.shape[1]]
 
 
 class GroupedGRU(nn.Module):
-    """S * G independent networks of one shape whose last hidden layer is a GRU; the arguments are `GroupedMLP`'s.
+    """S * G independent networks of one shape, each a GRU as wide as its first hidden layer and a perceptron that reads
+    the input and the state of the GRU; the arguments are `GroupedMLP`'s, with a hidden layer at least.
 
-    All parameters are one tensor `flat` [S, G, P]: those of the perceptron from the input to the gates, whose hidden
-    layers are all but the last; those from the state to the gates; those from the state to the output.
+    All parameters are one tensor `flat` [S, G, P]: those from the input to the gates and to the first hidden layer;
+    from the state before to the gates; from the state after to the first hidden layer; of the layers behind it.
     """
 
     def __init__(
@@ -65,33 +94,43 @@ class GroupedGRU(nn.Module):
         out_gain: float = 1.0,
     ) -> None:
         super().__init__()
-        *below, width, out = sizes
-        self.sizes, self.width, self.layer_norm = (*below, 3 * width), width, layer_norm
-        self._out = out
+        inputs, width, *behind = sizes
+        self.width, self.layer_norm = width, layer_norm
+        self.sizes = (inputs, 4 * width)
+        self._parts = [self.sizes, (width, 3 * width), (width, width), (width, *behind)]
         parts = [
-            GroupedMLP(self.sizes, num_groups, layer_norm, stream, fan_in),
-            GroupedMLP((width, 3 * width), num_groups, layer_norm, stream),
-            GroupedMLP((width, out), num_groups, layer_norm, stream, out_gain=out_gain),
+            GroupedMLP(self.sizes, num_groups, False, stream, fan_in),
+            GroupedMLP(self._parts[1], num_groups, False, stream),
+            GroupedMLP(self._parts[2], num_groups, False, stream),
+            GroupedMLP(self._parts[3], num_groups, layer_norm, stream, out_gain=out_gain),
         ]
         self._lengths = [part.flat.shape[2] for part in parts]
         self.flat = nn.Parameter(torch.cat([part.flat.detach() for part in parts], dim=2))
 
     def layers(self) -> list[tuple[Tensor, Tensor]]:
-        """Weights [S, G, in, out] and biases [S, G, out] from the input to the gates, as views of `flat`."""
-        blocks = grouped_mlp.blocks(self.flat[:, :, : self._lengths[0]], self.sizes)
+        """Weights [S, G, in, out] and biases [S, G, out] of all products, in the order of `flat`, as views of it."""
+        parts = zip(self.flat.split(self._lengths, dim=2), self._parts, strict=True)
+        blocks = [block for part, sizes in parts for block in grouped_mlp.blocks(part, sizes)]
         return [(block[:, :, :-1], block[:, :, -1]) for block in blocks]
 
     def last(self, flat_SGP: Tensor) -> Tensor:
-        """Parameters [S, G, W + 1, out] of the layer behind which the outputs stand, as a view of `flat_SGP`."""
-        return grouped_mlp.blocks(flat_SGP.split(self._lengths, dim=2)[2], (self.width, self._out))[-1]
+        """Parameters [S, G, in + 1, out] of the layer behind which the outputs stand, as a view of `flat_SGP`."""
+        return grouped_mlp.blocks(flat_SGP.split(self._lengths, dim=2)[3], self._parts[3])[-1]
 
     def prepare(self, flat_SGP: Tensor, shared_input: bool = False) -> Prepared:
         """Parameters of this shape in the form of the products; `shared_input` as for `grouped_mlp.prepare`."""
-        inputs, inner, head = flat_SGP.split(self._lengths, dim=2)
-        below = grouped_mlp.prepare(inputs, self.sizes, self.layer_norm, shared_input)
-        weight_XZW, bias_XZ1 = grouped_mlp.prepare(inner, (self.width, 3 * self.width), False)
-        head_XOW, head_bias_XO1 = grouped_mlp.prepare(head, (self.width, self._out), False)
-        return Prepared(below, weight_XZW, bias_XZ1, head_XOW, head_bias_XO1, self.layer_norm)
+        inputs, inner, read, behind = flat_SGP.split(self._lengths, dim=2)
+        weight_XZW, bias_XZ1 = grouped_mlp.prepare(inner, self._parts[1], False)
+        read_XWW, read_bias_XW1 = grouped_mlp.prepare(read, self._parts[2], False)
+        return Prepared(
+            grouped_mlp.prepare(inputs, self.sizes, False, shared_input),
+            weight_XZW,
+            bias_XZ1,
+            read_XWW,
+            read_bias_XW1,
+            grouped_mlp.prepare(behind, self._parts[3], self.layer_norm),
+            self.layer_norm,
+        )
 
 
 class RecurrentActor(Actor):
@@ -106,12 +145,14 @@ class RecurrentActor(Actor):
 
     def step(self, obs_SNBO: Tensor, state_SNBW: Tensor, parameters: Prepared) -> tuple[Tensor, Tensor]:
         """Logits [S, N, B, H, K] and the states after observations, from the states before them."""
-        after_XWB = parameters.step(parameters.gates(actor_input(obs_SNBO)), columns(state_SNBW))
-        return self.choices(after_XWB, parameters, obs_SNBO.shape[:2]), rows(after_XWB, state_SNBW.shape[:2])
+        entered_XIB = parameters.enter(actor_input(obs_SNBO))
+        after_XWB = parameters.step(entered_XIB, columns(state_SNBW))
+        logits = self.choices(parameters.output(entered_XIB, after_XWB), obs_SNBO.shape[:2])
+        return logits, rows(after_XWB, state_SNBW.shape[:2])
 
-    def choices(self, after_XWB: Tensor, parameters: Prepared, agents: Sequence[int]) -> Tensor:
-        """Logits [S, n, B, H, K] of states; `agents` is (S, n)."""
-        logits: Tensor = rows(parameters.output(after_XWB), agents).unflatten(-1, self.heads)
+    def choices(self, output_XAB: Tensor, agents: Sequence[int]) -> Tensor:
+        """Logits [S, n, B, H, K] of outputs; `agents` is (S, n)."""
+        logits: Tensor = rows(output_XAB, agents).unflatten(-1, self.heads)
         return logits
 
 
@@ -122,13 +163,18 @@ class RecurrentCritic(Critic):
 
     def forward(self, joint_SBD: Tensor) -> Tensor:
         """Values [S, C, N, B] of joint rows [S, B, D] at the first step of an episode."""
-        parameters, groups = self.prepared(), self.num_critics * self.num_agents
+        groups = self.num_critics * self.num_agents
         state_XWB = joint_SBD.new_zeros(len(joint_SBD) * groups, self.mlp.width, joint_SBD.shape[1])
-        return self.values(parameters.step(parameters.gates(joint_SBD.transpose(1, 2)), state_XWB), parameters)
+        return self.values(joint_SBD, state_XWB, self.prepared())
 
-    def values(self, after_XWB: Tensor, parameters: Prepared) -> Tensor:
-        """Values [S, C, N, B] of states."""
-        return parameters.output(after_XWB).view(-1, self.num_critics, self.num_agents, after_XWB.shape[2])
+    def values(self, joint_SBD: Tensor, state_XWB: Tensor, parameters: Prepared) -> Tensor:
+        """Values [S, C, N, B] of joint rows behind states [X, W, B]."""
+        entered_XIB = parameters.enter(joint_SBD.transpose(1, 2))
+        return self.grouped(parameters.output(entered_XIB, parameters.step(entered_XIB, state_XWB)))
+
+    def grouped(self, output_X1B: Tensor) -> Tensor:
+        """Outputs as values [S, C, N, B]."""
+        return output_X1B.view(-1, self.num_critics, self.num_agents, output_X1B.shape[2])
 
     def first(self) -> Prepared:
         """The parameters of the first critic of every agent."""
@@ -150,22 +196,17 @@ class OwnActionInMemory:
 
     @torch.no_grad()
     def __init__(self, critic: Critic, parameters: Prepared, joint_SBD: Tensor, before_XWB: Tensor) -> None:
-        first_SYD, bias_SY1, *tail = parameters.inputs
-        first = own_inputs(first_SYD, bias_SY1, joint_SBD, critic.num_agents, critic.action_size)
-        self._parameters = parameters._replace(
-            inputs=(*first, *(x.detach() for x in tail)),
-            weight_XZW=parameters.weight_XZW.detach(),
-            bias_XZ1=parameters.bias_XZ1.detach(),
-            head_XOW=parameters.head_XOW.detach(),
-            head_bias_XO1=parameters.head_bias_XO1.detach(),
+        first_SYD, bias_SY1 = parameters.inputs
+        self._parameters = parameters.detached()._replace(
+            inputs=own_inputs(first_SYD, bias_SY1, joint_SBD, critic.num_agents, critic.action_size)
         )
         self._before_XWB, self._agents = before_XWB.detach(), (len(joint_SBD), critic.num_agents)
 
     def __call__(self, action_SNBA: Tensor) -> Tensor:
         """Values [S, N, B] of own actions [S, N, B, A]."""
         parameters = self._parameters
-        gates_XZB = parameters.gates(action_SNBA.transpose(2, 3).flatten(0, 1))
-        return parameters.output(parameters.step(gates_XZB, self._before_XWB)).view(*self._agents, -1)
+        entered_XIB = parameters.enter(action_SNBA.transpose(2, 3).flatten(0, 1))
+        return parameters.output(entered_XIB, parameters.step(entered_XIB, self._before_XWB)).view(*self._agents, -1)
 
 
 @dataclass(frozen=True)
@@ -173,8 +214,13 @@ class Traced:
     """A network's states along the learned steps of windows."""
 
     parameters: Prepared
+    entered_XIR: Tensor  # what the inputs of the steps add
     before_XWR: Tensor  # before every step; a constant
     after_XWR: Tensor  # after every step; differentiable where the parameters are
+
+    def output(self) -> Tensor:
+        """The network's outputs [X, O, R] at the steps."""
+        return self.parameters.output(self.entered_XIR, self.after_XWR)
 
 
 def trace(
@@ -199,9 +245,10 @@ def trace(
     """
     if lead_keep_X1TB.shape[2]:
         with torch.no_grad():
-            after_XWR = parameters.unroll(parameters.gates(lead_YIR), state_XWB, lead_keep_X1TB)[1]
+            after_XWR = parameters.unroll(parameters.enter(lead_YIR), state_XWB, lead_keep_X1TB)[1]
             state_XWB = after_XWR[..., -state_XWB.shape[2] :]
-    return Traced(parameters, *parameters.unroll(parameters.gates(x_YIR), state_XWB, keep_X1TB))
+    entered_XIR = parameters.enter(x_YIR)
+    return Traced(parameters, entered_XIR, *parameters.unroll(entered_XIR, state_XWB, keep_X1TB))
 
 
 def actor_input(obs_SNBO: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Recurrent actors and critics along imagined rollouts: their states go on from call to call.
 
-Shape suffixes: S replicas, N agents, X agents of all replicas, S * N, B batch, P blocks of it, L rows of one block,
-I inputs of a layer, W width of the state, O observation, A action, H heads, K choices.
+Shape suffixes: S replicas, N agents, X agents of all replicas, S * N, Y = X, or S where all critics of a replica share
+their input, B batch, P blocks of it, L rows of one block, I inputs of a layer, W width of the state, O observation,
+A action, H heads, K choices.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from marl.learner.networks.actor_critic import Actor, joint_rows
-from marl.learner.recurrent.networks import RecurrentActor, RecurrentCritic, actor_input, columns
+from marl.learner.recurrent.networks import Prepared, RecurrentActor, RecurrentCritic, actor_input, columns
 
 
 class UnrolledActor:
@@ -38,14 +39,13 @@ class UnrolledActor:
     def __call__(self, obs_SNBO: Tensor) -> Tensor:
         """Logits [S, N, B, H, K] of the next observations."""
         obs_XOB, before_XWB = actor_input(obs_SNBO), self._state_XWB
-        live = self._live.step(self._live.gates(self._own(obs_XOB)), self._own(before_XWB))
-        output = self._live.output(live)
+        output, live = _stepped(self._live, self._own(obs_XOB), self._own(before_XWB))
         if self._blocks == 1:
             self._state_XWB = live
         else:
-            constant = self._constant.step(self._constant.gates(obs_XOB), before_XWB)
+            constant_output, constant = _stepped(self._constant, obs_XOB, before_XWB)
             self._state_XWB = self._joined(live, constant)
-            output = self._joined(output, self._constant.output(constant))
+            output = self._joined(output, constant_output)
         logits: Tensor = output.unflatten(0, self._agents).transpose(2, 3).unflatten(-1, self._actor.heads)
         return logits
 
@@ -79,15 +79,20 @@ class UnrolledCritic:
 
     def follow(self, obs_SNBO: Tensor, action_SNBA: Tensor) -> None:
         """These observations and actions are remembered from now on."""
-        self._state_XWB = self._after(obs_SNBO, action_SNBA)
+        entered_XIB = self._parameters.enter(joint_rows(obs_SNBO, action_SNBA).transpose(1, 2))
+        self._state_XWB = self._parameters.step(entered_XIB, self._state_XWB)
 
     def __call__(self, obs_SNBO: Tensor, action_SNBA: Tensor) -> Tensor:
         """Values [S, N, B] of what is done next; not remembered."""
-        return self._parameters.output(self._after(obs_SNBO, action_SNBA)).view(*self._agents, -1)
+        x_SDB = joint_rows(obs_SNBO, action_SNBA).transpose(1, 2)
+        return _stepped(self._parameters, x_SDB, self._state_XWB)[0].view(*self._agents, -1)
 
-    def _after(self, obs_SNBO: Tensor, action_SNBA: Tensor) -> Tensor:
-        gates = self._parameters.gates(joint_rows(obs_SNBO, action_SNBA).transpose(1, 2))
-        return self._parameters.step(gates, self._state_XWB)
+
+def _stepped(parameters: Prepared, x_YIB: Tensor, state_XWB: Tensor) -> tuple[Tensor, Tensor]:
+    """The outputs of inputs behind states, and the states after them."""
+    entered_XIB = parameters.enter(x_YIB)
+    after_XWB = parameters.step(entered_XIB, state_XWB)
+    return parameters.output(entered_XIB, after_XWB), after_XWB
 
 
 def acting(actor: Actor, rows: int) -> Callable[[Tensor], Tensor]:

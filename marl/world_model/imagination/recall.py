@@ -44,7 +44,7 @@ class Recall:
             agents, width = learner.spec.num_agents, learner.actor.mlp.width
             keep_X1TB = (~seq.first).to(seq.obs.dtype).repeat_interleave(agents, 0)[:, None]
             state_XWB = seq.obs.new_zeros(len(keep_X1TB), width, seq.first.shape[2])
-            state_XWR, _ = parameters.unroll(parameters.gates(inputs), state_XWB, keep_X1TB)
+            state_XWR, _ = parameters.unroll(parameters.enter(inputs), state_XWB, keep_X1TB)
             state_SNXW = rows(state_XWR, (len(index_SR), agents))
             return state_SNXW.gather(2, at_S1R1.expand(-1, agents, -1, width))
 

@@ -87,33 +87,41 @@ def test_steps_and_their_gradients_are_those_of_single_cells() -> None:
     assert changed[:2, 1].all() and not changed[2:].any()
 
 
-@pytest.mark.parametrize("hidden", [(W,), (7, W), (6, 7, W)])
+@pytest.mark.parametrize("hidden", [(W,), (W, 7), (W, 6, 7)])
+@pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_network_is_perceptron_cell_and_layer(hidden: tuple[int, ...], shared: bool) -> None:
+def test_a_network_is_a_cell_and_a_perceptron_of_input_and_state(
+    hidden: tuple[int, ...], norm: bool, shared: bool
+) -> None:
     """Every network of every replica by itself, from torch's own modules."""
-    net = GroupedGRU((4, *hidden, 2), 3, True, Stream(0, "net", range(S)))
+    net = GroupedGRU((4, *hidden, 2), 3, norm, Stream(0, "net", range(S)))
     x_SIB, state_SGBW = draws("x", S, 4, 6), draws("h", S, 3, 6, W)
     parameters = net.prepare(net.flat, shared_input=shared)
-    x_YIB = x_SIB if shared else x_SIB.repeat_interleave(3, 0)
-    after_XWB = parameters.step(parameters.gates(x_YIB), columns(state_SGBW))
-    out_SGBO = rows(parameters.output(after_XWB), (S, 3))
-    layers, lengths = net.layers(), [n * W * 3 for n in (1, W)]
+    entered_XIB = parameters.enter(x_SIB if shared else x_SIB.repeat_interleave(3, 0))
+    after_XWB = parameters.step(entered_XIB, columns(state_SGBW))
+    after_SGBW, out_SGBO = rows(after_XWB, (S, 3)), rows(parameters.output(entered_XIB, after_XWB), (S, 3))
+
+    def passed_on(x_BW: Tensor) -> Tensor:
+        return torch.relu(nn.functional.layer_norm(x_BW, x_BW.shape[-1:]) if norm else x_BW)
+
     for s in range(S):
         for g in range(3):
             x = x_SIB[s].T
-            for weight, bias in layers[:-1]:
-                x = torch.relu(nn.functional.layer_norm(x @ weight[s, g] + bias[s, g], (weight.shape[-1],)))
-            rest = net.flat[s, g, sum(w[0, 0].numel() + b[0, 0].numel() for w, b in layers) :]
-            inner, inner_bias = rest[: lengths[1]].view(W, 3 * W), rest[lengths[1] : sum(lengths)]
-            weight, bias = layers[-1]
-            cell = cell_of(weight[s, g].T, bias[s, g], inner.T, inner_bias)
+            (enter, bias), (inner, inner_bias), (read, read_bias), *behind = [
+                (w[s, g], b[s, g]) for w, b in net.layers()
+            ]
+            cell = cell_of(enter[:, : 3 * W].T, bias[: 3 * W], inner.T, inner_bias)
             after = cell(x, state_SGBW[s, g])
-            head = rest[sum(lengths) :].view(W + 1, 2)
-            torch.testing.assert_close(out_SGBO[s, g], after @ head[:-1] + head[-1])
+            torch.testing.assert_close(after_SGBW[s, g], after)
+            # the first hidden layer is one of the input and the state side by side
+            out = torch.cat([x, after], dim=1) @ torch.cat([enter[:, 3 * W :], read]) + bias[3 * W :] + read_bias
+            for weight, further in behind:
+                out = passed_on(out) @ weight + further
+            torch.testing.assert_close(out_SGBO[s, g], out)
 
 
 def critic_and_rows(**options: object) -> tuple[RecurrentCritic, Tensor, Tensor]:
-    critic = RecurrentCritic(SPEC, (7, W), True, Stream(0, "critic", range(S)), 2, **options)  # type: ignore[arg-type]
+    critic = RecurrentCritic(SPEC, (W, 7), True, Stream(0, "critic", range(S)), 2, **options)  # type: ignore[arg-type]
     n = SPEC.num_agents
     return critic, draws("joint", S, 6, n * (SPEC.obs_size + SPEC.action_size)), draws("h", S, 2 * n, 6, W)
 
@@ -131,8 +139,8 @@ def test_the_own_action_replaces_that_of_the_row(independent: bool) -> None:
         changed = joint_SBD.clone()
         start = n * SPEC.obs_size + i * size
         changed[..., start : start + size] = own_SNBA[:, i].detach()
-        after = parameters.step(parameters.gates(changed.transpose(1, 2)), columns(state_SGBW))
-        torch.testing.assert_close(value_SNB[:, i], critic.values(after, parameters)[:, 0, i], rtol=1e-4, atol=1e-5)
+        expected_SCNB = critic.values(changed, columns(state_SGBW), parameters)
+        torch.testing.assert_close(value_SNB[:, i], expected_SCNB[:, 0, i], rtol=1e-4, atol=1e-5)
     (gradient,) = torch.autograd.grad(value_SNB[:, 1].sum(), own_SNBA)
     assert gradient[:, 1].any() and not gradient[:, 0].any()
 
@@ -147,21 +155,19 @@ def test_an_independent_critic_sees_its_own_agent_alone() -> None:
 
 def test_no_gradient_flows_into_the_burn_in() -> None:
     """The learned steps depend on the burn-in, but not by gradient: it is that of a constant state."""
-    net = GroupedGRU((4, 6, W, 2), 2, True, Stream(0, "net", range(S)))
+    net = GroupedGRU((4, W, 6, 2), 2, True, Stream(0, "net", range(S)))
     L, T, B, X = 3, 4, 2, 2 * S
     lead, x, state = draws("lead", X, 4, L * B), draws("x", X, 4, T * B), draws("h", X, W, B)
     keep, lead_keep = torch.ones(X, 1, T, B), torch.ones(X, 1, L, B)
     parameters = net.prepare(net.flat)
     lead.requires_grad_()
     burned = trace(parameters, lead, x, state, lead_keep, keep)
-    (with_burn_in,) = torch.autograd.grad(
-        parameters.output(burned.after_XWR).square().sum(), net.flat, retain_graph=True
-    )
+    (with_burn_in,) = torch.autograd.grad(burned.output().square().sum(), net.flat, retain_graph=True)
     assert torch.autograd.grad(burned.after_XWR.sum(), lead, allow_unused=True) == (None,)
     known = burned.before_XWR[..., :B].clone()
     parameters = net.prepare(net.flat)
     alone = trace(parameters, lead[..., :0], x, known, lead_keep[:, :, :0], keep)
-    (without,) = torch.autograd.grad(parameters.output(alone.after_XWR).square().sum(), net.flat)
+    (without,) = torch.autograd.grad(alone.output().square().sum(), net.flat)
     assert torch.equal(with_burn_in, without)
     other = trace(parameters, lead.detach() + 1.0, x, state, lead_keep, keep)
     assert not torch.equal(other.after_XWR, burned.after_XWR)
@@ -171,7 +177,7 @@ def test_no_gradient_flows_into_the_burn_in() -> None:
 
 
 def test_actors_share_parameters_by_kind() -> None:
-    actor = RecurrentActor(SPEC, (7, W), True, Stream(0, "actor", range(S)), shared=True)
+    actor = RecurrentActor(SPEC, (W, 7), True, Stream(0, "actor", range(S)), shared=True)
     assert actor.mlp.flat.shape[1] == max(SPEC.kinds) + 1 < SPEC.num_agents
     obs, state = draws("obs", S, 1, 6, SPEC.obs_size), draws("h", S, 1, 6, W)
     n = SPEC.num_agents

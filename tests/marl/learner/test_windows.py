@@ -139,15 +139,14 @@ def test_targets_bootstrap_from_the_true_next_observation() -> None:
             keep = (~now.first).float()
             a_h = a_h * keep.repeat_interleave(agents, 0)[:, None]
             c_h = c_h * keep.repeat_interleave(len(c_h) // S, 0)[:, None]
-            a_h = actor.step(actor.gates(actor_input(now.obs)), a_h)
-            c_h = critic.step(critic.gates(now.joint.transpose(1, 2)), c_h)
+            a_h = actor.step(actor.enter(actor_input(now.obs)), a_h)
+            c_h = critic.step(critic.enter(now.joint.transpose(1, 2)), c_h)
             if part is drawn.lead:
                 continue
-            ahead = actor.step(actor.gates(actor_input(now.next_obs)), a_h)
-            choice = learner.target_actor.choices(ahead, actor, (S, agents)).argmax(-1)
+            choice = learner.target_actor.step(now.next_obs, rows(a_h, (S, agents)), actor)[0].argmax(-1)
             action = torch.nn.functional.one_hot(choice, 3).float().flatten(-2)
             joint = torch.cat([x.transpose(1, 2).flatten(2) for x in (now.next_obs, action)], dim=2)
-            q = learner.target_critic.values(critic.step(critic.gates(joint.transpose(1, 2)), c_h), critic)
+            q = learner.target_critic.values(joint, c_h, critic)
             expected = now.reward + now.discount * q.amin(1)
             torch.testing.assert_close(target_SNB[..., t * b : (t + 1) * b], expected)
     assert bool((drawn.discount == 0).any()) and bool((drawn.discount == 0.5).any())
@@ -187,7 +186,7 @@ def test_a_state_dict_continues_bit_for_bit() -> None:
     other, mine = again.sample(60), replay_of(learner)
     mine.load_state_dict(again.state_dict())
     assert torch.equal(mine.data_SCD, again.data_SCD) and mine.cursor == again.cursor
-    assert other.memory.shape == (S, learner.memory_shape[0], 20, 6)
+    assert other.memory.shape == (S, learner.memory_shape[0], 20, 7)
 
 
 def test_two_windows_of_the_learner_are_independent() -> None:

@@ -63,7 +63,7 @@ def test_a_policy_in_play_remembers_what_training_remembers(task: str, frames: i
             own = expected[n, :, : len(agent.heads)].softmax(-1)
             np.testing.assert_allclose(shown[agent.name][:, : len(agent.heads)], own, atol=1e-5)
         obs, wide = plain.step(actions).obs, history.step(actions).obs
-    assert without > 100  # memory matters
+    assert without > 50  # memory matters
 
 
 @pytest.mark.parametrize("hidden", [(16, 12), (9,)])
@@ -104,10 +104,9 @@ def test_agents_that_come_late_or_leave(named: bool, monkeypatch: pytest.MonkeyP
         policy.reset(1)
         obs, wide = plain.reset(seed), history.reset(seed)
         for _ in range(7):
-            expected = memory.act(wide[None].float(), None)[0]
-            state = memory.state[:, :2]
-            greedy = learner.actor.choices(state.transpose(2, 3).flatten(0, 1), learner.actor.prepared(), (1, 2))
-            expected = greedy[0].argmax(-1)
+            parameters, state = learner.actor.prepared(), memory.state[:, :2].clone()
+            expected = learner.actor.step(wide[None].float(), state, parameters)[0][0].argmax(-1)
+            memory.act(wide[None].float(), None)
             seen = {name: x.numpy() for name, x in plain.split_obs(obs).items() if named or x.any()}
             ids = policy.act(seen)
             for n, name in enumerate(plain.spec.agent_names):

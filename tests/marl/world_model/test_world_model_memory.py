@@ -124,8 +124,8 @@ def test_a_critic_along_a_rollout_is_that_of_whole_windows() -> None:
     joint = torch.cat([joint_rows(x, a) for x, a in zip(obs, done, strict=True)], dim=1).transpose(1, 2)
     parameters = critic.first()
     keep, none = torch.ones(S * N, 1, STEPS, 5), torch.ones(S * N, 1, 0, 5)
-    after = trace(parameters, joint[..., :0], joint, columns(memory(N, 5)), none, keep).after_XWR[..., -5:]
-    expected = parameters.output(after).view(S, N, 5)
+    whole = trace(parameters, joint[..., :0], joint, columns(memory(N, 5)), none, keep)
+    expected = whole.output()[..., -5:].view(S, N, 5)
     torch.testing.assert_close(value, expected)
     mine, theirs = (torch.autograd.grad(x.sum(), done, retain_graph=True) for x in (value, expected))
     assert mine[0].abs().sum() > 0
