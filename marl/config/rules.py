@@ -23,6 +23,7 @@ class Rule:
 
 
 _LEARNED = ("rial", "dial", "intent")  # channels that are ways to learn messages
+_OF_MEMORY = ("maddpg.window", "maddpg.burn_in", "maddpg.prediction_loss")
 _NOT_THROUGH = ("exact", "reinforce", "rao_blackwell")  # estimators that no gradient passes through to what was before
 
 
@@ -359,7 +360,7 @@ def warnings_of(config: Config, given: dict[str, str]) -> list[str]:
     idle = [name for name in given if name.startswith("opponents.") and now[name] != default[name]]
     if idle and config.opponents.kind == "current":
         warned.append(f"{', '.join(idle)} has no effect without --opponents pool")
-    idle = [name for name in ("maddpg.window", "maddpg.burn_in") if name in given and now[name] != default[name]]
+    idle = [name for name in _OF_MEMORY if name in given and now[name] != default[name]]
     if idle and not config.maddpg.recurrent:
         warned.append(f"{', '.join(idle)} has no effect without --maddpg.recurrent")
     return warned

@@ -58,6 +58,9 @@ class MADDPGConfig:
     """Steps of a window that recurrent networks learn from; a batch is `batch_size` steps in whole windows."""
     burn_in: Count = 8
     """Steps before a window that bring the stored memory up to date and teach nothing (recurrent)."""
+    prediction_loss: Weight = 0.3
+    """Weight of the loss by which recurrent networks predict from their memory how their agent's observation changes
+    next; 0: none (recurrent)."""
     max_grad_norm: Rate = 0.5
     """Gradients of each agent's actor and of each critic are scaled down to this norm."""
     estimator: Estimator = "gumbel_st"

@@ -80,6 +80,7 @@ def parts(config: Config, spec: EnvSpec, replicas: int) -> dict[str, int]:
         weights = actors * _weights((o, 4 * width)) + critics * _weights((n * (o + a), 4 * width))
         weights += (actors + critics) * (_weights((width, 3 * width)) + _weights((width, width)))
         weights += actors * _weights((*learner.hidden, a)) + critics * _weights((*learner.hidden, 1))
+        weights += actors * _weights((width + a, o)) + critics * _weights((width, o))
     sizes = {
         f"replay ({kept:,} transitions of {row:,} numbers)": kept * row,
         "networks (with targets, gradients and Adam's moments)": 5 * weights,

@@ -15,6 +15,7 @@ for recurrent actors and critics of continuous actions.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,8 @@ from torch import Tensor
 from marl.data.batch import Batch, Windows
 from marl.learner import losses
 from marl.learner.maddpg import MADDPG
-from marl.learner.networks.actor_critic import joint_rows
+from marl.learner.networks.actor_critic import Actor, Critic, joint_rows
+from marl.learner.recurrent import prediction
 from marl.learner.recurrent.networks import (
     OwnActionInMemory,
     Prepared,
@@ -44,6 +46,10 @@ class RecurrentMADDPG(MADDPG):
     critic: RecurrentCritic
     target_actor: RecurrentActor
     target_critic: RecurrentCritic
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._unexplained: dict[str, Tensor] = {}  # [S, C, N] of the update that is being computed
 
     @property
     def memory_shape(self) -> tuple[int, int]:
@@ -71,7 +77,39 @@ class RecurrentMADDPG(MADDPG):
         return losses.window_target(reward_SNB, batch.discount, next_q_SCNB, batch.going_on, windows, n_step)
 
     def _values(self, batch: Batch) -> Tensor:
-        return self.critic.grouped(self._valuing(self.critic, batch).output())
+        critics = self._valuing(self.critic, batch)
+        self._predict("critic", critics, batch)
+        return self.critic.grouped(critics.output())
+
+    def _acting_logits(self, batch: Batch) -> Tensor:
+        actors = self._acting(self.actor, batch)
+        self._predict("actor", actors, batch, actor_input(batch.action))
+        return self.actor.choices(actors.output(), batch.next_obs.shape[:2])
+
+    # ------------------------------------------------------- what networks learn beside values
+    def _predict(self, name: str, traced: Traced, batch: Batch, beside_XAR: Tensor | None = None) -> None:
+        """Add to the networks' next loss what their states do not tell of the next observation."""
+        if self.config.prediction_loss == 0.0:
+            return
+        state_XWR = traced.after_XWR if beside_XAR is None else torch.cat([traced.after_XWR, beside_XAR], dim=1)
+        self._unexplained[name] = prediction.unexplained(traced.parameters, state_XWR, batch)
+
+    def _step(self, loss: Tensor, module: Actor | Critic, optimiser: torch.optim.Optimizer, name: str) -> Tensor:
+        if name in self._unexplained:
+            loss = loss + self.config.prediction_loss * self._unexplained[name].sum()
+        return super()._step(loss, module, optimiser, name)
+
+    def update_critic(self, batch: Batch, measure: bool) -> dict[str, Tensor]:
+        return super().update_critic(batch, measure) | self._told("critic", measure)
+
+    def update_actor(self, batch: Batch, measure: bool) -> dict[str, Tensor]:
+        return super().update_actor(batch, measure) | self._told("actor", measure)
+
+    def _told(self, name: str, measure: bool) -> dict[str, Tensor]:
+        """The prediction's error, if asked for; it is of one update."""
+        if (unexplained_SCN := self._unexplained.pop(name, None)) is None or not measure:
+            return {}
+        return {f"{name}/prediction": unexplained_SCN.detach().mean(1)}
 
     def _logits(self, batch: Batch, obs_SNBO: Tensor | None = None) -> Tensor:
         actors = self._acting(self.actor, batch)

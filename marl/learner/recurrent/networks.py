@@ -17,11 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.learner.networks import grouped_mlp
 from marl.learner.networks.actor_critic import Actor, Critic, GroupedMLP, own_inputs
@@ -37,6 +39,7 @@ class Prepared(NamedTuple):
     read_XWW: Tensor  # of the state after, to the first hidden layer
     read_bias_XW1: Tensor
     behind: tuple[Tensor, ...]  # of `grouped_mlp.run`: from the first hidden layer to the output
+    ahead: tuple[Tensor, ...]  # of `grouped_mlp.run`: one layer from the state after to what is predicted
     layer_norm: bool
 
     def enter(self, x_YIB: Tensor) -> Tensor:
@@ -60,6 +63,10 @@ class Prepared(NamedTuple):
             first_XWB = first_XWB - first_XWB.mean(1, keepdim=True)
         return grouped_mlp.run(grouped_mlp.hidden(first_XWB, self.layer_norm), self.behind, self.layer_norm)
 
+    def predicted(self, after_XIB: Tensor) -> Tensor:
+        """What is predicted [X, O, B] from the states after a step, and what stands beside them below."""
+        return grouped_mlp.run(after_XIB, self.ahead, False)
+
     def detached(self) -> Prepared:
         """The same as constants."""
         return Prepared(
@@ -69,6 +76,7 @@ class Prepared(NamedTuple):
             self.read_XWW.detach(),
             self.read_bias_XW1.detach(),
             tuple(x.detach() for x in self.behind),
+            tuple(x.detach() for x in self.ahead),
             self.layer_norm,
         )
 
@@ -78,10 +86,14 @@ class Prepared(NamedTuple):
 
 class GroupedGRU(nn.Module):
     """S * G independent networks of one shape, each a GRU as wide as its first hidden layer and a perceptron that reads
-    the input and the state of the GRU; the arguments are `GroupedMLP`'s, with a hidden layer at least.
+    the input and the state of the GRU; the arguments are `GroupedMLP`'s, with a hidden layer at least, and one more.
 
     All parameters are one tensor `flat` [S, G, P]: those from the input to the gates and to the first hidden layer;
-    from the state before to the gates; from the state after to the first hidden layer; of the layers behind it.
+    from the state before to the gates; from the state after to the first hidden layer; of the layers behind it; and
+    from the state after to what is predicted (prediction.py).
+
+    Args:
+        predicts: how many numbers stand beside the state for a prediction, and how many are predicted.
     """
 
     def __init__(
@@ -92,17 +104,20 @@ class GroupedGRU(nn.Module):
         stream: Stream,
         fan_in: Sequence[int] | None = None,
         out_gain: float = 1.0,
+        predicts: tuple[int, int] = (0, 1),
     ) -> None:
         super().__init__()
         inputs, width, *behind = sizes
         self.width, self.layer_norm = width, layer_norm
         self.sizes = (inputs, 4 * width)
-        self._parts = [self.sizes, (width, 3 * width), (width, width), (width, *behind)]
+        ahead = width + predicts[0], predicts[1]
+        self._parts = [self.sizes, (width, 3 * width), (width, width), (width, *behind), ahead]
         parts = [
             GroupedMLP(self.sizes, num_groups, False, stream, fan_in),
             GroupedMLP(self._parts[1], num_groups, False, stream),
             GroupedMLP(self._parts[2], num_groups, False, stream),
             GroupedMLP(self._parts[3], num_groups, layer_norm, stream, out_gain=out_gain),
+            GroupedMLP(self._parts[4], num_groups, False, stream),
         ]
         self._lengths = [part.flat.shape[2] for part in parts]
         self.flat = nn.Parameter(torch.cat([part.flat.detach() for part in parts], dim=2))
@@ -119,7 +134,7 @@ class GroupedGRU(nn.Module):
 
     def prepare(self, flat_SGP: Tensor, shared_input: bool = False) -> Prepared:
         """Parameters of this shape in the form of the products; `shared_input` as for `grouped_mlp.prepare`."""
-        inputs, inner, read, behind = flat_SGP.split(self._lengths, dim=2)
+        inputs, inner, read, behind, ahead = flat_SGP.split(self._lengths, dim=2)
         weight_XZW, bias_XZ1 = grouped_mlp.prepare(inner, self._parts[1], False)
         read_XWW, read_bias_XW1 = grouped_mlp.prepare(read, self._parts[2], False)
         return Prepared(
@@ -129,6 +144,7 @@ class GroupedGRU(nn.Module):
             read_XWW,
             read_bias_XW1,
             grouped_mlp.prepare(behind, self._parts[3], self.layer_norm),
+            grouped_mlp.prepare(ahead, self._parts[4], False),
             self.layer_norm,
         )
 
@@ -136,7 +152,8 @@ class GroupedGRU(nn.Module):
 class RecurrentActor(Actor):
     """Every agent's policy, from all that it has seen and done since the episode began."""
 
-    network = GroupedGRU
+    def _network(self, spec: EnvSpec) -> Any:
+        return partial(GroupedGRU, predicts=(spec.action_size, spec.obs_size))
 
     def forward(self, obs_SNBO: Tensor, agents: Sequence[int] | None = None) -> Tensor:
         """Logits [S, n, B, H, K] of `agents` (None: all) at the first observation of an episode."""
@@ -159,7 +176,8 @@ class RecurrentActor(Actor):
 class RecurrentCritic(Critic):
     """C centralised critics per agent: everybody's observations and actions since the episode began to its value."""
 
-    network = GroupedGRU
+    def _network(self, spec: EnvSpec) -> Any:
+        return partial(GroupedGRU, predicts=(0, spec.obs_size))
 
     def forward(self, joint_SBD: Tensor) -> Tensor:
         """Values [S, C, N, B] of joint rows [S, B, D] at the first step of an episode."""

@@ -94,11 +94,13 @@ def test_a_network_is_a_cell_and_a_perceptron_of_input_and_state(
     hidden: tuple[int, ...], norm: bool, shared: bool
 ) -> None:
     """Every network of every replica by itself, from torch's own modules."""
-    net = GroupedGRU((4, *hidden, 2), 3, norm, Stream(0, "net", range(S)))
+    net = GroupedGRU((4, *hidden, 2), 3, norm, Stream(0, "net", range(S)), predicts=(1, 3))
     x_SIB, state_SGBW = draws("x", S, 4, 6), draws("h", S, 3, 6, W)
     parameters = net.prepare(net.flat, shared_input=shared)
     entered_XIB = parameters.enter(x_SIB if shared else x_SIB.repeat_interleave(3, 0))
     after_XWB = parameters.step(entered_XIB, columns(state_SGBW))
+    beside_X1B = draws("beside", S * 3, 1, 6)
+    told_SGBO = rows(parameters.predicted(torch.cat([after_XWB, beside_X1B], dim=1)), (S, 3))
     after_SGBW, out_SGBO = rows(after_XWB, (S, 3)), rows(parameters.output(entered_XIB, after_XWB), (S, 3))
 
     def passed_on(x_BW: Tensor) -> Tensor:
@@ -107,9 +109,8 @@ def test_a_network_is_a_cell_and_a_perceptron_of_input_and_state(
     for s in range(S):
         for g in range(3):
             x = x_SIB[s].T
-            (enter, bias), (inner, inner_bias), (read, read_bias), *behind = [
-                (w[s, g], b[s, g]) for w, b in net.layers()
-            ]
+            mine = [(weight[s, g], shift[s, g]) for weight, shift in net.layers()]
+            (enter, bias), (inner, inner_bias), (read, read_bias), *behind, (ahead, ahead_bias) = mine
             cell = cell_of(enter[:, : 3 * W].T, bias[: 3 * W], inner.T, inner_bias)
             after = cell(x, state_SGBW[s, g])
             torch.testing.assert_close(after_SGBW[s, g], after)
@@ -118,6 +119,8 @@ def test_a_network_is_a_cell_and_a_perceptron_of_input_and_state(
             for weight, further in behind:
                 out = passed_on(out) @ weight + further
             torch.testing.assert_close(out_SGBO[s, g], out)
+            told = torch.cat([after, beside_X1B[s * 3 + g].T], dim=1) @ ahead + ahead_bias
+            torch.testing.assert_close(told_SGBO[s, g], told)
 
 
 def critic_and_rows(**options: object) -> tuple[RecurrentCritic, Tensor, Tensor]:
