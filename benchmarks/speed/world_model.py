@@ -29,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import envs
 from benchmarks.machine import machine
-from benchmarks.world_model.prediction import STEPS, configuration, steps_of
+from benchmarks.world_model.prediction import ONE_OBSERVATION, STEPS, configuration, steps_of
 from envs.streams import Stream
 from marl.cli.parse import parse
 from marl.data.collector import Collector
@@ -107,7 +107,7 @@ def through(env_id: str, kind: str) -> dict[str, Callable[[], None]]:
     """
     words = ["--env", env_id, "--world-model", "--wm.kind", kind, "--num-envs", "16", "--maddpg.batch-size", "256"]
     words += ["--wm.through-horizon", "8", "--wm.starts", "64", "--wm.warmup-steps", "200", "--wm.gate", "1e9"]
-    words += ["--wm.validation-share", "0.25", "--wm.reward-gate", "1e9", "--total-steps", "640"]
+    words += ["--wm.validation-share", "0.25", "--wm.reward-gate", "1e9", "--total-steps", "640", *ONE_OBSERVATION]
     config = parse(words).config
     env = envs.make(env_id, config.num_envs)
     env.reset(seed=0)

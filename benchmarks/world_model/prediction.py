@@ -43,6 +43,7 @@ FLAGS = {
     "rssm": ("--wm.window", "13", "--wm.sequences", "32", "--wm.average", "0.997"),  # for a long training
     "mlp": ("--wm.ensemble", "5"),
 }
+ONE_OBSERVATION = ("--maddpg.frames", "1")  # a model predicts one, where a task ships with more too
 AIM = {"simple_speaker_listener": 0.05, "simple_reference": 0.05, "simple_spread": 0.15}
 TRAIN, TEST, STEPS = 2000, 400, 25
 GROWTH = 1.6  # of the updates between two measurements
@@ -115,7 +116,7 @@ def summary(result: Assessment) -> dict[str, float]:
 
 def configuration(env_id: str, kind: str, extra: Sequence[str] = ()) -> Config:
     """Settings of one model, checked as on the command line of run.py."""
-    return parse(["--env", env_id, "--world-model", "--wm.kind", kind, *extra]).config
+    return parse(["--env", env_id, "--world-model", "--wm.kind", kind, *ONE_OBSERVATION, *extra]).config
 
 
 def measure(env_id: str, kind: str, updates: int, extra: Sequence[str] = ()) -> dict[str, Any]:

@@ -116,7 +116,10 @@ SEPARATE = ("--maddpg.share-actors", "false")  # where an arm does not say other
 TASKS = {
     "simple_speaker_listener": Task(2500, 10.0, anchors.gain, (0.8, 0.9), _task_flags("0.7", "3")),
     "simple_reference": Task(12000, 4.0, anchors.gain, (0.8, 0.9), (*_task_flags("0.75", "0.1", "0.5"), *SEPARATE)),
-    "simple_spread": Task(4000, 5.0, anchors.score, (0.3, 0.5, 0.8, 0.9), (*_task_flags("0.9"), *SEPARATE)),
+    "simple_spread": Task(
+        4000, 5.0, anchors.score, (0.3, 0.5, 0.8, 0.9),
+        (*_task_flags("0.9"), *SEPARATE, "--maddpg.frames", "1", "--maddpg.n-step", "1"),
+    ),
     # the listener does not see its velocity; and a channel that delays and mishears: on the scale of the plain task
     "without_velocity": Task(
         2500, 10.0, anchors.gain, (0.3, 0.5, 0.6, 0.7), _task_flags("0.7", "3"),
