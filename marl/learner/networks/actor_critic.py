@@ -76,7 +76,8 @@ class Actor(nn.Module):
     With `shared`, interchangeable agents (spec.kinds) use one set of parameters.
     """
 
-    mlp: Any  # the networks
+    network: Any = GroupedMLP  # or one that takes the same arguments
+    mlp: Any
 
     def __init__(
         self, spec: EnvSpec, hidden: Sequence[int], layer_norm: bool, stream: Stream, shared: bool = False
@@ -85,17 +86,13 @@ class Actor(nn.Module):
         kinds = spec.kinds if shared else tuple(range(spec.num_agents))
         widths = [spec.agents[kinds.index(kind)].obs_size for kind in range(max(kinds) + 1)]
         self.heads = (spec.num_heads, spec.head_size)
-        self.mlp = self._network(spec)(
+        self.mlp = self.network(
             (spec.obs_size, *hidden, spec.action_size), len(widths), layer_norm, stream, widths, out_gain=0.01
         )
         device = self.mlp.flat.device
         self.group_N = torch.tensor(kinds, device=device) if len(widths) < spec.num_agents else None
         self.head_mask = spec.head_mask.to(device)  # [N, H, K]
         self._indices: dict[tuple[int, ...], Tensor] = {}
-
-    def _network(self, spec: EnvSpec) -> Any:
-        """What makes the networks: `GroupedMLP`, or something that takes the same arguments."""
-        return GroupedMLP
 
     def forward(self, obs_SNBO: Tensor, agents: Sequence[int] | None = None) -> Tensor:
         """Logits [S, n, B, H, K] of `agents` (None: all); entries of absent choices are meaningless."""
@@ -147,7 +144,8 @@ class Critic(nn.Module):
     With `independent`, each sees its own agent's observation and action only.
     """
 
-    mlp: Any  # the networks
+    network: Any = GroupedMLP  # or one that takes the same arguments
+    mlp: Any
 
     def __init__(
         self,
@@ -163,15 +161,10 @@ class Critic(nn.Module):
         n, o, a = spec.num_agents, spec.obs_size, spec.action_size
         widths = [agent.obs_size + agent.choices for agent in spec.agents]
         fan_in = widths if independent else [sum(widths)] * n
-        sizes, groups = (n * (o + a), *hidden, 1), num_critics * n
-        self.mlp = self._network(spec)(sizes, groups, layer_norm, stream, fan_in * num_critics)
+        self.mlp = self.network((n * (o + a), *hidden, 1), num_critics * n, layer_norm, stream, fan_in * num_critics)
         self.seen_GP: Tensor | None = None
         if independent:
             self.seen_GP = own_only(self.mlp, num_critics, n, (o, a))
-
-    def _network(self, spec: EnvSpec) -> Any:
-        """As the actor's."""
-        return GroupedMLP
 
     def flat(self) -> Tensor:
         """Parameters [S, C * N, P]; those of inputs that an independent critic does not see are zero."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -152,8 +152,11 @@ class GroupedGRU(nn.Module):
 class RecurrentActor(Actor):
     """Every agent's policy, from all that it has seen and done since the episode began."""
 
-    def _network(self, spec: EnvSpec) -> Any:
-        return partial(GroupedGRU, predicts=(spec.action_size, spec.obs_size))
+    def __init__(
+        self, spec: EnvSpec, hidden: Sequence[int], layer_norm: bool, stream: Stream, shared: bool = False
+    ) -> None:
+        self.network = partial(GroupedGRU, predicts=(spec.action_size, spec.obs_size))
+        super().__init__(spec, hidden, layer_norm, stream, shared)
 
     def forward(self, obs_SNBO: Tensor, agents: Sequence[int] | None = None) -> Tensor:
         """Logits [S, n, B, H, K] of `agents` (None: all) at the first observation of an episode."""
@@ -176,8 +179,17 @@ class RecurrentActor(Actor):
 class RecurrentCritic(Critic):
     """C centralised critics per agent: everybody's observations and actions since the episode began to its value."""
 
-    def _network(self, spec: EnvSpec) -> Any:
-        return partial(GroupedGRU, predicts=(0, spec.obs_size))
+    def __init__(
+        self,
+        spec: EnvSpec,
+        hidden: Sequence[int],
+        layer_norm: bool,
+        stream: Stream,
+        num_critics: int = 1,
+        independent: bool = False,
+    ) -> None:
+        self.network = partial(GroupedGRU, predicts=(0, spec.obs_size))
+        super().__init__(spec, hidden, layer_norm, stream, num_critics, independent)
 
     def forward(self, joint_SBD: Tensor) -> Tensor:
         """Values [S, C, N, B] of joint rows [S, B, D] at the first step of an episode."""
