@@ -89,8 +89,8 @@ class GroupedGRU(nn.Module):
     the input and the state of the GRU; the arguments are `GroupedMLP`'s, with a hidden layer at least, and one more.
 
     All parameters are one tensor `flat` [S, G, P]: those from the input to the gates and to the first hidden layer;
-    from the state before to the gates; from the state after to the first hidden layer; of the layers behind it; and
-    from the state after to what is predicted (prediction.py).
+    from the state before to the gates; from the state after to the first hidden layer; from the state after to what is
+    predicted (prediction.py); and of the layers behind the first, the outputs' last.
 
     Args:
         predicts: how many numbers stand beside the state for a prediction, and how many are predicted.
@@ -111,13 +111,13 @@ class GroupedGRU(nn.Module):
         self.width, self.layer_norm = width, layer_norm
         self.sizes = (inputs, 4 * width)
         ahead = width + predicts[0], predicts[1]
-        self._parts = [self.sizes, (width, 3 * width), (width, width), (width, *behind), ahead]
+        self._parts = [self.sizes, (width, 3 * width), (width, width), ahead, (width, *behind)]
         parts = [
             GroupedMLP(self.sizes, num_groups, False, stream, fan_in),
             GroupedMLP(self._parts[1], num_groups, False, stream),
             GroupedMLP(self._parts[2], num_groups, False, stream),
-            GroupedMLP(self._parts[3], num_groups, layer_norm, stream, out_gain=out_gain),
-            GroupedMLP(self._parts[4], num_groups, False, stream),
+            GroupedMLP(self._parts[3], num_groups, False, stream),
+            GroupedMLP(self._parts[4], num_groups, layer_norm, stream, out_gain=out_gain),
         ]
         self._lengths = [part.flat.shape[2] for part in parts]
         self.flat = nn.Parameter(torch.cat([part.flat.detach() for part in parts], dim=2))
@@ -130,11 +130,11 @@ class GroupedGRU(nn.Module):
 
     def last(self, flat_SGP: Tensor) -> Tensor:
         """Parameters [S, G, in + 1, out] of the layer behind which the outputs stand, as a view of `flat_SGP`."""
-        return grouped_mlp.blocks(flat_SGP.split(self._lengths, dim=2)[3], self._parts[3])[-1]
+        return grouped_mlp.blocks(flat_SGP.split(self._lengths, dim=2)[4], self._parts[4])[-1]
 
     def prepare(self, flat_SGP: Tensor, shared_input: bool = False) -> Prepared:
         """Parameters of this shape in the form of the products; `shared_input` as for `grouped_mlp.prepare`."""
-        inputs, inner, read, behind, ahead = flat_SGP.split(self._lengths, dim=2)
+        inputs, inner, read, ahead, behind = flat_SGP.split(self._lengths, dim=2)
         weight_XZW, bias_XZ1 = grouped_mlp.prepare(inner, self._parts[1], False)
         read_XWW, read_bias_XW1 = grouped_mlp.prepare(read, self._parts[2], False)
         return Prepared(
@@ -143,8 +143,8 @@ class GroupedGRU(nn.Module):
             bias_XZ1,
             read_XWW,
             read_bias_XW1,
-            grouped_mlp.prepare(behind, self._parts[3], self.layer_norm),
-            grouped_mlp.prepare(ahead, self._parts[4], False),
+            grouped_mlp.prepare(behind, self._parts[4], self.layer_norm),
+            grouped_mlp.prepare(ahead, self._parts[3], False),
             self.layer_norm,
         )
 

@@ -110,7 +110,7 @@ def test_a_network_is_a_cell_and_a_perceptron_of_input_and_state(
         for g in range(3):
             x = x_SIB[s].T
             mine = [(weight[s, g], shift[s, g]) for weight, shift in net.layers()]
-            (enter, bias), (inner, inner_bias), (read, read_bias), *behind, (ahead, ahead_bias) = mine
+            (enter, bias), (inner, inner_bias), (read, read_bias), (ahead, ahead_bias), *behind = mine
             cell = cell_of(enter[:, : 3 * W].T, bias[: 3 * W], inner.T, inner_bias)
             after = cell(x, state_SGBW[s, g])
             torch.testing.assert_close(after_SGBW[s, g], after)
