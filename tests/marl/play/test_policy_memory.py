@@ -32,7 +32,7 @@ def loud(env: BatchedEnv, frames: int = 1, **changes: object) -> tuple[Recurrent
     learner = RecurrentMADDPG(env.spec, settings, 0)
     flat = learner.actor.mlp.flat
     with torch.no_grad():
-        flat.copy_(torch.randn(flat.shape, generator=torch.Generator().manual_seed(4)))
+        flat.copy_(torch.randn(flat.shape, generator=torch.Generator().manual_seed(6)))
     return learner, Policy(env.spec, Config(env=env.spec.id, maddpg=settings), flat[0], reader=env.reader)
 
 
@@ -63,7 +63,7 @@ def test_a_policy_in_play_remembers_what_training_remembers(task: str, frames: i
             own = expected[n, :, : len(agent.heads)].softmax(-1)
             np.testing.assert_allclose(shown[agent.name][:, : len(agent.heads)], own, atol=1e-5)
         obs, wide = plain.step(actions).obs, history.step(actions).obs
-    assert without > 50  # memory matters
+    assert without > 100  # memory matters
 
 
 @pytest.mark.parametrize("hidden", [(16, 12), (9,)])
