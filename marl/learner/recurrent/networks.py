@@ -17,13 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from envs.spec import EnvSpec
 from envs.streams import Stream
 from marl.learner.networks import grouped_mlp
 from marl.learner.networks.actor_critic import Actor, Critic, GroupedMLP, own_inputs
@@ -66,19 +64,6 @@ class Prepared(NamedTuple):
     def predicted(self, after_XIB: Tensor) -> Tensor:
         """What is predicted [X, O, B] from the states after a step, and what stands beside them below."""
         return grouped_mlp.run(after_XIB, self.ahead, False)
-
-    def detached(self) -> Prepared:
-        """The same as constants."""
-        return Prepared(
-            tuple(x.detach() for x in self.inputs),
-            self.weight_XZW.detach(),
-            self.bias_XZ1.detach(),
-            self.read_XWW.detach(),
-            self.read_bias_XW1.detach(),
-            tuple(x.detach() for x in self.behind),
-            tuple(x.detach() for x in self.ahead),
-            self.layer_norm,
-        )
 
     def _gates(self, entered_XIB: Tensor) -> Tensor:
         return entered_XIB[:, : self.weight_XZW.shape[1]]
@@ -152,11 +137,17 @@ class GroupedGRU(nn.Module):
 class RecurrentActor(Actor):
     """Every agent's policy, from all that it has seen and done since the episode began."""
 
-    def __init__(
-        self, spec: EnvSpec, hidden: Sequence[int], layer_norm: bool, stream: Stream, shared: bool = False
-    ) -> None:
-        self.network = partial(GroupedGRU, predicts=(spec.action_size, spec.obs_size))
-        super().__init__(spec, hidden, layer_norm, stream, shared)
+    def network(
+        self,
+        sizes: Sequence[int],
+        groups: int,
+        layer_norm: bool,
+        stream: Stream,
+        fan_in: Sequence[int],
+        out_gain: float,
+    ) -> GroupedGRU:
+        """States predict the next observation beside the executed action."""
+        return GroupedGRU(sizes, groups, layer_norm, stream, fan_in, out_gain, predicts=(sizes[-1], sizes[0]))
 
     def forward(self, obs_SNBO: Tensor, agents: Sequence[int] | None = None) -> Tensor:
         """Logits [S, n, B, H, K] of `agents` (None: all) at the first observation of an episode."""
@@ -179,17 +170,12 @@ class RecurrentActor(Actor):
 class RecurrentCritic(Critic):
     """C centralised critics per agent: everybody's observations and actions since the episode began to its value."""
 
-    def __init__(
-        self,
-        spec: EnvSpec,
-        hidden: Sequence[int],
-        layer_norm: bool,
-        stream: Stream,
-        num_critics: int = 1,
-        independent: bool = False,
-    ) -> None:
-        self.network = partial(GroupedGRU, predicts=(0, spec.obs_size))
-        super().__init__(spec, hidden, layer_norm, stream, num_critics, independent)
+    def network(
+        self, sizes: Sequence[int], groups: int, layer_norm: bool, stream: Stream, fan_in: Sequence[int]
+    ) -> GroupedGRU:
+        """States, which hold what was done, predict the agent's next observation."""
+        predicts = 0, sizes[0] // self.num_agents - self.action_size
+        return GroupedGRU(sizes, groups, layer_norm, stream, fan_in, predicts=predicts)
 
     def forward(self, joint_SBD: Tensor) -> Tensor:
         """Values [S, C, N, B] of joint rows [S, B, D] at the first step of an episode."""
@@ -206,8 +192,9 @@ class RecurrentCritic(Critic):
         """Outputs as values [S, C, N, B]."""
         return output_X1B.view(-1, self.num_critics, self.num_agents, output_X1B.shape[2])
 
+    @torch.no_grad()
     def first(self) -> Prepared:
-        """The parameters of the first critic of every agent."""
+        """The parameters of the first critic of every agent, as constants."""
         parameters: Prepared = self.mlp.prepare(self.flat()[:, : self.num_agents], shared_input=True)
         return parameters
 
@@ -227,7 +214,7 @@ class OwnActionInMemory:
     @torch.no_grad()
     def __init__(self, critic: Critic, parameters: Prepared, joint_SBD: Tensor, before_XWB: Tensor) -> None:
         first_SYD, bias_SY1 = parameters.inputs
-        self._parameters = parameters.detached()._replace(
+        self._parameters = parameters._replace(
             inputs=own_inputs(first_SYD, bias_SY1, joint_SBD, critic.num_agents, critic.action_size)
         )
         self._before_XWB, self._agents = before_XWB.detach(), (len(joint_SBD), critic.num_agents)

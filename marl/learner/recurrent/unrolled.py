@@ -73,8 +73,7 @@ class UnrolledCritic:
     """
 
     def __init__(self, critic: RecurrentCritic, memory_SNBW: Tensor) -> None:
-        with torch.no_grad():
-            self._parameters = critic.first()
+        self._parameters = critic.first()
         self._agents, self._state_XWB = memory_SNBW.shape[:2], columns(memory_SNBW)
 
     def follow(self, obs_SNBO: Tensor, action_SNBA: Tensor) -> None:

@@ -97,7 +97,7 @@ def test_no_weight_no_loss() -> None:
 
 
 def test_an_actors_prediction_knows_what_was_done() -> None:
-    """With another action in place of the executed one the actor's error changes, the critic's state knows its own."""
+    """With another action in place of the executed one the error changes."""
     learner, _, batch = learner_and_batch(replace(SMALL, prediction_loss=1.0))
     learner._acting_logits(batch)
     with_action = learner._unexplained["actor"].detach().clone()
