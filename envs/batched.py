@@ -35,6 +35,9 @@ class Step:
     """Bool [N, E] cut by a time limit: bootstrap."""
     active: Tensor | None = None
     """Bool [N, E] the agent was there to act in this step; None: always all."""
+    final_active: Tensor | None = None
+    """Bool [N, E] the agent would act on `final_obs`, as after a time limit: not terminated, or it comes in this step;
+    None: all that are not terminated."""
     mask: Tensor | None = None
     """Bool [N, E, H, K] choices allowed at `obs`; None: all."""
     final_mask: Tensor | None = None

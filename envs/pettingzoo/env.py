@@ -183,14 +183,16 @@ class PettingZooEnv(BatchedEnv):
         while len(self._history) > longest:
             self._history.popleft()
         obs = self._publish()
-        masks = self.spec.has_masks
+        masks, fixed = self.spec.has_masks, self.spec.fixed_agents
+        comes = arrays.alive & ~arrays.active & ~arrays.done  # `alive` is of the next episode where this one ended
         return Step(
             obs=obs,
             final_obs=self._tensor(arrays.final_obs),
             reward=self._tensor(arrays.reward),
             terminated=self._tensor(arrays.terminated),
             truncated=self._tensor(arrays.truncated),
-            active=None if self.spec.fixed_agents else self._tensor(arrays.active),
+            active=None if fixed else self._tensor(arrays.active),
+            final_active=None if fixed else self._tensor(~arrays.terminated | comes),
             mask=self.mask if masks else None,
             final_mask=self._tensor(arrays.final_mask) if masks else None,
             done=self._tensor(arrays.done[0]),

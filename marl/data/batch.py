@@ -26,6 +26,7 @@ class Transitions:
     truncated: Tensor  # bool [S, N, E]
     next_obs: Tensor  # [S, N, E, O] true next observation
     active: Tensor | None = None  # bool [S, N, E] the agent was there to act; None: always
+    next_active: Tensor | None = None  # bool [S, N, E] it would act at next_obs; None: where it is not terminated
     mask: Tensor | None = None  # bool [S, N, E, H, K] choices allowed at obs
     next_mask: Tensor | None = None  # bool [S, N, E, H, K] choices allowed at next_obs
     memory: Tensor | None = None  # [S, G, E, W] states of recurrent networks before obs
@@ -45,6 +46,7 @@ class Batch:
     discount: Tensor  # [S, N, B] gamma^m (1 - terminated): weight of the bootstrap
     next_obs: Tensor  # [S, N, B, O]
     active: Tensor | None = None  # [S, N, B] 0 or 1; None: always 1
+    next_active: Tensor | None = None  # [S, N, B] 0 or 1, whether the agent would act at next_obs; None: always 1
     mask: Tensor | None = None  # bool [S, N, B, H, K]
     next_mask: Tensor | None = None  # bool [S, N, B, H, K]
     member: Tensor | None = None  # int64 [S, N, B] which member of a population played the agent; None: no populations
@@ -66,9 +68,9 @@ class Batch:
 
     @property
     def frozen_action(self) -> Tensor:
-        """[S, N, B, A] what frozen agents would do at the next observation, those that are gone then: nothing."""
+        """[S, N, B, A] what frozen agents would do at the next observation, those that are not there then: nothing."""
         assert self.next_action is not None, "a batch of a run against a pool says what"
-        return self.next_action * (self.discount > 0)[..., None]
+        return self.next_action if self.next_active is None else self.next_action * self.next_active[..., None]
 
     @property
     def obs(self) -> Tensor:

@@ -94,6 +94,7 @@ class Collector:
             truncated=self.grouped(step.truncated),
             next_obs=self.grouped(step.final_obs).to(torch.float32),
             active=active,
+            next_active=None if step.final_active is None else self.grouped(step.final_active),
             mask=self.mask,
             next_mask=next_mask,
             memory=before,

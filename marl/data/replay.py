@@ -23,7 +23,7 @@ def row_widths(spec: EnvSpec) -> dict[str, int]:
     widths = {"joint": n * (o + a), "prev_obs": len(spec.senders) * o, "first": 1, "reward": n, "discount": n}
     widths["next_obs"] = n * o
     if not spec.fixed_agents:
-        widths["active"] = n
+        widths |= {"active": n, "next_active": n}
     if spec.has_masks:
         widths |= {"mask": n * a, "next_mask": n * a}
     return widths
@@ -130,7 +130,8 @@ class Replay:
             "ended": rows((t.terminated | t.truncated)[..., None]),
         }
         if not self.spec.fixed_agents:
-            fields["active"] = rows(active[..., None])
+            later = ~t.terminated if t.next_active is None else t.next_active
+            fields |= {"active": rows(active[..., None]), "next_active": rows(later[..., None]).to(t.obs.dtype)}
         if t.member is not None:
             fields |= {"member": rows(t.member[..., None]).to(t.obs.dtype)}
         if t.learns is not None:
@@ -158,7 +159,7 @@ class Replay:
             oldest["discount"] = torch.where(going_SEN, discount * later["discount"], discount)
             # an environment is reset as a whole: the next observation stays at the end of its episode
             env_going_SE1 = going_SEN.any(2, keepdim=True)
-            for name in oldest.keys() & {"next_obs", "next_mask", "next_action", "next_pixels"}:
+            for name in oldest.keys() & {"next_obs", "next_active", "next_mask", "next_action", "next_pixels"}:
                 oldest[name] = torch.where(env_going_SE1, later[name], oldest[name])
             going_SEN = going_on(later, going_SEN)
         return oldest
@@ -218,6 +219,7 @@ class Replay:
             discount=parts["discount"].transpose(1, 2),
             next_obs=per_agent(parts["next_obs"]),
             active=parts["active"].transpose(1, 2) if "active" in parts else None,
+            next_active=parts["next_active"].transpose(1, 2) if "next_active" in parts else None,
             mask=masks("mask"),
             next_mask=masks("next_mask"),
             member=parts["member"].transpose(1, 2).long() if "member" in parts else None,

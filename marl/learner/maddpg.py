@@ -261,8 +261,8 @@ class MADDPG:
         else:
             action = relaxation.greedy_onehot(logits, self._mask(batch.next_mask))
             action = action if self.numbers is None else action + self.numbers(logits, "target")
-        if not self.spec.fixed_agents:  # who is gone at the next step does nothing
-            action = action * (batch.discount > 0)[..., None, None]
+        if batch.next_active is not None:  # who is not there at the next step does nothing
+            action = action * batch.next_active[..., None, None]
         next_q = value(joint_rows(batch.next_obs, action.flatten(-2)))
         reward = batch.reward if self.team_NN is None else torch.matmul(self.team_NN, batch.reward)
         return self._returns(batch, reward, next_q)

@@ -128,7 +128,9 @@ def collect_in(env: envs.BatchedEnv, policy: Policy | None, replicas: int, steps
         reward, after = dealt(step.reward, 1), dealt(step.final_obs, 1)
         active, next_mask = maybe(step.active), maybe(step.final_mask)
         chosen = action.flatten(3) if active is None else action.flatten(3) * active[..., None]
-        row = Transitions(obs, torch.zeros_like(obs), first, chosen, reward, *ended, after, active, mask, next_mask)
+        row = Transitions(
+            obs, torch.zeros_like(obs), first, chosen, reward, *ended, after, active, mask=mask, next_mask=next_mask
+        )
         store.add(rows_of(layout, row), running_SB)
         running_SB = running_SB & ~(ended[0] | ended[1]).all(1)
         first = torch.zeros_like(first)

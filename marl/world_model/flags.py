@@ -136,6 +136,7 @@ class Flags:
             truncated=there & ~after & ~t.terminated,
             next_obs=t.next_obs * either[..., None],
             active=there,
+            next_active=(there & ~t.terminated) | after,
             mask=self.allowed(before_SBV, there),
             next_mask=self.allowed(after_SBV, either),
         )

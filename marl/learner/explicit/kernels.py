@@ -252,7 +252,7 @@ def choose(logits_XAB: Tensor, noise_XAB: Tensor, allowed_XAB: Tensor, choices: 
 
 def relabel(
     choice_XAB: Tensor,
-    discount_SNB: Tensor,
+    later_SNB: Tensor,
     first_SB: Tensor,
     absent: bool,
     routes_R5: Tensor,
@@ -263,17 +263,17 @@ def relabel(
 
     Args:
         choice_XAB: of every target actor, then of every sender of every replica.
-        absent: agents can be gone: who is, at the next step, does nothing.
+        later_SNB: 0 or 1, whether the agent acts at the next step; read where agents can be `absent`.
         routes_R5: of each route the sender's place among the senders, where its symbol begins, its size, the receiver
             and where it is in the receiver's observation.
     """
-    replicas, agents, rows = discount_SNB.shape
+    replicas, agents, rows = later_SNB.shape
     width = choice_XAB.shape[1]
     begin = joint_2SDB.shape[2] - 1 - agents * width
     next_SNAB = choice_XAB[: replicas * agents].unflatten(0, (replicas, agents))
     into = joint_2SDB[1, :, begin:-1].unflatten(1, (agents, width))
     if absent:
-        torch.mul(next_SNAB, (discount_SNB > 0)[:, :, None], out=into)
+        torch.mul(next_SNAB, later_SNB[:, :, None], out=into)
     else:
         into.copy_(next_SNAB)
     if not len(routes_R5):

@@ -120,8 +120,8 @@ def error(value_2CSNB, reward_SNB, discount_SNB, weight_SNB, out_CSNB):  # type:
 
 
 @_compiled
-def relabel(choice_XAB, discount_SNB, first_SB, absent, routes_R5, joint_2SDB, obs_XOB):  # type: ignore[no-untyped-def]
-    replicas, agents, rows = discount_SNB.shape
+def relabel(choice_XAB, later_SNB, first_SB, absent, routes_R5, joint_2SDB, obs_XOB):  # type: ignore[no-untyped-def]
+    replicas, agents, rows = later_SNB.shape
     width = choice_XAB.shape[1]
     senders = choice_XAB.shape[0] // replicas - agents
     begin = joint_2SDB.shape[2] - 1 - agents * width
@@ -129,7 +129,7 @@ def relabel(choice_XAB, discount_SNB, first_SB, absent, routes_R5, joint_2SDB, o
         for n in range(agents):
             for a in range(width):
                 for b in range(rows):
-                    gone = absent and not discount_SNB[s, n, b] > _F0
+                    gone = absent and not later_SNB[s, n, b] > _F0
                     joint_2SDB[1, s, begin + n * width + a, b] = _F0 if gone else choice_XAB[s * agents + n, a, b]
         for r in range(routes_R5.shape[0]):
             sender, start, size, receiver, slot = routes_R5[r]

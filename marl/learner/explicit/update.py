@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from marl.learner.maddpg import MADDPG
 
 LOSSES = ("critic", "actor")
-PARTIAL = {"active", "mask", "next_mask", "learns"}  # stored where not everybody acts, chooses or learns alike
+# stored where not everybody acts, chooses or learns alike
+PARTIAL = {"active", "next_active", "mask", "next_mask", "learns"}
 
 
 class ExplicitUpdate:
@@ -92,7 +93,7 @@ class ExplicitUpdate:
         self.obs = torch.ones(S * N, width + 1, B)
         self.reward, self.discount = torch.zeros(S, N, B), torch.zeros(S, N, B)
         self.weight = torch.full((S, N, B), 1.0 / B)
-        self.there = torch.ones(S, N, B)
+        self.there, self.later = torch.ones(S, N, B), torch.ones(S, N, B)
         self.allowed = spec.head_mask.flatten(1)[..., None].expand(S, N, A, B).reshape(S * N, A, B).clone()
         said_mask = spec.head_mask[self.senders].flatten(1)[..., None].expand(S, n, A, B).reshape(-1, A, B)
         self.early_allowed = torch.cat([self.allowed, said_mask]).contiguous()
@@ -133,7 +134,7 @@ class ExplicitUpdate:
         names = (
             "early_allowed", "early_choice", "allowed", "choice", "soft", "values", "grad_action", "grad_logits",
             "diff", "code_H", "joint", "obs", "early_in", "reward", "discount", "first", "weight", "error",
-            "route_table", "raw_reward",
+            "route_table", "raw_reward", "later",
         )  # fmt: skip
         self._b = {name: bind(getattr(self, name)) for name in names}
         self._b["logits"] = bind(self.actor_pass.last_XZB)
@@ -239,7 +240,7 @@ class ExplicitUpdate:
         if self.numbers is not None:
             self.numbers.next()
         absent = not self.learner.spec.fixed_agents
-        form.relabel(b["early_choice"], b["discount"], b["first"], absent, b["route_table"], b["joint"], b["obs"])
+        form.relabel(b["early_choice"], b["later"], b["first"], absent, b["route_table"], b["joint"], b["obs"])
         self.frozen.put()
         # y = r + discount min_c Q'_c; critic loss: sum of weight (q - y)^2, gradient 2 weight (q - y)
         self.first_layer.forward()
@@ -321,6 +322,8 @@ class ExplicitUpdate:
         self.frozen.load(batch)
         if batch.active is not None:
             self.there.copy_(batch.active)
+        if batch.next_active is not None:
+            self.later.copy_(batch.next_active)
         counted = batch.weight
         if counted is not None:
             torch.div(counted, counted.sum(-1, keepdim=True).clamp(min=1.0), out=self.weight)

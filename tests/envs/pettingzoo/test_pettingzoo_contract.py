@@ -63,6 +63,27 @@ def test_an_agent_of_possible_agents_may_appear_late():
     assert [step.active[1].item() for step in steps] == [False, False, True, True]
     assert [bool(step.final_obs[1].any()) for step in steps] == [False, True, True, True]
     assert [step.done.item() for step in steps] == [False, False, False, True]
+    assert [step.final_active[:, 0].tolist() for step in steps] == [
+        [True, False],
+        [True, True],
+        [True, True],
+        [True, True],
+    ]
+
+
+def test_who_would_act_next_is_who_comes_or_is_not_terminated():
+    """In the last step, where `a_0` dies and the environment is reset, `a_1` is absent and is there again.
+
+    Guard: seen failing with the agents of the next episode.
+    """
+    env = PettingZooEnv(make=Toy, deaths={"a_0": 3, "a_1": 2}, length=9)
+    env.reset(0)
+    steps = [env.step(zeros(env)) for _ in range(3)]
+    assert [step.final_active[:, 0].tolist() for step in steps] == [[True, True], [True, False], [False, False]]
+    assert steps[-1].done.item()
+    fixed = PettingZooEnv(make=Toy, fixed_agents=True)
+    fixed.reset(0)
+    assert fixed.step(zeros(fixed)).final_active is None
 
 
 def test_fixed_agents_is_a_promise_that_is_kept_an_eye_on():

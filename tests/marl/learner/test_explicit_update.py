@@ -103,6 +103,7 @@ def random_batch(spec: EnvSpec, seed: int = 0, replicas: int = S, rows: int = B)
         discount=0.9 * flags(0.8, n, rows),
         next_obs=normal(n, rows, o),
         active=None if spec.fixed_agents else flags(0.6, n, rows).float(),
+        next_active=None if spec.fixed_agents else flags(0.6, n, rows).float(),
         mask=mask,
         next_mask=next_mask,
     )

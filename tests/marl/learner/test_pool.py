@@ -316,7 +316,8 @@ def test_targets_value_who_played() -> None:
 
 def test_who_is_gone_at_the_next_step_does_nothing() -> None:
     batch = Batch(*(torch.zeros(1) for _ in range(6)), learns=torch.zeros(1, 1, 2), next_action=torch.ones(1, 1, 2, 3))
-    assert replace(batch, discount=torch.tensor([[[0.9, 0.0]]])).frozen_action.tolist() == [[[[1] * 3, [0] * 3]]]
+    assert replace(batch, next_active=torch.tensor([[[1.0, 0.0]]])).frozen_action.tolist() == [[[[1] * 3, [0] * 3]]]
+    assert batch.frozen_action is batch.next_action
 
 
 def test_messages_of_frozen_senders_stay_as_they_were_heard() -> None:

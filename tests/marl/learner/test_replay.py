@@ -99,6 +99,23 @@ def test_n_step_sums_stop_at_the_end_of_an_episode() -> None:
     assert torch.equal(batch.next_obs[..., 1, :], steps[2].next_obs[..., 1, :])
 
 
+def test_who_would_act_next_is_told_at_the_end_of_n_steps() -> None:
+    """Agent 0 comes with the second step (environment 0) or the third (1), or is terminated in the first (2).
+
+    Guard: seen failing with who would act after the first of the two steps.
+    """
+    spec = replace(SPEC, fixed_agents=False)
+    buffer = Replay(spec, 100, E, Stream(0, "replay", range(S)), 0.5, 2)
+    there = torch.ones(4, S, N, E, dtype=torch.bool)  # at the observation of a step
+    there[:1, :, 0, 0], there[:2, :, 0, 1], there[1:, :, 0, 2] = False, False, False
+    for k in range(3):
+        buffer.add(replace(transitions(k), active=there[k], terminated=~there[k + 1], next_active=there[k + 1]))
+    batch = buffer.gather(torch.arange(2 * E).repeat(S, 1) + buffer._offset_S1)
+    assert batch.next_active is not None
+    assert batch.next_active[0, 0].tolist() == [1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0]
+    assert (batch.next_active[:, 1:] == 1.0).all()
+
+
 def test_n_step_sums_of_all_stop_where_one_agent_is_truncated() -> None:
     """By hand: agent 0 of environment 0 is truncated in the second of four steps, that of environment 1 terminated.
 

@@ -209,6 +209,29 @@ def test_current_others_that_are_gone_do_nothing() -> None:
     assert action_SBNA.sum(-1).int().unique().tolist() == [0, 2] and (action_SBNA[:, B // 2 :].sum(-1) == 2).all()
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_targets_see_what_those_do_who_come_and_nothing_of_who_is_gone(form: str) -> None:
+    """Agent 1 is nowhere there; in half of the rows it comes with the next step, where agent 0 is told of its action.
+
+    Guard: seen failing where agents do nothing that have no discount of their own.
+    """
+    spec = replace(REFERENCE, fixed_agents=False)
+    agent, batch = learner(form, spec), batch_of(spec)
+    there = torch.ones(S, 2, B)
+    there[:, 1] = 0.0
+    comes = there.clone()
+    comes[:, 1, : B // 2] = 1.0
+    batch.active, batch.next_active, batch.discount = there, comes, 0.9 * there
+    action = torch.zeros(S, 2, B, *REFERENCE.head_mask.shape[1:])
+    for n in range(2):
+        insist(agent.target_actor, n, 0, 1), insist(agent.target_actor, n, 1, 3)
+    action[..., 0, 1], action[..., 1, 3] = 1.0, 1.0
+    joint = joint_rows(batch.next_obs, (action * comes[..., None, None]).flatten(-2))
+    y_SB = batch.reward[:, 0] + 0.9 * agent.target_critic(joint)[:, 0, 0]
+    measured = agent.update(batch, measure=True)["critic/target"]
+    torch.testing.assert_close(measured[:, 0], y_SB.mean(-1), atol=1e-4, rtol=1e-4)
+
+
 # --------------------------------------------------------------- relabelling
 def routed(batch: Batch, said_SnBK: Tensor) -> Tensor:
     """Observations of `batch` in which every receiver hears what `said` holds for its sender."""

@@ -73,12 +73,22 @@ def test_an_imagined_step_is_as_the_adapter_gives_it() -> None:
     before[..., 1], after[..., :2] = 0.0, 0.0
     t = flags.joined(step_of(BOTH), before, after)
     assert t.active is not None and t.active[0, :, 0].tolist() == [True, False]
+    assert t.next_active is not None and t.next_active[0, :, 0].tolist() == [True, False]  # as after a time limit
     assert t.terminated[0, :, 0].tolist() == [False, True] and t.truncated[0, :, 0].tolist() == [True, False]
     assert t.reward[0, :, 0].tolist() == [1, 0]
     assert bool((t.next_obs[0, 0] == 1).all()) and not bool(t.next_obs[0, 1].any())  # it is seen leaving
     assert t.mask is not None and t.mask[0, 1, 0].tolist() == [[True, False, False, False]] * 2
     assert t.next_mask is not None and torch.equal(t.next_mask[0, 0, 0], BOTH.head_mask[0])
     assert flags.going(t.terminated, after).tolist() == [[False]]
+
+
+def test_who_comes_in_an_imagined_step_acts_at_the_next() -> None:
+    """The listener comes; the speaker is terminated. Guard: seen failing with those that were there alone."""
+    flags = Flags(BOTH)
+    before, after = torch.ones(1, 1, 11), torch.ones(1, 1, 11)
+    before[..., 1], after[..., 0] = 0.0, 0.0
+    t = flags.joined(step_of(BOTH, terminated=torch.tensor([[[True], [False]]])), before, after)
+    assert t.next_active is not None and t.next_active[0, :, 0].tolist() == [False, True]
 
 
 def test_every_head_has_a_choice() -> None:

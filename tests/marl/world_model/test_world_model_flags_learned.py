@@ -128,6 +128,7 @@ def test_who_leaves_is_predicted_and_imagined_as_the_replay_has_it(leaving: Imag
     for batch in (real, imagined):
         assert batch.active is not None
         gone = batch.active[0, 1] < 0.5
+        assert batch.next_active is not None and not bool(batch.next_active[0, 1, gone].any())
         assert 0.2 < gone.float().mean() < 0.9 and bool((batch.active[0, 0] == 1).all())
         for name in ("obs", "next_obs", "action"):
             assert not bool(getattr(batch, name)[0, 1, gone].any())
@@ -183,7 +184,7 @@ def test_resume_is_exact() -> None:
         one.add(t)
         two.add(t)
     a, b = one.sample(64), two.sample(64)
-    for name in ("joint", "reward", "discount", "next_obs", "active", "mask", "next_mask"):
+    for name in ("joint", "reward", "discount", "next_obs", "active", "next_active", "mask", "next_mask"):
         assert torch.equal(getattr(a, name), getattr(b, name)), name
     assert all(torch.equal(x, y) for x, y in zip(one.metrics().values(), two.metrics().values(), strict=True))
 
