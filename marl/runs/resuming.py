@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from marl.config.resolve import check_resume, from_dict
 from marl.config.schema import Config
 from marl.errors import UserError
 from marl.runs import checkpoint
+from marl.runs.versions import changed_versions
 
 
 def resumable(path: Path) -> tuple[Path, Path]:
@@ -37,6 +40,25 @@ def saved_config(manifest: dict[str, Any], path: Path) -> Config:
         return from_dict(plain, f"checkpoint {path}")
     except UserError as error:
         raise UserError(f"{error}\nThe checkpoint was written by another version of this package.") from None
+
+
+@contextmanager
+def fitting(saved: checkpoint.Checkpoint | None) -> Iterator[None]:
+    """While the parts of `saved` are restored; None: they were read by another process.
+
+    Raises:
+        UserError: in place of what a part of another shape or without a field raises, where another version wrote it.
+    """
+    try:
+        yield
+    except (KeyError, RuntimeError) as error:
+        changed = [] if saved is None else changed_versions(saved.manifest["versions"])
+        if saved is None or not changed:
+            raise
+        raise UserError(
+            f"checkpoint {saved.path} does not fit this version ({error}).\n"
+            f"Resume it with what wrote it: {'; '.join(changed)}."
+        ) from error
 
 
 def has_ended(saved: checkpoint.Checkpoint) -> bool:

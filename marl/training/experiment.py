@@ -44,7 +44,7 @@ from marl.runs import checkpoint
 from marl.runs.compatibility import check_spec
 from marl.runs.logs.logger import Logger, RunLog, Silent
 from marl.runs.logs.trackers import require_installed
-from marl.runs.resuming import continued, has_ended
+from marl.runs.resuming import continued, fitting, has_ended
 from marl.runs.run_dir import RunDir, fresh_default
 from marl.runs.versions import changed_versions
 from marl.training.devices import choose_device, choose_threads, keep_freed_memory, repeat_convolutions
@@ -297,7 +297,8 @@ def _run(
             watch,
         )
         if resume is not None:
-            trainer.restore(None if saved is None else saved.parts, fresh, ended)
+            with fitting(saved):
+                trainer.restore(None if saved is None else saved.parts, fresh, ended)
             describe()  # now: a resume that is refused leaves the run's own words
             if fresh:
                 logger.warn("new episodes begin: the run goes on, but not as it would have without the interruption.")
