@@ -22,6 +22,7 @@ class Rule:
     words: Callable[[Config], str]  # what is wrong and what was expected
 
 
+_PERMUTED = ("gumbel", "rial", "noisy", "shuffled")  # channels of symbols that mean what agents make of them
 _LEARNED = ("rial", "dial", "intent")  # channels that are ways to learn messages
 _OF_MEMORY = ("maddpg.window", "maddpg.burn_in", "maddpg.prediction_loss")
 _NOT_THROUGH = ("exact", "reinforce", "rao_blackwell")  # estimators that no gradient passes through to what was before
@@ -210,10 +211,10 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("other_play", "channel"),
-        lambda c: c.other_play and c.channel == "dial",
+        lambda c: c.other_play and c.channel not in _PERMUTED,
         lambda c: (
-            "other_play and channel dial exclude each other; a gradient reaches the symbol that was sent, not the one "
-            "that is heard, expected another channel with it"
+            f"other_play and channel {c.channel} exclude each other; it permutes symbols that agents give a meaning, "
+            f"and no gradient passes through, expected channel {', '.join(_PERMUTED[:-1])} or {_PERMUTED[-1]} with it"
         ),
     ),
     Rule(

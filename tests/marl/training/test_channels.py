@@ -101,11 +101,23 @@ def test_the_final_evaluation_hears_through_the_channel(tmp_path: Path) -> None:
         ("--channel dial --world-model", "channel dial and world_model exclude each other"),
         ("--channel dial --maddpg.estimator exact", "channel dial needs an estimator that is a function of one sample"),
         ("--channel noisy --channel-noise 1.5", "channel-noise"),
+        *(
+            (
+                f"--channel {name} --other-play",
+                f"other_play and channel {name} exclude .* gumbel, rial, noisy or shuffled",
+            )
+            for name in ("none", "oracle", "self", "constant", "dial", "intent")
+        ),
     ],
 )
 def test_wrong_names_and_combinations(words: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse(["--env", "simple_reference", *words.split()])
+
+
+@pytest.mark.parametrize("channel", ["gumbel", "rial", "noisy", "shuffled"])
+def test_symbols_without_a_given_meaning_may_be_permuted(channel: str) -> None:
+    parse(["--env", "simple_reference", "--channel", channel, "--other-play"])
 
 
 @pytest.mark.parametrize(
