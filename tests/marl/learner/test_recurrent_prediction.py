@@ -34,17 +34,31 @@ def test_errors_by_hand() -> None:
     after = torch.tensor([[[[1.0, 4.0, 0.0], [3.0, -4.0, 0.0]]]])
     batch: Any = SimpleNamespace(obs=obs, next_obs=after, weight=None)
     state = torch.zeros(1, 1, 2)
-    # standard deviations 1 and 4: changes are (1, 1) and (3, -1) of them; the third entry does not count
+    # root mean squares 5 ** .5 and 4; the third entry does not count
     nothing = torch.zeros(1, 1, 1, 2, 3)
-    assert unexplained(told(nothing), state, batch).item() == pytest.approx((1 + 1 + 9 + 1) / 4)
-    right = torch.tensor([[[[[1.0, 1.0, 7.0], [3.0, -1.0, 7.0]]]]])
-    assert unexplained(told(right), state, batch).item() == 0.0
-    half = torch.tensor([[[[[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]]]])
-    batch.weight = torch.tensor([[[1.0, 0.0]]])  # only the first row counts
-    assert unexplained(told(half), state, batch).item() == 0.0
     assert unexplained(told(nothing), state, batch).item() == pytest.approx(1.0)
-    two_critics = torch.cat([nothing, right], dim=1)
-    assert unexplained(told(two_critics), torch.zeros(2, 1, 2), batch)[0, :, 0].tolist() == [1.0, 0.0]
+    right = torch.tensor([[[[[5**-0.5, 1.0, 7.0], [3 * 5**-0.5, -1.0, 7.0]]]]])
+    assert unexplained(told(right), state, batch).item() == pytest.approx(0.0, abs=1e-12)
+    half = torch.tensor([[[[[5**-0.5, 0.0, 0.0], [0.0, -1.0, 0.0]]]]])
+    assert unexplained(told(half), state, batch).item() == pytest.approx((1 + 9 / 5) / 4)
+    half = torch.tensor([[[[[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]]]])
+    batch.weight = torch.tensor([[[1.0, 0.0]]])  # only the first row counts, in units of its own changes
+    assert unexplained(told(half), state, batch).item() == pytest.approx(0.0, abs=1e-12)
+    assert unexplained(told(nothing), state, batch).item() == pytest.approx(1.0)
+    two_critics = torch.cat([nothing, half], dim=1)
+    assert unexplained(told(two_critics), torch.zeros(2, 1, 2), batch)[0, :, 0].tolist() == pytest.approx([1.0, 0.0])
+
+
+def test_a_clock_and_agents_that_are_away_cost_one() -> None:
+    """Guard: seen failing in units of the standard deviation of all rows: 5.6e9 for the clock, 9.4 for the agent."""
+    clock = torch.arange(600.0)[None, None, :, None] * 0.1
+    batch: Any = SimpleNamespace(obs=clock, next_obs=clock + 0.1, weight=None)
+    state = torch.zeros(1, 1, 600)
+    assert unexplained(told(torch.zeros(1, 1, 1, 600, 1)), state, batch).item() == pytest.approx(1.0, abs=1e-3)
+    away = (torch.arange(600) % 10 > 0)[None, None, :, None]
+    moves = torch.randn(1, 1, 600, 1, generator=torch.Generator().manual_seed(0)).masked_fill(away, 0.0)
+    batch = SimpleNamespace(obs=torch.zeros_like(moves), next_obs=moves, weight=(~away)[..., 0].float())
+    assert unexplained(told(torch.zeros(1, 1, 1, 600, 1)), state, batch).item() == pytest.approx(1.0)
 
 
 def test_what_never_changes_costs_nothing() -> None:
