@@ -53,7 +53,8 @@ def fitting(saved: checkpoint.Checkpoint | None) -> Iterator[None]:
         yield
     except (KeyError, RuntimeError) as error:
         changed = [] if saved is None else changed_versions(saved.manifest["versions"])
-        if saved is None or not changed:
+        of_the_machine = isinstance(error, RuntimeError) and any(word in str(error) for word in ("memory", "CUDA"))
+        if saved is None or not changed or of_the_machine:
             raise
         raise UserError(
             f"checkpoint {saved.path} does not fit this version ({error}).\n"

@@ -59,7 +59,10 @@ def test_another_form_of_the_update_is_told(
 
 
 def test_rows_of_another_version_are_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault of this version's own is none of another's. Guard: seen failing with the message for every fault."""
+    """A fault of this version's own, or of the machine, is none of another's.
+
+    Guard: seen failing with the message for every fault.
+    """
     run = begun(tmp_path / "run")
     widths = replay.row_widths
     monkeypatch.setattr(replay, "row_widths", lambda spec: {**widths(spec), "later": 1})
@@ -69,6 +72,13 @@ def test_rows_of_another_version_are_refused_in_words(tmp_path: Path, monkeypatc
     with pytest.raises(
         UserError, match=r"checkpoints.step_\d+ does not fit this version.*\nResume .*: commit was .* is now newer"
     ):
+        resumed(run)
+
+    def full(*args: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(Replay, "load_state_dict", full)
+    with pytest.raises(RuntimeError, match="allocate"):
         resumed(run)
 
 
