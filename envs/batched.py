@@ -36,8 +36,8 @@ class Step:
     active: Tensor | None = None
     """Bool [N, E] the agent was there to act in this step; None: always all."""
     final_active: Tensor | None = None
-    """Bool [N, E] the agent would act on `final_obs`, as after a time limit: not terminated, or it comes in this step;
-    None: all that are not terminated."""
+    """Bool [N, E] the others meet the agent at `final_obs`: it is there to act on it, or would be but for a time limit
+    of all; not if it leaves while others go on. None: all that are not terminated."""
     mask: Tensor | None = None
     """Bool [N, E, H, K] choices allowed at `obs`; None: all."""
     final_mask: Tensor | None = None

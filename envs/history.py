@@ -28,10 +28,11 @@ class Frames:
 
     At the start of an episode the first observation stands in for those before it, and zeros for actions. Where agents
     may leave or come late, all they see while they are not there is zeros, and behind such an observation no action is
-    remembered, which a policy in play can tell as well as the environment. Where an
-    action moves an agent one step later, as in MPE, two relative positions and the action between them tell the
-    velocity, which simple_adversary shows to nobody (frame stacking: Mnih et al. 2015, "Human-level control through
-    deep reinforcement learning", Methods, with F = 4 images and no actions).
+    remembered, which a policy in play can tell as well as the environment; `History` keeps no older observation of one
+    that has left either, so that critics see nothing of it. Where an action moves an agent one step later, as in MPE,
+    two relative positions and the action between them tell the velocity, which simple_adversary shows to nobody (frame
+    stacking: Mnih et al. 2015, "Human-level control through deep reinforcement learning", Methods, with F = 4 images
+    and no actions).
 
     Args:
         spec: of the environment, with frames (`EnvSpec.stacked`).
@@ -108,6 +109,8 @@ class History(BatchedEnv):
         step, frames = self.env.step(actions), self._frames
         final_obs = frames.wide(frames.after(self._kept_FNEX, actions, step.final_obs))
         going_on = frames.after(self._kept_FNEX, actions, step.obs)
+        if step.final_active is not None:  # of who has left nothing is kept, older frames neither
+            going_on = going_on.masked_fill(~step.final_active[None, :, :, None], 0.0)
         self._kept_FNEX.copy_(torch.where(step.ended[:, None], frames.first(step.obs), going_on))
         return replace(step, obs=frames.wide(self._kept_FNEX), final_obs=final_obs)
 

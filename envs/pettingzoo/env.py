@@ -184,7 +184,7 @@ class PettingZooEnv(BatchedEnv):
             self._history.popleft()
         obs = self._publish()
         masks, fixed = self.spec.has_masks, self.spec.fixed_agents
-        comes = arrays.alive & ~arrays.active & ~arrays.done  # `alive` is of the next episode where this one ended
+        met = np.where(arrays.done, ~arrays.terminated, arrays.alive)  # `alive` is of the next episode where this ended
         return Step(
             obs=obs,
             final_obs=self._tensor(arrays.final_obs),
@@ -192,7 +192,7 @@ class PettingZooEnv(BatchedEnv):
             terminated=self._tensor(arrays.terminated),
             truncated=self._tensor(arrays.truncated),
             active=None if fixed else self._tensor(arrays.active),
-            final_active=None if fixed else self._tensor(~arrays.terminated | comes),
+            final_active=None if fixed else self._tensor(met),
             mask=self.mask if masks else None,
             final_mask=self._tensor(arrays.final_mask) if masks else None,
             done=self._tensor(arrays.done[0]),

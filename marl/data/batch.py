@@ -26,7 +26,7 @@ class Transitions:
     truncated: Tensor  # bool [S, N, E]
     next_obs: Tensor  # [S, N, E, O] true next observation
     active: Tensor | None = None  # bool [S, N, E] the agent was there to act; None: always
-    next_active: Tensor | None = None  # bool [S, N, E] it would act at next_obs; None: where it is not terminated
+    next_active: Tensor | None = None  # bool [S, N, E] `Step.final_active`; None: where it is not terminated
     mask: Tensor | None = None  # bool [S, N, E, H, K] choices allowed at obs
     next_mask: Tensor | None = None  # bool [S, N, E, H, K] choices allowed at next_obs
     memory: Tensor | None = None  # [S, G, E, W] states of recurrent networks before obs
@@ -46,7 +46,7 @@ class Batch:
     discount: Tensor  # [S, N, B] gamma^m (1 - terminated): weight of the bootstrap
     next_obs: Tensor  # [S, N, B, O]
     active: Tensor | None = None  # [S, N, B] 0 or 1; None: always 1
-    next_active: Tensor | None = None  # [S, N, B] 0 or 1, whether the agent would act at next_obs; None: always 1
+    next_active: Tensor | None = None  # [S, N, B] 0 or 1, whether the others meet the agent at next_obs; None: always 1
     mask: Tensor | None = None  # bool [S, N, B, H, K]
     next_mask: Tensor | None = None  # bool [S, N, B, H, K]
     member: Tensor | None = None  # int64 [S, N, B] which member of a population played the agent; None: no populations
@@ -59,6 +59,12 @@ class Batch:
         if self.active is None or self.learns is None:
             return self.learns if self.active is None else self.active
         return self.active * self.learns
+
+    @property
+    def leaving(self) -> Tensor:
+        """Bool [S, N, B]: truncated while others go on, who do not meet the agent again; its own value goes on."""
+        assert self.next_active is not None, "nobody leaves where all agents stay"
+        return (self.discount > 0) & (self.next_active < 0.5)
 
     @property
     def frozen(self) -> Tensor:

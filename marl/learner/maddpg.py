@@ -32,6 +32,7 @@ from marl.learner.explicit.covered import covers
 from marl.learner.explicit.kernels import select
 from marl.learner.explicit.update import ExplicitUpdate
 from marl.learner.interfaces import ActorLoss, UpdateShare
+from marl.learner.leaving import next_values
 from marl.learner.moments import Moments
 from marl.learner.networks.actor_critic import Actor, Critic, joint_rows
 from marl.learner.networks.factored_critic import FactoredCritic
@@ -261,9 +262,7 @@ class MADDPG:
         else:
             action = relaxation.greedy_onehot(logits, self._mask(batch.next_mask))
             action = action if self.numbers is None else action + self.numbers(logits, "target")
-        if batch.next_active is not None:  # who is not there at the next step does nothing
-            action = action * batch.next_active[..., None, None]
-        next_q = value(joint_rows(batch.next_obs, action.flatten(-2)))
+        next_q = next_values(batch, action.flatten(-2), value)
         reward = batch.reward if self.team_NN is None else torch.matmul(self.team_NN, batch.reward)
         return self._returns(batch, reward, next_q)
 

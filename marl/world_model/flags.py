@@ -128,7 +128,7 @@ class Flags:
         there, after = self.there(before_SBV), self.there(after_SBV)
         if there is None or after is None:
             return replace(t, mask=self.allowed(before_SBV, None), next_mask=self.allowed(after_SBV, None))
-        either = there | after
+        either, going = there | after, after.any(1, keepdim=True)
         return replace(
             t,
             reward=t.reward * there,
@@ -136,7 +136,7 @@ class Flags:
             truncated=there & ~after & ~t.terminated,
             next_obs=t.next_obs * either[..., None],
             active=there,
-            next_active=(there & ~t.terminated) | after,
+            next_active=torch.where(going, after, there & ~t.terminated),
             mask=self.allowed(before_SBV, there),
             next_mask=self.allowed(after_SBV, either),
         )

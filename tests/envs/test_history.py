@@ -76,6 +76,10 @@ def test_frames_by_hand(task: str, frames: int) -> None:
         over = ended(one)[:, None]
         seen = [one.obs.clone(), *(torch.where(over, one.obs, before) for before in seen[:-1])]
         done = [[torch.where(over, 0.0, acted) for acted in acts] for acts in done]
+        if not plain.spec.fixed_agents:  # nothing is kept of who has left
+            here = seen[0].any(-1, keepdim=True)
+            seen = [obs * here for obs in seen]
+            done = [[acted * there for acted, there in zip(acts, here, strict=True)] for acts in done]
         assert_stacked(many.obs, seen, done, plain)
         assert torch.equal(many.reward, one.reward) and torch.equal(many.truncated, one.truncated)
         episodes += int(over.sum())

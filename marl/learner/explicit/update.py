@@ -28,6 +28,7 @@ from marl.learner.explicit.ahead import Ahead
 from marl.learner.explicit.first_layer import FirstLayer
 from marl.learner.explicit.frozen import Frozen
 from marl.learner.explicit.kernels import ESTIMATORS
+from marl.learner.explicit.leaving import Leaving
 from marl.learner.explicit.measures import actor_metrics, critic_metrics
 from marl.learner.explicit.numbers import ExplicitNumbers
 from marl.learner.explicit.perceptrons import Backward, Layers, Pass
@@ -93,7 +94,7 @@ class ExplicitUpdate:
         self.obs = torch.ones(S * N, width + 1, B)
         self.reward, self.discount = torch.zeros(S, N, B), torch.zeros(S, N, B)
         self.weight = torch.full((S, N, B), 1.0 / B)
-        self.there, self.later = torch.ones(S, N, B), torch.ones(S, N, B)
+        self.there = torch.ones(S, N, B)
         self.allowed = spec.head_mask.flatten(1)[..., None].expand(S, N, A, B).reshape(S * N, A, B).clone()
         said_mask = spec.head_mask[self.senders].flatten(1)[..., None].expand(S, n, A, B).reshape(-1, A, B)
         self.early_allowed = torch.cat([self.allowed, said_mask]).contiguous()
@@ -129,15 +130,15 @@ class ExplicitUpdate:
         self.K = size = spec.head_size
         self.bonuses = [(s, h * size, int(spec.head_mask[s, h].sum())) for s, h in bonus]
         self._make_views()
-        self.frozen = Frozen(self)
+        self.frozen, self.leaving = Frozen(self), Leaving(self)
         self.numbers = None if learner.numbers is None else ExplicitNumbers(self)
         names = (
             "early_allowed", "early_choice", "allowed", "choice", "soft", "values", "grad_action", "grad_logits",
             "diff", "code_H", "joint", "obs", "early_in", "reward", "discount", "first", "weight", "error",
-            "route_table", "raw_reward", "later",
+            "route_table", "raw_reward",
         )  # fmt: skip
         self._b = {name: bind(getattr(self, name)) for name in names}
-        self._b["logits"] = bind(self.actor_pass.last_XZB)
+        self._b["logits"], self._b["later"] = bind(self.actor_pass.last_XZB), bind(self.leaving.later)
         self._b["early_logits"] = bind(self.early_logits)
         self._b["weight_XB"], self._b["there_XB"] = (bind(x.view(S * N, B)) for x in (self.weight, self.there))
         self._b["all_values"] = bind(self.all_values)
@@ -246,6 +247,7 @@ class ExplicitUpdate:
         self.first_layer.forward()
         self.both_pass.forward(self.critic_weights)
         self.first_layer.add_up(self.all_values)
+        self.leaving.put()
         form.error(b["all_values"], b["reward"], b["discount"], b["weight"], b["error"])
         metrics = {} if measured is None else critic_metrics(self)
         self.first_layer.add_up(self.error)
@@ -320,10 +322,9 @@ class ExplicitUpdate:
         self.discount.copy_(batch.discount)
         self.first.copy_(batch.first)
         self.frozen.load(batch)
+        self.leaving.load(batch)
         if batch.active is not None:
             self.there.copy_(batch.active)
-        if batch.next_active is not None:
-            self.later.copy_(batch.next_active)
         counted = batch.weight
         if counted is not None:
             torch.div(counted, counted.sum(-1, keepdim=True).clamp(min=1.0), out=self.weight)

@@ -71,7 +71,7 @@ def test_an_agent_of_possible_agents_may_appear_late():
     ]
 
 
-def test_who_would_act_next_is_who_comes_or_is_not_terminated():
+def test_who_is_met_next_is_who_comes_or_stays():
     """In the last step, where `a_0` dies and the environment is reset, `a_1` is absent and is there again.
 
     Guard: seen failing with the agents of the next episode.

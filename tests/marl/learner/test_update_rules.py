@@ -210,10 +210,11 @@ def test_current_others_that_are_gone_do_nothing() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_targets_see_what_those_do_who_come_and_nothing_of_who_is_gone(form: str) -> None:
-    """Agent 1 is nowhere there; in half of the rows it comes with the next step, where agent 0 is told of its action.
+def test_targets_meet_those_who_come_and_nothing_of_who_is_gone(form: str) -> None:
+    """Agent 1 is nowhere there; in half of the rows it comes with the next step, where agent 0 meets it.
 
-    Guard: seen failing where agents do nothing that have no discount of their own.
+    Guard: seen failing where agents do nothing that have no discount of their own, and with what is seen of one that
+    is gone.
     """
     spec = replace(REFERENCE, fixed_agents=False)
     agent, batch = learner(form, spec), batch_of(spec)
@@ -226,10 +227,31 @@ def test_targets_see_what_those_do_who_come_and_nothing_of_who_is_gone(form: str
     for n in range(2):
         insist(agent.target_actor, n, 0, 1), insist(agent.target_actor, n, 1, 3)
     action[..., 0, 1], action[..., 1, 3] = 1.0, 1.0
-    joint = joint_rows(batch.next_obs, (action * comes[..., None, None]).flatten(-2))
+    joint = joint_rows(batch.next_obs * comes[..., None], (action * comes[..., None, None]).flatten(-2))
     y_SB = batch.reward[:, 0] + 0.9 * agent.target_critic(joint)[:, 0, 0]
     measured = agent.update(batch, measure=True)["critic/target"]
     torch.testing.assert_close(measured[:, 0], y_SB.mean(-1), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("critic", ["joint", "factored"])
+@pytest.mark.parametrize("form", FORMS)
+def test_who_is_truncated_alone_goes_on_in_its_own_value_alone(form: str, critic: str) -> None:
+    """Agent 1 is truncated in half of the rows while agent 0 goes on. Guard: seen failing with one row for both."""
+    spec = replace(REFERENCE, fixed_agents=False, teams=((0,), (1,)))
+    agent, batch = learner(form, spec, critic=critic), batch_of(spec)
+    ones, met = torch.ones(S, 2, B), torch.ones(S, 2, B)
+    met[:, 1, : B // 2] = 0.0
+    batch.active, batch.next_active = ones, met
+    action = torch.zeros(S, 2, B, *REFERENCE.head_mask.shape[1:])
+    for n in range(2):
+        insist(agent.target_actor, n, 0, 1), insist(agent.target_actor, n, 1, 3)
+    action[..., 0, 1], action[..., 1, 3] = 1.0, 1.0
+    action = action.flatten(-2)
+    theirs = agent.target_critic(joint_rows(batch.next_obs * met[..., None], action * met[..., None]))
+    own = agent.target_critic(joint_rows(batch.next_obs, action))
+    y_SNB = batch.reward + 0.9 * torch.stack([theirs[:, 0, 0], own[:, 0, 1]], dim=1)
+    measured = agent.update(batch, measure=True)["critic/target"]
+    torch.testing.assert_close(measured, y_SNB.mean(-1), atol=1e-4, rtol=1e-4)
 
 
 # --------------------------------------------------------------- relabelling

@@ -1,0 +1,57 @@
+"""Agents that come and leave in the explicit update: what `marl.learner.leaving` does by autograd.
+
+Shape suffixes: S replicas, N agents, B batch, O observation, A action, D joint input.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from marl.data.batch import Batch
+
+if TYPE_CHECKING:
+    from marl.learner.explicit.update import ExplicitUpdate
+
+
+class Leaving:
+    """Who stands in the next joint rows of an update, and the own values of agents that were truncated alone.
+
+    Args:
+        update: its buffers are read and written; with what is loaded they are features first, [.., B].
+    """
+
+    def __init__(self, update: ExplicitUpdate) -> None:
+        self._update = update
+        self.later = torch.ones(update.S, update.N, update.rows)  # 0 or 1, whether the agent acts at the next step
+        self._alone: tuple[Tensor, Tensor] | None = None  # bool [S, N, 1, B] truncated alone; their last observations
+
+    def load(self, batch: Batch) -> None:
+        """Of a batch whose next observations the update has loaded: those of absent agents become zeros."""
+        self._alone = None
+        if batch.next_active is None:
+            return
+        self.later.copy_(batch.next_active)
+        self._update.next_obs_SNOB.mul_(self.later[:, :, None])
+        if bool(batch.leaving.any()):
+            self._alone = batch.leaving[:, :, None], batch.next_obs.transpose(2, 3)
+
+    def put(self) -> None:
+        """Into the next values those of agents that were truncated alone, from rows in which they still act."""
+        if self._alone is None:
+            return
+        update, (alone_SN1B, obs_SNOB) = self._update, self._alone
+        S, N, A, seen = update.S, update.N, update.A, update.N * update.width
+        action_SNAB = update.early_choice[: S * N].unflatten(0, (S, N))
+        joint_SDB = update.joint[1][:, :-1].clone()
+        for part_SNXB, own_SNXB in (
+            (joint_SDB[:, :seen].unflatten(1, (N, -1)), obs_SNOB),
+            (joint_SDB[:, seen:].unflatten(1, (N, A)), action_SNAB),
+        ):
+            part_SNXB.copy_(torch.where(alone_SN1B, own_SNXB, part_SNXB))
+        with torch.no_grad():
+            own_SCNB = update.learner.target_critic(joint_SDB.transpose(1, 2))
+        values_CSNB = update.all_values[1]
+        values_CSNB.copy_(torch.where(alone_SN1B[:, :, 0], own_SCNB.transpose(0, 1), values_CSNB))
