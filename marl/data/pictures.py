@@ -33,7 +33,7 @@ class PictureReplay(Replay):
     """Uniform replay with n-step returns whose pictures take a quarter of the memory; batches are the same.
 
     Args:
-        spec, capacity, num_envs, stream, gamma, n_step, further: as for `Replay`; pixels are whole numbers 0 to 255.
+        spec, capacity, num_envs, stream, gamma, n_step, further, team: as for `Replay`; pixels are whole, 0 to 255.
     """
 
     def __init__(
@@ -45,9 +45,10 @@ class PictureReplay(Replay):
         gamma: float,
         n_step: int = 1,
         further: dict[str, int] | None = None,
+        team: Tensor | None = None,
     ) -> None:
         assert not spec.senders, "a picture holds no message slots"
-        super().__init__(beside(spec), capacity, num_envs, stream, gamma, n_step, further)
+        super().__init__(beside(spec), capacity, num_envs, stream, gamma, n_step, further, team)
         self.spec, self._beside = spec, self.spec.obs_size
         self._each = spec.num_agents * pixels(spec)  # of all agents' pictures together
         shape = (len(self.data_SCD), self.capacity, 2 * self._each)

@@ -49,6 +49,8 @@ class Replay:
         n_step: rewards summed before the bootstrap; sums stop where an agent's episode ends, and those of all agents
             of an environment where one is truncated: all bootstrap from the same joint step.
         further: {field: numbers} that a row holds beside those of `row_widths`.
+        team: [N, N] weights of the mean reward of a team, of which an agent's sums are then made (a learner's
+            `stored_team_NN`); None: of its own rewards.
     """
 
     def __init__(
@@ -60,8 +62,9 @@ class Replay:
         gamma: float,
         n_step: int = 1,
         further: dict[str, int] | None = None,
+        team: Tensor | None = None,
     ) -> None:
-        self.spec, self.num_envs, self.stream = spec, num_envs, stream
+        self.spec, self.num_envs, self.stream, self.team_NN = spec, num_envs, stream, team
         self.gamma, self.n_step = gamma, n_step
         self.capacity = max(capacity // num_envs, 1) * num_envs
         widths = self._widths = {**row_widths(spec), **(further or {})}
@@ -120,11 +123,12 @@ class Replay:
             return x_SNE.transpose(1, 2).flatten(2)
 
         active = torch.ones_like(t.reward) if t.active is None else t.active.to(t.reward.dtype)
+        reward = t.reward * active if self.team_NN is None else torch.matmul(self.team_NN, t.reward * active)
         fields = {
             "joint": torch.cat([rows(t.obs), rows(t.action)], dim=2),
             "prev_obs": rows(t.prev_obs.index_select(1, self._senders)),
             "first": t.first[..., None].to(t.obs.dtype),
-            "reward": rows((t.reward * active)[..., None]),
+            "reward": rows(reward[..., None]),
             "discount": rows((self.gamma * ~t.terminated * active)[..., None]),
             "next_obs": rows(t.next_obs),
             "ended": rows((t.terminated | t.truncated)[..., None]),

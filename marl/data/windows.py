@@ -35,7 +35,7 @@ class WindowReplay(Replay):
     """Uniform replay of windows.
 
     Args:
-        spec, capacity, num_envs, stream, gamma: as for `Replay`; the capacity must hold a window of every environment.
+        spec, capacity, num_envs, stream, gamma, team: as for `Replay`; the capacity holds a window of each environment.
         window: T.
         burn_in: L.
         memory: (G, W), shape of an environment's states.
@@ -51,8 +51,9 @@ class WindowReplay(Replay):
         window: int,
         burn_in: int,
         memory: tuple[int, int],
+        team: Tensor | None = None,
     ) -> None:
-        super().__init__(spec, capacity, num_envs, stream, gamma, further=further_widths(spec, *memory))
+        super().__init__(spec, capacity, num_envs, stream, gamma, further=further_widths(spec, *memory), team=team)
         self.window, self.burn_in, self._memory = window, burn_in, memory
         device = stream.key_R.device
         self._steps_L1 = torch.arange(burn_in + window, device=device)[:, None]

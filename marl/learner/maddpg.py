@@ -106,7 +106,7 @@ class MADDPG:
         self.actor_loss: ActorLoss | None = None
         self.head_mask = spec.head_mask.to(self.device)[:, None]  # [N, 1, H, K]
         self.sender_mask = self.head_mask[list(spec.senders)]
-        self.team_NN = spec_tensors.team_matrix(spec, self.device) if config.team_reward else None
+        self.team_NN, self.stored_team_NN = spec_tensors.team_rewards(spec, config, self.device)
         self.estimator_H = spec_tensors.estimators(spec, config)
         self._autograd = self._why_autograd()  # None: updates run by hand-written gradients (explicit/update.py)
         self._kernels: str | None = None  # of the explicit update, "numba" or "torch"; None: the best that there is

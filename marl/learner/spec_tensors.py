@@ -54,6 +54,13 @@ def team_matrix(spec: EnvSpec, device: torch.device) -> Tensor:
     return matrix
 
 
+def team_rewards(spec: EnvSpec, config: MADDPGConfig, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+    """`team_matrix` as the update takes it, or as the replay does: where agents may leave, sums of n steps end for each
+    by itself, so that the mean of a team comes before them. None: elsewhere, or rewards are each agent's own."""
+    matrix = team_matrix(spec, device) if config.team_reward else None
+    return (matrix, None) if spec.fixed_agents else (None, matrix)
+
+
 def message_positions(spec: EnvSpec) -> tuple[bool, ...]:
     """Of each head position whether every agent's head there is a message."""
     result = []

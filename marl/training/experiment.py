@@ -351,11 +351,20 @@ def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDP
     if isinstance(learner, RecurrentMADDPG):
         replay = WindowReplay(
             env.spec, capacity, config.num_envs, stream, settings.gamma,
-            settings.window, settings.burn_in, learner.memory_shape,
+            settings.window, settings.burn_in, learner.memory_shape, learner.stored_team_NN,
         )  # fmt: skip
     else:
         kind = PictureReplay if env.spec.picture else Replay
-        replay = kind(env.spec, capacity, config.num_envs, stream, settings.gamma, settings.n_step, further)
+        replay = kind(
+            env.spec,
+            capacity,
+            config.num_envs,
+            stream,
+            settings.gamma,
+            settings.n_step,
+            further,
+            learner.stored_team_NN,
+        )
     source: BatchSource = replay
     if config.world_model:
         from marl.world_model.attach import imagining

@@ -58,13 +58,22 @@ def trainer(settings: dict[str, Any], recorder: Any = None, device: str = "cpu",
     learner: MADDPG
     if m.recurrent:
         learner = recurrent = RecurrentMADDPG(env.spec, m, chosen.seed, replicas, device)
-        stored = m.gamma, m.window, m.burn_in, recurrent.memory_shape
+        stored = m.gamma, m.window, m.burn_in, recurrent.memory_shape, recurrent.stored_team_NN
         replay: Replay = WindowReplay(env.spec, chosen.replay.capacity, chosen.num_envs, stream, *stored)
     else:
         pool = chosen.opponents.kind == "pool"
         learner = (PoolMADDPG if pool else MADDPG)(env.spec, m, chosen.seed, replicas, device)
         further = opponent_widths(env.spec) if pool else {}
-        replay = Replay(env.spec, chosen.replay.capacity, chosen.num_envs, stream, m.gamma, m.n_step, further)
+        replay = Replay(
+            env.spec,
+            chosen.replay.capacity,
+            chosen.num_envs,
+            stream,
+            m.gamma,
+            m.n_step,
+            further,
+            learner.stored_team_NN,
+        )
     learner.use("autograd", "rounds are recorded as on a GPU")  # where the explicit update does not run
     division, records, stop = Division(Ranks(), len(replicas)), Records(), StopRequest()
     made = Trainer(

@@ -74,11 +74,14 @@ class ImaginedRows:
         keep: share of the valid ones that may be drawn.
         gamma: the learner's discount.
         stream: of the draws; its rows are the replicas.
+        team: as for `Replay`.
     """
 
-    def __init__(self, spec: EnvSpec, size: int, keep: float, gamma: float, stream: Stream) -> None:
+    def __init__(
+        self, spec: EnvSpec, size: int, keep: float, gamma: float, stream: Stream, team: Tensor | None = None
+    ) -> None:
         kind = PictureReplay if spec.picture else Replay
-        self.replay, self._keep, self._stream = kind(spec, size, size, stream, gamma), keep, stream
+        self.replay, self._keep, self._stream = kind(spec, size, size, stream, gamma, team=team), keep, stream
         replicas, device = len(stream.key_R), stream.key_R.device
         self._order_SX = torch.zeros(replicas, size, dtype=torch.int64, device=device)
         self._offset_S1 = torch.arange(replicas, device=device)[:, None] * size
@@ -189,7 +192,9 @@ class ImaginationSource:
             ModelTraining(model, episodes, config.window or -(-span // 2), config, trained),
             gate,
             Rollouts(model, policy, starts, layout, config, replay.gamma, imagination),
-            ImaginedRows(spec, config.size("starts") * config.rollout, config.keep, replay.gamma, imagination),
+            ImaginedRows(
+                spec, config.size("starts") * config.rollout, config.keep, replay.gamma, imagination, replay.team_NN
+            ),
             config,
         )
 

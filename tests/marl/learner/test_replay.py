@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Any
 
+import pytest
 import torch
 from test_learner import SPEC, E, H, K, N, S, filled, replay, transitions
+from toy_envs import Toy
 
+from envs.history import History
+from envs.pettingzoo.env import PettingZooEnv
 from envs.streams import Stream
+from marl.config.schema import MADDPGConfig
+from marl.data.collector import Collector
 from marl.data.replay import Replay
+from marl.data.windows import WindowReplay
+from marl.learner.maddpg import MADDPG
 from marl.learner.networks.actor_critic import joint_rows
+from marl.learner.recurrent.maddpg import RecurrentMADDPG
 
 
 def test_truncation_is_bootstrapped_and_termination_is_not() -> None:
@@ -97,6 +107,48 @@ def test_n_step_sums_stop_at_the_end_of_an_episode() -> None:
     assert float(batch.discount[0, 0, 0]) == 0.0 and float(batch.discount[0, 0, 1]) == 0.125
     assert torch.equal(batch.next_obs[..., 0, :], steps[1].next_obs[..., 0, :])
     assert torch.equal(batch.next_obs[..., 1, :], steps[2].next_obs[..., 1, :])
+
+
+@pytest.mark.parametrize("memory", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"births": {"a_1": 1}}, 0.5 + 0.5 * 50.5),  # a_1 comes with the second step and is paid in it
+        ({"deaths": {"a_0": 1}}, 50.5),  # a_0 ends with the first: nothing of what a_1 is paid later
+        ({"deaths": {"a_1": 1}}, 50.5 + 0.5 * 0.5),
+    ],
+)
+def test_a_team_is_paid_for_the_steps_that_an_agent_is_there(changes: Any, expected: float, memory: bool) -> None:
+    """By hand: a_0 is paid 1 a step and a_1 100, a team; two steps at a gamma of .5, then nothing.
+
+    Guard: seen failing with the team's mean of everybody's own sums, 75.5 for the second.
+    """
+
+    class Paid(Toy):
+        def reward(self, name: str) -> float:
+            return 1.0 if name == "a_0" else 100.0
+
+    made = PettingZooEnv(make=Paid, length=6, teams=[["a_0", "a_1"]], **changes)
+    env = History(made, 1, own_action=True) if memory else made
+    env.reset(seed=0)
+    config = MADDPGConfig(hidden=(8,), team_reward=True, n_step=2, gamma=0.5, recurrent=memory)
+    learner = (RecurrentMADDPG if memory else MADDPG)(env.spec, config, 0, range(1))
+    learner.target_critic.mlp.flat.detach().zero_()
+    stream, running = Stream(0, "replay", range(1)), None
+    if isinstance(learner, RecurrentMADDPG):
+        running = learner.memory(1)
+        shape = learner.memory_shape
+        buffer: Replay = WindowReplay(env.spec, 100, 1, stream, 0.5, 2, 0, shape, learner.stored_team_NN)
+    else:
+        buffer = Replay(env.spec, 100, 1, stream, 0.5, 2, team=learner.stored_team_NN)
+    collector = Collector(env, learner.act if running is None else running.act, 1, running)
+    for _ in range(3):
+        buffer.add(collector.collect()[0])
+    whole = isinstance(buffer, WindowReplay)
+    batch = (
+        buffer._windows(torch.arange(2)[None, :, None]) if whole else buffer.at(torch.zeros(1, 1, dtype=torch.int64))
+    )
+    assert learner.targets(batch)[0, 0, 0].item() == pytest.approx(expected)
 
 
 def test_who_would_act_next_is_told_at_the_end_of_n_steps() -> None:
