@@ -32,7 +32,7 @@ from marl.learner.explicit.covered import covers
 from marl.learner.explicit.kernels import select
 from marl.learner.explicit.update import ExplicitUpdate
 from marl.learner.interfaces import ActorLoss, UpdateShare
-from marl.learner.leaving import next_values
+from marl.learner.leaving import next_values, team_targets
 from marl.learner.moments import Moments
 from marl.learner.networks.actor_critic import Actor, Critic, joint_rows
 from marl.learner.networks.factored_critic import FactoredCritic
@@ -264,7 +264,7 @@ class MADDPG:
             action = action if self.numbers is None else action + self.numbers(logits, "target")
         next_q = next_values(batch, action.flatten(-2), value)
         reward = batch.reward if self.team_NN is None else torch.matmul(self.team_NN, batch.reward)
-        return self._returns(batch, reward, next_q)
+        return team_targets(self._returns(batch, reward, next_q), batch, self.critic)
 
     # What recurrent networks do otherwise (marl/learner/recurrent/maddpg.py): all that depends on earlier steps.
     def _ahead(self, batch: Batch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:

@@ -202,6 +202,15 @@ def test_absent_agents_and_forbidden_choices(estimator: str, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("twins", [False, True])
+def test_teams_of_which_some_are_not_there(twins: bool, form: str) -> None:
+    """Guard: seen failing without the values, and without the rewards, of an agent that goes on."""
+    spec = replace(SPECS["simple_world_comm"], fixed_agents=False)
+    config = MADDPGConfig(hidden=(12,), critic="factored", team_reward=True, twin_critics=twins)
+    compared(spec, config, form)
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("share", [0.1, 0.0])
 def test_a_different_step_size_for_one_agent(share: float, form: str) -> None:
     """With 0 its messages are not relabelled either."""

@@ -233,6 +233,31 @@ def test_targets_meet_those_who_come_and_nothing_of_who_is_gone(form: str) -> No
     torch.testing.assert_close(measured[:, 0], y_SB.mean(-1), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_the_value_of_a_team_ends_with_its_last_agent(form: str) -> None:
+    """Agent 1 is terminated in half of the rows, both are in an eighth: y of the team is that of agent 0, but for those
+    where agent 0 had left before.
+
+    Guard: seen failing with each agent's own discount, and with agent 0's where it had left.
+    """
+    spec = replace(REFERENCE, fixed_agents=False, teams=((0, 1),))
+    agent, batch = learner(form, spec, critic="factored", team_reward=True), batch_of(spec)
+    batch.active, batch.next_active = torch.ones(S, 2, B), torch.ones(S, 2, B)
+    batch.next_active[:, 1, : B // 2], batch.next_active[:, :, : B // 8] = 0.0, 0.0
+    batch.active[:, 0, : B // 16] = 0.0
+    batch.discount = 0.9 * batch.next_active
+    action = torch.zeros(S, 2, B, *REFERENCE.head_mask.shape[1:])
+    for n in range(2):
+        insist(agent.target_actor, n, 0, 1), insist(agent.target_actor, n, 1, 3)
+    action[..., 0, 1], action[..., 1, 3] = 1.0, 1.0
+    met = batch.next_active[..., None]
+    q_SNB = agent.target_critic(joint_rows(batch.next_obs * met, action.flatten(-2) * met))[:, 0]
+    y_SB = batch.reward[:, 0] + batch.discount[:, 0] * q_SNB[:, 0]
+    y_SB[:, : B // 16] = batch.reward[:, 1, : B // 16]
+    measured = agent.update(batch, measure=True)["critic/target"]
+    torch.testing.assert_close(measured, y_SB.mean(-1)[:, None].expand(S, 2), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("critic", ["joint", "factored"])
 @pytest.mark.parametrize("form", FORMS)
 def test_who_is_truncated_alone_goes_on_in_its_own_value_alone(form: str, critic: str) -> None:
