@@ -113,10 +113,10 @@ def _learner(task: Task, config: Config, spec: EnvSpec) -> tuple[MADDPG, Replay]
     stream = Stream(config.seed, "replay", replicas)
     if m.recurrent:
         recurrent = RecurrentMADDPG(spec, m, config.seed, replicas)
-        shape = recurrent.memory_shape
-        return recurrent, WindowReplay(spec, size, config.num_envs, stream, m.gamma, m.window, m.burn_in, shape)
-    kind = PictureReplay if task.pictures else Replay
-    return MADDPG(spec, m, config.seed, replicas), kind(spec, size, config.num_envs, stream, m.gamma)
+        stored = m.gamma, m.window, m.burn_in, recurrent.memory_shape, recurrent.stored_team_NN
+        return recurrent, WindowReplay(spec, size, config.num_envs, stream, *stored)
+    kind, learner = PictureReplay if task.pictures else Replay, MADDPG(spec, m, config.seed, replicas)
+    return learner, kind(spec, size, config.num_envs, stream, m.gamma, team=learner.stored_team_NN)
 
 
 @torch.no_grad()

@@ -94,7 +94,8 @@ def train(env: str, probe: Probe, config: Config) -> Trained:
     m, stream = config.maddpg, Stream(config.seed, "replay", replicas)
     capacity = min(config.replay.capacity, config.total_steps + config.num_envs)
     learner = MADDPG(made.spec, m, config.seed, replicas)
-    rounds = Rounds(config, made, learner, Replay(made.spec, capacity, config.num_envs, stream, m.gamma, m.n_step))
+    sums = m.gamma, m.n_step, None, learner.stored_team_NN
+    rounds = Rounds(config, made, learner, Replay(made.spec, capacity, config.num_envs, stream, *sums))
     curve: dict[str, list[Any]] = {"step": [], "return": []}
     while rounds.step < config.total_steps:
         rounds.run()
