@@ -63,11 +63,9 @@ class Leaving:
         S, N, A, seen = update.S, update.N, update.A, update.N * update.width
         action_SNAB = update.early_choice[: S * N].unflatten(0, (S, N))
         joint_SDB = update.joint[1][:, :-1].clone()
-        for part_SNXB, own_SNXB in (
-            (joint_SDB[:, :seen].unflatten(1, (N, -1)), obs_SNOB),
-            (joint_SDB[:, seen:].unflatten(1, (N, A)), action_SNAB),
-        ):
-            part_SNXB.copy_(torch.where(alone_SN1B, own_SNXB, part_SNXB))
+        shown_SNOB, done_SNAB = joint_SDB[:, :seen].unflatten(1, (N, -1)), joint_SDB[:, seen:].unflatten(1, (N, A))
+        shown_SNOB.copy_(torch.where(alone_SN1B, obs_SNOB, shown_SNOB))
+        done_SNAB.copy_(torch.where(alone_SN1B, action_SNAB, done_SNAB))
         with torch.no_grad():
             own_SCNB = update.learner.target_critic(joint_SDB.transpose(1, 2))
         values_CSNB.copy_(torch.where(alone_SN1B[:, :, 0], own_SCNB.transpose(0, 1), values_CSNB))
