@@ -202,7 +202,7 @@ def explain(
         say(f"error: {error}")
         return USER
     rest = f"\n{after()}".rstrip()
-    lacking = _memory_words(error)
+    lacking = memory_words(error)
     if lacking:
         say(f"error: {lacking} {smaller}{rest}")
         return USER
@@ -231,7 +231,7 @@ def _unexpected(error: BaseException) -> str:
     return f"unexpected {type(error).__name__}{place}: {text}. Run it again with --debug for the full traceback."
 
 
-def _memory_words(error: BaseException) -> str:
+def memory_words(error: BaseException) -> str:
     """Which memory ran out; "" for any other error."""
     text = " ".join(str(error).split())
     torch = sys.modules.get("torch")  # without it no GPU's memory ran out

@@ -183,16 +183,19 @@ class PettingZooEnv(BatchedEnv):
         while len(self._history) > longest:
             self._history.popleft()
         obs = self._publish()
-        masks, fixed = self.spec.has_masks, self.spec.fixed_agents
-        met = np.where(arrays.done, ~arrays.terminated, arrays.alive)  # `alive` is of the next episode where this ended
+        masks = self.spec.has_masks
+        there = met = None
+        if not self.spec.fixed_agents:  # `alive` is of the next episode where this one ended
+            there = self._tensor(arrays.active)
+            met = self._tensor(np.where(arrays.done, ~arrays.terminated, arrays.alive))
         return Step(
             obs=obs,
             final_obs=self._tensor(arrays.final_obs),
             reward=self._tensor(arrays.reward),
             terminated=self._tensor(arrays.terminated),
             truncated=self._tensor(arrays.truncated),
-            active=None if fixed else self._tensor(arrays.active),
-            final_active=None if fixed else self._tensor(met),
+            active=there,
+            final_active=met,
             mask=self.mask if masks else None,
             final_mask=self._tensor(arrays.final_mask) if masks else None,
             done=self._tensor(arrays.done[0]),

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from envs.commands import memory_words
 from marl.config.resolve import check_resume, from_dict
 from marl.config.schema import Config
 from marl.errors import UserError
@@ -53,8 +54,7 @@ def fitting(saved: checkpoint.Checkpoint | None) -> Iterator[None]:
         yield
     except (KeyError, RuntimeError) as error:
         changed = [] if saved is None else changed_versions(saved.manifest["versions"])
-        of_the_machine = isinstance(error, RuntimeError) and any(word in str(error) for word in ("memory", "CUDA"))
-        if saved is None or not changed or of_the_machine:
+        if saved is None or not changed or memory_words(error) or "CUDA" in str(error):
             raise
         raise UserError(
             f"checkpoint {saved.path} does not fit this version ({error}).\n"

@@ -356,15 +356,9 @@ def _learner(config: Config, env: BatchedEnv, division: Division) -> tuple[MADDP
     else:
         kind = PictureReplay if env.spec.picture else Replay
         replay = kind(
-            env.spec,
-            capacity,
-            config.num_envs,
-            stream,
-            settings.gamma,
-            settings.n_step,
-            further,
-            learner.stored_team_NN,
-        )
+            env.spec, capacity, config.num_envs, stream, settings.gamma,
+            settings.n_step, further, learner.stored_team_NN,
+        )  # fmt: skip
     source: BatchSource = replay
     if config.world_model:
         from marl.world_model.attach import imagining
